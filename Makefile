@@ -1,0 +1,31 @@
+# Every target sets up what it needs: a virtual environment in .venv, with exactly what requirements.lock says.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint lock clean
+
+demo: .venv/ready            ## the main job on the built-in data: a teacher taught, a student distilled
+	$(BIN)/kd preview schedule=cosine unfreeze.rate=3
+	$(BIN)/python train.py schedule=cosine unfreeze.rate=3
+
+test: .venv/ready            ## style and the whole suite
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+lint: .venv/ready            ## mend the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:                        ## renew requirements.lock (needs uv)
+	uv pip compile --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+
+clean:                       ## remove the environment; runs/ and mlruns/ stay
+	rm -rf .venv
