@@ -1,0 +1,1 @@
+"""Knowledge distillation of segmentation networks: see README.md."""

@@ -1,0 +1,137 @@
+"""Distillation and task losses for segmentation, on raw logits.
+
+    total = alpha T^2 KL(teacher || student at temperature T) + beta MSE(logits) + gamma CE + delta Dice
+
+Every term is a mean over the valid pixels of the batch (a sum or a mean over classes), so none depends on the image
+size or on how many pixels are void; a batch without a valid pixel gives 0. Temperature touches the first term only.
+Logits are cast to float32 first: half precision cannot hold the differences that a high temperature leaves.
+
+Shapes: B batch, C classes, H and W pixels; C = 1 is binary, one foreground logit a pixel.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.losses import DiceLoss
+from torch import Tensor
+
+
+def _mean_over_valid(per_pixel: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean of B x H x W values over the pixels where `valid` is true; 0 where there is none. No device sync."""
+    if valid is None:
+        return per_pixel.mean()
+    # Not a product with 0 and 1: what overflowed in a void pixel would make it NaN.
+    return torch.where(valid, per_pixel, 0).sum() / valid.sum().clamp(min=1)
+
+
+def binary_kl(
+    student_B1HW: Tensor, teacher_B1HW: Tensor, temperature: float, valid_BHW: Tensor | None = None
+) -> Tensor:
+    """T^2 KL(teacher || student) of the two classes with logits (0, z), in nats per pixel.
+
+    With p = sigmoid(t / T) and q = sigmoid(s / T): p log(p / q) + (1 - p) log((1 - p) / (1 - q)). A softmax over one
+    channel would be 1 everywhere, and its KL 0. As T grows it tends to (s - t)^2 / 8.
+
+    Reference: Hinton, Vinyals, Dean, arXiv 1503.02531, section 2 (and 2.1 for the limit).
+    """
+    s, t = student_B1HW.float() / temperature, teacher_B1HW.float() / temperature
+    p = torch.sigmoid(t)
+    kl = p * (F.logsigmoid(t) - F.logsigmoid(s)) + (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-s))
+    return temperature**2 * _mean_over_valid(kl.squeeze(1), valid_BHW)
+
+
+def multiclass_kl(
+    student_BCHW: Tensor, teacher_BCHW: Tensor, temperature: float, valid_BHW: Tensor | None = None
+) -> Tensor:
+    """T^2 KL(teacher || student) of the softmax over C >= 2 classes, in nats per pixel.
+
+    A sum over classes and a mean over valid pixels. As T grows it tends to half the mean square, over classes, of the
+    difference between the two sets of logits, each centred on its own mean.
+
+    Reference: Hinton, Vinyals, Dean, arXiv 1503.02531, section 2 (and 2.1 for the limit).
+    """
+    log_q = F.log_softmax(student_BCHW.float() / temperature, dim=1)
+    log_p = F.log_softmax(teacher_BCHW.float() / temperature, dim=1)
+    return temperature**2 * _mean_over_valid((log_p.exp() * (log_p - log_q)).sum(dim=1), valid_BHW)
+
+
+def logits_mse(student_BCHW: Tensor, teacher_BCHW: Tensor, valid_BHW: Tensor | None = None) -> Tensor:
+    """Mean squared difference of raw logits (squared logits), over valid pixels and classes.
+
+    Reference: Ba and Caruana, "Do Deep Nets Really Need to be Deep?", arXiv 1312.6184, section 2.
+    """
+    return _mean_over_valid((student_BCHW.float() - teacher_BCHW.float()).square().mean(dim=1), valid_BHW)
+
+
+def cross_entropy(logits_BCHW: Tensor, mask_BHW: Tensor, valid_BHW: Tensor | None = None) -> Tensor:
+    """Cross-entropy with the ground truth, in nats per pixel; the binary form where C = 1 (masks hold 0 and 1).
+
+    Pixels that are not valid may hold any number.
+    """
+    logits_BCHW = logits_BCHW.float()
+    if logits_BCHW.shape[1] == 1:
+        per_pixel = F.binary_cross_entropy_with_logits(
+            logits_BCHW.squeeze(1), (mask_BHW == 1).to(logits_BCHW.dtype), reduction="none"
+        )
+    else:
+        target = mask_BHW.long() if valid_BHW is None else mask_BHW.long().masked_fill(~valid_BHW, 0)
+        per_pixel = F.cross_entropy(logits_BCHW, target, reduction="none")
+    return _mean_over_valid(per_pixel, valid_BHW)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of one batch, unweighted scalars; None where the weight is 0 and nothing was computed."""
+
+    loss: Tensor
+    kl: Tensor | None = None
+    mse: Tensor | None = None
+    ce: Tensor | None = None
+    dice: Tensor | None = None
+
+    def scalars(self) -> dict[str, Tensor]:
+        """The terms that exist, by name, detached; still on the device."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value.detach() for name, value in named.items() if value is not None}
+
+
+class DistillationLoss(torch.nn.Module):
+    """The weighted sum of the four terms; a term of weight 0 is not computed.
+
+    Args:
+        weights: `alpha`, `beta`, `gamma`, `delta`, each at least 0.
+        classes: 1 for binary, otherwise the number C of classes.
+        ignore_index: the mask value of void pixels, which take part in no term; None where there are none.
+
+    Shape:
+        student B x C x H x W, mask B x H x W, teacher B x C x H x W (or None where alpha = beta = 0).
+    """
+
+    def __init__(self, weights: Mapping[str, float], classes: int, ignore_index: int | None = None) -> None:
+        super().__init__()
+        self.weights = {name: float(weights[name]) for name in ("alpha", "beta", "gamma", "delta")}
+        self.ignore_index = ignore_index
+        self.kl = binary_kl if classes == 1 else multiclass_kl
+        # smp pools Dice over the batch and leaves out classes that have no true pixel in it.
+        self.soft_dice = DiceLoss("binary" if classes == 1 else "multiclass", ignore_index=ignore_index)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term looks at the teacher."""
+        return self.weights["alpha"] > 0 or self.weights["beta"] > 0
+
+    def forward(self, student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, temperature: float) -> Terms:
+        valid = None if self.ignore_index is None else mask_BHW != self.ignore_index
+        weights, terms = self.weights, {}
+        if weights["alpha"]:
+            terms["kl"] = self.kl(student_BCHW, teacher_BCHW, temperature, valid)
+        if weights["beta"]:
+            terms["mse"] = logits_mse(student_BCHW, teacher_BCHW, valid)
+        if weights["gamma"]:
+            terms["ce"] = cross_entropy(student_BCHW, mask_BHW, valid)
+        if weights["delta"]:
+            terms["dice"] = self.soft_dice(student_BCHW.float(), mask_BHW.long())
+        names = {"kl": "alpha", "mse": "beta", "ce": "gamma", "dice": "delta"}
+        return Terms(loss=sum(weights[names[name]] * term for name, term in terms.items()), **terms)

@@ -1,0 +1,72 @@
+"""IoU and Dice from counts over a whole split, never from means of batches.
+
+The counts are a confusion matrix; every figure is a function of it. A class that is neither in the truth nor in the
+prediction of the split has no IoU (None) and takes no part in a mean; where no class has one, the mean is None too.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def predict_labels(logits_BCHW: Tensor) -> Tensor:
+    """The most probable label of each pixel, B x H x W uint8; C = 1 is foreground where its logit is above 0."""
+    if logits_BCHW.shape[1] == 1:
+        return (logits_BCHW.squeeze(1) > 0).to(torch.uint8)
+    return logits_BCHW.argmax(dim=1).to(torch.uint8)
+
+
+class Confusion:
+    """Counts of (true label, predicted label) pairs of pixels; labels in [0, n).
+
+    Args:
+        labels: how many labels there are: 2 for binary data.
+        ignore_index: the mask value of void pixels, which are not counted.
+    """
+
+    def __init__(self, labels: int, ignore_index: int | None = None, device: torch.device | str = "cpu") -> None:
+        self.ignore_index = ignore_index
+        self.counts = torch.zeros(labels, labels, dtype=torch.int64, device=device)
+
+    def add(self, predicted_BHW: Tensor, mask_BHW: Tensor) -> None:
+        """Count a batch. No device synchronisation: void pixels are counted in a bin of their own, and dropped."""
+        labels = self.counts.shape[0]
+        pairs = mask_BHW.long() * labels + predicted_BHW.long()
+        if self.ignore_index is not None:
+            pairs = pairs.masked_fill(mask_BHW == self.ignore_index, labels * labels)
+        counted = torch.bincount(pairs.flatten(), minlength=labels * labels + 1)[: labels * labels]
+        self.counts += counted.view(labels, labels)
+
+    def _ratios(self, numerator: Tensor, denominator: Tensor) -> list[float | None]:
+        pairs = zip(numerator.tolist(), denominator.tolist(), strict=True)
+        return [n / d if d else None for n, d in pairs]
+
+    def iou(self) -> list[float | None]:
+        """Intersection over union of each label, in [0, 1]."""
+        hit, true, predicted = self.counts.diagonal(), self.counts.sum(1), self.counts.sum(0)
+        return self._ratios(hit, true + predicted - hit)
+
+    def dice(self) -> list[float | None]:
+        """Dice coefficient (F1) of each label, in [0, 1]."""
+        hit, true, predicted = self.counts.diagonal(), self.counts.sum(1), self.counts.sum(0)
+        return self._ratios(2 * hit, true + predicted)
+
+    def accuracy(self) -> float | None:
+        """Fraction of counted pixels whose label is right; None where no pixel was counted."""
+        return self._ratios(self.counts.trace()[None], self.counts.sum()[None])[0]
+
+    def summary(self, names: Sequence[str]) -> dict[str, float | None]:
+        """`miou`, `dice` (means over labels) and `iou/<name>` for each label."""
+        return {
+            "miou": mean(self.iou()),
+            "dice": mean(self.dice()),
+            **{f"iou/{name}": value for name, value in zip(names, self.iou(), strict=True)},
+        }
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that exist; None where none does."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None

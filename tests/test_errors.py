@@ -1,0 +1,65 @@
+"""Laws of what a user is told: one line, an exit code, and the nearest word to a misspelt one."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kd.errors import ConfigError, DataError, ModelError, UserError, nearest
+
+
+@pytest.mark.parametrize("kind", [UserError, ConfigError, DataError, ModelError])
+@given(text=st.text("ab:é草 \n\r\t\v\x85\u2028", max_size=20))
+@settings(deadline=None, max_examples=50)
+def test_a_user_error_is_one_line_with_every_word_of_its_message(kind, text):
+    line = str(kind(text))
+    assert len(line.splitlines()) <= 1
+    assert line.split() == text.split()
+
+
+def test_a_message_of_several_lines_becomes_one():
+    assert str(ConfigError("data.root: no such folder\n  /data/pets\n\nmake it\tor name another ")) == (
+        "data.root: no such folder /data/pets make it or name another"
+    )
+
+
+def test_a_mistake_in_the_configuration_exits_with_two_and_every_other_with_one():
+    assert ConfigError("x").exit_code == 2
+    assert [kind("x").exit_code for kind in (UserError, DataError, ModelError)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DataError, ModelError])
+def test_every_kind_is_caught_as_a_user_error(kind):
+    with pytest.raises(UserError, match="said"):
+        raise kind("said")
+
+
+SCHEDULES = ["constant", "linear", "cosine", "exponential", "piecewise"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("cosin", "cosine"), ("expontial", "exponential"), ("Linear", "linear"), ("piecwise", "piecewise")],
+)
+def test_a_misspelt_word_gets_the_closest_known_one(typed, meant):
+    assert nearest(typed, SCHEDULES) == f"did you mean '{meant}'?"
+
+
+@pytest.mark.parametrize("word", SCHEDULES)
+def test_a_known_word_is_its_own_nearest(word):
+    assert nearest(word, iter(SCHEDULES)) == f"did you mean '{word}'?"
+
+
+def test_a_word_close_to_none_of_a_few_gets_all_of_them_in_order():
+    assert nearest("zzz", SCHEDULES) == "choose from constant, cosine, exponential, linear, piecewise"
+
+
+@pytest.mark.parametrize(("known", "listed"), [(1, True), (12, True), (13, False), (100, False)])
+def test_up_to_twelve_words_are_listed_and_more_are_not(known, listed):
+    words = [f"w{number:02d}" for number in range(known)]
+    hint = nearest("zzz", words)
+    assert [word in hint for word in words] == [listed] * known
+    assert ("--help" in hint) != listed
+
+
+def test_where_nothing_is_known_help_is_offered():
+    assert "--help" in nearest("cosine", [])
