@@ -1,0 +1,191 @@
+"""Your own data: a folder of images and a folder of masks, paired by file name without suffix.
+
+    root/images/{train,val,test}/<stem>.jpg ...     root/masks/{train,val,test}/<stem>.png ...
+
+Where there is no images/val, a validation split is cut off train by a hash of each stem: adding files never moves the
+others across. A missing test split is allowed. The files are listed once, when they are first asked for.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from kd.data.decode import picture_size, read_image, read_mask, resized
+from kd.data.keys import key
+from kd.data.source import SPLITS, Source, known_split
+from kd.errors import DataError
+
+VERSION = 1  # part of the fingerprint: raise it with any change to what `read` returns for the same files
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+MASK_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+SAMPLE = 64  # masks that `check` reads
+
+
+class Pair(NamedTuple):
+    """The two files of one sample."""
+
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class Folder(Source):
+    """Images and masks under `root`, which may start with ~ and is otherwise relative to the working directory.
+
+    `mask_values[i]` is stored in the masks where class i is meant, as 0 and 255 often are; empty means that classes are
+    stored as themselves. `val_fraction` of train becomes val where the folder has no val of its own.
+    """
+
+    root: str | Path
+    mask_values: tuple[int, ...] = field(default=(), kw_only=True)
+    val_fraction: float = field(default=0.15, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not str(self.root).strip():
+            raise ValueError("root must name the folder that holds images/ and masks/, but is empty")
+        object.__setattr__(self, "root", Path(self.root).expanduser())
+        object.__setattr__(self, "mask_values", self._checked_values(tuple(self.mask_values or ())))
+        check_val_fraction(self.val_fraction)
+
+    def size(self, split: str) -> int:
+        return len(self._pairs[known_split(split)])
+
+    def name(self, split: str, index: int) -> str:
+        return self._pair(split, index).image.name
+
+    def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
+        pair = self._pair(split, index)
+        image, mask = read_image(pair.image), self._mask(pair)
+        _same_size(pair, image.shape[:2], mask.shape)
+        return resized(image, mask, self.image_size)
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def check(self) -> None:
+        pairs = [pair for split in SPLITS for pair in self._pairs[split]]
+        for index in np.unique(np.linspace(0, len(pairs) - 1, SAMPLE).astype(int)):
+            _same_size(pairs[index], picture_size(pairs[index].image), self._mask(pairs[index]).shape)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        settings = [VERSION, self.classes, *self.image_size, self.ignore_index, *self.mask_values]
+        digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=16)
+        for split in SPLITS:
+            for pair in self._pairs[split]:
+                for path in pair:
+                    digest.update(json.dumps([split, path.name]).encode())
+                    digest.update(_content(path))
+        return digest.hexdigest()
+
+    @cached_property
+    def _pairs(self) -> dict[str, tuple[Pair, ...]]:
+        root = Path(self.root)
+        if not root.is_dir():
+            raise DataError(
+                f"data.root={root} is not a folder (looked from {Path.cwd()}): give the folder that holds images/train "
+                "and masks/train"
+            )
+        pairs = {split: _paired(root, split) for split in SPLITS}
+        if not pairs["train"]:
+            raise DataError(f"{root / 'images/train'} holds no images ({', '.join(IMAGE_SUFFIXES)}): put some there")
+        if not pairs["val"]:
+            stems = [pair.image.stem for pair in pairs["train"]]
+            held_out = cut_off(stems, self.val_fraction, str(root / "images/train"))
+            pairs["val"] = tuple(pair for pair in pairs["train"] if pair.image.stem in held_out)
+            pairs["train"] = tuple(pair for pair in pairs["train"] if pair.image.stem not in held_out)
+        return pairs
+
+    def _pair(self, split: str, index: int) -> Pair:
+        if not 0 <= index < self.size(split):
+            raise IndexError(f"index must be in 0..{self.size(split) - 1} for {split}, but got {index}")
+        return self._pairs[split][index]
+
+    def _mask(self, pair: Pair) -> np.ndarray:
+        return self.recode(read_mask(pair.mask), str(pair.mask), self.mask_values)
+
+    def _checked_values(self, values: tuple[int, ...]) -> tuple[int, ...]:
+        if any(isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**16 - 1 for value in values):
+            raise ValueError(f"mask_values must be whole numbers from 0 to {2**16 - 2}, but got {list(values)}")
+        if values and (len(values) != len(self.class_names) or len(set(values)) != len(values)):
+            raise ValueError(
+                f"mask_values must be {len(self.class_names)} different values, one for each class with the background "
+                f"first where classes is 1, but got {list(values)}"
+            )
+        if self.ignore_index in values:
+            raise ValueError(f"ignore_index {self.ignore_index} must not be one of mask_values {list(values)}")
+        return values
+
+
+def check_val_fraction(value: float) -> None:
+    """Raise ValueError unless `value` can be the share of train that becomes val."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ValueError(f"val_fraction must be between 0 and 1, both excluded, but got {value!r}")
+
+
+def cut_off(stems: Sequence[str], fraction: float, where: str) -> frozenset[str]:
+    """The stems, about `fraction` of them, that become the validation split: each by its own hash, at least one.
+
+    Raises DataError, naming `where`, if there are too few to leave some on both sides.
+    """
+    if len(stems) < 2:
+        raise DataError(f"{where} holds {len(stems)} image, too few to cut a validation split off: add images/val")
+    place = {stem: key("val", stem) / 2**128 for stem in stems}
+    chosen = {stem for stem in stems if place[stem] < fraction}
+    ranked = sorted(stems, key=place.__getitem__)
+    return frozenset((chosen | {ranked[0]}) - {ranked[-1]})
+
+
+def _paired(root: Path, split: str) -> tuple[Pair, ...]:
+    """The pairs of one split, by stem; raises DataError if an image or a mask is alone."""
+    images = _by_stem(root / "images" / split, IMAGE_SUFFIXES)
+    masks = _by_stem(root / "masks" / split, (*MASK_SUFFIXES, ".jpg", ".jpeg"))
+    for stem in sorted(images.keys() - masks.keys()):
+        wanted = root / "masks" / split / f"{stem}.png"
+        raise DataError(f"{images[stem]} has no mask: expected {wanted} ({_alone(images, masks)})")
+    for stem in sorted(masks.keys() - images.keys()):
+        wanted = root / "images" / split / f"{stem}.jpg"
+        raise DataError(f"{masks[stem]} has no image: expected {wanted} or another format ({_alone(masks, images)})")
+    for mask in masks.values():
+        if mask.suffix.lower() not in MASK_SUFFIXES:
+            raise DataError(f"{mask} is a JPEG, which does not keep class indices exactly: save masks as PNG")
+    return tuple(Pair(images[stem], masks[stem]) for stem in sorted(images))
+
+
+def _alone(these: dict[str, Path], those: dict[str, Path]) -> str:
+    return f"{len(these.keys() - those.keys())} of {len(these)} files there have no partner"
+
+
+def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    if not folder.is_dir():
+        return found
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            if path.stem in found:
+                raise DataError(f"{found[path.stem]} and {path} have the same name: keep one of them")
+            found[path.stem] = path
+    return found
+
+
+def _same_size(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+    if image != mask:
+        raise DataError(
+            f"{pair.image} is {image[1]}x{image[0]} pixels (width x height), but its mask {pair.mask} is "
+            f"{mask[1]}x{mask[0]}: the two must match"
+        )
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): make it readable") from error

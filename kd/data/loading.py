@@ -1,0 +1,166 @@
+"""Batches: what is in a batch follows from (seed, epoch, position), never from how many workers load it.
+
+The sampler hands (view, indices) to the workers, one batch at a time, so that workers carry no state and live on over
+epochs. A batch is skipped by not asking for it. Torch's loader gets its own generator, as it would otherwise draw from
+the global one, and a resumed run would differ. A user's error travels as a value, so that it arrives as itself and not
+wrapped in a worker's traceback.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from kd.data.keys import stream
+from kd.data.source import Source, whole_number
+from kd.data.views import Augmentation
+from kd.errors import UserError
+
+UNAUGMENTED = -1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images: B x 3 x H x W uint8, RGB, channels last in memory; masks: B x H x W uint8; indices: B int64.
+
+    `view` is the view's number, which is the epoch's, or -1 where nothing was augmented.
+    """
+
+    images: torch.Tensor
+    masks: torch.Tensor
+    indices: torch.Tensor
+    view: int
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The same batch on `device`."""
+        images, masks, indices = (
+            tensor.to(device, non_blocking=non_blocking) for tensor in (self.images, self.masks, self.indices)
+        )
+        return Batch(images, masks, indices, self.view)
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory; torch's loader calls this by name."""
+        return Batch(self.images.pin_memory(), self.masks.pin_memory(), self.indices.pin_memory(), self.view)
+
+
+Request = tuple[int, list[int]]  # a view's number and the indices of one batch
+
+
+class TrainLoader:
+    """Augmented training batches in an order that is a pure function of (seed, epoch). Epoch e sees view e.
+
+    The last batch is left out if it is incomplete, as batch normalisation over a few leftover samples is noise; it is
+    kept where it is the only one.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        whole_number("batch_size", batch_size, 1)
+        self._samples, self._batch_size, self._seed = source.size("train"), batch_size, seed
+        self._requests: list[Request] = []
+        self._loader = _loader(_Batches(source, "train", augmentation), self._requests, workers, pin_memory)
+
+    def steps(self) -> int:
+        """Batches in a whole epoch."""
+        return max(1, self._samples // self._batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch; the first `start` are skipped without being loaded. One epoch at a time."""
+        whole_number("start", start, 0, self.steps())
+        order = stream("order", self._seed, epoch).permutation(self._samples).tolist()
+        batches = _slices(order, self._batch_size)[start : self.steps()]
+        self._requests[:] = [(epoch, batch) for batch in batches]
+        yield from _unwrapped(self._loader)
+
+
+class EvalLoader:
+    """Every sample of a split once, in order, without augmentation."""
+
+    def __init__(self, source: Source, split: str, batch_size: int, workers: int = 0, pin_memory: bool = False) -> None:
+        whole_number("batch_size", batch_size, 1)
+        self._requests = [(UNAUGMENTED, batch) for batch in _slices(list(range(source.size(split))), batch_size)]
+        self._loader = _loader(_Batches(source, split, None), self._requests, workers, pin_memory)
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return _unwrapped(self._loader)
+
+
+class _Batches(Dataset[Batch | UserError]):
+    """Requests to batches; the part that runs in the workers."""
+
+    def __init__(self, source: Source, split: str, augmentation: Augmentation | None) -> None:
+        self._source, self._split, self._augmentation = source, split, augmentation
+
+    def __getitem__(self, request: Request) -> Batch | UserError:
+        view, indices = request
+        try:
+            images, masks = zip(*(self._sample(view, index) for index in indices), strict=True)
+        except UserError as error:
+            return error.with_traceback(None)
+        return Batch(
+            images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
+            masks=torch.from_numpy(np.stack(masks)),
+            indices=torch.tensor(indices, dtype=torch.int64),
+            view=view,
+        )
+
+    def _sample(self, view: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = self._source.read(self._split, index)
+        return (image, mask) if self._augmentation is None else self._augmentation(image, mask, view, index)
+
+
+def _loader(
+    batches: _Batches, requests: list[Request], workers: int, pin_memory: bool
+) -> "DataLoader[Batch | UserError]":
+    """Torch's loader over `requests`, a list that may be refilled between epochs; it is read in the main process."""
+    whole_number("workers", workers, 0)
+    return DataLoader(
+        batches,
+        batch_size=None,  # a request is a whole batch already
+        sampler=requests,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(worker: int) -> None:
+    """One thread each: workers are the parallelism."""
+    import cv2
+
+    cv2.setNumThreads(0)
+
+
+def _unwrapped(loader: "DataLoader[Batch | UserError]") -> Iterator[Batch]:
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield cast(Batch, batch)
+
+
+def _slices(indices: Sequence[int], length: int) -> list[list[int]]:
+    """`indices` in pieces of `length`, the last one perhaps shorter."""
+    return [list(indices[first : first + length]) for first in range(0, len(indices), length)]

@@ -1,0 +1,204 @@
+"""Batches follow from (seed, epoch, position); workers change nothing but the time."""
+
+import random
+import subprocess
+import sys
+
+import albumentations
+import numpy as np
+import pytest
+import torch
+
+from kd.data import Shapes
+from kd.data.loading import Batch, EvalLoader, TrainLoader
+from kd.data.views import Augmentation
+from kd.errors import ConfigError, DataError
+
+SOURCE = Shapes(image_size=(32, 32), train=23, val=7, test=5)
+
+
+class Broken(Shapes):
+    """Shapes of which one sample cannot be read."""
+
+    def read(self, split, index):
+        if index == 3:
+            raise DataError(f"{self.name(split, index)} is broken: mend it")
+        return super().read(split, index)
+
+
+def augmentation(seed=0):
+    return Augmentation([albumentations.HorizontalFlip(p=0.5), albumentations.GaussNoise(p=0.5)], seed)
+
+
+def loader(source=SOURCE, seed=0, batch_size=4, **options):
+    return TrainLoader(source, augmentation(seed), batch_size, seed, **options)
+
+
+def same(one, other):
+    tensors = ("images", "masks", "indices")
+    return one.view == other.view and all(torch.equal(getattr(one, t), getattr(other, t)) for t in tensors)
+
+
+def all_same(one, other):
+    one, other = list(one), list(other)
+    return len(one) == len(other) and all(map(same, one, other))
+
+
+@pytest.fixture(scope="module")
+def two_workers():
+    return loader(workers=2)
+
+
+def test_workers_change_nothing_in_any_epoch_and_order(two_workers):
+    alone = loader()
+    for epoch in (0, 1, 5, 1):
+        assert all_same(alone.epoch(epoch), two_workers.epoch(epoch))
+
+
+def test_workers_live_on_over_epochs(two_workers):
+    list(two_workers.epoch(0))
+    first = {worker.pid for worker in two_workers._loader._iterator._workers}
+    list(two_workers.epoch(1))
+    assert {worker.pid for worker in two_workers._loader._iterator._workers} == first
+    assert len(first) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_abandoned_epoch_leaves_no_trace(workers, two_workers):
+    used = two_workers if workers else loader()
+    for _ in zip(range(2), used.epoch(3), strict=False):
+        pass
+    assert all_same(used.epoch(4), loader().epoch(4))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("start", [0, 1, 4, 5])
+def test_starting_late_gives_the_rest_of_the_epoch(workers, start, two_workers):
+    used = two_workers if workers else loader()
+    assert all_same(used.epoch(2, start), list(loader().epoch(2))[start:])
+
+
+def test_skipped_batches_are_not_loaded():
+    class Counting(Shapes):
+        reads = 0
+
+        def read(self, split, index):
+            Counting.reads += 1
+            return super().read(split, index)
+
+    list(loader(Counting(image_size=(32, 32), train=23)).epoch(0, start=3))
+    assert Counting.reads == 2 * 4
+
+
+def test_an_epoch_shows_each_sample_at_most_once_in_an_order_of_its_own():
+    orders = []
+    for seed in (0, 1):
+        for epoch in (0, 1):
+            batches = list(loader(seed=seed).epoch(epoch))
+            orders.append(tuple(torch.cat([batch.indices for batch in batches]).tolist()))
+            assert {batch.view for batch in batches} == {epoch}
+    assert all(len(order) == len(set(order)) == 20 for order in orders)
+    assert len(set(orders)) == 4
+
+
+def test_all_samples_are_seen_over_epochs():
+    seen = torch.cat([batch.indices for epoch in range(8) for batch in loader().epoch(epoch)])
+    assert set(seen.tolist()) == set(range(23))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "lengths"),
+    [(4, [4] * 5), (23, [23]), (22, [22]), (24, [23]), (1, [1] * 23)],
+)
+def test_the_incomplete_batch_is_dropped_unless_it_is_the_only_one(batch_size, lengths):
+    used = loader(batch_size=batch_size)
+    assert [len(batch) for batch in used.epoch(0)] == lengths
+    assert used.steps() == len(lengths)
+
+
+def test_a_batch_holds_the_views_of_its_samples():
+    batch = next(loader().epoch(6))
+    assert batch.images.shape == (4, 3, 32, 32)
+    assert batch.masks.shape == (4, 32, 32)
+    assert batch.images.dtype == batch.masks.dtype == torch.uint8
+    assert batch.indices.dtype == torch.int64
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    for position, index in enumerate(batch.indices.tolist()):
+        image, mask = augmentation()(*SOURCE.read("train", index), 6, index)
+        assert np.array_equal(batch.images[position].permute(1, 2, 0).numpy(), image)
+        assert np.array_equal(batch.masks[position].numpy(), mask)
+
+
+def test_a_batch_moves_whole():
+    batch = next(loader().epoch(0))
+    moved = batch.to("cpu", non_blocking=True)
+    assert isinstance(moved, Batch)
+    assert same(moved, batch)
+    assert batch.to("meta").masks.device.type == "meta"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluation_sees_every_sample_once_in_order_and_unchanged(workers, split):
+    used = EvalLoader(SOURCE, split, 3, workers)
+    for _ in range(2):
+        batches = list(used)
+        assert len(batches) == len(used)
+        assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(SOURCE.size(split)))
+        assert {batch.view for batch in batches} == {-1}
+        for batch in batches:
+            for position, index in enumerate(batch.indices.tolist()):
+                image, mask = SOURCE.read(split, index)
+                assert np.array_equal(batch.images[position].permute(1, 2, 0).numpy(), image)
+                assert np.array_equal(batch.masks[position].numpy(), mask)
+
+
+def test_loading_draws_nothing_from_the_global_generators(two_workers):
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    list(loader().epoch(0))
+    list(two_workers.epoch(0))
+    list(EvalLoader(SOURCE, "val", 3))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_users_mistake_arrives_as_itself(workers):
+    source = Broken(image_size=(32, 32), train=8, val=8)
+    message = r"^train_00003 is broken: mend it$"
+    used = loader(source, workers=workers)
+    for epoch in (0, 1):
+        with pytest.raises(DataError, match=message):
+            list(used.epoch(epoch))
+    with pytest.raises(DataError, match=r"^val_00003 is broken: mend it$"):
+        list(EvalLoader(source, "val", 2, workers))
+
+
+def test_a_mistake_in_the_augmentation_arrives_as_itself():
+    used = TrainLoader(SOURCE, Augmentation([albumentations.Normalize(p=1)], 0), 4, 0, workers=1)
+    with pytest.raises(ConfigError, match="by Normalize"):
+        list(used.epoch(0))
+
+
+def test_arguments_are_checked():
+    with pytest.raises(ValueError, match="batch_size must be a whole number, 1 or more, but got 0"):
+        loader(batch_size=0)
+    with pytest.raises(ValueError, match="workers must be a whole number, 0 or more, but got -1"):
+        EvalLoader(SOURCE, "val", 1, workers=-1)
+    with pytest.raises(ValueError, match="start must be a whole number, from 0 to 5, but got 6"):
+        next(loader().epoch(0, start=6))
+
+
+def test_a_program_that_stops_in_mid_epoch_ends():
+    program = (
+        "from kd.data import Shapes; from kd.data.loading import *; from kd.data.views import Augmentation\n"
+        "source = Shapes(image_size=(32, 32))\n"
+        "train = TrainLoader(source, Augmentation([], 0), 4, 0, workers=2)\n"
+        "val = EvalLoader(source, 'val', 4, workers=1)\n"
+        "if __name__ == '__main__':\n"
+        "    batches = train.epoch(0)\n"
+        "    print(len(next(batches)), len(list(val)))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout == "4 12\n"
+    assert result.stderr == ""

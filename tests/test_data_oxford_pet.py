@@ -1,0 +1,124 @@
+"""The Oxford pets, with a stand-in for torchvision: no network, and no torch to import."""
+
+import sys
+import types
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kd.data import OxfordPet
+from kd.errors import DataError
+
+TRIMAP = np.repeat(np.array([[2, 3, 1, 3]], dtype=np.uint8), 32, axis=0).repeat(16, axis=1)
+
+
+def publish(root, trainval=20, test=3):
+    """The published layout, small, under `root`."""
+    folder = root / "oxford-iiit-pet"
+    for split, names in (
+        ("trainval", [f"cat_{i}" for i in range(trainval)]),
+        ("test", [f"dog_{i}" for i in range(test)]),
+    ):
+        for name in names:
+            for path, array in (
+                ("images/{}.jpg", np.zeros((32, 64, 3), np.uint8)),
+                ("annotations/trimaps/{}.png", TRIMAP),
+            ):
+                file = folder / path.format(name)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(file)
+        (folder / "annotations" / f"{split}.txt").write_text("".join(f"{name} 1 1 1\n" for name in names))
+
+
+@pytest.fixture
+def torchvision(monkeypatch):
+    """Stands in for torchvision; `calls` are the downloads, `fails` the error that they meet."""
+    fake = types.ModuleType("torchvision.datasets")
+    fake.calls, fake.fails = [], None
+
+    def download_pets(root, download):
+        fake.calls.append(root)
+        if fake.fails:
+            raise fake.fails
+        publish(root)
+
+    fake.OxfordIIITPet = download_pets
+    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", fake)
+    return fake
+
+
+def pets(root, **options):
+    return OxfordPet(root, image_size=(32, 64), **options)
+
+
+def test_the_border_is_ignored_the_pet_is_foreground(tmp_path):
+    publish(tmp_path)
+    image, mask = pets(tmp_path).read("test", 0)
+    assert image.shape == (32, 64, 3)
+    assert np.array_equal(mask[0, ::16], [0, 255, 1, 255])
+    assert np.array_equal(pets(tmp_path, ignore_index=7).read("test", 0)[1][0, ::16], [0, 7, 1, 7])
+
+
+def test_val_is_cut_off_trainval(tmp_path):
+    publish(tmp_path)
+    source = pets(tmp_path, val_fraction=0.3)
+    names = {split: {source.name(split, i) for i in range(source.size(split))} for split in ("train", "val", "test")}
+    assert names["train"] | names["val"] == {f"cat_{i}.jpg" for i in range(20)}
+    assert names["train"]
+    assert names["val"]
+    assert not names["train"] & names["val"]
+    assert names["test"] == {"dog_0.jpg", "dog_1.jpg", "dog_2.jpg"}
+
+
+def test_what_is_there_is_not_downloaded_again(tmp_path, torchvision):
+    pets(tmp_path).check()
+    assert torchvision.calls == [tmp_path]
+    pets(tmp_path).check()
+    assert torchvision.calls == [tmp_path]
+
+
+def test_without_a_network_there_is_one_line_of_advice(tmp_path, torchvision):
+    torchvision.fails = URLError("Name or service not known")
+    with pytest.raises(DataError) as caught:
+        pets(tmp_path).check()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"not in {tmp_path}/oxford-iiit-pet and cannot be downloaded" in message
+    assert "Name or service not known" in message
+    assert "data=shapes" in message
+
+
+def test_a_download_can_be_forbidden(tmp_path, torchvision):
+    with pytest.raises(DataError, match=r"does not hold the pets: set data\.download=true"):
+        pets(tmp_path, download=False).check()
+    assert not torchvision.calls
+
+
+def test_an_interrupted_download_is_noticed(tmp_path):
+    publish(tmp_path)
+    (tmp_path / "oxford-iiit-pet/annotations/trimaps/cat_7.png").unlink()
+    with pytest.raises(DataError, match=r"is incomplete \(cat_7 is missing\): delete it to download it again"):
+        pets(tmp_path).check()
+
+
+def test_the_fingerprint_follows_settings(tmp_path):
+    publish(tmp_path)
+    variants = [pets(tmp_path), pets(tmp_path, ignore_index=9), pets(tmp_path, val_fraction=0.5), OxfordPet(tmp_path)]
+    assert len({source.fingerprint() for source in variants}) == len(variants)
+    assert pets(tmp_path).fingerprint() == pets(tmp_path).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 2}, "classes must be 1, pet against background, but got 2"),
+        ({"ignore_index": None}, "ignore_index must be a number, as the border of every pet is ignored"),
+        ({"val_fraction": 1}, "val_fraction must be between 0 and 1, both excluded, but got 1"),
+    ],
+)
+def test_settings_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        OxfordPet("x", **options)
