@@ -1,0 +1,46 @@
+"""How many blocks the common encoders fall into.
+
+`kd preview` prints the whole plan of a run, and the plan depends on the number of encoder blocks; to count them,
+`kd.blocks` must build the encoder, which costs seconds of imports alone. So the counts of common encoders stand here,
+and nothing is imported. Training never reads this table, and a test compares it with `kd.blocks` entry by entry; an
+encoder that is missing works just as well, only its preview is slower.
+
+The counts hold for depth 5 and output stride 32: for the architectures named here, not for those that run a part of
+the encoder (PSPNet) or dilate it (DeepLab, PAN).
+"""
+
+FULL_DEPTH = {"unet", "unetplusplus", "manet", "linknet", "fpn", "upernet", "segformer"}
+
+_NAMES = {
+    4: """
+        mit_b0 mit_b1 mit_b2 mit_b3 mit_b4 mit_b5
+        tu-convnext_atto tu-convnext_tiny tu-convnext_small tu-swin_tiny_patch4_window7_224 tu-pvt_v2_b0
+    """,
+    5: """
+        resnet18 resnet34 resnet50 resnet101 resnet152
+        resnext50_32x4d resnext101_32x4d
+        se_resnet50 se_resnext50_32x4d se_resnext101_32x4d
+        timm-skresnet18 timm-skresnet34
+        densenet121 densenet161 densenet201
+        dpn68
+        vgg11 vgg13 vgg16 vgg19 vgg11_bn vgg13_bn vgg16_bn vgg19_bn
+        mobileone_s0 mobileone_s1 mobileone_s2 mobileone_s3 mobileone_s4
+        inceptionv4 xception
+        tu-resnet18 tu-resnet34 tu-resnet50 tu-regnety_002 tu-regnety_008 tu-regnety_016
+        tu-rexnet_100 tu-ghostnet_100
+    """,
+    6: """
+        inceptionresnetv2
+        tu-tf_efficientnetv2_s tu-mobilenetv4_conv_small tu-hrnet_w18_small
+    """,
+    7: """
+        efficientnet-b0 efficientnet-b1 efficientnet-b2 efficientnet-b3
+        efficientnet-b4 efficientnet-b5 efficientnet-b6 efficientnet-b7
+        timm-efficientnet-b0 timm-efficientnet-b1 timm-efficientnet-b2 timm-efficientnet-b3 timm-efficientnet-b4
+        timm-tf_efficientnet_lite0 timm-tf_efficientnet_lite1
+        mobilenet_v2 tu-mobilenetv2_100 tu-mobilenetv3_small_100 tu-mobilenetv3_large_100
+        tu-efficientnet_b0 tu-efficientnet_b1 tu-efficientnet_b2 tu-efficientnet_b3
+    """,
+}
+
+BLOCK_COUNTS: dict[str, int] = {name: count for count, names in _NAMES.items() for name in names.split()}
