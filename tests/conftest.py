@@ -1,4 +1,4 @@
-"""Every test has a project root of its own, one thread (side by side they would slow each other down), and no network."""
+"""Every test has a project root of its own, one thread (several would slow each other down), and no network."""
 
 import os
 

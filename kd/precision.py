@@ -1,0 +1,60 @@
+"""Where the arithmetic happens and in what precision: one value that training, teacher and evaluation share."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from kd.errors import ConfigError
+from kd.network import Network
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A device, the precision of its matrix products (fp32, bf16, fp16), and the memory layout of images."""
+
+    device: torch.device
+    name: str = "fp32"
+    channels_last: bool = True
+
+    def autocast(self) -> AbstractContextManager:
+        """Mixed precision, or nothing where the precision is fp32."""
+        return torch.autocast(self.device.type, dtype=DTYPES[self.name], enabled=self.name != "fp32")
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Loss scaling, which only fp16 needs; disabled for the others."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
+
+    def place(self, network: Network) -> Network:
+        """Move a network to the device, in the layout."""
+        fits = self.channels_last and not (self.device.type == "cpu" and _corrupts_memory(network))
+        network.layout = torch.channels_last if fits else torch.contiguous_format
+        return network.to(self.device, memory_format=network.layout)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device asked for; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ConfigError: the device asked for is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    there = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}[device.type]
+    if (device.index or 0) >= there:
+        raise ConfigError(f"trainer.device={name}: this machine has {there} such device(s); use auto or cpu")
+    return device
+
+
+def _corrupts_memory(network: nn.Module) -> bool:
+    """Whether channels-last training on a CPU would overrun a buffer, with a crash or without one.
+
+    In torch 2.15 the weight gradient of a strided 1 x 1 convolution of very few channels does (3, 4 and 8 crash, 16 do
+    not); the stem of MobileOne has one.
+    """
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    return any(conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels < 16 for conv in convolutions)

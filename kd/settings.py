@@ -1,0 +1,196 @@
+"""What a run is asked to do, as typed, checked, frozen values: the plain part of the configuration.
+
+Each class mirrors one group of conf/. Everything below the composing module takes these (or plain Python) and never a
+DictConfig. No torch here: a wrong value must be reported before anything heavy is imported.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+from kd.data import Source
+from kd.schedules import Schedule
+from kd.timeline import LearningRates, Timeline
+from kd.unfreeze import Policy
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
+
+#: Metrics that `objective` may name, beside val/iou/<class>; True where more is better.
+OBJECTIVES = {
+    "val/miou": True,
+    "val/dice": True,
+    "val/loss": False,
+    "val/teacher_agreement": True,
+    "student/latency_ms": False,
+    "student/parameters": False,
+}
+
+
+def more_is_better(objective: str) -> bool:
+    """The direction in which an objective improves."""
+    return OBJECTIVES.get(objective, True)
+
+
+class Group(BaseModel):
+    """A config group: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class NetworkSettings(Group):
+    """A network as plain strings, in segmentation-models-pytorch's names.
+
+    `weights` is null (random), a name that smp knows for the encoder (imagenet), or the path of a file of encoder
+    weights: safetensors, or a plain state dict.
+    """
+
+    arch: str
+    encoder: str
+    weights: str | None = None
+
+
+class Backbone(Group):
+    student: NetworkSettings
+    teacher: NetworkSettings
+
+
+class LossWeights(Group):
+    """Weights of total = alpha T^2 KL + beta MSE(logits) + gamma CE + delta Dice."""
+
+    alpha: NonNegative
+    beta: NonNegative
+    gamma: NonNegative
+    delta: NonNegative
+
+    @model_validator(mode="after")
+    def _some_term(self) -> "LossWeights":
+        if self.alpha == self.beta == self.gamma == self.delta == 0:
+            raise ValueError("alpha, beta, gamma and delta are all 0; give at least one a weight")
+        return self
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term looks at the teacher; without one, none is built."""
+        return self.alpha > 0 or self.beta > 0
+
+
+class Optimizer(Group):
+    """AdamW, a half cosine from `lr` towards `min_lr`, gradients clipped at the norm `clip_norm` (null: not)."""
+
+    lr: Positive
+    min_lr: NonNegative
+    weight_decay: NonNegative
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    encoder_lr_scale: Positive
+    depth_decay: Annotated[float, Field(gt=0, le=1)]
+    clip_norm: Positive | None
+
+    @model_validator(mode="after")
+    def _falls(self) -> "Optimizer":
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr must not be above lr={self.lr:g}, but got {self.min_lr:g}")
+        return self
+
+    @property
+    def rates(self) -> LearningRates:
+        return LearningRates(self.lr, self.min_lr, self.encoder_lr_scale, self.depth_decay)
+
+
+class Augment(Group):
+    """albumentations transforms as `_target_` mappings; built when training starts."""
+
+    transforms: list[dict[str, Any]]
+
+
+class TeacherFile(Group):
+    """A teacher that exists: a .safetensors file, or the folder of the run that made it."""
+
+    path: str
+
+
+class TrainedTeacher(Group):
+    """A teacher that is trained first, supervised; `seed` is its own, so that students of several seeds share it."""
+
+    epochs: PositiveInt
+    lr: Positive
+    encoder_lr_scale: Positive
+    gamma: NonNegative
+    delta: NonNegative
+    seed: int
+
+
+class Trainer(Group):
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    accumulate: PositiveInt
+    precision: Literal["fp32", "bf16", "fp16"]
+    device: str
+    workers: int | str
+    channels_last: bool
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            raise ValueError("should be auto, cpu, mps, cuda or cuda:<number>")
+        return value
+
+    @field_validator("workers")
+    @classmethod
+    def _known_count(cls, value: int | str) -> int | str:
+        if value != "auto" and (not isinstance(value, int) or value < 0):
+            raise ValueError("should be auto, or a number of processes, 0 or more")
+        return value
+
+
+class Tracking(Group):
+    """Where runs are mirrored. `uri` null: MLFLOW_TRACKING_URI, or the sqlite store under `root`."""
+
+    enabled: bool
+    uri: str | None
+    experiment: str
+    run_name: str | None
+    tags: dict[str, str]
+
+
+class Settings(Group):
+    """One distillation, whole: what `train.py` was asked for."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    objective: tuple[str, ...]
+    root: Path
+    backbone: Backbone
+    schedule: Schedule
+    unfreeze: Policy
+    loss: LossWeights
+    optimizer: Optimizer
+    augment: Augment
+    data: Source
+    trainer: Trainer
+    teacher: Annotated[
+        Annotated[TrainedTeacher, Tag("auto")] | Annotated[TeacherFile, Tag("file")],
+        Discriminator(lambda node: "file" if "path" in node else "auto"),
+    ]
+    tracking: Tracking
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    def timeline(self, blocks: int) -> Timeline:
+        """The student's plan over an encoder of `blocks` blocks."""
+        return Timeline(self.schedule, self.unfreeze, self.optimizer.rates, self.trainer.epochs, blocks)

@@ -1,0 +1,133 @@
+"""A teacher answers with raw logits and stays as it is, whatever happens around it."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from kd import models
+from kd.data import Shapes
+from kd.data.loading import Batch, TrainLoader
+from kd.data.views import Augmentation
+from kd.losses import DistillationLoss
+from kd.network import Network
+from kd.precision import Precision
+from kd.schedules import Linear
+from kd.settings import NetworkSettings
+from kd.teacher import LiveTeacher
+from kd.timeline import LearningRates, Timeline
+from kd.training import Recipe, fit
+from kd.unfreeze import Progressive
+
+SOURCE = Shapes(image_size=(32, 32), train=6, val=2, test=1)
+CPU = torch.device("cpu")
+PRECISIONS = ["fp32", "bf16", "fp16"]
+
+
+def network(encoder="tu-mobilenetv3_small_050", seed=0) -> Network:
+    torch.manual_seed(seed)
+    return models.build(NetworkSettings(arch="unet", encoder=encoder), 1, SOURCE.class_names, "backbone.teacher")
+
+
+@pytest.fixture(scope="module")
+def settled():
+    """A network whose statistics and weights are not those it was born with."""
+    made = network(seed=5).train()
+    with torch.no_grad():
+        made(batch().images)
+    return made
+
+
+@pytest.fixture
+def teacher(settled):
+    return LiveTeacher(copy.deepcopy(settled).train(), Precision(CPU))
+
+
+def batch() -> Batch:
+    return next(loader().epoch(0))
+
+
+def loader() -> TrainLoader:
+    return TrainLoader(SOURCE, Augmentation([], 0), 3, 0)
+
+
+def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_answer_is_the_networks_own_in_eval_mode(teacher, settled):
+    with torch.no_grad():
+        expected = settled.eval()(batch().images)
+    assert torch.equal(teacher(batch()), expected)
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_answers_are_raw_float32_logits_in_every_precision(name, settled):
+    answers = LiveTeacher(copy.deepcopy(settled), Precision(CPU, name))(batch())
+    assert answers.shape == (3, 1, 32, 32)
+    assert answers.dtype == torch.float32
+    assert answers.min() < 0 or answers.max() > 1  # not probabilities
+    torch.testing.assert_close(answers, LiveTeacher(settled, Precision(CPU))(batch()), rtol=0.1, atol=0.1)
+
+
+def test_answers_do_not_depend_on_temperature_or_on_the_rest_of_the_batch(teacher):
+    """Invariant 1: temperature is no argument of the call. Eval mode: each picture has its own answer."""
+    whole = teacher(batch())
+    alone = Batch(batch().images[:1], batch().masks[:1], batch().indices[:1], 0)
+    torch.testing.assert_close(teacher(alone), whole[:1], rtol=1e-4, atol=1e-5)
+
+
+def test_answers_carry_no_gradient(teacher):
+    answers = teacher(batch())
+    assert not answers.requires_grad
+    assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
+
+
+def test_a_teacher_is_in_eval_mode_from_the_start(teacher):
+    assert not any(module.training for module in teacher.network.modules())
+
+
+def test_asking_changes_nothing(teacher):
+    before = snapshot(teacher.network)
+    assert torch.equal(teacher(batch()), teacher(batch()))
+    assert same(before, snapshot(teacher.network))
+
+
+def test_a_teacher_stays_as_it_is_while_a_student_learns(teacher):
+    """Invariant 7: weights, batch-norm statistics, mode and gradients, over epochs that open and close blocks."""
+    before = snapshot(teacher.network)
+    student = network("resnet18")
+    timeline = Timeline(Linear(4, 1), Progressive(1, 1), LearningRates(1e-2, 0, 1.0), 3, len(student.partition.blocks))
+    loss = DistillationLoss({"alpha": 1, "beta": 1, "gamma": 1, "delta": 1}, 1)
+    recipe = Recipe(seed=0, weight_decay=0.1, betas=(0.9, 0.999), clip_norm=None)
+    first = teacher(batch())
+    for _ in fit(student, teacher, loss, timeline, loader(), dict, recipe, Precision(CPU)):
+        assert same(before, snapshot(teacher.network))
+        assert not any(module.training for module in teacher.network.modules())
+        assert all(p.grad is None and not p.requires_grad for p in teacher.network.parameters())
+    assert torch.equal(first, teacher(batch()))
+
+
+def test_a_student_that_began_as_its_teacher_moves_alone(teacher):
+    """Invariant 7: a copy is a network of its own."""
+    student = copy.deepcopy(teacher.network).requires_grad_(True)
+    student.open(len(student.partition.blocks))
+    student.train()
+    before = snapshot(teacher.network)
+    student(batch().images).mean().backward()
+    torch.optim.SGD(student.parameters(), 1.0).step()
+    assert same(before, snapshot(teacher.network))
+    assert not same(before, snapshot(student))
+
+
+def test_a_teacher_that_is_put_in_train_mode_answers_in_eval_mode(teacher):
+    """Invariant 7: always, whoever else holds the network."""
+    before, answers = snapshot(teacher.network), teacher(batch())
+    teacher.network.train()
+    assert torch.equal(teacher(batch()), answers)
+    assert same(before, snapshot(teacher.network))
