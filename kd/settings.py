@@ -131,6 +131,12 @@ class TrainedTeacher(Group):
     delta: NonNegative
     seed: int
 
+    @model_validator(mode="after")
+    def _some_term(self) -> "TrainedTeacher":
+        if self.gamma == self.delta == 0:
+            raise ValueError("gamma and delta are both 0, so the teacher would learn nothing; give one a weight")
+        return self
+
 
 class Trainer(Group):
     epochs: PositiveInt

@@ -1,0 +1,68 @@
+"""How a configuration is composed, and the short list of what one may build by name.
+
+The project's root, the resolvers that conf/ uses, and composing outside `hydra.main`. Light: no torch.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+import kd.data
+import kd.schedules
+import kd.unfreeze
+
+PROJECT = Path(kd.__file__).resolve().parent.parent
+CONF = PROJECT / "conf"
+
+
+def _public_classes(module: Any, base: type) -> list[str]:
+    """`module.Class` of every concrete subclass of `base` that a module shows."""
+    found = (value for value in vars(module).values() if isinstance(value, type) and issubclass(value, base))
+    return [f"{module.__name__}.{value.__name__}" for value in found if not value.__abstractmethods__]
+
+
+#: What a configuration may instantiate by name; hydra refuses everything else.
+TARGETS = [
+    *_public_classes(kd.schedules, kd.schedules.Schedule),
+    *_public_classes(kd.unfreeze, kd.unfreeze.Policy),
+    *_public_classes(kd.data, kd.data.Source),
+]
+
+
+def _project_root() -> str:
+    """Where runs/ and mlruns/ live: KD_ROOT, else the folder of train.py, else the working directory."""
+    return os.environ.get("KD_ROOT") or str(PROJECT if (PROJECT / "train.py").exists() else Path.cwd())
+
+
+OmegaConf.register_resolver("project_root", _project_root, replace=True)
+OmegaConf.register_resolver("one_minus", lambda value: round(1 - float(value), 12), replace=True)
+
+
+def compose(overrides: list[str]) -> DictConfig:
+    """Compose conf/config.yaml with command-line overrides, outside `hydra.main`."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    with initialize_config_dir(str(CONF)):
+        return hydra_compose("config", overrides)
+
+
+def known_keys() -> list[str]:
+    """Every key and group of the default configuration, dotted."""
+
+    def walk(node: dict[str, Any], prefix: str) -> Iterator[str]:
+        for key, value in node.items():
+            if key != "_target_":
+                yield prefix + key
+                if isinstance(value, dict):
+                    yield from walk(value, f"{prefix}{key}.")
+
+    return [*walk(OmegaConf.to_container(compose([])), ""), *(path.name for path in CONF.iterdir() if path.is_dir())]
+
+
+def options(group: str) -> str:
+    """The options of a config group, for a message."""
+    return "choose from " + ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))

@@ -1,0 +1,177 @@
+"""From a composed Hydra configuration to typed settings: the only module below train.py that sees a DictConfig.
+
+Light on purpose: no torch, so that a mistake is reported at once. Everything that a configuration can get wrong ends as
+one `ConfigError` that names the key, the value and what is allowed.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from kd.composition import TARGETS, known_keys, options
+from kd.encoders import BLOCK_COUNTS, FULL_DEPTH
+from kd.errors import ConfigError, UserError, nearest
+from kd.settings import OBJECTIVES, NetworkSettings, Settings, TeacherFile
+from kd.spec import find_weights, read_spec
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of train.py: the settings, and what hydra knows about it.
+
+    Attributes:
+        config: the composed configuration as plain containers, for the record.
+        folder: the run folder.
+        name: the overrides that made the run, for people.
+        choices: the option chosen in each config group.
+    """
+
+    settings: Settings
+    config: dict[str, Any]
+    folder: Path
+    name: str
+    choices: dict[str, str]
+
+
+def job(cfg: DictConfig) -> Job:
+    """What `train.py` is asked to do; a configuration that is refused leaves no run folder behind."""
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    try:
+        settings = read(cfg)
+    except UserError:
+        discard(folder)
+        raise
+    choices = {group: str(choice) for group, choice in hydra.runtime.choices.items() if not group.startswith("hydra/")}
+    return Job(settings, plain(cfg), folder, hydra.job.override_dirname or "defaults", choices)
+
+
+def discard(folder: Path) -> None:
+    """Remove a run folder that holds nothing but what hydra wrote at the start; any other stays as it is."""
+    ours = {".hydra", "train.log", "config.yaml"}
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= ours:
+        shutil.rmtree(folder)
+
+
+def read(cfg: DictConfig, look_at_data: bool = True) -> Settings:
+    """Check a composed configuration and turn it into settings; without a look at the files, where nothing will train.
+
+    Raises:
+        ConfigError: a key has the wrong type or an impossible value, or two do not fit together.
+        DataError: the data folder is not what the configuration says.
+    """
+    config = plain(cfg)
+    for group in ("schedule", "unfreeze", "data"):
+        config[group] = _instantiate(group, config[group])
+    try:
+        settings = Settings(**config)
+    except ValidationError as error:
+        raise ConfigError(_first_mistake(error)) from error
+    _check_together(settings)
+    if look_at_data:
+        settings.data.check()
+        _check_teacher(settings)
+    return settings
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as dicts, lists and scalars, every interpolation resolved."""
+    cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("hydra", "experiment")])
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value; give one: {missing[0]}=...")
+    try:
+        return OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{getattr(error, 'full_key', '') or 'configuration'}: {error.msg or error}") from error
+
+
+def _instantiate(group: str, node: dict[str, Any]) -> Any:
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise ConfigError(f"{group}={node!r} is not an option of conf/{group}; {options(group)}")
+    if node["_target_"] not in TARGETS:
+        raise ConfigError(
+            f"{group}._target_={node['_target_']} is not what a configuration may build; {options(group)}"
+        )
+    try:
+        return instantiate(node, _convert_="all", _execution_whitelist_=TARGETS)
+    except UserError:
+        raise
+    except (InstantiationException, ValueError, TypeError) as error:
+        raise ConfigError(f"{group}.{error.__cause__ or error}") from error
+
+
+def _first_mistake(error: ValidationError) -> str:
+    """One line on the first mistake that the checks found, and how many more there are."""
+    mistakes = error.errors(include_url=False)
+    first = mistakes[0]
+    where = [part for part in first["loc"] if part not in ("auto", "file")]  # which kind of teacher: not a key
+    key = ".".join(map(str, where)) or "configuration"
+    others = {repr(mistake["input"]) for mistake in mistakes} - {
+        repr(first["input"])
+    }  # one value may fill several keys
+    more = f" (and {len(others)} more)" if others else ""
+    if first["type"] == "extra_forbidden":
+        return f"{key} is not an option; {nearest(key, [name for name in known_keys() if name != key])}{more}"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    shown = "" if isinstance(first["input"], dict) else f"={first['input']!r}"
+    return f"{key}{shown}: {message}{more}"
+
+
+def _check_together(settings: Settings) -> None:
+    """What single keys cannot tell: the plan against the run's length, objectives against what is measured."""
+    epochs, first = settings.trainer.epochs, settings.unfreeze.first_epoch
+    if first is not None and first >= epochs:
+        raise ConfigError(
+            f"unfreeze.start_epoch={first} is beyond the last epoch, {epochs - 1} (trainer.epochs={epochs}, counted "
+            "from 0); lower it, train longer, or say unfreeze=frozen"
+        )
+    known = {*OBJECTIVES, *(f"val/iou/{name}" for name in settings.data.class_names)}
+    for objective in settings.objective:
+        if objective not in known:
+            raise ConfigError(f"objective={objective} is not measured; {nearest(objective, known)}")
+        if objective == "val/teacher_agreement" and not settings.loss.needs_teacher:
+            raise ConfigError(
+                "objective=val/teacher_agreement needs a teacher, and this loss has none (alpha = beta = 0)"
+            )
+    if not settings.objective:
+        raise ConfigError(f"objective is empty; choose from {', '.join(sorted(known))}")
+    if not settings.objective[0].startswith("val/"):
+        raise ConfigError(f"objective={settings.objective[0]} cannot choose the best epoch; name a val/ metric first")
+
+
+def _check_teacher(settings: Settings) -> None:
+    """Refuse a teacher file that is missing or that knows other classes than the data."""
+    if not isinstance(settings.teacher, TeacherFile) or not settings.loss.needs_teacher:
+        return
+    file = find_weights(Path(settings.teacher.path), "teacher.path")
+    spec = read_spec(file)
+    if (spec.classes, spec.class_names) != (settings.data.classes, settings.data.class_names):
+        raise ConfigError(
+            f"teacher.path={file}: this teacher knows {_few(spec.class_names)} by {spec.classes} logits, the data has "
+            f"{_few(settings.data.class_names)} with data.classes={settings.data.classes}; they must be the same"
+        )
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return f"{len(names)} classes ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+
+
+def block_count(network: NetworkSettings) -> int:
+    """Number of encoder blocks of a network: from the table, or, where that cannot tell, from the network (slow).
+
+    The table holds for architectures that run the encoder to its full depth at its own strides.
+    """
+    if network.arch.lower() in FULL_DEPTH and network.encoder in BLOCK_COUNTS:
+        return BLOCK_COUNTS[network.encoder]
+    from kd.models import count_blocks
+
+    return count_blocks(network)

@@ -1,0 +1,102 @@
+"""How good a network is and what it costs: always eval mode, no augmentation, temperature 1."""
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import mul
+
+import torch
+from torch import Tensor
+
+from kd.data.loading import EvalLoader
+from kd.losses import cross_entropy
+from kd.metrics import Confusion, predict_labels
+from kd.network import Network
+from kd.precision import Precision
+
+NOT_COUNTED = 255  # a label that no network predicts: there are at most 255 of them
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A network over a whole split.
+
+    Attributes:
+        loss: cross-entropy with the ground truth, nats per valid pixel of the split: the same figure for every recipe.
+        confusion: counts of (true, predicted) labels over the split.
+        labels: the predictions, a B x H x W uint8 CPU tensor per batch, where they were asked for.
+        agreement: fraction of valid pixels with the label that `reference` gives them; None without one.
+    """
+
+    loss: float | None
+    confusion: Confusion
+    labels: list[Tensor]
+    agreement: float | None
+
+    def metrics(self, class_names: Sequence[str]) -> dict[str, float | None]:
+        """loss, miou, dice, iou/<class> and, where there was a reference, teacher_agreement."""
+        agreement = {} if self.agreement is None else {"teacher_agreement": self.agreement}
+        return {"loss": self.loss, **self.confusion.summary(class_names), **agreement}
+
+
+@torch.no_grad()
+def evaluate(
+    network: Network,
+    loader: EvalLoader,
+    precision: Precision,
+    ignore_index: int | None,
+    reference: Sequence[Tensor] | None = None,
+    keep_labels: bool = False,
+) -> Evaluation:
+    """Evaluate over every sample of a loader; `reference` is another network's `labels` over the same loader."""
+    was_training = network.training
+    network.eval()
+    labels_count = len(network.class_names)
+    confusion = Confusion(labels_count, ignore_index, precision.device)
+    agreement = Confusion(labels_count, NOT_COUNTED, precision.device)
+    nats, pixels, kept = [], [], []
+    for index, batch in enumerate(loader):
+        batch = batch.to(precision.device)
+        with precision.autocast():
+            logits = network(batch.images)
+        valid = torch.ones_like(batch.masks, dtype=torch.bool) if ignore_index is None else batch.masks != ignore_index
+        nats.append(cross_entropy(logits, batch.masks, valid))
+        pixels.append(valid.sum())
+        labels = predict_labels(logits)
+        confusion.add(labels, batch.masks)
+        if reference is not None:
+            expected = reference[index].to(precision.device)
+            agreement.add(labels, expected.masked_fill(~valid, NOT_COUNTED))
+        if keep_labels:
+            kept.append(labels.cpu())
+    network.train(was_training)
+    return Evaluation(
+        loss=_mean_per_pixel(nats, pixels),
+        confusion=confusion,
+        labels=kept,
+        agreement=None if reference is None else agreement.accuracy(),
+    )
+
+
+def _mean_per_pixel(means: list[Tensor], pixels: list[Tensor]) -> float | None:
+    counts = torch.stack(pixels).tolist()
+    total = math.fsum(map(mul, torch.stack(means).tolist(), counts))
+    return total / sum(counts) if sum(counts) else None
+
+
+@torch.no_grad()
+def latency_ms(network: Network, image_size: tuple[int, int], precision: Precision, rounds: int = 11) -> float:
+    """Median milliseconds from one H x W image to its logits, batch 1, after two warm-up calls."""
+    was_training = network.training
+    network.eval()
+    image = torch.zeros(1, 3, *image_size, dtype=torch.uint8, device=precision.device)
+    seconds = []
+    for _ in range(rounds + 2):
+        started = time.perf_counter()
+        with precision.autocast():
+            network(image).sum().item()  # .item() waits for the device
+        seconds.append(time.perf_counter() - started)
+    network.train(was_training)
+    return statistics.median(seconds[2:]) * 1000

@@ -1,0 +1,155 @@
+"""One distillation from settings to summary: the verb behind `train.py`.
+
+A teacher is found or trained, a student is distilled from it, both are measured, and the run folder tells it all;
+MLflow is given a copy. Where no term of the loss looks at a teacher, none is built.
+"""
+
+import logging
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import Tensor
+
+from kd import console, models, plots, teacher_store, tracking
+from kd.composition import PROJECT
+from kd.config import Job, discard
+from kd.data.transforms import TRANSFORMS
+from kd.errors import ConfigError, UserError
+from kd.losses import DistillationLoss
+from kd.run_folder import RunFolder
+from kd.runner import Bench, Lesson, figures, train
+from kd.teacher import LiveTeacher
+
+log = logging.getLogger(__name__)
+
+
+def run(job: Job) -> float | tuple[float, ...]:
+    """Do what a job asks for; returns its objective, or several in the order asked for.
+
+    A job that fails on something a person did before its first epoch was over leaves no run folder behind.
+    """
+    try:
+        return _distil(job)
+    except UserError:
+        discard(job.folder)
+        raise
+
+
+def _distil(job: Job) -> float | tuple[float, ...]:
+    settings, folder = job.settings, RunFolder(job.folder)
+    bench = Bench.of(settings, build_transforms(settings.augment.transforms))
+    started = time.perf_counter()
+    console.say(f"run      {folder.path}")
+    teacher, teacher_path = teacher_store.obtain(bench) if settings.loss.needs_teacher else (None, None)
+    teacher_figures, teacher_labels = (None, None) if teacher is None else figures(teacher, bench, teacher_path)
+
+    with tracking.run(settings.tracking, settings.root, job.name, _tags(job)) as mirror:
+        folder.write_config(job.config)
+        mirror.parameters(dict(_flatten(job.config)))
+        student = bench.build("student", settings.seed)
+        lesson = Lesson(
+            who="student",
+            network=student,
+            timeline=settings.timeline(len(student.partition.blocks)),
+            loss=DistillationLoss(settings.loss.model_dump(), settings.data.classes, settings.data.ignore_index),
+            seed=settings.seed,
+            objective=settings.objective[0],
+            teacher=None if teacher is None else LiveTeacher(teacher, bench.precision),
+            reference=teacher_labels,
+        )
+        plots.draw_timeline(lesson.timeline, folder / "timeline.png")
+        best = train(lesson, bench, folder, mirror)
+        summary = _finish(bench, folder, best, teacher_figures, teacher_labels)
+        summary["total_seconds"] = time.perf_counter() - started
+        objective = tuple(_objective(name, best, summary["student"]) for name in settings.objective)
+        folder.write_summary({"objective": dict(zip(settings.objective, objective, strict=True)), **summary})
+        mirror.summary(_flatten_figures(summary))
+        mirror.artifacts(folder.path)
+    console.say(f"run      {folder.path}")
+    return objective[0] if len(objective) == 1 else objective
+
+
+def build_transforms(recipe: list[dict[str, Any]]) -> list[Any]:
+    """The albumentations transforms of a recipe.
+
+    Raises:
+        ConfigError: a name or an argument that albumentations does not have.
+    """
+    try:
+        return instantiate(recipe, _convert_="all", _execution_whitelist_=TRANSFORMS)
+    except (InstantiationException, ValueError, TypeError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ConfigError(
+            f"augment.transforms: {reason}; name transforms as albumentations.<Class>, with their own arguments"
+        ) from error
+
+
+def _finish(bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher_figures: dict[str, Any] | None,
+            teacher_labels: list[Tensor] | None) -> dict[str, Any]:  # fmt: skip
+    """Measure the best student as it was saved, draw the pictures, show the table."""
+    file = folder / "student.safetensors"
+    student = bench.precision.place(models.load(file))
+    student_figures, labels = figures(student, bench, file)
+    if student_figures["val/miou"] != best["val/miou"]:
+        log.warning(
+            "the saved student reaches val/miou %s, its epoch said %s", student_figures["val/miou"], best["val/miou"]
+        )
+    plots.draw_curves(folder.metrics(), best["epoch"], (teacher_figures or {}).get("val/miou"), folder / "curves.png")
+    samples = list(_samples(bench, labels, teacher_labels))
+    plots.draw_predictions(samples, bench.data.class_names, bench.data.ignore_index, folder / "predictions.png")
+    console.show(console.comparison(student_figures, teacher_figures))
+    return {
+        "best_epoch": best["epoch"],
+        "epochs": len(folder.metrics()),
+        "student": student_figures,
+        **({"teacher": teacher_figures} if teacher_figures else {}),
+    }
+
+
+def _samples(
+    bench: Bench, student: list[Tensor], teacher: list[Tensor] | None, count: int = 5
+) -> Iterator[dict[str, np.ndarray]]:
+    """Validation samples at even distances through the split, with the labels both networks gave them."""
+    student_labels, size = torch.cat(student), bench.data.size("val")
+    teacher_labels = None if teacher is None else torch.cat(teacher)
+    for index in sorted({round(i * (size - 1) / max(count - 1, 1)) for i in range(count)}):
+        image, truth = bench.data.read("val", index)
+        sample = {"image": image, "truth": truth, "student": student_labels[index].numpy()}
+        yield sample if teacher_labels is None else {**sample, "teacher": teacher_labels[index].numpy()}
+
+
+def _objective(name: str, best: Mapping[str, Any], student: Mapping[str, Any]) -> float:
+    value = student[name.removeprefix("student/")] if name.startswith("student/") else best[name]
+    return float("nan") if value is None else float(value)
+
+
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _flatten_figures(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The closing figures as metrics: student/..., teacher/..., best_epoch, seconds."""
+    flat = {name.replace(".", "/", 1): value for name, value in _flatten(summary)}
+    return {name: value for name, value in flat.items() if isinstance(value, int | float)}
+
+
+def _tags(job: Job) -> dict[str, str]:
+    """What a person filters and groups runs by in MLflow."""
+    tags = {
+        "role": "student",
+        "run_folder": str(job.folder),
+        **{f"group.{name}": choice for name, choice in job.choices.items()},
+    }
+    tags |= {"mlflow.source.name": "train.py", "mlflow.source.type": "LOCAL"}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    return tags | ({"mlflow.source.git.commit": commit.stdout.strip()} if commit.returncode == 0 else {})

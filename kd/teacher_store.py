@@ -1,0 +1,92 @@
+"""Where a teacher comes from: a file, or a supervised training of its own that is kept under a fingerprint.
+
+The fingerprint covers everything that made the teacher (network, data, views, optimiser, length, seed), so that the
+next run with the same teacher settings starts at once, and no run is ever given another's. A lock lets processes that
+start together train it once.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from filelock import FileLock
+
+from kd import console, models, plots, tracking
+from kd.losses import DistillationLoss
+from kd.network import Network
+from kd.run_folder import RunFolder
+from kd.runner import Bench, Lesson, figures, train
+from kd.schedules import Constant
+from kd.settings import Settings, TeacherFile
+from kd.spec import find_weights
+from kd.timeline import LearningRates, Timeline
+from kd.unfreeze import All
+
+FORMAT = 1  # raise it when the same settings would train another teacher
+
+
+def fingerprint(settings: Settings) -> str:
+    """A hash of everything that makes an automatic teacher what it is."""
+    optimizer, trainer = settings.optimizer, settings.trainer
+    made_of = {
+        "format": FORMAT,
+        "network": settings.backbone.teacher.model_dump(),
+        "weights": _content(settings.backbone.teacher.weights),
+        "data": settings.data.fingerprint(),
+        "augment": settings.augment.transforms,
+        "teacher": settings.teacher.model_dump(),
+        "optimizer": optimizer.model_dump(exclude={"lr", "encoder_lr_scale", "depth_decay"}),
+        "trainer": trainer.model_dump(include={"batch_size", "accumulate", "precision"}),
+    }
+    return hashlib.blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _content(weights: str | None) -> str | None:
+    """A digest of a file of encoder weights; None where weights are random or named."""
+    if weights is None or not Path(weights).is_file():
+        return None
+    with Path(weights).open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def obtain(bench: Bench) -> tuple[Network, Path]:
+    """The teacher of a run, on the device, and the file of its weights.
+
+    Raises:
+        ModelError: a file that is not there, is damaged, or holds other classes.
+    """
+    settings = bench.settings
+    if isinstance(settings.teacher, TeacherFile):
+        file = find_weights(Path(settings.teacher.path), "teacher.path")
+    else:
+        folder = RunFolder(settings.root / "runs" / "teachers" / fingerprint(settings))
+        file = folder / "teacher.safetensors"
+        with FileLock(folder / ".lock"):
+            if (folder / "summary.json").exists():
+                console.say(f"teacher  {settings.backbone.teacher.encoder}, trained before: {folder.path}")
+            else:
+                _train(bench, folder)
+    network = models.load(file)
+    network.class_names = bench.data.class_names  # names are no part of what is learnt, nor of the fingerprint
+    return bench.precision.place(network), file
+
+
+def _train(bench: Bench, folder: RunFolder) -> None:
+    """Train the teacher, all blocks open from the first epoch; summary.json, written last, completes its folder."""
+    settings, teacher = bench.settings, bench.settings.teacher
+    network = bench.build("teacher", teacher.seed)
+    rates = LearningRates(teacher.lr, min(settings.optimizer.min_lr, teacher.lr), teacher.encoder_lr_scale)
+    timeline = Timeline(Constant(1.0), All(), rates, teacher.epochs, len(network.partition.blocks))
+    weights = {"alpha": 0, "beta": 0, "gamma": teacher.gamma, "delta": teacher.delta}
+    loss = DistillationLoss(weights, bench.data.classes, bench.data.ignore_index)
+    encoder, file = settings.backbone.teacher.encoder, folder / "teacher.safetensors"
+    console.say(f"teacher  {encoder}, trained first, for {teacher.epochs} epochs: {folder.path}")
+    tags = {"role": "teacher", "teacher": folder.path.name}
+    with tracking.run(settings.tracking, settings.root, f"teacher {folder.path.name}", tags) as mirror:
+        mirror.parameters({"encoder": encoder, **teacher.model_dump()})
+        best = train(Lesson("teacher", network, timeline, loss, teacher.seed), bench, folder, mirror)
+        measured, _ = figures(bench.precision.place(models.load(file)), bench, file)
+        plots.draw_curves(folder.metrics(), best["epoch"], None, folder / "curves.png")
+        folder.write_summary({"best_epoch": best["epoch"], "epochs": teacher.epochs, "teacher": measured})
+        mirror.summary({f"teacher/{name}": value for name, value in measured.items()})
+        mirror.artifacts(folder.path)

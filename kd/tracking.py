@@ -1,0 +1,164 @@
+"""MLflow, and nothing else of the project knows it: a mirror of what the run folder already holds.
+
+One batch of metrics per epoch, since calls cost more than values; no process-global "active run", so that several runs
+can live in one process. The mirror may be down: the first failure is said once, and the run goes on without it. The
+client's own patience (minutes of retries) is cut to seconds, unless the environment asks for it.
+"""
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from kd.errors import ConfigError
+from kd.settings import Tracking
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+
+UNREACHABLE = "MLflow at %s cannot be reached (%s); the run goes on without it"
+
+log = logging.getLogger(__name__)
+
+
+def store_uri(settings: Tracking, root: Path) -> str:
+    """The tracking store: the setting, else MLFLOW_TRACKING_URI, else an absolute sqlite address under `root`."""
+    default = f"sqlite:///{(root / 'mlruns' / 'mlflow.db').resolve().as_posix()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or settings.uri or default
+
+
+class NullRun:
+    """A mirror that shows nothing."""
+
+    run_id: str | None = None
+
+    def parameters(self, values: Mapping[str, Any]) -> None: ...
+    def tags(self, values: Mapping[str, str]) -> None: ...
+    def epoch(self, metrics: Mapping[str, float | None], step: int) -> None: ...
+    def summary(self, metrics: Mapping[str, float | None]) -> None: ...
+    def artifacts(self, folder: Path) -> None: ...
+    def finish(self, status: str) -> None: ...
+
+
+class MLflowRun(NullRun):
+    """One MLflow run, mirrored until the first failure."""
+
+    def __init__(self, client: Any, run_id: str) -> None:
+        self._client, self.run_id, self._lost = client, run_id, False
+
+    def _try(self, what: str, call: Any, *args: Any) -> None:
+        if self._lost:
+            return
+        try:
+            call(self.run_id, *args)
+        except Exception as error:  # every transport and store has errors of its own
+            self._lost = True
+            log.warning(
+                "MLflow did not take %s (%s); the run goes on, its folder holds everything", what, _brief(error)
+            )
+
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(key, str(value)[:6000]) for key, value in values.items()]
+        for start in range(0, len(params), 100):
+            self._try(
+                "parameters",
+                lambda run_id, part: self._client.log_batch(run_id, params=part),
+                params[start : start + 100],
+            )
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        tags = [RunTag(key, value) for key, value in values.items()]
+        self._try("tags", lambda run_id: self._client.log_batch(run_id, tags=tags))
+
+    def epoch(self, metrics: Mapping[str, float | None], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        batch = [Metric(_key(name), value, now, step) for name, value in metrics.items() if value is not None]
+        self._try("metrics", lambda run_id: self._client.log_batch(run_id, metrics=batch))
+
+    def summary(self, metrics: Mapping[str, float | None]) -> None:
+        self.epoch(metrics, 0)
+
+    def artifacts(self, folder: Path) -> None:
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and not path.name.startswith("."):
+                self._try(path.name, self._client.log_artifact, path)
+
+    def finish(self, status: str) -> None:
+        self._try("the end of the run", self._client.set_terminated, status)
+
+
+def _key(name: str) -> str:
+    """A metric name that MLflow takes: letters, digits, and _ - . space : / alone, and a path without detours."""
+    plain = "".join(char if char.isalnum() or char in "_-. :/" else "_" for char in name)[:250]
+    return "/".join("_" if part in ("", ".", "..") else part for part in plain.split("/"))
+
+
+def _brief(error: Exception) -> str:
+    """The first line of an error, without the credentials that an address may hold."""
+    return _public(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")[:200]
+
+
+def _public(text: str) -> str:
+    return re.sub(r"//[^/@\s]+@", "//***@", text)
+
+
+def _start(settings: Tracking, root: Path, name: str, tags: Mapping[str, str]) -> NullRun:
+    """Open a run in the store, creating store and experiment where they are missing.
+
+    A store that cannot be reached costs a warning, not the run.
+
+    Raises:
+        ConfigError: the address is of a kind that MLflow does not know.
+    """
+    if not settings.enabled:
+        return NullRun()
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    for noisy in ("alembic", "mlflow.store.db.utils"):  # a line per migration of a fresh store
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    uri = store_uri(settings, root)
+    folder = root / "mlruns"
+    try:
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".create.lock"):  # processes that create one database together break it
+            experiment = client.get_experiment_by_name(settings.experiment)
+            location = (folder / "artifacts").resolve().as_uri() if uri.startswith("sqlite:") else None
+            experiment_id = (
+                experiment.experiment_id if experiment else client.create_experiment(settings.experiment, location)
+            )
+        run = client.create_run(experiment_id, run_name=name, tags={**tags, **settings.tags})
+        return MLflowRun(client, run.info.run_id)
+    except MlflowException as error:
+        if "is not a valid" in str(error) or "unsupported" in str(error).lower():
+            raise ConfigError(f"tracking.uri={_public(uri)}: {_brief(error)}") from error
+        log.warning(UNREACHABLE, _public(uri), _brief(error))
+    except Exception as error:  # no network, a locked or read-only store, ...
+        log.warning(UNREACHABLE, _public(uri), _brief(error))
+    return NullRun()
+
+
+@contextmanager
+def run(settings: Tracking, root: Path, name: str, tags: Mapping[str, str]) -> Iterator[NullRun]:
+    """A run in the store for as long as the block lasts: FINISHED after it, KILLED on Ctrl-C, FAILED on an error."""
+    mirror = _start(settings, root, name, tags)
+    try:
+        yield mirror
+    except BaseException as error:
+        mirror.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    mirror.finish("FINISHED")

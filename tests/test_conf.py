@@ -1,0 +1,142 @@
+"""Every file of conf/ composes, is read, and does what it says; found by glob, so that a new one is tested too."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from kd.composition import CONF, compose
+from kd.config import plain, read
+
+FILES = sorted(CONF.rglob("*.yaml"))
+OPTIONS = [(file.parent.name, file.stem) for file in FILES if file.parent != CONF]
+NEEDED = {("data", "folder"): "data.root=.", ("data", "camvid"): "data.root=.", ("teacher", "file"): "teacher.path=x"}
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_is_read(group, option):
+    overrides = [f"{group}={option}", *([NEEDED[group, option]] if (group, option) in NEEDED else [])]
+    settings = read(compose(overrides), look_at_data=False)
+    assert len(settings.timeline(blocks=7)) == settings.trainer.epochs
+
+
+@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "augment"])
+def test_every_augmentation_is_built_by_albumentations(option):
+    from kd.experiment import build_transforms
+
+    recipe = read(compose([f"augment={option}"])).augment.transforms
+    assert [type(built).__name__ for built in build_transforms(recipe)] == [
+        named["_target_"].rpartition(".")[2] for named in recipe
+    ]
+
+
+@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "backbone"])
+def test_every_backbone_exists_in_smp(option):
+    from kd.models import count_blocks
+
+    backbone = read(compose([f"backbone={option}"])).backbone
+    assert count_blocks(backbone.student) > 1
+    assert count_blocks(backbone.teacher) > 1
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONF)))
+def test_every_file_is_short_and_says_what_it_is_for(file: Path):
+    lines = file.read_text().splitlines()
+    assert len(lines) <= 25 or file.name == "config.yaml"
+    purpose = lines[1] if lines[0].startswith("# @package") else lines[0]
+    assert purpose.startswith("# ")
+    assert len(purpose.split()) >= 4
+
+
+def test_every_group_has_a_default():
+    groups = {file.parent.name for file in FILES if file.parent != CONF} - {"experiment"}
+    assert groups <= set(compose([]))
+
+
+SHARED = {
+    "optimizer.lr": 1e-4,
+    "optimizer.min_lr": 1e-6,
+    "optimizer.weight_decay": 1e-4,
+    "optimizer.clip_norm": 5.0,
+    "trainer.batch_size": 4,
+    "trainer.precision": "bf16",
+    "data.image_size": [640, 640],
+    "backbone.teacher.encoder": "efficientnet-b3",
+    "backbone.student.encoder": "efficientnet-b0",
+    "backbone.teacher.weights": "imagenet",
+    "backbone.student.weights": "imagenet",
+    "loss.alpha": 0.3,
+    "loss.beta": 0.5,
+    "loss.gamma": 0.5,
+    "loss.delta": 1.0,
+}
+REFERENCE = {
+    **SHARED,
+    "trainer.epochs": 50,
+    "schedule._target_": "kd.schedules.Cosine",
+    "schedule.initial": 4.0,
+    "schedule.final": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        (
+            "b0_from_b3_temp_prog",
+            {**REFERENCE, "unfreeze.start_epoch": 5, "unfreeze.rate": 3, "optimizer.encoder_lr_scale": 0.3},
+        ),
+        (
+            "temp_prog_guide",
+            {**REFERENCE, "unfreeze.start_epoch": 10, "unfreeze.rate": 5, "optimizer.encoder_lr_scale": 0.1},
+        ),
+        (
+            "t10_curriculum",
+            {**SHARED, "trainer.epochs": 100, "schedule.at": [0, 0.2, 0.8, 1], "schedule.temperatures": [10, 8, 3, 1]},
+        ),
+    ],
+)
+def test_a_recipe_carries_the_figures_of_its_source(recipe, says):
+    cfg = compose([f"experiment={recipe}"])
+    assert {key: OmegaConf.select(cfg, key) for key in says} == says
+
+
+def test_the_reference_recipe_has_the_heavy_augmentation_of_its_source():
+    names = [
+        node["_target_"].rpartition(".")[2] for node in compose(["experiment=b0_from_b3_temp_prog"]).augment.transforms
+    ]
+    assert names == [
+        "HorizontalFlip", "ColorJitter", "RandomBrightnessContrast", "RandomRain", "RandomFog", "RandomSunFlare",
+        "GaussianBlur", "GaussNoise",
+    ]  # fmt: skip
+
+
+def test_small_data_opens_later_and_learns_slower_than_the_guide():
+    small, guide = (read(compose([f"experiment={name}"])) for name in ("small_data", "temp_prog_guide"))
+    assert small.unfreeze.first_epoch > guide.unfreeze.first_epoch
+    assert small.optimizer.lr * small.optimizer.encoder_lr_scale < guide.optimizer.lr * guide.optimizer.encoder_lr_scale
+
+
+def test_large_data_opens_earlier_than_the_guide():
+    large, guide = (read(compose([f"experiment={name}"])) for name in ("large_data", "temp_prog_guide"))
+    assert large.unfreeze.first_epoch < guide.unfreeze.first_epoch
+
+
+def test_finetune_starts_colder_and_opens_few_blocks():
+    tune, guide = (read(compose([f"experiment={name}"])) for name in ("finetune", "temp_prog_guide"))
+    assert tune.schedule(0.0) < guide.schedule(0.0)
+    assert tune.timeline(7)[tune.trainer.epochs - 1].unfrozen_blocks < 7
+
+
+def test_an_override_wins_over_a_recipe():
+    cfg = compose(["experiment=temp_prog_guide", "unfreeze.rate=2", "schedule=linear"])
+    assert (cfg.unfreeze.rate, cfg.schedule["_target_"]) == (2, "kd.schedules.Linear")
+
+
+def test_hinton_weighs_the_labels_with_what_alpha_leaves():
+    loss = plain(compose(["loss=hinton", "loss.alpha=0.8"]))["loss"]
+    assert (loss["alpha"], loss["beta"], loss["gamma"], loss["delta"]) == (0.8, 0.0, 0.2, 0.0)
+
+
+def test_hard_only_needs_no_teacher():
+    assert not read(compose(["loss=hard_only"])).loss.needs_teacher

@@ -1,0 +1,271 @@
+"""A teacher is trained once for what made it: every setting that matters is in its fingerprint, and no other is."""
+
+import shutil
+import threading
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kd import models, teacher_store
+from kd.composition import compose
+from kd.config import read
+from kd.errors import ModelError, UserError
+from kd.network import Network
+from kd.runner import Bench
+from kd.settings import NetworkSettings
+from kd.teacher_store import fingerprint, obtain
+
+BASE = ["backbone=tiny", "data.image_size=[32,32]", "data.train=4", "data.val=2", "data.test=1", "trainer.device=cpu"]
+TINY = [
+    *BASE, "backbone.teacher.encoder=tu-mobilenetv3_small_050", "tracking=none", "augment=none", "trainer.batch_size=4",
+    "trainer.epochs=1", "unfreeze=all",
+]  # fmt: skip
+
+
+def settings(*overrides):
+    return read(compose([*BASE, *overrides]))
+
+
+def bench(*overrides) -> Bench:
+    return Bench.of(read(compose([*TINY, *overrides])), [])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A project root with the teacher of TINY in it."""
+    root = tmp_path_factory.mktemp("root")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KD_ROOT", str(root))
+        obtain(bench())
+    return root
+
+
+@pytest.fixture
+def project(trained, tmp_path, monkeypatch):
+    """A copy of that root, which is this test's own."""
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    monkeypatch.setenv("KD_ROOT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """The teachers that were trained during this test."""
+    done, original = [], teacher_store._train
+    monkeypatch.setattr(
+        teacher_store, "_train", lambda on, folder: (done.append(folder.path.name), original(on, folder))
+    )
+    return done
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    one, other = one.state_dict(), other.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# the fingerprint
+
+
+@pytest.fixture(scope="module")
+def usual():
+    """The fingerprint without any change."""
+    return fingerprint(settings())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "backbone.teacher.encoder=resnet34",
+        "backbone.teacher.arch=fpn",
+        "teacher.epochs=7",
+        "trainer.epochs=7",
+        "teacher.lr=0.0005",
+        "optimizer.lr=0.0005",
+        "teacher.encoder_lr_scale=0.5",
+        "teacher.gamma=1",
+        "teacher.delta=0.5",
+        "teacher.seed=1",
+        "optimizer.min_lr=1e-5",
+        "optimizer.weight_decay=0.01",
+        "optimizer.betas=[0.8,0.999]",
+        "optimizer.clip_norm=null",
+        "trainer.batch_size=5",
+        "trainer.accumulate=2",
+        "trainer.precision=bf16",
+        "augment=none",
+        "augment=heavy",
+        "augment.transforms=[]",
+        "data.image_size=[64,32]",
+        "data.classes=3",
+        "data.ignore_index=255",
+        "data.train=5",
+        "data.val=3",
+        "data.seed=1",
+        "data.noise=3",
+    ],
+)
+def test_what_makes_a_teacher_is_in_its_fingerprint(change, usual):
+    assert fingerprint(settings(change)) != usual
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=5",
+        "objective=val/dice",
+        "schedule=linear",
+        "schedule.initial=20",
+        "schedule.final=2",
+        "unfreeze=frozen",
+        "unfreeze.rate=7",
+        "unfreeze.start_epoch=1",
+        "loss=hinton",
+        "loss.alpha=0.9",
+        "loss.gamma=0",
+        "loss.delta=2",
+        "backbone.student.encoder=resnet18",
+        "backbone.student.arch=fpn",
+        "backbone.student.weights=imagenet",
+        "optimizer.encoder_lr_scale=0.7",
+        "optimizer.depth_decay=0.5",
+        "trainer.device=auto",
+        "trainer.workers=2",
+        "tracking=none",
+        "tracking.experiment=other",
+        "tracking.run_name=x",
+    ],
+)
+def test_what_makes_only_the_student_is_not(change, usual):
+    assert fingerprint(settings(change)) == usual
+
+
+@pytest.mark.parametrize(
+    ("fixed", "change"), [("teacher.epochs=30", "trainer.epochs=9"), ("teacher.lr=0.001", "optimizer.lr=0.0005")]
+)
+def test_a_student_may_train_otherwise_than_a_teacher_of_fixed_settings(fixed, change):
+    assert fingerprint(settings(fixed, change)) == fingerprint(settings(fixed))
+
+
+def test_the_place_of_the_project_is_not_in_the_fingerprint(monkeypatch, tmp_path, usual):
+    monkeypatch.setenv("KD_ROOT", str(tmp_path / "elsewhere"))
+    assert fingerprint(settings()) == usual
+
+
+def test_the_fingerprint_is_a_short_name_for_a_folder(usual):
+    assert len(usual) == 16
+    assert usual.isalnum()
+
+
+def test_the_content_of_a_file_of_weights_is_in_the_fingerprint(tmp_path):
+    file = tmp_path / "encoder.safetensors"
+    prints = []
+    for value in (0.0, 1.0, 0.0):
+        save_file({"weight": torch.full((2,), value)}, file)
+        prints.append(fingerprint(settings(f"backbone.teacher.weights={file}")))
+    assert prints[0] == prints[2] != prints[1]
+
+
+# trained once
+
+
+def test_a_teacher_is_trained_and_loaded_from_its_folder(project):
+    network, file = obtain(bench())
+    folder = project / "runs" / "teachers" / fingerprint(bench().settings)
+    assert file == folder / "teacher.safetensors"
+    assert isinstance(network, Network)
+    assert same(network, models.load(file))
+    assert network.class_names == ("background", "foreground")
+    left = {"teacher.safetensors", "teacher.json", "summary.json", "metrics.jsonl", "curves.png"}
+    assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == left
+
+
+def test_a_teacher_is_not_trained_again(project, trainings, capsys):
+    first, _ = obtain(bench())
+    second, _ = obtain(bench("seed=3", "loss=soft_only", "unfreeze=frozen", "backbone.student.encoder=resnet18"))
+    assert trainings == []
+    assert same(first, second)
+    assert capsys.readouterr().out.count("trained before") == 2
+
+
+def test_another_teacher_has_a_folder_of_its_own(project, trainings):
+    old = {path.name for path in (project / "runs" / "teachers").iterdir()}
+    first, second = obtain(bench()), obtain(bench("teacher.seed=1"))
+    assert len(trainings) == 1
+    assert {path.name for path in (project / "runs" / "teachers").iterdir()} == old | set(trainings)
+    assert not same(first[0], second[0])
+
+
+def test_a_teacher_whose_training_was_cut_off_is_trained_again_to_the_same_weights(project, trainings):
+    _, file = obtain(bench())
+    weights, lines = file.read_bytes(), (file.parent / "metrics.jsonl").read_text().count("\n")
+    (file.parent / "summary.json").unlink()
+    file.write_bytes(weights[:1000])
+    obtain(bench("seed=9"))
+    assert len(trainings) == 1
+    assert file.read_bytes() == weights
+    assert (file.parent / "metrics.jsonl").read_text().count("\n") == lines == 1
+
+
+def test_runs_that_start_together_train_a_teacher_once(project, trainings):
+    shutil.rmtree(project / "runs")
+    on, found = bench(), []
+    threads = [threading.Thread(target=lambda: found.append(obtain(on))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(trainings) == 1
+    assert len(found) == 2
+    assert same(found[0][0], found[1][0])
+
+
+def test_a_teacher_speaks_of_the_classes_as_the_data_does(project):
+    """Names are no part of what is learnt, but the figures of teacher and student are compared by name."""
+    named = ["data.classes=2", 'data.class_names=["ground","thing"]']
+    renamed = ["data.classes=2", 'data.class_names=["floor","object"]']
+    assert obtain(bench(*named))[0].class_names == ("ground", "thing")
+    assert obtain(bench(*renamed))[0].class_names == ("floor", "object")
+
+
+def test_a_teacher_without_any_loss_is_refused(project):
+    with pytest.raises(UserError, match="teacher"):
+        obtain(bench("teacher.gamma=0", "teacher.delta=0"))
+
+
+# a teacher that exists
+
+
+def test_a_teacher_from_a_file_or_a_run_folder_is_that_one(project, trainings):
+    expected, file = obtain(bench())
+    for path in (file, file.parent):
+        network, found = obtain(bench("teacher=file", f"teacher.path={path}"))
+        assert found == file
+        assert same(network, expected)
+    assert trainings == []
+
+
+def test_a_student_may_teach(project, tmp_path):
+    expected, file = obtain(bench())
+    models.save(expected, tmp_path / "run" / "student.safetensors")
+    network, found = obtain(bench("teacher=file", f"teacher.path={tmp_path / 'run'}"))
+    assert found == tmp_path / "run" / "student.safetensors" != file
+    assert same(network, expected)
+
+
+def test_a_damaged_teacher_is_refused(project):
+    _, file = obtain(bench())
+    on = bench("teacher=file", f"teacher.path={file}")
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="not a readable safetensors file"):
+        obtain(on)
+
+
+def test_a_teacher_of_another_number_of_logits_is_refused(tmp_path):
+    """Two logits of the names that binary data has: its answers would be broadcast against one logit in silence."""
+    torch.manual_seed(0)
+    names = ("background", "foreground")
+    two = models.build(NetworkSettings(arch="unet", encoder="tu-mobilenetv3_small_050"), 2, names, "backbone.teacher")
+    models.save(two, tmp_path / "teacher.safetensors")
+    with pytest.raises(UserError, match="class"):
+        obtain(bench("teacher=file", f"teacher.path={tmp_path}"))

@@ -1,0 +1,30 @@
+"""Distil one student, or, with -m, run a study: see README.md, and `python train.py --help` for every option."""
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from kd.composition import TARGETS
+from kd.config import job
+from kd.mistakes import one_line_errors
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@hydra.main(config_path="conf", config_name="config", execution_whitelist=TARGETS)
+def main(cfg: "DictConfig") -> float | tuple[float, ...]:
+    alone = HydraConfig.get().mode is RunMode.RUN  # in a multirun it is the sweeper that deals with a failed job
+    with one_line_errors() if alone else nullcontext():
+        asked = job(cfg)
+        from kd.experiment import run  # heavy: torch, albumentations, mlflow
+
+        return run(asked)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
