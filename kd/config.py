@@ -55,8 +55,8 @@ def job(cfg: DictConfig) -> Job:
 
 
 def discard(folder: Path) -> None:
-    """Remove a run folder that holds nothing but what hydra wrote at the start; any other stays as it is."""
-    ours = {".hydra", "train.log", "config.yaml"}
+    """Remove a run folder that holds nothing but what was written before training; any other stays as it is."""
+    ours = {".hydra", "train.log", "config.yaml", "timeline.png"}
     if folder.is_dir() and {path.name for path in folder.iterdir()} <= ours:
         shutil.rmtree(folder)
 

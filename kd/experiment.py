@@ -5,7 +5,6 @@ MLflow is given a copy. Where no term of the loss looks at a teacher, none is bu
 """
 
 import logging
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,7 +16,6 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from kd import console, models, plots, teacher_store, tracking
-from kd.composition import PROJECT
 from kd.config import Job, discard
 from kd.data.transforms import TRANSFORMS
 from kd.errors import ConfigError, UserError
@@ -51,7 +49,7 @@ def _distil(job: Job) -> float | tuple[float, ...]:
 
     with tracking.run(settings.tracking, settings.root, job.name, _tags(job)) as mirror:
         folder.write_config(job.config)
-        mirror.parameters(dict(_flatten(job.config)))
+        mirror.parameters({**job.choices, **_parameters(job.config)})
         student = bench.build("student", settings.seed)
         lesson = Lesson(
             who="student",
@@ -137,6 +135,18 @@ def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
+def _parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as flat parameters that two runs can be compared by, side by side."""
+    flat = {name: value for name, value in _flatten(config) if not name.endswith("._target_")}
+    return flat | {"augment.transforms": ", ".join(map(_call, config["augment"]["transforms"])) or "none"}
+
+
+def _call(node: Mapping[str, Any]) -> str:
+    """A transform as it would be written in Python."""
+    arguments = ", ".join(f"{name}={value}" for name, value in node.items() if name != "_target_")
+    return f"{str(node['_target_']).rpartition('.')[2]}({arguments})"
+
+
 def _flatten_figures(summary: Mapping[str, Any]) -> dict[str, float]:
     """The closing figures as metrics: student/..., teacher/..., best_epoch, seconds."""
     flat = {name.replace(".", "/", 1): value for name, value in _flatten(summary)}
@@ -150,6 +160,4 @@ def _tags(job: Job) -> dict[str, str]:
         "run_folder": str(job.folder),
         **{f"group.{name}": choice for name, choice in job.choices.items()},
     }
-    tags |= {"mlflow.source.name": "train.py", "mlflow.source.type": "LOCAL"}
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False)
-    return tags | ({"mlflow.source.git.commit": commit.stdout.strip()} if commit.returncode == 0 else {})
+    return tags

@@ -8,6 +8,7 @@ client's own patience (minutes of retries) is cut to seconds, unless the environ
 import logging
 import os
 import re
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 
+TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens it as training, not as GenAI traces
 UNREACHABLE = "MLflow at %s cannot be reached (%s); the run goes on without it"
 
 log = logging.getLogger(__name__)
@@ -139,9 +141,11 @@ def _start(settings: Tracking, root: Path, name: str, tags: Mapping[str, str]) -
             experiment = client.get_experiment_by_name(settings.experiment)
             location = (folder / "artifacts").resolve().as_uri() if uri.startswith("sqlite:") else None
             experiment_id = (
-                experiment.experiment_id if experiment else client.create_experiment(settings.experiment, location)
+                experiment.experiment_id
+                if experiment
+                else client.create_experiment(settings.experiment, location, tags=TRAINING)
             )
-        run = client.create_run(experiment_id, run_name=name, tags={**tags, **settings.tags})
+        run = client.create_run(experiment_id, run_name=name, tags={**_source(), **tags, **settings.tags})
         return MLflowRun(client, run.info.run_id)
     except MlflowException as error:
         if "is not a valid" in str(error) or "unsupported" in str(error).lower():
@@ -150,6 +154,17 @@ def _start(settings: Tracking, root: Path, name: str, tags: Mapping[str, str]) -
     except Exception as error:  # no network, a locked or read-only store, ...
         log.warning(UNREACHABLE, _public(uri), _brief(error))
     return NullRun()
+
+
+def _source() -> dict[str, str]:
+    """What started the run, in MLflow's own tags: the script, and the commit where there is one."""
+    tags = {"mlflow.source.name": "train.py", "mlflow.source.type": "LOCAL"}
+    try:
+        command = ["git", "rev-parse", "HEAD"]
+        commit = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return tags
+    return tags | {"mlflow.source.git.commit": commit.stdout.strip()}
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from kd.cli import main
 from kd.composition import PROJECT
@@ -143,3 +144,75 @@ def test_a_teacher_that_is_not_there_is_told_in_one_line(root):
     assert done.returncode == 1
     assert "teacher.path=/nowhere: no weights there" in one_line(done.stderr)
     assert leftovers(root) == []
+
+
+# data that is not what the configuration says
+
+
+def pictures(root: Path, **masks: int) -> Path:
+    """A folder of 32 x 32 pictures, a pair per name; each mask is filled with its number, and has one pixel of 0."""
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True)
+        for name, value in masks.items():
+            Image.effect_noise((32, 32), 50).convert("RGB").save(root / "images" / split / f"{name}.jpg")
+            mask = Image.new("L", (32, 32), value)
+            mask.putpixel((0, 0), 0)
+            mask.save(root / "masks" / split / f"{name}.png")
+    return root
+
+
+def distil(data: Path, *overrides: str) -> subprocess.CompletedProcess:
+    small = [
+        "backbone=tiny",
+        "loss=hard_only",
+        "unfreeze=all",
+        "trainer.epochs=1",
+        "trainer.batch_size=2",
+        "tracking=none",
+    ]
+    return train("data=folder", f"data.root={data}", "data.image_size=[32,32]", *small, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (
+            ["data.classes=1"],
+            ["masks", "holds the values 0,2", "data.classes=1 allows 0 to 1", "data.mask_values=[0,2]"],
+        ),
+        (["data.classes=2"], ["holds the values 0,2", "data.classes=2 allows 0 to 1"]),
+    ],
+)
+def test_masks_beyond_the_classes_are_told_in_one_line(overrides, says, tmp_path, root):
+    done = distil(pictures(tmp_path / "data", a=2, b=2), *overrides)
+    error = one_line(done.stderr)
+    assert all(part in error for part in says), error
+    assert not (root / "runs").exists() or leftovers(root / "runs") == []
+
+
+def test_a_mask_without_its_image_is_told_in_one_line(tmp_path):
+    data = pictures(tmp_path / "data", a=1, b=1)
+    (data / "images" / "train" / "b.jpg").unlink()
+    error = one_line(distil(data).stderr)
+    assert "b.png" in error
+    assert "image" in error
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_cut_short_is_told_in_one_line(workers, tmp_path, root):
+    data = pictures(tmp_path / "data", a=1, b=1, c=1)
+    for image in (data / "images" / "train").iterdir():
+        image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
+    done = distil(data, f"trainer.workers={workers}")
+    assert done.returncode == 1
+    error = one_line(done.stderr)
+    assert ".jpg" in error
+    assert "cannot be read as a picture" in error
+    assert not (root / "runs").exists() or leftovers(root / "runs") == []
+
+
+def test_the_same_folder_trains_once_it_is_whole(tmp_path, root):
+    done = distil(pictures(tmp_path / "data", a=1, b=1, c=1))
+    assert done.returncode == 0, done.stderr
+    assert any(path.name == "student.safetensors" for path in leftovers(root / "runs"))
