@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from kd.errors import ModelError
 
@@ -25,6 +25,14 @@ class NetworkSpec(BaseModel):
     class_names: tuple[str, ...]
     mean: Channels
     std: Channels
+
+    @field_validator("class_names")
+    @classmethod
+    def _a_name_per_label(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        classes = info.data.get("classes", len(names))
+        if len(names) != max(classes, 2):
+            raise ValueError(f"{len(names)} names do not fit {classes} classes")
+        return names
 
 
 def read_spec(weights: Path) -> NetworkSpec:

@@ -29,5 +29,7 @@ class LiveTeacher:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
+        if self.network.training:
+            self.network.eval()
         with self.precision.autocast():
             return self.network(batch.images).float()
