@@ -1,5 +1,6 @@
 """Distil one student, or, with -m, run a study: see README.md, and `python train.py --help` for every option."""
 
+import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ from hydra.types import RunMode
 from kd.composition import TARGETS
 from kd.config import job
 from kd.mistakes import one_line_errors
+
+# Read when torch is loaded: idle threads sleep instead of spinning, so that two runs on one machine do not crawl.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -43,7 +43,7 @@ CATALOGUE = [
     ("schedule.initial=warm", ["schedule.initial", "'warm'"]),
     ("unfreeze.rate=0", ["unfreeze.rate", "1 or more", "0"]),
     ("unfreeze.start_epoch=-1", ["unfreeze.start_epoch", "-1"]),
-    ("unfreeze.start_epoch=30", ["unfreeze.start_epoch=30 is beyond the last epoch, 29"]),
+    ("unfreeze.start_epoch=25", ["unfreeze.start_epoch=25 is beyond the last epoch, 24"]),
     ("unfreeze.max_blocks=0", ["unfreeze.max_blocks", "1 or more"]),
     ("data.image_size=[100,100]", ["data.image_size", "multiples of 32", "[96,96] or [128,128]"]),
     ("data.image_size=128", ["data.image_size", "[height,width]"]),

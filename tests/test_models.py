@@ -376,7 +376,7 @@ class Trap:
 
 
 def pickled(trap, path):
-    path.write_bytes(pickle.dumps({"conv.weight": trap}))
+    path.write_bytes(pickle.dumps({"conv.weight": trap}, protocol=2))
 
 
 def zipped(trap, path):

@@ -595,6 +595,16 @@ def test_no_step_sees_gradients_beyond_the_norm(accumulate, gradients):
     assert clipped == pytest.approx([1e-3] * (3 // accumulate), rel=1e-3)
 
 
+def test_fp16_gradients_are_clipped_at_their_own_scale():
+    """A norm that no gradient reaches changes nothing, bit for bit; scaled by 65,536 they would all reach it."""
+    half = Precision(torch.device("cpu"), "fp16")
+    free, bounded = hand_made(), hand_made()
+    for network, clip_norm in ((free, None), (bounded, 100.0)):
+        for _ in train(network, plan(All()), recipe=replace(RECIPE, clip_norm=clip_norm), precision=half):
+            pass
+    assert same(free, bounded)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_ends_the_run(value):
     network, calls = hand_made(), []
