@@ -6,7 +6,7 @@ its weights are on disk before the next epoch begins.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from kd.settings import Settings, more_is_better
 from kd.teacher import Teacher
 from kd.timeline import Timeline
 from kd.tracking import NullRun
-from kd.training import Recipe, fit, measure_batch_norm
+from kd.training import EpochResult, Recipe, fit, measure_batch_norm
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def train(lesson: Lesson, bench: Bench, folder: RunFolder, mirror: NullRun) -> d
     return best
 
 
-def _epochs(lesson: Lesson, bench: Bench, loader: Watched) -> Any:
+def _epochs(lesson: Lesson, bench: Bench, loader: Watched) -> Iterator[EpochResult]:
     def validate() -> dict[str, float | None]:
         found = bench.evaluate(lesson.network, "val", lesson.reference)
         return found.metrics(lesson.network.class_names)
