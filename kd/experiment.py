@@ -40,7 +40,7 @@ def run(job: Job) -> float | tuple[float, ...]:
 
 
 def _distil(job: Job) -> float | tuple[float, ...]:
-    settings, folder = job.settings, RunFolder(job.folder)
+    settings, folder, config = job.settings, RunFolder(job.folder), _public(job.config)
     bench = Bench.of(settings, build_transforms(settings.augment.transforms))
     started = time.perf_counter()
     console.say(f"run      {folder.path}")
@@ -48,8 +48,8 @@ def _distil(job: Job) -> float | tuple[float, ...]:
     teacher_figures, teacher_labels = (None, None) if teacher is None else figures(teacher, bench, teacher_path)
 
     with tracking.run(settings.tracking, settings.root, job.name, _tags(job)) as mirror:
-        folder.write_config(job.config)
-        mirror.parameters({**job.choices, **_parameters(job.config)})
+        folder.write_config(config)
+        mirror.parameters({**job.choices, **_parameters(config)})
         student = bench.build("student", settings.seed)
         lesson = Lesson(
             who="student",
@@ -133,6 +133,12 @@ def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _public(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration as it may be written down: without the password of a tracking server."""
+    uri = config["tracking"]["uri"]
+    return config | {"tracking": config["tracking"] | {"uri": uri and tracking.without_credentials(uri)}}
 
 
 def _parameters(config: Mapping[str, Any]) -> dict[str, Any]:

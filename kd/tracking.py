@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def store_uri(settings: Tracking, root: Path) -> str:
-    """The tracking store: the setting, else MLFLOW_TRACKING_URI, else an absolute sqlite address under `root`."""
+    """The tracking store: MLFLOW_TRACKING_URI, else the setting, else an absolute sqlite address under `root`."""
     default = f"sqlite:///{(root / 'mlruns' / 'mlflow.db').resolve().as_posix()}"
     return os.environ.get("MLFLOW_TRACKING_URI") or settings.uri or default
 
@@ -104,17 +104,18 @@ class MLflowRun(NullRun):
 
 def _key(name: str) -> str:
     """A metric name that MLflow takes: letters, digits, and _ - . space : / alone, and a path without detours."""
-    plain = "".join(char if char.isalnum() or char in "_-. :/" else "_" for char in name)[:250]
-    return "/".join("_" if part in ("", ".", "..") else part for part in plain.split("/"))
+    plain = "".join(char if char.isalnum() or char in "_-. :/" else "_" for char in name)
+    return "/".join("_" if part in ("", ".", "..") else part for part in plain.split("/"))[:250]
 
 
 def _brief(error: Exception) -> str:
     """The first line of an error, without the credentials that an address may hold."""
-    return _public(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")[:200]
+    return without_credentials(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")[:200]
 
 
-def _public(text: str) -> str:
-    return re.sub(r"//[^/@\s]+@", "//***@", text)
+def without_credentials(text: str) -> str:
+    """`text` with the user and password of every address in it replaced by ***."""
+    return re.sub(r"//[^/\s]*@", "//***@", text)
 
 
 def _start(settings: Tracking, root: Path, name: str, tags: Mapping[str, str]) -> NullRun:
@@ -149,10 +150,10 @@ def _start(settings: Tracking, root: Path, name: str, tags: Mapping[str, str]) -
         return MLflowRun(client, run.info.run_id)
     except MlflowException as error:
         if "is not a valid" in str(error) or "unsupported" in str(error).lower():
-            raise ConfigError(f"tracking.uri={_public(uri)}: {_brief(error)}") from error
-        log.warning(UNREACHABLE, _public(uri), _brief(error))
+            raise ConfigError(f"tracking.uri={without_credentials(uri)}: {_brief(error)}") from error
+        log.warning(UNREACHABLE, without_credentials(uri), _brief(error))
     except Exception as error:  # no network, a locked or read-only store, ...
-        log.warning(UNREACHABLE, _public(uri), _brief(error))
+        log.warning(UNREACHABLE, without_credentials(uri), _brief(error))
     return NullRun()
 
 

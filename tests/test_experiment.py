@@ -173,6 +173,14 @@ def test_the_same_settings_find_the_teacher_and_give_the_same_student(distilled,
     ]
 
 
+def test_a_password_in_the_tracking_address_is_not_written_down(alone, home):
+    done = train(
+        home, "loss=hard_only", "unfreeze=all", "trainer.epochs=1", "tracking.uri=http://me:s3cret@127.0.0.1:9"
+    )
+    assert "s3cret" not in done.stdout + done.stderr
+    assert "s3cret" not in (folder_of(done) / "config.yaml").read_text()
+
+
 def test_hard_only_builds_no_teacher(alone, tmp_path):
     assert "teacher" not in alone.stdout
     record = lines(folder_of(alone))[0]

@@ -336,6 +336,19 @@ def test_a_password_in_the_address_is_never_shown(scheme, where, tmp_path, warni
     assert "s3cret" not in " ".join(said)
 
 
+@pytest.mark.parametrize("secret", ["user:s3cret", "user:s3@cret", "s3cret", ":s3cret"])
+def test_an_address_is_shown_without_its_credentials(secret):
+    assert tracking.without_credentials(f"at http://{secret}@host:5000/x: no") == "at http://***@host:5000/x: no"
+
+
+def test_an_address_without_credentials_is_shown_as_it_is():
+    assert tracking.without_credentials("at http://host:5000/x@y: no") == "at http://host:5000/x@y: no"
+
+
+def test_a_metric_of_any_name_fits():
+    assert len(tracking._key("/" * 300)) <= 250
+
+
 def test_an_address_of_an_unknown_kind_is_a_mistake_in_the_configuration(tmp_path):
     with pytest.raises(ConfigError, match=r"^tracking\.uri=nonsense://x: ") as caught:
         tracking.run(asked(uri="nonsense://x"), tmp_path, "r", {}).__enter__()
