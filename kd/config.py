@@ -115,10 +115,8 @@ def _first_mistake(error: ValidationError) -> str:
     first = mistakes[0]
     where = [part for part in first["loc"] if part not in ("auto", "file")]  # which kind of teacher: not a key
     key = ".".join(map(str, where)) or "configuration"
-    others = {repr(mistake["input"]) for mistake in mistakes} - {
-        repr(first["input"])
-    }  # one value may fill several keys
-    more = f" (and {len(others)} more)" if others else ""
+    values = {repr(mistake["input"]) for mistake in mistakes}  # one value may fill several keys
+    more = f" (and {len(values) - 1} more)" if len(values) > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"{key} is not an option; {nearest(key, [name for name in known_keys() if name != key])}{more}"
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")

@@ -64,7 +64,7 @@ def _figure(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-#: Rows of the closing table: key in a network's figures, title, format, whether student / teacher makes sense.
+#: Rows of the closing table: key in a network's figures, title, format.
 ROWS = (
     ("parameters", "parameters", ",d"),
     ("file_bytes", "file, bytes", ",d"),

@@ -154,16 +154,12 @@ def _call(node: Mapping[str, Any]) -> str:
 
 
 def _flatten_figures(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The closing figures as metrics: student/..., teacher/..., best_epoch, seconds."""
+    """The closing figures as metrics: student/..., teacher/..., best_epoch, total_seconds."""
     flat = {name.replace(".", "/", 1): value for name, value in _flatten(summary)}
     return {name: value for name, value in flat.items() if isinstance(value, int | float)}
 
 
 def _tags(job: Job) -> dict[str, str]:
     """What a person filters and groups runs by in MLflow."""
-    tags = {
-        "role": "student",
-        "run_folder": str(job.folder),
-        **{f"group.{name}": choice for name, choice in job.choices.items()},
-    }
-    return tags
+    groups = {f"group.{name}": choice for name, choice in job.choices.items()}
+    return {"role": "student", "run_folder": str(job.folder), **groups}

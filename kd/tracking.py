@@ -25,7 +25,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 
 TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens it as training, not as GenAI traces
-UNREACHABLE = "MLflow at %s cannot be reached (%s); the run goes on without it"
 
 log = logging.getLogger(__name__)
 
@@ -148,13 +147,14 @@ def _start(settings: Tracking, root: Path, name: str, tags: Mapping[str, str]) -
             )
         run = client.create_run(experiment_id, run_name=name, tags={**_source(), **tags, **settings.tags})
         return MLflowRun(client, run.info.run_id)
-    except MlflowException as error:
-        if "is not a valid" in str(error) or "unsupported" in str(error).lower():
+    except Exception as error:  # no network, a locked or read-only store, an address that MLflow does not know, ...
+        unknown = "is not a valid" in str(error) or "unsupported" in str(error).lower()
+        if isinstance(error, MlflowException) and unknown:
             raise ConfigError(f"tracking.uri={without_credentials(uri)}: {_brief(error)}") from error
-        log.warning(UNREACHABLE, without_credentials(uri), _brief(error))
-    except Exception as error:  # no network, a locked or read-only store, ...
-        log.warning(UNREACHABLE, without_credentials(uri), _brief(error))
-    return NullRun()
+        log.warning(
+            "MLflow at %s cannot be reached (%s); the run goes on without it", without_credentials(uri), _brief(error)
+        )
+        return NullRun()
 
 
 def _source() -> dict[str, str]:
