@@ -1,4 +1,4 @@
-"""The console command `kd`: a look at a run before it starts. `train.py` does the training."""
+"""The console command `kd`: a look at a run before it starts, and at a study. `train.py` does the training."""
 
 import argparse
 import json
@@ -28,6 +28,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     preview.add_argument("--json", action="store_true", help="print a list with one object per epoch")
     preview.add_argument("--png", type=Path, metavar="FILE", help="draw the plan")
     preview.set_defaults(verb=_preview)
+    study = verbs.add_parser(
+        "study",
+        help="show a study: best trials, what mattered, what pruning saved, against a study without teacher",
+        description="Show a study as it stands, and bring its table, recipe and plots up to date.",
+        epilog="example: kd study temperature_unfreeze --against no_teacher",
+    )
+    study.add_argument("name", nargs="?", help="the study; without it, all studies are listed")
+    study.add_argument("--against", metavar="STUDY", help="set beside it (default: no_teacher, where there is one)")
+    study.add_argument("--storage", metavar="URL", help="the database (default: KD_STORAGE, else the one under runs/)")
+    study.add_argument("--no-files", action="store_true", help="print only; leave the study's folder as it is")
+    study.set_defaults(verb=_study)
     arguments = parser.parse_args(argv)
     with one_line_errors():
         arguments.verb(arguments)
@@ -45,6 +56,12 @@ def _preview(arguments: argparse.Namespace) -> None:
         print()
     else:
         _print_table(timeline)
+
+
+def _study(arguments: argparse.Namespace) -> None:
+    from kd import study_folder  # heavy: optuna, matplotlib
+
+    study_folder.show(arguments.name, arguments.against, arguments.storage, write_files=not arguments.no_files)
 
 
 def _as_json(plan: EpochPlan) -> dict[str, object]:

@@ -32,12 +32,12 @@ TARGETS = [
 ]
 
 
-def _project_root() -> str:
+def project_root() -> Path:
     """Where runs/ and mlruns/ live: KD_ROOT, else the folder of train.py, else the working directory."""
-    return os.environ.get("KD_ROOT") or str(PROJECT if (PROJECT / "train.py").exists() else Path.cwd())
+    return Path(os.environ.get("KD_ROOT") or (PROJECT if (PROJECT / "train.py").exists() else Path.cwd()))
 
 
-OmegaConf.register_resolver("project_root", _project_root, replace=True)
+OmegaConf.register_resolver("project_root", lambda: str(project_root()), replace=True)
 OmegaConf.register_resolver("one_minus", lambda value: round(1 - float(value), 12), replace=True)
 
 

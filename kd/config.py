@@ -21,6 +21,7 @@ from kd.encoders import BLOCK_COUNTS, FULL_DEPTH
 from kd.errors import ConfigError, UserError, nearest
 from kd.settings import OBJECTIVES, NetworkSettings, Settings, TeacherFile
 from kd.spec import find_weights, read_spec
+from kd.sweep import TrialJob, trial_job
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Job:
         folder: the run folder.
         name: the overrides that made the run, for people.
         choices: the option chosen in each config group.
+        trial: the trial of a study that this call is; None for a run of its own.
     """
 
     settings: Settings
@@ -39,6 +41,7 @@ class Job:
     folder: Path
     name: str
     choices: dict[str, str]
+    trial: TrialJob | None = None
 
 
 def job(cfg: DictConfig) -> Job:
@@ -50,8 +53,14 @@ def job(cfg: DictConfig) -> Job:
     except UserError:
         discard(folder)
         raise
-    choices = {group: str(choice) for group, choice in hydra.runtime.choices.items() if not group.startswith("hydra/")}
-    return Job(settings, plain(cfg), folder, hydra.job.override_dirname or "defaults", choices)
+    choices = {
+        group: str(choice)
+        for group, choice in hydra.runtime.choices.items()
+        if not group.startswith(("hydra/", "sweeps@"))
+    }
+    trial = trial_job(settings.root)
+    name = f"{trial.sweeper['study_name']} {trial.number}" if trial else hydra.job.override_dirname or "defaults"
+    return Job(settings, plain(cfg), folder, name, choices, trial)
 
 
 def discard(folder: Path) -> None:

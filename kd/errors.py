@@ -31,6 +31,14 @@ class ModelError(UserError):
     """A network or a weights file cannot be built or read."""
 
 
+class StudyError(UserError):
+    """A study cannot be begun, continued or read."""
+
+
+class Superseded(UserError):
+    """This worker was silent for so long that its trial was given to another."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint for a misspelt `word`: the closest of the `known` words, or all of them if they are few."""
     known = sorted(known)

@@ -22,6 +22,8 @@ from kd.errors import ConfigError, UserError
 from kd.losses import DistillationLoss
 from kd.run_folder import RunFolder
 from kd.runner import Bench, Lesson, figures, train
+from kd.sweep import ticket
+from kd.study.alone import Alone
 from kd.teacher import LiveTeacher
 
 log = logging.getLogger(__name__)
@@ -30,16 +32,23 @@ log = logging.getLogger(__name__)
 def run(job: Job) -> float | tuple[float, ...]:
     """Do what a job asks for; returns its objective, or several in the order asked for.
 
-    A job that fails on something a person did before its first epoch was over leaves no run folder behind.
+    A job that fails on something a person did before its first epoch was over leaves no run folder behind. A job that
+    is a trial of a study tells the study how it ended.
     """
     try:
-        return _distil(job)
+        membership = ticket(job.trial)
+        if membership is None:
+            return _distil(job, Alone())
+        from kd.study.trial import attach  # heavy: optuna
+
+        with attach(membership, job.folder) as trial:
+            return _distil(job, trial)
     except UserError:
         discard(job.folder)
         raise
 
 
-def _distil(job: Job) -> float | tuple[float, ...]:
+def _distil(job: Job, trial: Alone) -> float | tuple[float, ...]:
     settings, folder, config = job.settings, RunFolder(job.folder), _public(job.config)
     bench = Bench.of(settings, build_transforms(settings.augment.transforms))
     started = time.perf_counter()
@@ -47,7 +56,9 @@ def _distil(job: Job) -> float | tuple[float, ...]:
     teacher, teacher_path = teacher_store.obtain(bench) if settings.loss.needs_teacher else (None, None)
     teacher_figures, teacher_labels = (None, None) if teacher is None else figures(teacher, bench, teacher_path)
 
-    with tracking.run(settings.tracking, settings.root, job.name, _tags(job)) as mirror:
+    name, tags = settings.tracking.run_name or job.name, {**_tags(job), **trial.tags}
+    with tracking.run(settings.tracking, settings.root, name, tags) as mirror:
+        trial.note({"mlflow_run": mirror.run_id})
         folder.write_config(config)
         mirror.parameters({**job.choices, **_parameters(config)})
         student = bench.build("student", settings.seed)
@@ -62,15 +73,21 @@ def _distil(job: Job) -> float | tuple[float, ...]:
             reference=teacher_labels,
         )
         plots.draw_timeline(lesson.timeline, folder / "timeline.png")
-        best = train(lesson, bench, folder, mirror)
-        summary = _finish(bench, folder, best, teacher_figures, teacher_labels)
+        best = train(lesson, bench, folder, mirror, trial.report)
+        finish = _stop_early if trial.pruned else _finish
+        summary = finish(bench, folder, best, teacher_figures, teacher_labels)
+        summary |= {"state": "pruned" if trial.pruned else "complete", "planned_epochs": len(lesson.timeline)}
         summary["total_seconds"] = time.perf_counter() - started
-        objective = tuple(_objective(name, best, summary["student"]) for name in settings.objective)
-        folder.write_summary({"objective": dict(zip(settings.objective, objective, strict=True)), **summary})
+        objectives = {name: _objective(name, best, summary.get("student", {})) for name in settings.objective}
+        folder.write_summary({"objective": objectives, **summary})
+        mirror.tags({"state": summary["state"]})
         mirror.summary(_flatten_figures(summary))
         mirror.artifacts(folder.path)
+        trial.note(_facts(summary))
+        trial.finish(objectives)
     console.say(f"run      {folder.path}")
-    return objective[0] if len(objective) == 1 else objective
+    values = tuple(objectives.values())
+    return values[0] if len(values) == 1 else values
 
 
 def build_transforms(recipe: list[dict[str, Any]]) -> list[Any]:
@@ -108,6 +125,20 @@ def _finish(bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher_fi
         "student": student_figures,
         **({"teacher": teacher_figures} if teacher_figures else {}),
     }
+
+
+def _stop_early(bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher_figures: dict[str, Any] | None,
+                teacher_labels: list[Tensor] | None) -> dict[str, Any]:  # fmt: skip
+    """What is known of a pruned run: its curves. The test split is not looked at for it."""
+    plots.draw_curves(folder.metrics(), best["epoch"], (teacher_figures or {}).get("val/miou"), folder / "curves.png")
+    return {"best_epoch": best["epoch"], "epochs": len(folder.metrics())}
+
+
+def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study's table shows of a run beside its objective."""
+    plain = {name: summary[name] for name in ("epochs", "planned_epochs", "best_epoch", "total_seconds")}
+    student = {name: summary.get("student", {}).get(name) for name in ("val/miou", "test/miou", "latency_ms")}
+    return plain | {name: value for name, value in student.items() if value is not None}
 
 
 def _samples(

@@ -6,7 +6,7 @@ its weights are on disk before the next epoch begins.
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,14 @@ class Lesson:
     reference: Sequence[Tensor] | None = None
 
 
-def train(lesson: Lesson, bench: Bench, folder: RunFolder, mirror: NullRun) -> dict[str, Any]:
-    """Train a network to its end and return the record of its best epoch.
+#: Told the best objective so far, the epochs trained and the epochs planned; says whether that is enough.
+Judge = Callable[[float | None, int, int], bool]
+
+
+def train(
+    lesson: Lesson, bench: Bench, folder: RunFolder, mirror: NullRun, judge: Judge = lambda *_: False
+) -> dict[str, Any]:
+    """Train a network to its end, or to where the judge stops it, and return the record of its best epoch.
 
     Writes metrics.jsonl and <who>.safetensors.
     """
@@ -128,6 +134,8 @@ def train(lesson: Lesson, bench: Bench, folder: RunFolder, mirror: NullRun) -> d
             folder.append_metrics(record)
             display.epoch(record, best is record)
             mirror.epoch({name: value for name, value in record.items() if name != "epoch"}, step=record["epoch"])
+            if judge(best[lesson.objective], record["epoch"] + 1, len(lesson.timeline)):
+                break
     return best
 
 

@@ -45,6 +45,9 @@ class NullRun:
     def epoch(self, metrics: Mapping[str, float | None], step: int) -> None: ...
     def summary(self, metrics: Mapping[str, float | None]) -> None: ...
     def artifacts(self, folder: Path) -> None: ...
+    def pictures(self, folder: Path) -> None: ...
+    def points(self, values: Mapping[int, Mapping[str, float]]) -> None: ...
+    def close_other(self, run_id: str) -> None: ...
     def finish(self, status: str) -> None: ...
 
 
@@ -97,6 +100,37 @@ class MLflowRun(NullRun):
             if path.is_file() and not path.name.startswith("."):
                 self._try(path.name, self._client.log_artifact, path)
 
+    def pictures(self, folder: Path) -> None:
+        for path in sorted(folder.glob("*.png")):
+            self._try(path.name, self._client.log_artifact, path, "plots")
+
+    def points(self, values: Mapping[int, Mapping[str, float]]) -> None:
+        """Add metrics by step, {step: {name: value}}, as far as the run does not have them yet."""
+        self._try("the trials of a study", self._add_missing, values)
+
+    def _add_missing(self, run_id: str, values: Mapping[int, Mapping[str, float]]) -> None:
+        from mlflow.entities import Metric
+
+        names = {name for metrics in values.values() for name in metrics}
+        known = {name: {point.step for point in self._client.get_metric_history(run_id, _key(name))} for name in names}
+        now = int(time.time() * 1000)
+        missing = [
+            Metric(_key(name), value, now, step)
+            for step, metrics in sorted(values.items())
+            for name, value in metrics.items()
+            if step not in known[name]
+        ]
+        for start in range(0, len(missing), 1000):
+            self._client.log_batch(run_id, metrics=missing[start : start + 1000])
+
+    def close_other(self, run_id: str) -> None:
+        """Mark a run KILLED whose process died before it could say so."""
+        self._try("the end of a lost run", lambda _: self._close(run_id))
+
+    def _close(self, run_id: str) -> None:
+        if self._client.get_run(run_id).info.status == "RUNNING":
+            self._client.set_terminated(run_id, "KILLED")
+
     def finish(self, status: str) -> None:
         self._try("the end of the run", self._client.set_terminated, status)
 
@@ -117,8 +151,8 @@ def without_credentials(text: str) -> str:
     return re.sub(r"//[^/\s]*@", "//***@", text)
 
 
-def _start(settings: Tracking, root: Path, name: str, tags: Mapping[str, str]) -> NullRun:
-    """Open a run in the store, creating store and experiment where they are missing.
+def start(settings: Tracking, root: Path, name: str, tags: Mapping[str, str], continued: str | None = None) -> NullRun:
+    """Open a run in the store, creating store and experiment where they are missing; or go on with the run `continued`.
 
     A store that cannot be reached costs a warning, not the run.
 
@@ -145,6 +179,8 @@ def _start(settings: Tracking, root: Path, name: str, tags: Mapping[str, str]) -
                 if experiment
                 else client.create_experiment(settings.experiment, location, tags=TRAINING)
             )
+        if continued and _reopen(client, continued):
+            return MLflowRun(client, continued)
         run = client.create_run(experiment_id, run_name=name, tags={**_source(), **tags, **settings.tags})
         return MLflowRun(client, run.info.run_id)
     except Exception as error:  # no network, a locked or read-only store, an address that MLflow does not know, ...
@@ -155,6 +191,19 @@ def _start(settings: Tracking, root: Path, name: str, tags: Mapping[str, str]) -
             "MLflow at %s cannot be reached (%s); the run goes on without it", without_credentials(uri), _brief(error)
         )
         return NullRun()
+
+
+def _reopen(client: Any, run_id: str) -> bool:
+    """Whether the store still knows a run, which then counts as running again."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.update_run(run_id, status="RUNNING")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True
 
 
 def _source() -> dict[str, str]:
@@ -171,7 +220,7 @@ def _source() -> dict[str, str]:
 @contextmanager
 def run(settings: Tracking, root: Path, name: str, tags: Mapping[str, str]) -> Iterator[NullRun]:
     """A run in the store for as long as the block lasts: FINISHED after it, KILLED on Ctrl-C, FAILED on an error."""
-    mirror = _start(settings, root, name, tags)
+    mirror = start(settings, root, name, tags)
     try:
         yield mirror
     except BaseException as error:

@@ -1,0 +1,83 @@
+"""Optuna's own plots of a study, each as a picture and as a page to explore."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import optuna.visualization as pages
+import optuna.visualization.matplotlib as pictures
+
+from kd.files import write_atomically
+from kd.study.results import Results
+
+
+def draw(results: Results, folder: Path) -> list[str]:
+    """Draw what can be drawn of a study so far; returns the names of the plots.
+
+    Each becomes <name>.png and <name>.html; the pages share one plotly.min.js, so that they open offline.
+    """
+    drawn = []
+    for name, arguments in _plots(results).items():
+        function = f"plot_{name}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # optuna calls its matplotlib plots experimental, one by one
+            _picture(getattr(pictures, function), results, arguments, folder / f"{name}.png")
+            figure = getattr(pages, function)(results.study, **arguments)
+        write_atomically(folder / f"{name}.html", lambda path, page=figure: _page(page, path))
+        drawn.append(name)
+    if drawn:
+        _share_plotly(folder)
+    return drawn
+
+
+def _plots(results: Results) -> dict[str, dict[str, Any]]:
+    """The plots that a study has enough for: name -> arguments."""
+    if not results.complete:
+        return {"timeline": {}} if results.trials else {}
+    objectives = list(results.space.objectives)
+    if len(objectives) > 1:
+        front = {"target_names": objectives} if len(objectives) <= 3 else None
+        return {"timeline": {}, **({"pareto_front": front} if front else {})}
+    named = {"target_name": objectives[0]}
+    plots: dict[str, dict[str, Any]] = {"optimization_history": named, "timeline": {}}
+    if any(trial.intermediate_values for trial in results.trials):
+        plots["intermediate_values"] = {}
+    if results.space.searched:
+        plots |= {"slice": named, "parallel_coordinate": named}
+    if results.importances():
+        plots["param_importances"] = named | {"evaluator": _fanova()}
+    return plots
+
+
+def _fanova() -> Any:
+    from optuna.importance import FanovaImportanceEvaluator
+
+    return FanovaImportanceEvaluator(seed=0)
+
+
+def _picture(plot: Callable[..., Any], results: Results, arguments: dict[str, Any], path: Path) -> None:
+    axes = plot(results.study, **arguments)
+    figure = np.asarray(axes).flat[0].figure
+    figure.set_size_inches(max(9, 3.2 * np.asarray(axes).size), 5)
+    figure.tight_layout()
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png", bbox_inches="tight"))
+    plt.close(figure)
+
+
+def _page(figure: Any, path: Path) -> None:
+    figure.write_html(path, include_plotlyjs="plotly.min.js", full_html=True)
+
+
+def _share_plotly(folder: Path) -> None:
+    from plotly.offline import get_plotlyjs
+
+    script = folder / "plotly.min.js"
+    if not script.exists():
+        write_atomically(script, lambda path: path.write_text(get_plotlyjs(), encoding="utf-8"))

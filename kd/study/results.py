@@ -1,0 +1,192 @@
+"""What a study found, from its database alone: the table, the winner's recipe, what pruning saved, who was better.
+
+Nothing here trains or reads a run folder, so that it works wherever the database can be reached.
+"""
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna import Study
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from kd.errors import StudyError, nearest
+from kd.study.ledger import failure, history
+from kd.study.space import Space
+
+SEEDED = ("val/miou", "test/miou")  # what is compared over the seeds of two winners
+
+
+@dataclass(frozen=True)
+class Results:
+    """One study as it stands.
+
+    Attributes:
+        best: the best finished trials first; for several objectives, the Pareto front.
+    """
+
+    name: str
+    space: Space
+    study: Study
+    trials: Sequence[FrozenTrial]
+
+    @classmethod
+    def of(cls, storage: RDBStorage, name: str) -> "Results":
+        """Read a study.
+
+        Raises:
+            StudyError: there is none of that name, or it was not made by this sweeper.
+        """
+        names = optuna.study.get_all_study_names(storage)
+        if name not in names:
+            raise StudyError(f"there is no study {name!r}; {nearest(name, names) if names else 'there is none at all'}")
+        study = optuna.load_study(study_name=name, storage=storage)
+        return cls(name, Space.read(study), study, study.get_trials(deepcopy=False))
+
+    @property
+    def complete(self) -> list[FrozenTrial]:
+        return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+
+    @property
+    def best(self) -> list[FrozenTrial]:
+        if len(self.space.objectives) > 1:
+            return self.study.best_trials if self.complete else []
+        sign = -1 if self.space.directions == ["maximize"] else 1
+        return sorted(self.complete, key=lambda trial: (sign * trial.value, trial.number))
+
+    def count(self, state: TrialState) -> int:
+        return sum(trial.state == state for trial in self.trials)
+
+    @property
+    def epochs(self) -> tuple[int, int]:
+        """Epochs that finished trials trained, and what they would have been without pruning."""
+        finished = [
+            trial for trial in self.trials if "planned_epochs" in trial.user_attrs and trial.state.is_finished()
+        ]
+        trained = sum(trial.user_attrs["epochs"] for trial in finished)
+        return trained, sum(trial.user_attrs["planned_epochs"] for trial in finished)
+
+    @property
+    def lost_epochs(self) -> int:
+        """Epochs of trials that failed or were killed: what was trained in vain."""
+        failed = [trial for trial in self.trials if trial.state == TrialState.FAIL]
+        return sum(max(trial.intermediate_values, default=0) for trial in failed)
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """From the first start to the last end, and the sum over all trials: seconds of wall time."""
+        ended = [trial for trial in self.trials if trial.datetime_complete and trial.datetime_start]
+        if not ended:
+            return 0.0, 0.0
+        first, last = min(trial.datetime_start for trial in ended), max(trial.datetime_complete for trial in ended)
+        return (last - first).total_seconds(), sum(trial.duration.total_seconds() for trial in ended)
+
+    def importances(self) -> dict[str, float]:
+        """The share of the objective's variance that each key explains (fANOVA, Hutter et al. 2014), largest first.
+
+        Over complete trials; empty where there are fewer than four, several objectives, or no variance.
+        """
+        values = {trial.value for trial in self.complete} if len(self.space.objectives) == 1 else set()
+        if len(self.complete) < 4 or len(values) < 2 or not self.space.searched:
+            return {}
+        return optuna.importance.get_param_importances(
+            self.study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+        )
+
+
+def rows(results: Results) -> list[dict[str, Any]]:
+    """One flat row per trial, in the order of their numbers."""
+    return [_row(trial, results.space) for trial in results.trials]
+
+
+def _row(trial: FrozenTrial, space: Space) -> dict[str, Any]:
+    facts = trial.user_attrs
+    values = trial.values or [None] * len(space.objectives)
+    return {
+        "trial": trial.number,
+        "state": trial.state.name.lower(),
+        **dict(zip(space.objectives, values, strict=True)),
+        **{name: trial.params.get(name) for name in space.searched},
+        "epochs": facts.get("epochs", max(trial.intermediate_values, default=0)),
+        "planned_epochs": facts.get("planned_epochs"),
+        "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
+        **{f"student/{name}": facts.get(name) for name in ("test/miou", "latency_ms")},
+        "retry_of": history(trial)[-1] if history(trial) else None,
+        "failure": failure(trial)["reason"] if trial.state == TrialState.FAIL else None,
+        "run_folder": facts.get("run_folder"),
+        "mlflow_run": facts.get("mlflow_run"),
+    }
+
+
+def table(results: Results) -> str:
+    """The rows as CSV."""
+    lines = rows(results)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]) if lines else ["trial"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def points(trials: Iterable[FrozenTrial], objectives: Iterable[str]) -> dict[int, dict[str, float]]:
+    """What a chart over trials shows: trial number -> {objective: value}, pruned trials under a name of their own."""
+    names = list(objectives)
+    found = {}
+    for trial in trials:
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.values:
+            suffix = "" if trial.state == TrialState.COMPLETE else "/pruned"
+            found[trial.number] = {f"{n}{suffix}": v for n, v in zip(names, trial.values, strict=True)}
+    return found
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Values of one figure over seeds."""
+
+    by_seed: Mapping[int, float]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.by_seed.values())
+
+    @property
+    def deviation(self) -> float | None:
+        """The sample standard deviation; None for a single seed."""
+        return statistics.stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
+
+    def minus(self, other: "Spread") -> "Spread":
+        """The difference seed by seed, over the seeds that both have."""
+        return Spread({s: v - other.by_seed[s] for s, v in self.by_seed.items() if s in other.by_seed})
+
+
+def over_seeds(results: Results) -> dict[str, Spread]:
+    """The figures of a winner that was trained again with several seeds, one study of `sweeps=winner`."""
+    found: dict[str, dict[int, float]] = {}
+    for trial in results.complete:
+        for name in SEEDED:
+            if name in trial.user_attrs and "seed" in trial.params:
+                found.setdefault(name, {})[int(trial.params["seed"])] = trial.user_attrs[name]
+    return {name: Spread(dict(sorted(values.items()))) for name, values in found.items()}
+
+
+def unequal(one: Results, other: Results) -> list[str]:
+    """Why two studies cannot be set side by side as equals: settings and budgets that differ; empty where they can."""
+    shared = ("data.", "trainer.epochs", "trainer.batch_size", "backbone.student", "augment.", "seed")
+    free = {*one.space.searched, *other.space.searched}
+    keys = dict.fromkeys([*one.space.config, *other.space.config])
+    reasons = [
+        f"{key}: {one.space.config.get(key)} against {other.space.config.get(key)}"
+        for key in keys
+        if key.startswith(shared) and key not in free and one.space.config.get(key) != other.space.config.get(key)
+    ]
+    if one.space.objectives != other.space.objectives:
+        reasons.append(f"objective: {', '.join(one.space.objectives)} against {', '.join(other.space.objectives)}")
+    finished = [study.count(TrialState.COMPLETE) + study.count(TrialState.PRUNED) for study in (one, other)]
+    if finished[0] != finished[1]:
+        reasons.append(f"finished trials: {finished[0]} against {finished[1]}")
+    return reasons

@@ -1,0 +1,134 @@
+"""A study as tables for a terminal: its best trials, what mattered, what pruning saved, and who was better."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.table import Table
+
+from kd.study.results import Results, Spread, over_seeds, unequal
+
+
+def overview(results: Results) -> str:
+    """How far a study is, in one line."""
+    states = ", ".join(f"{count} {state.name.lower()}" for state in TrialState if (count := results.count(state)))
+    goals = ", ".join(f"{name} ({direction})" for name, direction in results.space.objectives.items())
+    return f"study    {results.name}: {goals}; {states or 'no trials yet'}"
+
+
+def best_trials(results: Results, count: int = 5) -> Table:
+    """The best trials side by side: what they reached, and what was searched."""
+    several = len(results.space.objectives) > 1
+    shown = results.best[: 8 if several else count]
+    table = Table(title="the Pareto front" if several else "best trials", title_justify="left")
+    table.add_column("trial")
+    for trial in shown:
+        table.add_column(str(trial.number), justify="right")
+    for index, name in enumerate(results.space.objectives):
+        table.add_row(name, *(f"{trial.values[index]:.4f}" for trial in shown))
+    for title, fact in (("test/miou", "test/miou"), ("epochs", "epochs"), ("best epoch", "best_epoch")):
+        table.add_row(title, *(_plain(trial.user_attrs.get(fact)) for trial in shown))
+    table.add_section()
+    for name in results.space.searched:
+        table.add_row(name, *(_plain(trial.params.get(name)) for trial in shown))
+    return table
+
+
+def importances(results: Results) -> Table | None:
+    """What the objective depended on; None where a study is too small to say."""
+    found = results.importances()
+    if not found:
+        return None
+    table = Table(title="importance (share of the variance, fANOVA)", title_justify="left")
+    table.add_column("parameter")
+    table.add_column("importance", justify="right")
+    for name, share in found.items():
+        table.add_row(name, f"{share:.3f}")
+    return table
+
+
+def cost(results: Results) -> Iterator[str]:
+    """What the study took, and what pruning saved."""
+    trained, planned = results.epochs
+    wall, work = results.seconds
+    if planned:
+        yield (
+            f"epochs   {trained} trained of {planned} without pruning: {1 - trained / planned:.0%} saved"
+            + (f"; {results.lost_epochs} more in trials that failed or were killed" if results.lost_epochs else "")
+        )
+    yield f"time     {_clock(wall)} from first to last, {_clock(work)} of trials"
+
+
+def against(results: Results, baseline: Results) -> Iterator[Table | str]:
+    """The best student of two studies side by side, with whatever keeps them from being equals."""
+    table = Table(title=f"{results.name} against {baseline.name}", title_justify="left")
+    for name in ("", results.name, baseline.name, "difference"):
+        table.add_column(name, justify="right" if name else "left")
+    pair = (results, baseline)
+    if all(study.best for study in pair):
+        one, other = (study.best[0] for study in pair)
+        objective = next(iter(results.space.objectives))
+        table.add_row(f"best {objective}", *_difference(one.values[0], other.values[0]))
+        if all("test/miou" in trial.user_attrs for trial in (one, other)):
+            table.add_row("its test/miou", *_difference(*(t.user_attrs["test/miou"] for t in (one, other))))
+    table.add_row("trials finished", *(str(_finished(study)) for study in pair), "")
+    table.add_row("epochs trained", *(str(study.epochs[0]) for study in pair), "")
+    table.add_row("time of trials", *(_clock(study.seconds[1]) for study in pair), "")
+    yield table
+    for reason in unequal(results, baseline):
+        yield f"not equal: {reason}"
+
+
+def winners(results: Results, baseline: Results) -> Iterator[Table | str]:
+    """Two studies' winners, each trained again with several seeds: the difference with its spread."""
+    spreads, others = over_seeds(results), over_seeds(baseline)
+    shared = [name for name in spreads if name in others]
+    if not shared:
+        return
+    table = Table(title="the winners, trained again over seeds (mean ± standard deviation)", title_justify="left")
+    for name in ("", results.name, baseline.name, "difference, seed by seed"):
+        table.add_column(name, justify="right" if name else "left")
+    for name in shared:
+        table.add_row(name, spread(spreads[name]), spread(others[name]), spread(spreads[name].minus(others[name]), "+"))
+    yield table
+
+
+def spread(values: Spread, sign: str = "") -> str:
+    """mean ± deviation (number of seeds)."""
+    if not values.by_seed:
+        return "no seed in common"
+    deviation = "" if values.deviation is None else f" ± {values.deviation:.4f}"
+    return f"{values.mean:{sign}.4f}{deviation} ({len(values.by_seed)})"
+
+
+def list_studies(studies: Sequence[Results]) -> Table:
+    """All studies of a database."""
+    table = Table(title="studies", title_justify="left")
+    for name in ("study", "finished", "running", "failed", "best"):
+        table.add_column(name, justify="left" if name == "study" else "right")
+    for results in studies:
+        best = _values(results.best[0]) if results.best else "-"
+        states = (str(results.count(state)) for state in (TrialState.RUNNING, TrialState.FAIL))
+        table.add_row(results.name, str(_finished(results)), *states, best)
+    return table
+
+
+def _finished(results: Results) -> int:
+    return results.count(TrialState.COMPLETE) + results.count(TrialState.PRUNED)
+
+
+def _values(trial: FrozenTrial) -> str:
+    return ", ".join(f"{value:.4f}" for value in trial.values)
+
+
+def _difference(one: float, other: float) -> tuple[str, str, str]:
+    return f"{one:.4f}", f"{other:.4f}", f"{one - other:+.4f}"
+
+
+def _plain(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

@@ -1,0 +1,146 @@
+"""A study's database: sqlite for one machine, PostgreSQL for many.
+
+Every user of a study shares one lock, held for milliseconds, under which trials are handed out: a file beside the
+sqlite database, an advisory lock of the PostgreSQL server. Both fall back to nobody when their holder is killed.
+"""
+
+import re
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages import RDBStorage
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from kd.errors import StudyError
+from kd.tracking import without_credentials
+
+# Heartbeats have been "experimental" since 2021, and "supposed to be used with Study.optimize", whose place we take.
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")
+
+LOCK_SECONDS = 300  # how long somebody may take over what takes milliseconds
+HINT = "give sqlite:////absolute/path.db or postgresql://user@host/database, its password in PGPASSWORD or ~/.pgpass"
+
+
+def default_url(root: Path) -> str:
+    """One sqlite database for all studies of a project, under `root`."""
+    return f"sqlite:///{(root / 'runs' / 'studies' / 'studies.db').resolve().as_posix()}"
+
+
+def holds_password(url: str) -> bool:
+    """Whether an address has a password written in it (which would be copied into every run folder)."""
+    return re.search(r"//[^/@\s]*:[^/@\s]+@", url) is not None
+
+
+@dataclass(frozen=True)
+class Database:
+    """Where studies are kept.
+
+    Attributes:
+        url: an address in SQLAlchemy's form; never shown or written whole, for the password that may be in it.
+        heartbeat: seconds between two signs of life of a running trial.
+        grace: seconds of silence after which a running trial counts as dead.
+    """
+
+    url: str = field(repr=False)
+    heartbeat: int = 30
+    grace: int = 120
+
+    def __post_init__(self) -> None:
+        try:
+            url = make_url(self.url)
+            kept = url.get_backend_name() == "postgresql" or url.database not in (None, "", ":memory:")
+        except ArgumentError:
+            kept = False
+        if not kept or url.get_backend_name() not in ("sqlite", "postgresql"):
+            raise StudyError(f"hydra.sweeper.storage={self}: not an address of a kind that studies can use; {HINT}")
+
+    def __str__(self) -> str:
+        return without_credentials(self.url)
+
+    @property
+    def file(self) -> Path | None:
+        """The sqlite database, None where a server is asked."""
+        url = make_url(self.url)
+        return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
+
+    def exists(self) -> bool:
+        """False where there is no sqlite file yet; a server is taken to be there."""
+        return self.file is None or self.file.exists()
+
+    def open(self) -> RDBStorage:
+        """The database as Optuna sees it; its tables are made by the first who comes, however many come together.
+
+        Raises:
+            StudyError: no server, no permission, no driver, or a database of another Optuna.
+        """
+        return _open(self)
+
+    @contextmanager
+    def lock(self, what: str) -> Iterator[None]:
+        """Wait to be the only one who deals with `what` in this database."""
+        if self.file is None:
+            with self._connect() as connection, _advisory_lock(connection, what):
+                yield
+            return
+        try:
+            with FileLock(self.file.parent / f".{self.file.name}.{_plain(what)}.lock", timeout=LOCK_SECONDS):
+                yield
+        except Timeout as error:
+            raise StudyError(
+                f"{error.lock_file} was held by another process for {LOCK_SECONDS} s; stop or continue that process"
+            ) from error
+
+    def _connect(self) -> Connection:
+        try:
+            return create_engine(self.url, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect()
+        except (SQLAlchemyError, ImportError) as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> StudyError:
+        if isinstance(error, ImportError):
+            return StudyError(f"the driver of {self} is missing ({error}); pip install 'kd-sweeper[postgres]'")
+        reason = without_credentials(str(getattr(error, "orig", None) or error).strip().splitlines()[0])
+        return StudyError(f"the study database {self} cannot be used ({reason}); {HINT}")
+
+
+@cache  # one pool of connections per process and database
+def _open(database: Database) -> RDBStorage:
+    if database.file is not None:
+        try:
+            database.file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise database._unreachable(error) from error
+    wait = {"connect_args": {"timeout": 60}} if database.file is not None else {"pool_pre_ping": True}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with database.lock("schema"):
+        try:
+            return RDBStorage(
+                database.url, engine_kwargs=wait, heartbeat_interval=database.heartbeat, grace_period=database.grace
+            )
+        except (SQLAlchemyError, ImportError, RuntimeError, OSError) as error:
+            raise database._unreachable(error) from error
+
+
+@contextmanager
+def _advisory_lock(connection: Connection, what: str) -> Iterator[None]:
+    key = {"key": zlib.crc32(f"kd-sweeper {what}".encode())}
+    connection.execute(text("SELECT pg_advisory_lock(:key)"), key)
+    try:
+        yield
+    finally:
+        connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)

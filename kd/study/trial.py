@@ -1,0 +1,129 @@
+"""The job's side of a trial: it says that it lives, reports every epoch, hears whether to stop, and tells the result.
+
+The job tells the study itself, so that a result counts whatever becomes of the process that launched it.
+"""
+
+import math
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.pruners import BasePruner
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
+
+from kd.errors import StudyError, Superseded, UserError
+from kd.files import write_atomically
+from kd.study import worker
+from kd.study.alone import Alone
+from kd.study.storage import Database
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a job needs to know to be trial `number` of a study."""
+
+    database: Database
+    study: str
+    number: int
+    pruner: BasePruner
+
+
+class StudyTrial(Alone):
+    """A running trial, seen from its job."""
+
+    def __init__(self, ticket: Ticket) -> None:
+        self.ticket = ticket
+        self.storage = ticket.database.open()
+        self.study = optuna.load_study(
+            study_name=ticket.study, storage=self.storage, sampler=RandomSampler(0), pruner=ticket.pruner
+        )
+        self.id = self.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, ticket.number)
+        self._check_ours(self.storage.get_trial(self.id).state == TrialState.RUNNING)
+        self.trial = optuna.Trial(self.study, self.id)
+        self.tags = {"study": ticket.study, "trial": str(ticket.number)} | (
+            {"mlflow.parentRunId": parent} if (parent := self.study.user_attrs.get("mlflow_run")) else {}
+        )
+
+    def _check_ours(self, ours: bool) -> None:
+        if not ours:
+            raise Superseded(
+                f"trial {self.ticket.number} of study {self.ticket.study} is over: this worker was silent for more "
+                f"than {self.ticket.database.grace} s and the trial was given to another"
+            )
+
+    @contextmanager
+    def _still_ours(self) -> Iterator[None]:
+        try:
+            yield
+        except UpdateFinishedTrialError:
+            self._check_ours(False)
+
+    def report(self, value: float | None, trained: int, planned: int) -> bool:
+        self._check_ours(self.storage.get_trial(self.id).state == TrialState.RUNNING)
+        if value is None or math.isnan(value) or len(self.study.directions) > 1:
+            return False
+        with self._still_ours():
+            self.trial.report(value, step=trained)
+            self.pruned = trained < planned and self.trial.should_prune()
+        return self.pruned
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        with self._still_ours():
+            for name, value in facts.items():
+                self.trial.set_user_attr(name, value)
+
+    def finish(self, objectives: Mapping[str, float]) -> None:
+        """Tell the study.
+
+        Raises:
+            StudyError: an objective is not a number, so that the trial failed.
+        """
+        bad = [f"{name}={value}" for name, value in objectives.items() if not math.isfinite(value)]
+        if bad:
+            self.fail("nan", f"{', '.join(bad)} is not a number")
+            raise StudyError(f"trial {self.ticket.number} failed: {', '.join(bad)} is not a number")
+        try:
+            if self.pruned:
+                self.study.tell(self.ticket.number, state=TrialState.PRUNED)
+            else:
+                self.study.tell(self.ticket.number, list(objectives.values()))
+        except (UpdateFinishedTrialError, ValueError):  # how optuna says that a trial is over
+            self._check_ours(False)
+
+    def fail(self, kind: str, reason: str) -> None:
+        """Tell that the trial failed, and why; nothing where it is over already."""
+        with suppress(UpdateFinishedTrialError, ValueError):
+            self.trial.set_user_attr("failure", {"kind": kind, "reason": reason[:500]})
+            self.study.tell(self.ticket.number, state=TrialState.FAIL)
+
+
+@contextmanager
+def attach(ticket: Ticket, folder: Path) -> Iterator[StudyTrial]:
+    """The trial that this job is, alive for as long as the block lasts.
+
+    What goes wrong in the block is told to the study; the traceback of a defect is kept in the run folder's error.txt.
+    """
+    trial = StudyTrial(ticket)
+    trial.note({"worker": worker.me(), "run_folder": str(folder)})
+    with worker.heartbeat(trial.storage, trial.id):
+        try:
+            yield trial
+        except Superseded:
+            raise
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else ""
+            if not isinstance(error, UserError):
+                text = traceback.format_exc()
+                write_atomically(folder / "error.txt", lambda path: path.write_text(text, encoding="utf-8"))
+                reason = f"{type(error).__name__}: {reason}"
+            trial.fail("error", reason)
+            raise
+        except BaseException:
+            trial.fail("interrupted", "interrupted")
+            raise
