@@ -22,8 +22,8 @@ from kd.errors import ConfigError, UserError
 from kd.losses import DistillationLoss
 from kd.run_folder import RunFolder
 from kd.runner import Bench, Lesson, figures, train
-from kd.sweep import ticket
 from kd.study.alone import Alone
+from kd.sweep import ticket
 from kd.teacher import LiveTeacher
 
 log = logging.getLogger(__name__)

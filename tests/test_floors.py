@@ -15,8 +15,8 @@ FLOORS = {
     0: ["errors", "files", "schedules", "unfreeze", "losses", "metrics", "timeline", "encoders"],
     1: ["settings", "spec", "blocks", "network", "precision", "models", "data", "teacher"],
     2: ["training", "evaluation"],
-    3: ["checkpoint", "tracking", "plots", "report", "export", "predict", "run_folder", "console"],
-    4: ["composition", "config", "mistakes", "runner", "teacher_store", "experiment", "cli"],
+    3: ["checkpoint", "tracking", "plots", "report", "export", "predict", "run_folder", "console", "study"],
+    4: ["composition", "config", "mistakes", "sweep", "study_folder", "runner", "teacher_store", "experiment", "cli"],
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
 #: The plan is a schedule and a policy side by side: the only module of the ground floor that imports from it.
@@ -144,6 +144,11 @@ def test_only_tracking_knows_mlflow():
     knowing = {source for source, tree in TREES.items() if "mlflow" in foreign_imports(source, tree)}
     assert knowing == {"kd/tracking.py"}
     assert "mlflow" not in foreign_imports("train.py", TRAIN)
+
+
+def test_only_the_study_rooms_know_optuna():
+    knowing = {source for source, tree in TREES.items() if "optuna" in foreign_imports(source, tree)}
+    assert {module_of(source) for source in knowing} <= {"study", "study_folder", "sweep"}
 
 
 def test_only_the_top_floor_and_train_know_hydra():

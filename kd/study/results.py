@@ -16,7 +16,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from kd.errors import StudyError, nearest
-from kd.study.ledger import failure, history
+from kd.study.ledger import FINISHED, failure, history
 from kd.study.space import Space
 
 SEEDED = ("val/miou", "test/miou")  # what is compared over the seeds of two winners
