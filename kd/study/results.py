@@ -65,9 +65,7 @@ class Results:
     @property
     def epochs(self) -> tuple[int, int]:
         """Epochs that finished trials trained, and what they would have been without pruning."""
-        finished = [
-            trial for trial in self.trials if "planned_epochs" in trial.user_attrs and trial.state.is_finished()
-        ]
+        finished = [trial for trial in self.trials if trial.state in FINISHED and "epochs" in trial.user_attrs]
         trained = sum(trial.user_attrs["epochs"] for trial in finished)
         return trained, sum(trial.user_attrs["planned_epochs"] for trial in finished)
 
