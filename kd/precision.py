@@ -1,5 +1,6 @@
 """Where the arithmetic happens and in what precision: one value that training, teacher and evaluation share."""
 
+import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -38,11 +39,15 @@ class Precision:
 def choose_device(name: str) -> torch.device:
     """The device asked for; `auto` takes CUDA, then MPS, then the CPU.
 
+    Where a study runs several trials at once, KD_SLOT numbers those places, and `auto` deals the GPUs out among them.
+
     Raises:
         ConfigError: the device asked for is not there.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        slot = int(os.environ.get("KD_SLOT", "0"))
+        name = f"cuda:{slot % gpus}" if gpus else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
     there = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}[device.type]
     if (device.index or 0) >= there:

@@ -12,7 +12,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl, create_params_from_overrides
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from optuna import Trial
 from optuna.trial import FrozenTrial, TrialState
 
@@ -47,13 +47,12 @@ class StudySweeperImpl(OptunaSweeperImpl):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.hydra_context = config, hydra_context
-        launcher = config.hydra.launcher
-        if launcher.get("_target_", "").endswith("JoblibLauncher") and launcher.n_jobs == -1:
-            with open_dict(config):  # joblib runs a single job in the calling process, where it could not be killed
-                launcher.n_jobs = max(2, self.n_jobs)
         self.launcher = Plugins.instance().instantiate_launcher(
             config=config, hydra_context=hydra_context, task_function=task_function
         )
+        pool = getattr(self.launcher, "joblib", None)
+        if pool and pool["n_jobs"] == -1:  # a single worker would be the sweeper's own process, which cannot be killed
+            self.launcher.joblib = {**pool, "n_jobs": max(2, self.n_jobs)}
         self.sweep_dir = config.hydra.sweep.dir
 
     def sweep(self, arguments: list[str]) -> None:
@@ -154,13 +153,13 @@ class StudySweeperImpl(OptunaSweeperImpl):
             return
         errors: list[BaseException] = []
 
-        def run() -> None:
+        def run(slot: int) -> None:
             try:
-                self._run_trials(ledger, space, output, stop=lambda: bool(errors))
+                self._run_trials(ledger, space, output, slot, stop=lambda: bool(errors))
             except BaseException as error:
                 errors.append(error)
 
-        threads = [threading.Thread(target=run, daemon=True, name=f"trials {i}") for i in range(self.n_jobs)]
+        threads = [threading.Thread(target=run, args=(i,), daemon=True, name=f"trials {i}") for i in range(self.n_jobs)]
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
@@ -175,7 +174,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
             if worker.kill_own(trial.user_attrs.get("worker")):
                 log.warning("trial %d: its worker fell silent and was ended", trial.number)
 
-    def _run_trials(self, ledger: Ledger, space: Space, output: StudyFolder,
+    def _run_trials(self, ledger: Ledger, space: Space, output: StudyFolder, slot: int | None = None,
                     stop: Callable[[], bool] = lambda: False) -> None:  # fmt: skip
         while not stop():
             claimed = ledger.claim()
@@ -184,12 +183,13 @@ class StudySweeperImpl(OptunaSweeperImpl):
             if claimed is Now.WAIT:
                 time.sleep(POLL_SECONDS)
                 continue
-            self._run_trial(claimed, ledger, space)
+            self._run_trial(claimed, ledger, space, slot)
             output.after(claimed.number)
 
-    def _run_trial(self, trial: Trial, ledger: Ledger, space: Space) -> None:
+    def _run_trial(self, trial: Trial, ledger: Ledger, space: Space, slot: int | None) -> None:
         """Launch one trial's job and wait for its end; whatever happens to it stays with it."""
         params = {name: trial._suggest(name, distribution) for name, distribution in space.searched.items()}
+        place = [] if slot is None else [f"++hydra.job.env_set.KD_SLOT='{slot}'"]  # which GPU, where there are several
         mine = worker.me()
 
         def begun_elsewhere() -> bool:
@@ -198,7 +198,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
         reason = "its job ended without telling the study"
         with worker.heartbeat(ledger.storage, trial._trial_id, over=begun_elsewhere):
             try:
-                (job,) = self.launcher.launch([space.overrides(params)], initial_job_idx=trial.number)
+                (job,) = self.launcher.launch([[*space.overrides(params), *place]], initial_job_idx=trial.number)
                 if job.status is JobStatus.FAILED:
                     reason = _brief(job._return_value)
             except Exception as error:  # a killed process, a scheduler that refuses, ...
