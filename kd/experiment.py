@@ -71,6 +71,7 @@ def _distil(job: Job, trial: Alone) -> float | tuple[float, ...]:
             objective=settings.objective[0],
             teacher=None if teacher is None else LiveTeacher(teacher, bench.precision),
             reference=teacher_labels,
+            label=f"trial {job.trial.number} " if job.trial else "",
         )
         plots.draw_timeline(lesson.timeline, folder / "timeline.png")
         best = train(lesson, bench, folder, mirror, trial.report)
@@ -81,7 +82,7 @@ def _distil(job: Job, trial: Alone) -> float | tuple[float, ...]:
         objectives = {name: _objective(name, best, summary.get("student", {})) for name in settings.objective}
         folder.write_summary({"objective": objectives, **summary})
         mirror.tags({"state": summary["state"]})
-        mirror.summary(_flatten_figures(summary))
+        mirror.summary({f"best/{name}": value for name, value in objectives.items()} | _flatten_figures(summary))
         mirror.artifacts(folder.path)
         trial.note(_facts(summary))
         trial.finish(objectives)

@@ -91,7 +91,8 @@ class Bench:
 class Lesson:
     """One training: who learns, from whom, by which plan, with which loss.
 
-    `reference` is the teacher's labels over the validation split, for the agreement with it.
+    `reference` is the teacher's labels over the validation split, for the agreement with it; `label` is put before what
+    is shown of the training, where several share a terminal.
     """
 
     who: str
@@ -102,6 +103,7 @@ class Lesson:
     objective: str = "val/miou"
     teacher: Teacher | None = None
     reference: Sequence[Tensor] | None = None
+    label: str = ""
 
 
 #: Told the best objective so far, the epochs trained and the epochs planned; says whether that is enough.
@@ -120,7 +122,7 @@ def train(
     if lesson.network.settings.weights is None and lesson.timeline[0].unfrozen_blocks < lesson.timeline.blocks:
         measure_batch_norm(lesson.network, loader, bench.precision, lesson.seed)
     best: dict[str, Any] | None = None
-    with Display(lesson.who, len(lesson.timeline), loader.steps(), lesson.objective) as display:
+    with Display(f"{lesson.label}{lesson.who}", len(lesson.timeline), loader.steps(), lesson.objective) as display:
         for result in _epochs(lesson, bench, Watched(loader, display)):
             record = result.metrics()
             if best is None or _improves(record, best, lesson.objective):

@@ -50,6 +50,7 @@ class StudyFolder:
     def __enter__(self) -> "StudyFolder":
         study, space = self.ledger.study, self.ledger.space
         with self._lock():
+            self._check_empty_or_ours()
             before = study.user_attrs.get(PARENT)
             tags = {"role": "study", "study": self.ledger.name, "run_folder": str(self.path)}
             self.mirror = tracking.start(self.settings, self.root, self.ledger.name, tags, before)
@@ -59,6 +60,16 @@ class StudyFolder:
                 self.mirror.parameters({**searched, "fixed": " ".join(space.fixed) or "none"})
             self._update()
         return self
+
+    def _check_empty_or_ours(self) -> None:
+        """Refuse a folder with trials that the database does not know: their numbers will be given again."""
+        there = {int(path.name) for path in self.path.glob("[0-9]*") if path.name.isdecimal()}
+        unknown = there - {trial.number for trial in self.ledger.trials()}
+        if unknown:
+            raise StudyError(
+                f"{self.path} holds trial {min(unknown)}, which the study in {self.ledger.database} does not have (is "
+                "its database elsewhere, or lost?); move the folder away, or give a new hydra.sweeper.study_name"
+            )
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
         with self._lock():

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from kd.composition import CONF, compose
+from kd.composition import CONF, PROJECT, compose
 from kd.config import plain, read
 
 FILES = sorted(CONF.rglob("*.yaml"))
-OPTIONS = [(file.parent.name, file.stem) for file in FILES if file.parent != CONF]
+SWEEPS = sorted((CONF / "sweeps").glob("*.yaml"))  # through a link, which rglob does not follow
+STUDY = CONF / "hydra"
+OPTIONS = [(file.parent.name, file.stem) for file in FILES if file.parent != CONF and STUDY not in file.parents]
 NEEDED = {("data", "folder"): "data.root=.", ("data", "camvid"): "data.root=.", ("teacher", "file"): "teacher.path=x"}
 
 
@@ -39,7 +41,7 @@ def test_every_backbone_exists_in_smp(option):
     assert count_blocks(backbone.teacher) > 1
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONF)))
+@pytest.mark.parametrize("file", [*FILES, *SWEEPS], ids=lambda file: str(file.relative_to(CONF)))
 def test_every_file_is_short_and_says_what_it_is_for(file: Path):
     lines = file.read_text().splitlines()
     assert len(lines) <= 25 or file.name == "config.yaml"
@@ -49,8 +51,13 @@ def test_every_file_is_short_and_says_what_it_is_for(file: Path):
 
 
 def test_every_group_has_a_default():
-    groups = {file.parent.name for file in FILES if file.parent != CONF} - {"experiment"}
+    groups = {group for group, _ in OPTIONS} - {"experiment"}
     assert groups <= set(compose([]))
+
+
+def test_the_studies_at_the_root_are_a_config_group():
+    assert (PROJECT / "sweeps").samefile(CONF / "sweeps")
+    assert {file.stem for file in SWEEPS} >= {"temperature_unfreeze", "no_teacher", "ablation", "pareto"}
 
 
 SHARED = {

@@ -112,6 +112,7 @@ class Ledger:
         )
         if not study.user_attrs and not study.get_trials(deepcopy=False):
             self.space.write(study)
+            study.set_metric_names(list(self.space.objectives))  # what optuna-dashboard writes on its axes
         self.space.check_same(study)
         if self.planned:
             for cell in self.space.cells()[len(study.get_trials(deepcopy=False)) :]:

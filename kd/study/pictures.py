@@ -1,5 +1,6 @@
 """Optuna's own plots of a study, each as a picture and as a page to explore."""
 
+import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,24 +18,33 @@ import optuna.visualization.matplotlib as pictures
 from kd.files import write_atomically
 from kd.study.results import Results
 
+log = logging.getLogger(__name__)
+
 
 def draw(results: Results, folder: Path) -> list[str]:
     """Draw what can be drawn of a study so far; returns the names of the plots.
 
     Each becomes <name>.png and <name>.html; the pages share one plotly.min.js, so that they open offline.
     """
-    drawn = []
-    for name, arguments in _plots(results).items():
-        function = f"plot_{name}"
+    drawn = [name for name, arguments in _plots(results).items() if _draw(name, arguments, results, folder)]
+    if drawn:
+        _share_plotly(folder)
+    return drawn
+
+
+def _draw(name: str, arguments: dict[str, Any], results: Results, folder: Path) -> bool:
+    """Draw one plot both ways; one that optuna cannot draw costs a warning, not the end of a study."""
+    function = f"plot_{name}"
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # optuna calls its matplotlib plots experimental, one by one
             _picture(getattr(pictures, function), results, arguments, folder / f"{name}.png")
             figure = getattr(pages, function)(results.study, **arguments)
-        write_atomically(folder / f"{name}.html", lambda path, page=figure: _page(page, path))
-        drawn.append(name)
-    if drawn:
-        _share_plotly(folder)
-    return drawn
+        write_atomically(folder / f"{name}.html", lambda path: _page(figure, path))
+    except (ValueError, TypeError, RuntimeError, KeyError, IndexError) as error:
+        log.warning("the plot %s could not be drawn (%s)", name, error)
+        return False
+    return True
 
 
 def _plots(results: Results) -> dict[str, dict[str, Any]]:

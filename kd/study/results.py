@@ -137,7 +137,7 @@ def points(trials: Iterable[FrozenTrial], objectives: Iterable[str]) -> dict[int
     found = {}
     for trial in trials:
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.values:
-            suffix = "" if trial.state == TrialState.COMPLETE else "/pruned"
+            suffix = "" if trial.state == TrialState.COMPLETE else "_pruned"
             found[trial.number] = {f"{n}{suffix}": v for n, v in zip(names, trial.values, strict=True)}
     return found
 

@@ -15,8 +15,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, dist
 from kd.errors import StudyError
 
 ATTRIBUTE = "space"
-#: What cannot change a trial's result: where it runs and where it is shown.
-FREE = ("root", "tracking", "trainer.device", "trainer.workers", "data.root")
+#: Where a study is shown: no part of its question, and not written down, as an address may hold a password.
+SHOWN = ("root", "tracking")
+#: What cannot change a trial's result beside that: where it runs, and where its data lies (their content is compared).
+FREE = (*SHOWN, "trainer.device", "trainer.workers", "data.root")
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,9 @@ class Space:
             ATTRIBUTE,
             {
                 "searched": searched,
-                "fixed": list(self.fixed),
+                "fixed": [line for line in self.fixed if not _under(line.lstrip("+~").partition("=")[0], SHOWN)],
                 "objectives": dict(self.objectives),
-                "config": dict(self.config),
+                "config": {name: value for name, value in self.config.items() if not _under(name, SHOWN)},
             },
         )
 

@@ -39,7 +39,11 @@ def default_url(root: Path) -> str:
 
 def holds_password(url: str) -> bool:
     """Whether an address has a password written in it (which would be copied into every run folder)."""
-    return re.search(r"//[^/@\s]*:[^/@\s]+@", url) is not None
+    try:
+        parts = make_url(url)
+    except ArgumentError:
+        return re.search(r"//[^/@\s]*:[^/@\s]+@", url) is not None
+    return bool(parts.password or "password" in parts.query)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,10 @@ class Database:
             raise StudyError(f"hydra.sweeper.storage={self}: not an address of a kind that studies can use; {HINT}")
 
     def __str__(self) -> str:
-        return without_credentials(self.url)
+        try:
+            return make_url(self.url).set(query={}).render_as_string(hide_password=True)
+        except ArgumentError:
+            return without_credentials(self.url)
 
     @property
     def file(self) -> Path | None:
@@ -109,7 +116,7 @@ class Database:
 
     def _unreachable(self, error: Exception) -> StudyError:
         if isinstance(error, ImportError):
-            return StudyError(f"the driver of {self} is missing ({error}); pip install 'kd-sweeper[postgres]'")
+            return StudyError(f"the driver of {self} is missing ({error}); pip install '.[postgres]'")
         reason = without_credentials(str(getattr(error, "orig", None) or error).strip().splitlines()[0])
         return StudyError(f"the study database {self} cannot be used ({reason}); {HINT}")
 
