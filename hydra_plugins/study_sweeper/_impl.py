@@ -170,25 +170,29 @@ class StudySweeperImpl(OptunaSweeperImpl):
 
     def _end_silent_workers(self, ledger: Ledger) -> None:
         """Kill those of our own workers whose trial was taken from them: they would block their thread for ever."""
-        for trial in ledger.bury():
+        for trial in ledger.database.patiently(ledger.bury):
             if worker.kill_own(trial.user_attrs.get("worker")):
                 log.warning("trial %d: its worker fell silent and was ended", trial.number)
 
     def _run_trials(self, ledger: Ledger, space: Space, output: StudyFolder, slot: int | None = None,
                     stop: Callable[[], bool] = lambda: False) -> None:  # fmt: skip
         while not stop():
-            claimed = ledger.claim()
+            claimed = ledger.database.patiently(ledger.claim)
             if claimed is Now.ENOUGH:
                 return
             if claimed is Now.WAIT:
                 time.sleep(POLL_SECONDS)
                 continue
             self._run_trial(claimed, ledger, space, slot)
-            output.after(claimed.number)
+            ledger.database.patiently(lambda number=claimed.number: output.after(number))
 
     def _run_trial(self, trial: Trial, ledger: Ledger, space: Space, slot: int | None) -> None:
         """Launch one trial's job and wait for its end; whatever happens to it stays with it."""
-        params = {name: trial._suggest(name, distribution) for name, distribution in space.searched.items()}
+        suggest = trial._suggest
+        params = {
+            name: ledger.database.patiently(lambda name=name, distribution=distribution: suggest(name, distribution))
+            for name, distribution in space.searched.items()
+        }
         place = [] if slot is None else [f"++hydra.job.env_set.KD_SLOT='{slot}'"]  # which GPU, where there are several
         mine = worker.me()
 
@@ -203,7 +207,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
                     reason = _brief(job._return_value)
             except Exception as error:  # a killed process, a scheduler that refuses, ...
                 reason = _brief(error)
-        _settle(trial, ledger, reason)
+        ledger.database.patiently(lambda: _settle(trial, ledger, reason))
 
 
 def _last_wins(overrides: Sequence[str]) -> list[str]:

@@ -4,21 +4,25 @@ Every user of a study shares one lock, held for milliseconds, under which trials
 sqlite database, an advisory lock of the PostgreSQL server. Both fall back to nobody when their holder is killed.
 """
 
+import logging
 import re
+import time
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import optuna
 from filelock import FileLock, Timeout
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import create_engine, text
-from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from kd.errors import StudyError
@@ -29,7 +33,16 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")
 
 LOCK_SECONDS = 300  # how long somebody may take over what takes milliseconds
+OUTAGE_SECONDS = 300  # how long a study that runs waits for its server
+LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's name for a lock that was waited for too long
 HINT = "give sqlite:////absolute/path.db or postgresql://user@host/database, its password in PGPASSWORD or ~/.pgpass"
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Unreachable(StudyError):
+    """The server of a study is away."""
 
 
 def default_url(root: Path) -> str:
@@ -97,28 +110,84 @@ class Database:
     def lock(self, what: str) -> Iterator[None]:
         """Wait to be the only one who deals with `what` in this database."""
         if self.file is None:
-            with self._connect() as connection, _advisory_lock(connection, what):
+            with self._advisory_lock(what):
                 yield
             return
         try:
             with FileLock(self.file.parent / f".{self.file.name}.{_plain(what)}.lock", timeout=LOCK_SECONDS):
                 yield
         except Timeout as error:
-            raise StudyError(
-                f"{error.lock_file} was held by another process for {LOCK_SECONDS} s; stop or continue that process"
-            ) from error
+            raise _held(error.lock_file) from error
+
+    def patiently(self, call: Callable[[], T]) -> T:
+        """What `call` returns, which is tried again while the server is away, for OUTAGE_SECONDS at most.
+
+        Only for calls that may be repeated.
+
+        Raises:
+            StudyError: the server did not come back.
+        """
+        given_up, pause, said = time.monotonic() + OUTAGE_SECONDS, 1.0, False
+        while True:
+            try:
+                return call()
+            except (Unreachable, StorageInternalError, OperationalError) as error:
+                if time.monotonic() > given_up:
+                    raise self._unreachable(error) from error
+                if not said:
+                    log.warning("the study database %s does not answer; waiting for it", self)
+                said = True
+                time.sleep(pause)
+                pause = min(2 * pause, 10.0)
+
+    @contextmanager
+    def _advisory_lock(self, what: str) -> Iterator[None]:
+        key = {"key": zlib.crc32(f"kd-sweeper {what}".encode())}
+        with self._connect() as connection:
+            try:
+                connection.execute(text(f"SET lock_timeout = '{LOCK_SECONDS}s'"))
+                connection.execute(text("SELECT pg_advisory_lock(:key)"), key)
+            except SQLAlchemyError as error:
+                if getattr(getattr(error, "orig", None), "sqlstate", None) == LOCK_NOT_AVAILABLE:
+                    raise _held(f"the lock of {what} in {self}") from error
+                raise self._unreachable(error) from error
+            try:
+                yield
+            finally:
+                with suppress(SQLAlchemyError):  # the end of the connection frees it too
+                    connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
 
     def _connect(self) -> Connection:
         try:
-            return create_engine(self.url, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect()
+            engine = create_engine(
+                self.address, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=self.connection
+            )
+            return engine.connect()
         except (SQLAlchemyError, ImportError) as error:
             raise self._unreachable(error) from error
 
+    @property
+    def address(self) -> URL:
+        """The address with the driver that we install."""
+        url = make_url(self.url)
+        return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """How long to wait for whom: a busy sqlite file; a server; and, at the server, for a host that lost power."""
+        if self.file is not None:
+            return {"timeout": 60}
+        alive = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+        return {"connect_timeout": 10, "options": make_url(self.url).query.get("options", alive)}
+
     def _unreachable(self, error: Exception) -> StudyError:
+        if isinstance(error, StudyError):
+            return error
         if isinstance(error, ImportError):
             return StudyError(f"the driver of {self} is missing ({error}); pip install '.[postgres]'")
-        reason = without_credentials(str(getattr(error, "orig", None) or error).strip().splitlines()[0])
-        return StudyError(f"the study database {self} cannot be used ({reason}); {HINT}")
+        first = getattr(error, "orig", None) or error.__cause__ or error
+        reason = without_credentials(str(first).strip().splitlines()[0])
+        return Unreachable(f"the study database {self} cannot be used ({reason}); {HINT}")
 
 
 @cache  # one pool of connections per process and database
@@ -128,25 +197,22 @@ def _open(database: Database) -> RDBStorage:
             database.file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise database._unreachable(error) from error
-    wait = {"connect_args": {"timeout": 60}} if database.file is not None else {"pool_pre_ping": True}
+    engine = {"connect_args": database.connection, "pool_pre_ping": database.file is None}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with database.lock("schema"):
         try:
             return RDBStorage(
-                database.url, engine_kwargs=wait, heartbeat_interval=database.heartbeat, grace_period=database.grace
+                database.address.render_as_string(hide_password=False),
+                engine_kwargs=engine,
+                heartbeat_interval=database.heartbeat,
+                grace_period=database.grace,
             )
         except (SQLAlchemyError, ImportError, RuntimeError, OSError) as error:
             raise database._unreachable(error) from error
 
 
-@contextmanager
-def _advisory_lock(connection: Connection, what: str) -> Iterator[None]:
-    key = {"key": zlib.crc32(f"kd-sweeper {what}".encode())}
-    connection.execute(text("SELECT pg_advisory_lock(:key)"), key)
-    try:
-        yield
-    finally:
-        connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
+def _held(what: str) -> StudyError:
+    return StudyError(f"{what} was held by another process for {LOCK_SECONDS} s; stop or continue that process")
 
 
 def _plain(name: str) -> str:

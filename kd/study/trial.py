@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.pruners import BasePruner
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
@@ -65,6 +65,9 @@ class StudyTrial(Alone):
             self._check_ours(False)
 
     def report(self, value: float | None, trained: int, planned: int) -> bool:
+        return self.ticket.database.patiently(lambda: self._report(value, trained, planned))
+
+    def _report(self, value: float | None, trained: int, planned: int) -> bool:
         self._check_ours(self.storage.get_trial(self.id).state == TrialState.RUNNING)
         if value is None or math.isnan(value) or len(self.study.directions) > 1:
             return False
@@ -74,9 +77,12 @@ class StudyTrial(Alone):
         return self.pruned
 
     def note(self, facts: Mapping[str, Any]) -> None:
+        for name, value in facts.items():
+            self.ticket.database.patiently(lambda name=name, value=value: self._note(name, value))
+
+    def _note(self, name: str, value: Any) -> None:
         with self._still_ours():
-            for name, value in facts.items():
-                self.trial.set_user_attr(name, value)
+            self.trial.set_user_attr(name, value)
 
     def finish(self, objectives: Mapping[str, float]) -> None:
         """Tell the study.
@@ -98,7 +104,7 @@ class StudyTrial(Alone):
 
     def fail(self, kind: str, reason: str) -> None:
         """Tell that the trial failed, and why; nothing where it is over already."""
-        with suppress(UpdateFinishedTrialError, ValueError):
+        with suppress(UpdateFinishedTrialError, ValueError, StorageInternalError):  # whoever launched the job tells it
             self.trial.set_user_attr("failure", {"kind": kind, "reason": reason[:500]})
             self.study.tell(self.ticket.number, state=TrialState.FAIL)
 

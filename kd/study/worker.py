@@ -14,7 +14,7 @@ from optuna.storages import RDBStorage
 
 def me() -> dict[str, Any]:
     """This process: its host, number, and start, so that a number used again is not taken for it."""
-    return {"host": _host(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    return {"host": _host(), "pid": os.getpid(), "started": _started(psutil.Process())}
 
 
 def is_gone(worker: dict[str, Any] | None) -> bool:
@@ -23,7 +23,7 @@ def is_gone(worker: dict[str, Any] | None) -> bool:
         return False
     try:
         process = psutil.Process(worker["pid"])
-        return process.create_time() != worker["started"] or process.status() == psutil.STATUS_ZOMBIE
+        return _started(process) != worker["started"] or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 
@@ -42,11 +42,12 @@ def kill_own(worker: dict[str, Any] | None) -> bool:
 @contextmanager
 def heartbeat(storage: RDBStorage, trial_id: int, over: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Record signs of life of a trial, now and while the block lasts, or until it is `over`."""
-    storage.record_heartbeat(trial_id)
     stop = threading.Event()
 
     def beat() -> None:
-        while not stop.wait(storage.get_heartbeat_interval()):
+        pause = 0
+        while not stop.wait(pause):
+            pause = storage.get_heartbeat_interval()
             try:
                 if over():
                     return
@@ -61,6 +62,14 @@ def heartbeat(storage: RDBStorage, trial_id: int, over: Callable[[], bool] = lam
     finally:
         stop.set()
         thread.join(timeout=5)
+
+
+def _started(process: psutil.Process) -> float:
+    """When a process began, by a measure that a step of the clock does not move: ticks since boot where it can."""
+    try:
+        return float(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return process.create_time()
 
 
 def _host() -> str:
