@@ -10,7 +10,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -151,11 +151,11 @@ class Database:
                 if getattr(getattr(error, "orig", None), "sqlstate", None) == LOCK_NOT_AVAILABLE:
                     raise _held(f"the lock of {what} in {self}") from error
                 raise self._unreachable(error) from error
+            yield  # where this fails, the end of the connection frees the lock
             try:
-                yield
-            finally:
-                with suppress(SQLAlchemyError):  # the end of the connection frees it too
-                    connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
+            except SQLAlchemyError as error:  # the lock was lost on the way, and another may have taken it
+                raise self._unreachable(error) from error
 
     def _connect(self) -> Connection:
         try:
