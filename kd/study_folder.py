@@ -120,14 +120,15 @@ def write(results: Results, path: Path) -> list[str]:
     write_atomically(path / "trials.csv", lambda file: file.write_text(text, encoding="utf-8"))
     for name, trial in _winners(results).items():
         _write(path / "experiment" / f"{name}.yaml", recipe_of(results, trial))
-    if results.complete and len(results.space.objectives) == 1:
+    if "best" in _winners(results):
         _write(path / "sweeps" / "winner.yaml", WINNER.format(study=results.name, folder=_shown(path)))
     return pictures.draw(results, path / "plots")
 
 
 def _winners(results: Results) -> dict[str, FrozenTrial]:
     """The trials worth a recipe: the best one, or, for several objectives, each of the Pareto front."""
-    if not results.best:
+    again = ("experiment", "best") in overrides_as_values(results.space.fixed)  # a winner over seeds: it has its recipe
+    if not results.best or again:
         return {}
     if len(results.space.objectives) == 1:
         return {"best": results.best[0]}

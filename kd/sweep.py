@@ -12,7 +12,8 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString
+from hydra.core.override_parser.types import Quote, QuotedString, Transformer
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -125,6 +126,55 @@ def check_name(name: Any) -> str:
             "and begin with a letter, a digit or _"
         )
     return name
+
+
+def search_space(overrides: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What is searched, {key: optuna distribution}, and the overrides that all trials share.
+
+    The grammar is hydra-optuna-sweeper's: choice(...), range(...), interval(...), tag(log, ...), a,b,c.
+
+    Raises:
+        ConfigError: a range that holds nothing, or a kind of sweep that optuna does not know.
+    """
+    from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides  # heavy: optuna
+
+    lines = _last_wins(overrides)
+    try:
+        searched, fixed, deleted = create_params_from_overrides(lines)
+    except (AssertionError, NotImplementedError, ValueError) as error:
+        raise ConfigError(f"the search space cannot be read: {error}") from error
+    searched |= _choices_as_typed(lines)
+    return searched, (*(f"{name}={value}" for name, value in fixed.items()), *deleted)
+
+
+def _last_wins(overrides: Sequence[str]) -> list[str]:
+    """One override per key, the last: what is typed fixes, narrows or widens what the study's file searches."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return list({item.get_key_element(): line for item, line in zip(parsed, overrides, strict=True)}.values())
+
+
+def _choices_as_typed(lines: Sequence[str]) -> dict[str, Any]:
+    """The choices, with the quotes that matter, which the stock grammar drops: '7' is not 7."""
+    from optuna.distributions import CategoricalDistribution
+
+    found = {}
+    for item in OverridesParser.create().parse_overrides(list(lines)):
+        if item.is_choice_sweep():
+            choices = [_as_typed(choice) for choice in item.sweep_iterator()]
+            found[item.get_key_element()] = CategoricalDistribution(choices)
+    return found
+
+
+def _as_typed(choice: Any) -> Any:
+    """A choice as an override's value: a text in quotes where it would be read as something else without them."""
+    if not isinstance(choice, str):
+        return Transformer.encode(choice)
+    try:
+        if OverridesParser.create().parse_override(f"key={choice}").value() == choice:
+            return choice
+    except HydraException:
+        pass
+    return QuotedString(choice, Quote.single).with_quotes()
 
 
 def overrides_as_values(overrides: Sequence[str]) -> list[tuple[str, Any]]:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl, create_params_from_overrides
+from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
 from omegaconf import DictConfig, OmegaConf
 from optuna import Trial
 from optuna.trial import FrozenTrial, TrialState
@@ -110,11 +109,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
 
     def _space(self, overrides: Sequence[str]) -> tuple[Space, Settings]:
         """The study's question, every corner of it composed and checked as a run of its own would be."""
-        try:
-            searched, fixed, deleted = create_params_from_overrides(_last_wins(overrides))
-        except (AssertionError, NotImplementedError, ValueError) as error:
-            raise ConfigError(f"the search space cannot be read: {error}") from error
-        kept = (*(f"{name}={value}" for name, value in fixed.items()), *deleted)
+        searched, kept = sweep.search_space(overrides)
         space = Space(searched, kept, {}, {})
         settings, config = None, {}
         for corner in space.corners():
@@ -122,7 +117,9 @@ class StudySweeperImpl(OptunaSweeperImpl):
             found = read(cfg, look_at_data=settings is None)
             if settings is None:
                 settings = found
-                config = {**dict(_flatten(plain(cfg))), "data.fingerprint": found.data.fingerprint()}
+                plan = "grid" if sweep.is_grid(self.options["sampler"]) else "suggested"
+                config = dict(_flatten(plain(cfg)))
+                config |= {"data.fingerprint": found.data.fingerprint(), "hydra.sweeper.sampler": plan}
         directions = self._directions(settings)
         if len(directions) > 1 and not str(self.options["pruner"].get("_target_")).endswith("NopPruner"):
             raise ConfigError(
@@ -208,12 +205,6 @@ class StudySweeperImpl(OptunaSweeperImpl):
             except Exception as error:  # a killed process, a scheduler that refuses, ...
                 reason = _brief(error)
         ledger.database.patiently(lambda: _settle(trial, ledger, reason))
-
-
-def _last_wins(overrides: Sequence[str]) -> list[str]:
-    """One override per key, the last: what is typed fixes, narrows or widens what the study's file searches."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return list({item.get_key_element(): line for item, line in zip(parsed, overrides, strict=True)}.values())
 
 
 def _settle(trial: Trial, ledger: Ledger, reason: str) -> None:

@@ -115,8 +115,10 @@ class Ledger:
             study.set_metric_names(list(self.space.objectives))  # what optuna-dashboard writes on its axes
         self.space.check_same(study)
         if self.planned:
-            for cell in self.space.cells()[len(study.get_trials(deepcopy=False)) :]:
-                study.enqueue_trial(cell)
+            known = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
+            for cell in self.space.cells():
+                if cell not in known:
+                    study.enqueue_trial(cell)
 
     @property
     def study(self) -> Study:
@@ -141,17 +143,19 @@ class Ledger:
             study = self.study
             self._bury(study)
             tally = Tally.of(study.get_trials(deepcopy=False), self.max_retries)
+            if tally.finished >= self.target:
+                return Now.ENOUGH
             for failed in tally.to_retry:
                 study.add_trial(_again(failed))
             waiting = tally.waiting + len(tally.to_retry)
-            if tally.finished >= self.target:
-                return Now.ENOUGH
             self._check_hope(tally)
             if self.planned and not waiting and not tally.running:
                 return Now.ENOUGH
             if tally.finished + tally.running >= self.target or (self.planned and not waiting):
                 return Now.WAIT
-            study.sampler = self.sampler(len(study.get_trials(deepcopy=False)))
+            trials = study.get_trials(deepcopy=False)
+            next_in_line = (trial.number for trial in trials if trial.state == TrialState.WAITING)
+            study.sampler = self.sampler(min(next_in_line, default=len(trials)))
             trial = study.ask()
             self.storage.record_heartbeat(trial._trial_id)
             trial.set_user_attr("worker", worker.me())
@@ -164,13 +168,17 @@ class Ledger:
 
     def _bury(self, study: Study) -> list[FrozenTrial]:
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        gone = set()
         for trial in running:
             runs = trial.user_attrs.get("worker")  # missing where a claim was killed half way, under this very lock
             if runs is None or worker.is_gone(runs):
                 study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                gone.add(trial.number)
         optuna.storages.fail_stale_trials(study)
-        now = {trial.number: trial.state for trial in study.get_trials(deepcopy=False)}
-        return [trial for trial in running if now[trial.number] == TrialState.FAIL]
+        now = study.get_trials(deepcopy=False)
+        silent = (now[trial.number] for trial in running if trial.number not in gone)
+        lost = gone | {t.number for t in silent if t.state == TrialState.FAIL and "failure" not in t.user_attrs}
+        return [trial for trial in running if trial.number in lost]
 
     def _check_hope(self, tally: Tally) -> None:
         new = [trial for trial in tally.given_up if trial.number not in self._given_up_before]

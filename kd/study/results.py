@@ -19,6 +19,7 @@ from kd.errors import StudyError, nearest
 from kd.study.ledger import FINISHED, failure, history
 from kd.study.space import Space
 
+FIGURES = {"student/test/miou": "test/miou", "student/latency_ms": "latency_ms"}  # column: fact of a trial
 SEEDED = ("val/miou", "test/miou")  # what is compared over the seeds of two winners
 
 
@@ -113,7 +114,7 @@ def _row(trial: FrozenTrial, space: Space) -> dict[str, Any]:
         "epochs": facts.get("epochs", max(trial.intermediate_values, default=0)),
         "planned_epochs": facts.get("planned_epochs"),
         "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
-        **{f"student/{name}": facts.get(name) for name in ("test/miou", "latency_ms")},
+        **{name: facts.get(fact) for name, fact in FIGURES.items() if name not in space.objectives},
         "retry_of": history(trial)[-1] if history(trial) else None,
         "failure": failure(trial)["reason"] if trial.state == TrialState.FAIL else None,
         "run_folder": facts.get("run_folder"),

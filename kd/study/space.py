@@ -10,7 +10,13 @@ from itertools import product
 from typing import Any
 
 from optuna import Study
-from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
 
 from kd.errors import StudyError
 
@@ -133,15 +139,17 @@ def _values(name: str, distribution: BaseDistribution) -> list[Any]:
             f"{name} takes any value from {distribution.low} to {distribution.high}, so the sampler grid has no end; "
             f"give {name}=choice(...) or range(...), or another hydra/sweeper/sampler"
         )
-    count = round((distribution.high - distribution.low) / distribution.step) + 1
-    return [distribution.low + step * distribution.step for step in range(count)]
+    low, high, step = distribution.low, distribution.high, distribution.step
+    places = 12  # 0.1 + 0.2 is beyond 0.3, and out of the distribution
+    return [min(high, round(low + index * step, places)) for index in range(round((high - low) / step) + 1)]
 
 
 def describe(distribution: BaseDistribution) -> str:
     """A distribution in the words of an override: choice(1,2), range 0..4, interval 1..2 (log)."""
     if isinstance(distribution, CategoricalDistribution):
         return f"choice({','.join(map(str, distribution.choices))})"
-    step = "" if distribution.step in (None, 1) else f" by {distribution.step}"
+    usual = 1 if isinstance(distribution, IntDistribution) else None
+    step = "" if distribution.step == usual else f" by {distribution.step}"
     return f"{distribution.low}..{distribution.high}{step}{' (log)' if distribution.log else ''}"
 
 

@@ -47,7 +47,10 @@ class Unreachable(StudyError):
 
 def default_url(root: Path) -> str:
     """One sqlite database for all studies of a project, under `root`."""
-    return f"sqlite:///{(root / 'runs' / 'studies' / 'studies.db').resolve().as_posix()}"
+    path = (root / "runs" / "studies" / "studies.db").resolve().as_posix()
+    if "?" in path:
+        raise StudyError(f"{path} has a ? in it, which an address cannot have; choose another root, or a storage")
+    return f"sqlite:///{path}"
 
 
 def holds_password(url: str) -> bool:
@@ -132,7 +135,7 @@ class Database:
             try:
                 return call()
             except (Unreachable, StorageInternalError, OperationalError) as error:
-                if time.monotonic() > given_up:
+                if self.file is not None or time.monotonic() > given_up:  # a file that fails does not mend by itself
                     raise self._unreachable(error) from error
                 if not said:
                     log.warning("the study database %s does not answer; waiting for it", self)

@@ -122,7 +122,7 @@ def attach(ticket: Ticket, folder: Path) -> Iterator[StudyTrial]:
             yield trial
         except Superseded:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = str(error).splitlines()[0] if str(error) else ""
             if not isinstance(error, UserError):
                 text = traceback.format_exc()
