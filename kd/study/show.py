@@ -86,8 +86,8 @@ def winners(results: Results, baseline: Results) -> Iterator[Table | str]:
     if not shared:
         return
     table = Table(title="the winners, trained again over seeds (mean ± standard deviation)", title_justify="left")
-    for name in ("", results.name, baseline.name, "difference, seed by seed"):
-        table.add_column(name, justify="right" if name else "left")
+    for name in ("", results.name, baseline.name, "difference by seed"):
+        table.add_column(name.removesuffix("-winner"), justify="right" if name else "left")
     for name in shared:
         table.add_row(name, spread(spreads[name]), spread(others[name]), spread(spreads[name].minus(others[name]), "+"))
     yield table
