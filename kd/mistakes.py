@@ -61,5 +61,8 @@ def _composition_mistake(error: Exception) -> str:
     quoted = first.split("'")[1] if first.count("'") >= 2 else ""
     if "Could not override" in first or "not in struct" in message:
         key = quoted.split("@")[0]
+        group = key.partition(".")[0]
+        if key in known_keys() and group != key:
+            return f"{key} is not an option of the {group} that is chosen; leave it out, or choose another {group}"
         return f"{key} is not an option; {nearest(key, known_keys())}"
     return " ".join(line.strip() for line in message.splitlines() if line.strip())

@@ -70,11 +70,11 @@ def pruner(node: Mapping[str, Any]) -> Any:
 
 
 def sampler(node: Mapping[str, Any], seed: int) -> Callable[[int], Any]:
-    """A function that makes the sampler of a trial from the trial's number.
+    """A function that makes the sampler of a point from its place in the study.
 
-    A trial's suggestions depend on the study's seed, its number and the trials before, not on the process that asks:
+    What is suggested depends on the study's seed, the place and the trials before, not on the process that asks:
     a study that was interrupted suggests what it would have suggested. Quasi-random sequences keep one seed, since the
-    place in the sequence is in the database; the choices that they leave to chance follow the trial's number.
+    place in the sequence is in the database; the choices that they leave to chance follow the place.
 
     Raises:
         ConfigError: optuna has no such sampler, or it refuses an argument.
@@ -85,8 +85,8 @@ def sampler(node: Mapping[str, Any], seed: int) -> Callable[[int], Any]:
             f"hydra.sweeper.sampler.seed={seed!r}: should be a whole number from 0 to 4294967295, or null"
         )
 
-    def make(number: int) -> Any:
-        digest = hashlib.blake2b(f"{seed} {number}".encode(), digest_size=4).digest()
+    def make(place: int) -> Any:
+        digest = hashlib.blake2b(f"{seed} {place}".encode(), digest_size=4).digest()
         own = int.from_bytes(digest, "little")
         if str(node["_target_"]).endswith("QMCSampler"):
             from optuna.samplers import RandomSampler

@@ -86,6 +86,8 @@ def _opened(path: Path, pixels: bool = True) -> "Iterator[Picture]":
                 if pixels:
                     picture.load()
                     ImageOps.exif_transpose(picture, in_place=True)
+                else:
+                    picture.getexif()  # at the end of a PNG: it is read whole for it
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise DataError(f"{path} has more than {Image.MAX_IMAGE_PIXELS} pixels: scale it down") from error
         except Exception as error:  # decoders of broken files raise nearly anything: OSError, SyntaxError, struct.error

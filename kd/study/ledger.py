@@ -83,7 +83,7 @@ class Ledger:
     """Hands out the trials of one study.
 
     Args:
-        sampler: makes the sampler of a trial from the trial's number, so that suggestions are a function of the
+        sampler: makes the sampler of a point from its place in the study, so that suggestions are a function of the
             study's seed and its history, not of who asks or how often it was interrupted.
         planned: whether every cell of the space is to run once; otherwise the sampler suggests.
         target: the number of finished trials that the study should have.
@@ -154,8 +154,7 @@ class Ledger:
             if tally.finished + tally.running >= self.target or (self.planned and not waiting):
                 return Now.WAIT
             trials = study.get_trials(deepcopy=False)
-            next_in_line = (trial.number for trial in trials if trial.state == TrialState.WAITING)
-            study.sampler = self.sampler(min(next_in_line, default=len(trials)))
+            study.sampler = self.sampler(_place(trials))
             trial = study.ask()
             self.storage.record_heartbeat(trial._trial_id)
             trial.set_user_attr("worker", worker.me())
@@ -189,6 +188,16 @@ class Ledger:
                 f"study {self.name} stops: {len(new)} trials were given up, the last, number {last.number}, for: "
                 f"{failure(last)['reason']}; mend that, and the same command goes on"
             )
+
+
+def _place(trials: Sequence[FrozenTrial]) -> int:
+    """Which point of the study is asked for next: its trials counted without repetitions.
+
+    So that a study suggests the same points whether trials of it were killed and run again or not.
+    """
+    waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+    first = (*history(waiting[0]), waiting[0].number)[0] if waiting else len(trials)
+    return sum(1 for trial in trials if trial.number < first and not history(trial))
 
 
 def _again(failed: FrozenTrial) -> FrozenTrial:

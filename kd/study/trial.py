@@ -22,6 +22,7 @@ from kd.files import write_atomically
 from kd.study import worker
 from kd.study.alone import Alone
 from kd.study.storage import Database
+from kd.training import DivergedError
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def attach(ticket: Ticket, folder: Path) -> Iterator[StudyTrial]:
                 text = traceback.format_exc()
                 write_atomically(folder / "error.txt", lambda path: path.write_text(text, encoding="utf-8"))
                 reason = f"{type(error).__name__}: {reason}"
-            trial.fail("error", reason)
+            trial.fail("nan" if isinstance(error, DivergedError) else "error", reason)
             raise
         except BaseException:
             trial.fail("interrupted", "interrupted")

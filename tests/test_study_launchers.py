@@ -1,0 +1,242 @@
+"""Studies whose trials run in processes of their own: joblib, submitit and ray, with workers that die or hang."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import mlflow
+import optuna
+import psutil
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from kd.composition import PROJECT
+from kd.study import worker
+from kd.study.ledger import FINISHED, failure, history
+
+NAME = "temperature_unfreeze"
+SMALL = [
+    "backbone=tiny", "data.image_size=[32,32]", "data.train=16", "data.val=8", "data.test=8", "trainer.batch_size=8",
+    "trainer.epochs=3", "trainer.device=cpu", "loss=hard_only", "schedule=choice(linear,cosine)", "schedule.final=1.0",
+    "unfreeze.start_epoch=1", "unfreeze.rate=1", "hydra/sweeper/pruner=none",
+]  # fmt: skip
+UNSEEN = "tracking=none"
+JOBLIB = ["hydra/launcher=joblib", "hydra.sweeper.n_jobs=2"]
+
+
+def begin(root: Path, *overrides: str) -> subprocess.Popen:
+    command = [sys.executable, str(PROJECT / "train.py"), "-m", *SMALL, *overrides]
+    env = {**os.environ, "KD_ROOT": str(root)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=env, start_new_session=True, **pipes)
+
+
+def ended(process: subprocess.Popen) -> SimpleNamespace:
+    try:
+        out, err = process.communicate(timeout=300)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, err
+    return SimpleNamespace(pid=process.pid, out=out, err=err)
+
+
+def folder(root: Path) -> Path:
+    return root / "runs" / "studies" / NAME
+
+
+def the_study(root: Path) -> optuna.Study:
+    return optuna.load_study(study_name=NAME, storage=f"sqlite:///{root}/runs/studies/studies.db")
+
+
+def trials(root: Path) -> list[FrozenTrial]:
+    return the_study(root).get_trials()
+
+
+def finished(root: Path) -> list[FrozenTrial]:
+    return [trial for trial in trials(root) if trial.state in FINISHED]
+
+
+def begun(trial: FrozenTrial) -> bool:
+    return "mlflow_run" in trial.user_attrs
+
+
+def pids(found: list[FrozenTrial]) -> list[int]:
+    return [trial.user_attrs["worker"]["pid"] for trial in found]
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def in_training(root: Path, after: int = 0) -> list[FrozenTrial]:
+    """The trials from a number on that are under way in the database and have an epoch in their folder."""
+    if not (root / "runs" / "studies" / "studies.db").exists() or not any(folder(root).glob("*/metrics.jsonl")):
+        return []
+    return [
+        trial
+        for trial in trials(root)[after:]
+        if trial.state == TrialState.RUNNING and (folder(root) / str(trial.number) / "metrics.jsonl").exists()
+    ]
+
+
+def first_in_training(root: Path, process: subprocess.Popen, after: int = 0) -> FrozenTrial:
+    wait_until(lambda: bool(in_training(root, after)), process)
+    return in_training(root, after)[0]
+
+
+def is_over(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def assert_every_failed_trial_ran_again(found: list[FrozenTrial]) -> None:
+    """With its own parameters and under one new number, until it was finished."""
+    repeated = [history(trial)[-1] for trial in found if history(trial)]
+    assert sorted(repeated) == [trial.number for trial in found if trial.state == TrialState.FAIL]
+    for trial in found:
+        if history(trial):
+            assert trial.params == found[history(trial)[-1]].params
+
+
+# joblib
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A study that is killed with all its workers, and one of whose workers is killed when it goes on."""
+    root = tmp_path_factory.mktemp("killed")
+    command = (root, *JOBLIB, UNSEEN, "hydra.sweeper.n_trials=3")
+    first = begin(*command)
+    first_in_training(root, first)
+    for process in (*psutil.Process(first.pid).children(recursive=True), psutil.Process(first.pid)):
+        process.kill()
+    first.communicate()
+    cut_off = trials(root)
+    second = begin(*command)
+    lost = first_in_training(root, second, after=len(cut_off))
+    os.kill(lost.user_attrs["worker"]["pid"], signal.SIGKILL)
+    return SimpleNamespace(root=root, cut_off=cut_off, lost=lost, done=ended(second))
+
+
+def test_a_study_goes_on_after_all_of_its_processes_were_killed_at_once(killed):
+    stopped = [trial.number for trial in killed.cut_off if trial.state == TrialState.RUNNING]
+    now = trials(killed.root)
+    assert stopped
+    assert [now[number].state for number in stopped] == [TrialState.FAIL] * len(stopped)
+    assert len(finished(killed.root)) == 3
+    assert_every_failed_trial_ran_again(now)
+
+
+def test_a_study_survives_the_death_of_one_of_its_workers(killed):
+    lost = trials(killed.root)[killed.lost.number]
+    assert lost.state == TrialState.FAIL
+    assert failure(lost)["kind"] == "lost"
+    assert "Traceback" not in killed.done.err
+
+
+def test_no_trial_of_a_killed_study_shares_a_folder(killed):
+    told = [trial.user_attrs["run_folder"] for trial in trials(killed.root) if "run_folder" in trial.user_attrs]
+    assert len(told) == len(set(told))
+    assert all(
+        trial.user_attrs["run_folder"] == str(folder(killed.root) / str(trial.number))
+        for trial in finished(killed.root)
+    )
+
+
+@pytest.fixture(scope="module")
+def hanging(tmp_path_factory):
+    """A study in MLflow, one of whose workers stops in the middle of a trial, and neither ends nor answers."""
+    root = tmp_path_factory.mktemp("hanging")
+    silence = ["hydra.sweeper.heartbeat_interval=1", "hydra.sweeper.grace_period=4"]
+    process = begin(root, *JOBLIB, *silence, "hydra.sweeper.n_trials=2")
+    trial = first_in_training(root, process)
+    pid = trial.user_attrs["worker"]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    return SimpleNamespace(root=root, trial=trial, pid=pid, done=ended(process))
+
+
+def test_joblib_runs_trials_in_several_processes_of_its_own(hanging):
+    assert len({*pids(trials(hanging.root)), hanging.done.pid}) >= 3
+    assert hanging.done.pid not in pids(trials(hanging.root))
+
+
+def test_the_trial_of_a_worker_that_hangs_is_taken_over(hanging):
+    assert trials(hanging.root)[hanging.trial.number].state == TrialState.FAIL
+    assert len(finished(hanging.root)) == 2
+    assert_every_failed_trial_ran_again(trials(hanging.root))
+
+
+def test_a_worker_that_hangs_is_ended_with_its_study(hanging):
+    assert is_over(hanging.pid)
+
+
+def test_trials_of_other_processes_are_children_of_the_study_in_mlflow(hanging):
+    client = mlflow.MlflowClient(f"sqlite:///{hanging.root}/mlruns/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("kd-sweeper").experiment_id])
+    parent = the_study(hanging.root).user_attrs["mlflow_run"]
+    children = {run.info.run_id: run for run in runs if run.info.run_id != parent}
+    by_child = {trial.user_attrs["mlflow_run"]: trial for trial in trials(hanging.root) if begun(trial)}
+    assert children.keys() == by_child.keys()
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent}
+    for run_id, trial in by_child.items():
+        assert children[run_id].info.status == ("FINISHED" if trial.state in FINISHED else "KILLED")
+    assert client.get_run(parent).info.status == "FINISHED"
+    shown = sorted((point.step, point.value) for point in client.get_metric_history(parent, "val/miou"))
+    assert shown == [(trial.number, trial.value) for trial in finished(hanging.root)]
+
+
+# submitit and ray
+
+
+@pytest.fixture(scope="module")
+def submitted(tmp_path_factory):
+    root = tmp_path_factory.mktemp("submitted")
+    done = ended(begin(root, "hydra/launcher=submitit_local", UNSEEN, "hydra.sweeper.n_trials=2"))
+    return SimpleNamespace(root=root, done=done)
+
+
+def test_submitit_runs_each_trial_in_a_process_of_its_own(submitted):
+    assert [trial.state for trial in trials(submitted.root)] == [TrialState.COMPLETE] * 2
+    assert len({*pids(trials(submitted.root)), submitted.done.pid}) == 3
+
+
+def test_what_submitit_leaves_lies_in_the_study_folder(submitted):
+    assert {path.name for path in submitted.root.iterdir()} == {"runs"}
+    numbers = [path.name for path in folder(submitted.root).iterdir() if path.name.isdigit()]
+    assert sorted(numbers) == ["0", "1"]
+
+
+@pytest.fixture(scope="module")
+def remote(tmp_path_factory):
+    root = tmp_path_factory.mktemp("remote")
+    pytest.importorskip("ray")
+    ray = ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=1"]
+    return SimpleNamespace(root=root, done=ended(begin(root, *ray, UNSEEN, "hydra.sweeper.n_trials=2")))
+
+
+def test_ray_runs_trials_in_processes_of_its_own(remote):
+    assert [trial.state for trial in trials(remote.root)] == [TrialState.COMPLETE] * 2
+    assert remote.done.pid not in pids(trials(remote.root))
+
+
+# who is dead
+
+
+def test_a_worker_lives_on_when_the_clock_is_set(monkeypatch):
+    """Start times are reckoned from the clock, which a time server moves by a second now and then."""
+    known, start = worker.me(), psutil.Process.create_time
+    for seconds in (-2, -1, 1, 2):
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self, by=seconds: start(self) + by)
+        assert not worker.is_gone(known)
