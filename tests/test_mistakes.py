@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import program
 import pytest
 from PIL import Image
 
@@ -132,7 +133,7 @@ UNBUILDABLE = [
 
 @pytest.mark.parametrize(("typed", "says"), UNBUILDABLE, ids=[typed for typed, _ in UNBUILDABLE])
 def test_a_network_or_transform_that_cannot_be_built_is_told_in_one_line(typed, says, root):
-    done = train("backbone=tiny", "loss=hard_only", "data.image_size=[32,32]", "tracking=none", typed)
+    done = program.train(root, "backbone=tiny", "loss=hard_only", "data.image_size=[32,32]", "tracking=none", typed)
     assert done.returncode != 0
     error = one_line(done.stderr)
     assert all(part in error for part in says), error
@@ -140,7 +141,7 @@ def test_a_network_or_transform_that_cannot_be_built_is_told_in_one_line(typed, 
 
 
 def test_a_teacher_that_is_not_there_is_told_in_one_line(root):
-    done = train("teacher=file", "teacher.path=/nowhere")
+    done = program.train(root, "teacher=file", "teacher.path=/nowhere")
     assert done.returncode == 1
     assert "teacher.path=/nowhere: no weights there" in one_line(done.stderr)
     assert leftovers(root) == []
@@ -162,7 +163,7 @@ def pictures(root: Path, **masks: int) -> Path:
     return root
 
 
-def distil(data: Path, *overrides: str) -> subprocess.CompletedProcess:
+def distil(root: Path, data: Path, *overrides: str) -> subprocess.CompletedProcess:
     small = [
         "backbone=tiny",
         "loss=hard_only",
@@ -171,7 +172,7 @@ def distil(data: Path, *overrides: str) -> subprocess.CompletedProcess:
         "trainer.batch_size=2",
         "tracking=none",
     ]
-    return train("data=folder", f"data.root={data}", "data.image_size=[32,32]", *small, *overrides)
+    return program.train(root, "data=folder", f"data.root={data}", "data.image_size=[32,32]", *small, *overrides)
 
 
 @pytest.mark.parametrize(
@@ -185,16 +186,16 @@ def distil(data: Path, *overrides: str) -> subprocess.CompletedProcess:
     ],
 )
 def test_masks_beyond_the_classes_are_told_in_one_line(overrides, says, tmp_path, root):
-    done = distil(pictures(tmp_path / "data", a=2, b=2), *overrides)
+    done = distil(root, pictures(tmp_path / "data", a=2, b=2), *overrides)
     error = one_line(done.stderr)
     assert all(part in error for part in says), error
     assert not (root / "runs").exists() or leftovers(root / "runs") == []
 
 
-def test_a_mask_without_its_image_is_told_in_one_line(tmp_path):
+def test_a_mask_without_its_image_is_told_in_one_line(tmp_path, root):
     data = pictures(tmp_path / "data", a=1, b=1)
     (data / "images" / "train" / "b.jpg").unlink()
-    error = one_line(distil(data).stderr)
+    error = one_line(distil(root, data).stderr)
     assert "b.png" in error
     assert "image" in error
 
@@ -204,7 +205,7 @@ def test_an_image_that_is_cut_short_is_told_in_one_line(workers, tmp_path, root)
     data = pictures(tmp_path / "data", a=1, b=1, c=1)
     for image in (data / "images" / "train").iterdir():
         image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
-    done = distil(data, f"trainer.workers={workers}")
+    done = distil(root, data, f"trainer.workers={workers}")
     assert done.returncode == 1
     error = one_line(done.stderr)
     assert ".jpg" in error
@@ -213,6 +214,6 @@ def test_an_image_that_is_cut_short_is_told_in_one_line(workers, tmp_path, root)
 
 
 def test_the_same_folder_trains_once_it_is_whole(tmp_path, root):
-    done = distil(pictures(tmp_path / "data", a=1, b=1, c=1))
+    done = distil(root, pictures(tmp_path / "data", a=1, b=1, c=1))
     assert done.returncode == 0, done.stderr
     assert any(path.name == "student.safetensors" for path in leftovers(root / "runs"))

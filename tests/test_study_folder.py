@@ -2,16 +2,14 @@
 
 import csv
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import mlflow
 import optuna
+import program
 import pytest
 import yaml
 from optuna.trial import FrozenTrial, TrialState
@@ -19,7 +17,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from kd.cli import main as kd
-from kd.composition import PROJECT
 
 NAME, WINNER = "temperature_unfreeze", "temperature_unfreeze-winner"
 SMALL = [
@@ -36,9 +33,7 @@ SEARCHED = ("schedule", "optimizer.lr")
 
 
 def train(root: Path, *arguments: str) -> SimpleNamespace:
-    command = [sys.executable, str(PROJECT / "train.py"), *arguments]
-    env = {**os.environ, "KD_ROOT": str(root)}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    done = program.train(root, *arguments)
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(out=done.stdout, err=done.stderr)
 

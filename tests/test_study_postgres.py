@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import program
 import psutil
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -22,6 +23,7 @@ from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 from postgres import PASSWORD, TOKEN, address, connect, control, free_port, fresh_database, running_server
+from program import Program
 
 from kd.cli import main as kd
 from kd.composition import PROJECT
@@ -52,11 +54,8 @@ def environment(root: Path, **more: str) -> dict[str, str]:
     return {**kept, "KD_ROOT": str(root), "PGPASSFILE": str(root / "no-such-file"), **more}
 
 
-def start(root: Path, *overrides: str, **more: str) -> subprocess.Popen:
-    command = [sys.executable, str(PROJECT / "train.py"), "-m", *SMALL, *overrides]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(root, **more), cwd=root
-    )
+def start(root: Path, *overrides: str, **more: str) -> Program:
+    return program.begin(root, "-m", *SMALL, *overrides, env=environment(root, **more), cwd=root)
 
 
 @contextmanager
@@ -71,7 +70,7 @@ def started(root: Path, *overrides: str, **more: str):
             process.communicate()
 
 
-def ended(process: subprocess.Popen) -> tuple[int, str, str]:
+def ended(process: Program) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a worker that comes to its end by itself."""
     out, err = process.communicate(timeout=240)
     return process.returncode, out, err
@@ -103,7 +102,7 @@ def count(found: list[FrozenTrial], *states: TrialState) -> int:
     return sum(trial.state in states for trial in found)
 
 
-def stop_in_mid_trial(process: subprocess.Popen, root: Path, url: str) -> FrozenTrial:
+def stop_in_mid_trial(process: Program, root: Path, url: str) -> FrozenTrial:
     """Halt a worker (SIGSTOP) while it trains: an epoch is reported and the trial is not over."""
     folder = root / "runs" / "studies" / STUDY
 
@@ -218,12 +217,11 @@ def test_one_process_finishes_exactly_what_was_asked_for(url, tmp_path):
     check_complete(url, work(url, tmp_path, grid=False), grid=False)
 
 
-@pytest.mark.parametrize("grid", [False, True], ids=["suggested", "grid"])
-def test_processes_that_start_together_on_an_empty_database_share_one_study(server, database, url, tmp_path, grid):
+def test_processes_that_start_together_on_an_empty_database_share_one_study(server, database, url, tmp_path):
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(4, spawn, initializer=set_gate, initargs=(spawn.Barrier(4),)) as pool:
-        parts = [job.result(timeout=120) for job in [pool.submit(work, url, tmp_path, grid) for _ in range(4)]]
-    check_complete(url, [entry for part in parts for entry in part], grid)
+        parts = [job.result(timeout=120) for job in [pool.submit(work, url, tmp_path, True) for _ in range(4)]]
+    check_complete(url, [entry for part in parts for entry in part], grid=True)
     with connect(server, database) as connection:
         for table in ("alembic_version", "version_info", "studies"):
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (1,)

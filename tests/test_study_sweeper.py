@@ -6,21 +6,20 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import optuna
+import program
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
+from program import Program
 
-from kd.composition import PROJECT
 from kd.study.ledger import FINISHED, failure, history
 
 NAME = "temperature_unfreeze"
@@ -35,57 +34,19 @@ SEARCHED = {"schedule", "schedule.initial", "optimizer.encoder_lr_scale"}
 NOTHING_SEARCHED = ["schedule=linear", "schedule.initial=4.0", "optimizer.encoder_lr_scale=0.3", *ONE_PLAN]
 TO_THE_END = "hydra/sweeper/pruner=none"
 
-#: Runs command lines of train.py one after the other in one process: starting Python costs more than they do.
-SEVERAL = """
-import contextlib, io, json, os, runpy, sys, traceback
-script = sys.argv[1]
-for root, arguments in json.load(sys.stdin):
-    os.environ["KD_ROOT"], sys.argv, code = root, [script, *arguments], 0
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            code = traceback.print_exc() or 1
-    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
-"""
+
+def begin(root: Path, *overrides: str) -> Program:
+    return program.begin(root, "-m", *overrides)
 
 
-def begin(root: Path, *overrides: str) -> subprocess.Popen:
-    command = [sys.executable, str(PROJECT / "train.py"), "-m", *overrides]
-    env = {**os.environ, "KD_ROOT": str(root)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=env, start_new_session=True, **pipes)
-
-
-def ended(process: subprocess.Popen) -> SimpleNamespace:
-    try:
-        out, err = process.communicate(timeout=300)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+def ended(process: Program) -> SimpleNamespace:
+    out, err = process.communicate(timeout=300)
     return SimpleNamespace(code=process.returncode, out=out, err=err)
 
 
-def several(jobs: Iterable[tuple[Path, list[str]]]) -> list[SimpleNamespace]:
-    asked = json.dumps([(str(root), ["-m", *overrides]) for root, overrides in jobs])
-    command = [sys.executable, "-c", SEVERAL, str(PROJECT / "train.py")]
-    done = subprocess.run(command, input=asked, capture_output=True, text=True, cwd=PROJECT)
-    assert done.returncode == 0, done.stderr
-    return [SimpleNamespace(**dict(zip(("code", "out", "err"), json.loads(x), strict=True))) for x in _lines(done)]
-
-
-def _lines(done: subprocess.CompletedProcess) -> list[str]:
-    return [line for line in done.stdout.splitlines() if line.startswith("[")]
-
-
 def named(jobs: dict[str, tuple[Path, list[str]]]) -> dict[str, SimpleNamespace]:
-    found = dict(zip(jobs, several(jobs.values()), strict=True))
-    for name, (root, _) in jobs.items():
-        found[name].root = root
-    return found
+    """Studies one after the other, what each of them said, and its root."""
+    return {name: SimpleNamespace(**vars(ended(begin(root, *more))), root=root) for name, (root, more) in jobs.items()}
 
 
 def folder(root: Path, name: str = NAME) -> Path:
@@ -114,7 +75,7 @@ def contents(path: Path) -> dict[str, tuple[int, str]]:
     return {str(f.relative_to(path)): (f.stat().st_mtime_ns, hashlib.sha256(f.read_bytes()).hexdigest()) for f in files}
 
 
-def wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:
+def wait_until(happened: Callable[[], bool], process: Program) -> None:
     deadline = time.monotonic() + 120
     while not happened():
         assert process.poll() is None, process.communicate()[1]
@@ -180,7 +141,7 @@ def broken_off(tmp_path_factory):
     wait_until(lambda: has_an_epoch(folder(root) / "2"), interrupted)
     interrupted.send_signal(signal.SIGINT)
     interrupted = ended(interrupted)
-    continued, last = several([(root, list(command[1:]))] * 2)
+    continued, last = ended(begin(*command)), ended(begin(*command))
     return SimpleNamespace(
         root=root, after_the_kill=after_the_kill, interrupted=interrupted, continued=continued, last=last,
         trials=trials(root),
@@ -458,9 +419,6 @@ SHORT = [*TRAINING, *SHAPES, "trainer.epochs=2", *NOTHING_SEARCHED[:1], *ONE_PLA
 ARMS = "experiment=choice(arm_hard_only,arm_fixed)"
 FORMS = {
     "gp": [*SHORT, "hydra/sweeper/sampler=gp", "hydra/sweeper/pruner=hyperband"],
-    "random": [*SHORT, "hydra/sweeper/sampler=random", "hydra/sweeper/pruner=median"],
-    "qmc": [*SHORT, "hydra/sweeper/sampler=qmc", "hydra/sweeper/pruner=wilcoxon"],
-    "cmaes": [*SHORT, "hydra/sweeper/sampler=cmaes"],
     "no_teacher": [
         *SHORT, "sweeps=no_teacher", "optimizer.encoder_lr_scale=0.3", "optimizer.weight_decay=0.01", "loss.gamma=0.5",
     ],
