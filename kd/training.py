@@ -1,47 +1,58 @@
 """The training loop: a generator that yields one `EpochResult` per epoch and does nothing else.
 
-No logging, no files, no callbacks: whoever iterates decides what to do with an epoch, and may stop between two. What
-an epoch needs to know comes from the timeline, a pure function of the epoch; the order of samples and their views come
-from the loader, pure functions of (seed, epoch) and (seed, view, index); torch's own randomness (dropout, stochastic
-depth) is re-seeded from (seed, step). So nothing is carried from step to step but weights and optimiser state.
+No logging, no files, no callbacks: whoever iterates decides what to do with an epoch, and may stop between two, or at a
+`Pause` between two steps, which it can ask for. What an epoch needs to know comes from the timeline, a pure function of
+the epoch; the order of samples and their views come from the loader, pure functions of (seed, epoch) and (seed, view,
+index); torch's own randomness (dropout, stochastic depth) is re-seeded from (seed, step). So nothing is carried from
+step to step but weights and optimiser state.
 
 All optimiser groups exist from the first step. A block that has not opened has gradients of None, which AdamW passes
 by: no moments build up, no weight decay pulls, and the block starts with empty optimiser state when it opens.
+
+A step whose loss or gradient is not finite changes no weight: the fused optimiser is told on the device, without a
+wait. What became of the steps is read (`kd.steps`) after each on a CPU, now and then elsewhere, and always before
+anybody is given a snapshot.
 """
 
-import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from operator import mul
 
 import torch
 from torch import Tensor
 
 from kd.data.keys import key
 from kd.data.loading import Batch, TrainLoader
-from kd.errors import UserError
 from kd.losses import DistillationLoss
 from kd.network import Network
 from kd.precision import Precision
+from kd.snapshot import Snapshot, restore, take
+from kd.steps import Steps
 from kd.teacher import Teacher
 from kd.timeline import EpochPlan, Timeline
 
 
-class DivergedError(UserError):
-    """The training loss is no longer a number."""
-
-
 @dataclass(frozen=True)
 class Recipe:
-    """How weights are updated: the optimiser's settings and the seed of torch's own randomness."""
+    """How weights are updated: the optimiser's settings and the seed of torch's own randomness.
+
+    `skip_nonfinite`: a step whose loss or gradient is not finite is left out and counted, instead of ending the
+    training.
+    """
 
     seed: int
     weight_decay: float
     betas: tuple[float, float]
     clip_norm: float | None
     accumulate: int = 1
+    skip_nonfinite: bool = False
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Between two steps of an epoch, because somebody asked for it: a moment to save, and to stop or go on."""
+
+    snapshot: Callable[[], Snapshot]
 
 
 @dataclass(frozen=True)
@@ -50,10 +61,12 @@ class EpochResult:
 
     Attributes:
         plan: what it trained with.
-        train: mean unweighted terms over the epoch's batches (loss, kl, mse, ce, dice: those that were computed).
+        train: mean unweighted terms over the epoch's batches (loss, kl, mse, ce, dice: those that were computed), and
+            how many steps were left out (skipped_steps, overflows: where that can happen).
         val: what `validate` returned for the weights at the epoch's end.
         seconds: wall time of the epoch's training steps.
         images_per_second: training images over `seconds`.
+        snapshot: takes the state that the next epoch begins with; to be called before the next item is asked for.
     """
 
     plan: EpochPlan
@@ -61,6 +74,7 @@ class EpochResult:
     val: dict[str, float | None]
     seconds: float
     images_per_second: float
+    snapshot: Callable[[], Snapshot]
 
     def metrics(self) -> dict[str, float | None]:
         """One flat record, under the names that the run folder and MLflow use."""
@@ -114,79 +128,80 @@ def fit(
     validate: Callable[[], dict[str, float | None]],
     recipe: Recipe,
     precision: Precision,
-) -> Iterator[EpochResult]:
-    """Train `student` along `timeline`, one epoch per item.
+    start: Snapshot | None = None,
+    pause: Callable[[], bool] = lambda: False,
+) -> Iterator[EpochResult | Pause]:
+    """Train `student` along `timeline`, one result per epoch.
 
-    `teacher` is None where no term of the loss looks at one; `validate` is called at the end of each epoch.
+    `teacher` is None where no term of the loss looks at one; `validate` is called at the end of each epoch. A training
+    that was cut off goes on from `start`. `pause` is asked after every step within an epoch; where it says so, a
+    `Pause` is yielded.
 
     Raises:
-        DivergedError: an epoch's mean training loss is not finite.
+        DivergedError: the loss or the gradient of a step is not finite, or no step of an epoch could be taken.
+        ValueError: `start` is of another network.
     """
     optimizer, scaler = optimizer_for(student, recipe), precision.scaler()
-    for plan in timeline:
+    if start is not None:
+        restore(start, student, optimizer, scaler)
+
+    def snapshot(epoch: int, step: int, steps: Steps | None = None) -> Callable[[], Snapshot]:
+        sums = steps.plain() if steps else None
+        return lambda: take(student, optimizer, scaler, {"epoch": epoch, "step": step, "sums": sums})
+
+    for plan in islice(timeline, start.epoch if start else 0, None):
         apply_plan(student, optimizer, plan)
         student.train()
-        started, sums = time.perf_counter(), _Sums()
-        batches = train.epoch(plan.epoch)
-        for step in range(0, train.steps(), recipe.accumulate):
+        begun = start if start and start.epoch == plan.epoch else None
+        first = begun.step if begun else 0
+        steps = Steps(plan.epoch, precision, recipe.skip_nonfinite, begun.facts["sums"] if begun else None)
+        batches = train.epoch(plan.epoch, first)
+        for step in range(first, train.steps(), recipe.accumulate):
             torch.manual_seed(step_seed(recipe.seed, plan.epoch, step))
-            group = list(islice(batches, recipe.accumulate))
-            for batch in group:
-                batch = batch.to(precision.device, non_blocking=True)
-                _backward(student, teacher, loss, batch, plan, precision, scaler, len(group), sums)
-            _update(student, optimizer, scaler, recipe.clip_norm)
-        terms, seconds = sums.means(), time.perf_counter() - started
-        if not math.isfinite(terms["loss"]):
-            raise DivergedError(
-                f"the training loss of epoch {plan.epoch} is {terms['loss']}; lower optimizer.lr, or train in "
-                f"trainer.precision=fp32 (it was {precision.name})"
-            )
-        yield EpochResult(plan, terms, validate(), seconds, sums.images / seconds)
+            group = [batch.to(precision.device, non_blocking=True) for batch in islice(batches, recipe.accumulate)]
+            held = [buffer.clone() for buffer in student.buffers()] if recipe.skip_nonfinite else []
+            terms = [_backward(student, teacher, loss, batch, plan, precision, scaler, len(group)) for batch in group]
+            norm = _update(student, optimizer, scaler, recipe.clip_norm, terms)
+            if not steps.taken(step, group, terms, norm):
+                for buffer, before in zip(student.buffers(), held, strict=True):
+                    buffer.copy_(before)
+            done = step + len(group)
+            if done < train.steps() and pause():
+                steps.check()
+                yield Pause(snapshot(plan.epoch, done, steps))
+        means, seconds = steps.means(), steps.seconds()
+        speed = steps.images / seconds
+        yield EpochResult(plan, means, validate(), seconds, speed, snapshot(plan.epoch + 1, 0))
 
 
 def _backward(student: Network, teacher: Teacher | None, loss: DistillationLoss, batch: Batch, plan: EpochPlan,
-              precision: Precision, scaler: torch.amp.GradScaler, share: int, sums: "_Sums") -> None:  # fmt: skip
-    """One batch's gradients, added to those that are there, with a weight of 1 / share."""
+              precision: Precision, scaler: torch.amp.GradScaler, share: int) -> dict[str, Tensor]:  # fmt: skip
+    """One batch's gradients, added to those that are there, with a weight of 1 / share; returns its terms."""
     answers = None if teacher is None else teacher(batch)
     with precision.autocast():
         logits = student(batch.images)
     terms = loss(logits, batch.masks, answers, plan.temperature)
     scaler.scale(terms.loss / share).backward()
-    sums.add(terms.scalars(), len(batch))
+    return terms.scalars()
 
 
-def _update(
-    student: Network, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip_norm: float | None
-) -> None:
+def _update(student: Network, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip_norm: float | None,
+            terms: Sequence[dict[str, Tensor]]) -> Tensor:  # fmt: skip
+    """One step of the optimiser, without effect where loss or gradient is not finite; returns the gradient's norm."""
+    scaler.unscale_(optimizer)
+    opened = [parameter for parameter in student.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in opened])
     if clip_norm is not None:
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(student.parameters(), clip_norm)
-    scaler.step(optimizer)
-    scaler.update()
+        torch.nn.utils.clip_grads_with_norm_(opened, clip_norm, norm)
+    if scaler.is_enabled():
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        finite = torch.stack([norm, *(each["loss"] for each in terms)]).isfinite().all()
+        optimizer.found_inf = (~finite).float()  # torch's fused steps look for it, as its own loss scaling tells them
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-
-
-@dataclass
-class _Sums:
-    """Means over an epoch, weighted by batch size; values stay on the device until the epoch is over."""
-
-    values: dict[str, list[Tensor]] = field(default_factory=dict)
-    sizes: list[int] = field(default_factory=list)
-
-    @property
-    def images(self) -> int:
-        return sum(self.sizes)
-
-    def add(self, terms: dict[str, Tensor], images: int) -> None:
-        self.sizes.append(images)
-        for name, value in terms.items():
-            self.values.setdefault(name, []).append(value)
-
-    def means(self) -> dict[str, float]:
-        return {
-            name: math.fsum(map(mul, torch.stack(values).tolist(), self.sizes)) / self.images
-            for name, values in self.values.items()
-        }
+    return norm
 
 
 def measure_batch_norm(

@@ -1,0 +1,155 @@
+"""Going on with a run that was cut off: which folder, and with which configuration.
+
+`resume=<run folder>` takes the folder's own configuration; what is typed beside it must be the same, except for what
+cannot change the result. `resume=auto` takes the newest run of the same configuration that has not come to its end, and
+begins a new one where there is none: a command that a scheduler may repeat as it is.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig
+
+from kd.errors import ConfigError, RunError
+
+#: Keys, and groups of keys, that may be another after a resume.
+FREE = ("trainer.workers", "trainer.checkpoint_minutes", "tracking", "root")
+AUTO = "auto"
+
+
+def run_folder(resume: str | None, fresh: str, cfg: DictConfig) -> str:
+    """The folder of the run that is asked for: a fresh one, or the one to go on with.
+
+    Raises:
+        RunError: there is no such run, or it has come to its end.
+    """
+    if resume is None:
+        return fresh
+    if resume != AUTO:
+        return str(_unfinished(Path(resume)))
+    from kd.config import plain, public  # they need this module in turn
+
+    return _newest(json.dumps(_fixed(public(plain(cfg)))), Path(fresh).parent.parent) or fresh
+
+
+def _unfinished(folder: Path) -> Path:
+    folder = folder.absolute()
+    if not (folder / "config.yaml").is_file():
+        raise RunError(f"resume={folder}: there is no config.yaml, so this is not the folder of a run; see runs/")
+    if (folder / "summary.json").exists():
+        raise RunError(f"resume={folder}: this run has come to its end; leave resume out to begin another one")
+    if (folder.parent / "trials.csv").exists():
+        raise RunError(f"resume={folder}: this is a trial; its study's command (python train.py -m) goes on with it")
+    return folder
+
+
+@lru_cache
+def _newest(fixed: str, runs: Path) -> str | None:
+    """The newest unfinished run of a configuration; cached, since hydra asks for the folder several times."""
+    for config in sorted(runs.glob("*/*/config.yaml"), key=lambda path: path.stat().st_mtime, reverse=True):
+        if (config.parent / "summary.json").exists() or (config.parent.parent / "trials.csv").exists():
+            continue
+        try:
+            if json.dumps(_fixed(_saved(config.parent))) == fixed:
+                return str(config.parent)
+        except RunError:  # somebody's broken file, which is not what was asked for
+            continue
+    return None
+
+
+def _saved(folder: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunError(f"{folder / 'config.yaml'} cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(config, dict):
+        raise RunError(f"{folder / 'config.yaml'} is not the configuration of a run: it should be a mapping")
+    return config
+
+
+def _fixed(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what is free."""
+    return dict(sorted((key, value) for key, value in flat(config) if not _is_in(key, FREE)))
+
+
+def merged(folder: Path, config: dict[str, Any], typed: Iterable[str]) -> dict[str, Any]:
+    """The configuration to go on with: the folder's, and of `config` what was typed and is free.
+
+    Raises:
+        ConfigError: something was typed that would change the result.
+    """
+    saved, asked = dict(flat(_saved(folder))), dict(flat(config))
+    names = [override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".") for override in typed]
+    everything = "experiment" in names  # a recipe touches what it likes
+    touched = [key for key in {**saved, **asked} if everything or _is_in(key, names)]
+    other = [key for key in touched if not _is_in(key, FREE) and not _alike(key, saved.get(key), asked.get(key))]
+    if other:
+        shown = ", ".join(f"{key} is {saved.get(key)!r} and not {asked.get(key)!r}" for key in sorted(other)[:4])
+        raise ConfigError(
+            f"resume={folder} cannot go on with another configuration: {shown}; leave "
+            f"{'these' if len(other) > 1 else 'it'} out, or begin a new run"
+        )
+    result = _saved(folder) | {"root": config["root"]}
+    if any(_is_in("tracking", [name.partition(".")[0]]) for name in names) or "***@" in str(saved.get("tracking.uri")):
+        result["tracking"] = config["tracking"]
+    for key in ("workers", "checkpoint_minutes", "device"):
+        if f"trainer.{key}" in touched:
+            result["trainer"] = {**result["trainer"], key: config["trainer"][key]}
+    return result
+
+
+def _alike(key: str, saved: Any, asked: Any) -> bool:
+    """Whether two values of a key give the same result; one GPU is as good as another."""
+    if key == "trainer.device":
+        return str(saved).partition(":")[0] == str(asked).partition(":")[0]
+    return saved == asked
+
+
+def _is_in(key: str, groups: Iterable[str]) -> bool:
+    return any(key == group or key.startswith(f"{group}.") for group in groups)
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A nested mapping as dotted keys and values."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold a run folder for as long as the block lasts.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"{folder}: another process is at work on this run; wait for it, or end it first") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def inherit(before: Path, folder: Path, config: dict[str, Any]) -> bool:
+    """Let a run go on from where another of the same configuration was cut off; whether there was anything to take."""
+    from kd import checkpoint  # heavy: torch
+
+    if checkpoint.exists(folder) or not checkpoint.exists(before) or _fixed(_saved(before)) != _fixed(config):
+        return False
+    shutil.copyfile(before / "metrics.jsonl", folder / "metrics.jsonl") if (before / "metrics.jsonl").exists() else None
+    checkpoint.copy(before, folder)
+    return True

@@ -1,0 +1,76 @@
+"""A signal ends a process at once, or, where it was asked to wait, at the next place that is safe."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from kd import stopping
+
+
+@pytest.mark.parametrize("number", stopping.SIGNALS)
+def test_a_signal_ends_what_is_not_training_at_once(number):
+    with stopping.listen(), pytest.raises(stopping.Interrupted) as caught:
+        os.kill(os.getpid(), number)
+    assert caught.value.exit_code == 128 + number
+
+
+@pytest.mark.parametrize("number", stopping.SIGNALS)
+def test_a_training_hears_it_when_it_asks(number):
+    with stopping.listen() as stop, stop.later():
+        stop.now()
+        os.kill(os.getpid(), number)
+        assert stop.asked
+        with pytest.raises(stopping.Interrupted) as caught:
+            stop.now()
+    assert caught.value.exit_code == 128 + number
+
+
+def test_a_second_signal_does_not_wait():
+    with stopping.listen() as stop, stop.later():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(stopping.Interrupted):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_after_the_training_it_is_at_once_again():
+    with stopping.listen() as stop:
+        with stop.later():
+            pass
+        with pytest.raises(stopping.Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_no_other_handler_is_lost():
+    before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+    with stopping.listen(), stopping.listen():
+        assert all(signal.getsignal(number) != handler for number, handler in before.items())
+    assert {number: signal.getsignal(number) for number in stopping.SIGNALS} == before
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping.listen():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_thread_listens_without_harm():
+    heard = []
+
+    def run() -> None:
+        with stopping.listen() as stop:
+            heard.append(stop.asked)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert heard == [False]
+
+
+def test_nothing_takes_it_for_a_failure():
+    assert issubclass(stopping.Interrupted, KeyboardInterrupt)
+    assert not issubclass(stopping.Interrupted, Exception)
