@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from kd.composition import TARGETS
 from kd.config import job
 from kd.mistakes import one_line_errors
+from kd.sweep import check_recipes
 
 # Read when torch is loaded: idle threads sleep instead of spinning, so that two runs on one machine do not crawl.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -31,4 +32,5 @@ def main(cfg: "DictConfig") -> float | tuple[float, ...]:
 
 if __name__ == "__main__":
     with one_line_errors():
+        check_recipes()
         main()

@@ -1,4 +1,4 @@
-"""The console command `kd`: a look at a run before it starts, and at a study. `train.py` does the training."""
+"""The console command `kd`: a look at a run before it starts, at its data, and at a study. `train.py` trains."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kd.composition import compose
+from kd.composition import compose, project_root
 from kd.config import block_count, read
 from kd.mistakes import one_line_errors
 from kd.timeline import EpochPlan, Timeline
@@ -39,6 +39,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     study.add_argument("--storage", metavar="URL", help="the database (default: KD_STORAGE, else the one under runs/)")
     study.add_argument("--no-files", action="store_true", help="print only; leave the study's folder as it is")
     study.set_defaults(verb=_study)
+    check = verbs.add_parser(
+        "check",
+        help="read all data and list everything that is wrong with it",
+        description="Read every pair of every split; list all problems, sizes and the balance of the classes. Exits "
+        "with 1 where training would stop at something, or be misled by it; warnings do not count.",
+        epilog="example: kd check data=folder data.root=~/pictures",
+    )
+    check.add_argument("overrides", nargs="*", metavar="override", help="as for train.py: data=folder data.root=...")
+    check.add_argument("--headers", action="store_true", help="read no pixels: pairs, formats and sizes only, fast")
+    check.add_argument("--json", action="store_true", help="print the whole report as JSON")
+    check.set_defaults(verb=_check)
+    sync = verbs.add_parser(
+        "sync",
+        help="deliver runs to MLflow: what it did not take while they went on",
+        description="Deliver run folders to MLflow: what is missing there is sent, and nothing twice.",
+        epilog="example: kd sync runs/2026-11-21/08-00-00-000000",
+    )
+    sync.add_argument("folders", nargs="+", type=Path, metavar="run_folder", help="a folder that a run has left")
+    sync.set_defaults(verb=_sync)
     arguments = parser.parse_args(argv)
     with one_line_errors():
         arguments.verb(arguments)
@@ -62,6 +81,30 @@ def _study(arguments: argparse.Namespace) -> None:
     from kd import study_folder  # heavy: optuna, matplotlib
 
     study_folder.show(arguments.name, arguments.against, arguments.storage, write_files=not arguments.no_files)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from kd import data_report
+    from kd.data.check import check
+
+    source = read(compose(arguments.overrides), look_at_data=False).data
+    report = check(source, arguments.headers, watch=data_report.watched)
+    if arguments.json:
+        json.dump(data_report.as_json(report), sys.stdout, indent=2)
+        print()
+    else:
+        data_report.show(report)
+    if report.errors:
+        sys.exit(1)
+
+
+def _sync(arguments: argparse.Namespace) -> None:
+    from kd import tracking
+
+    for folder in arguments.folders:
+        sent = tracking.sync(folder, project_root())
+        told = ", ".join(f"{count} {kind}" for kind, count in sorted(sent.items()))
+        print(f"sync     {folder}: {f'sent {told}' if told else 'nothing was missing'}", flush=True)
 
 
 def _as_json(plan: EpochPlan) -> dict[str, object]:

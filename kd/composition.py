@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import kd.data
 import kd.schedules
 import kd.unfreeze
+from kd.errors import ConfigError
+from kd.tracking import without_credentials
 
 PROJECT = Path(kd.__file__).resolve().parent.parent
 CONF = PROJECT / "conf"
@@ -38,6 +41,8 @@ def project_root() -> Path:
 
 
 OmegaConf.register_resolver("project_root", lambda: str(project_root()), replace=True)
+
+
 OmegaConf.register_resolver("one_minus", lambda value: round(1 - float(value), 12), replace=True)
 
 
@@ -48,6 +53,26 @@ def compose(overrides: list[str]) -> DictConfig:
 
     with initialize_config_dir(str(CONF)):
         return hydra_compose("config", overrides)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as dicts, lists and scalars, every interpolation resolved."""
+    cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("hydra", "experiment", "resume")])
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value; give one: {missing[0]}=...")
+    try:
+        return OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(
+            f"{getattr(error, 'full_key', '') or 'configuration'}: {str(error.msg or error).splitlines()[0]}"
+        ) from error
+
+
+def public(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as it may be written down: without the password of a tracking server."""
+    uri = config["tracking"]["uri"]
+    return config | {"tracking": config["tracking"] | {"uri": uri and without_credentials(uri)}}
 
 
 def known_keys() -> list[str]:

@@ -11,17 +11,22 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 from pydantic import ValidationError
 
-from kd.composition import TARGETS, known_keys, options
+from kd import resume
+from kd.composition import TARGETS, known_keys, options, plain
 from kd.encoders import BLOCK_COUNTS, FULL_DEPTH
 from kd.errors import ConfigError, UserError, nearest
 from kd.settings import OBJECTIVES, NetworkSettings, Settings, TeacherFile
 from kd.spec import find_weights, read_spec
 from kd.sweep import TrialJob, trial_job
+from kd.tracking import without_credentials
+
+#: Where the classes of a config group live.
+MODULES = {"schedule": "kd.schedules.", "unfreeze": "kd.unfreeze.", "data": "kd.data."}
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Job:
         folder: the run folder.
         name: the overrides that made the run, for people.
         choices: the option chosen in each config group.
+        overrides: what was typed, without passwords.
+        fresh: whether the folder is new.
         trial: the trial of a study that this call is; None for a run of its own.
     """
 
@@ -41,6 +48,8 @@ class Job:
     folder: Path
     name: str
     choices: dict[str, str]
+    overrides: list[str]
+    fresh: bool
     trial: TrialJob | None = None
 
 
@@ -48,10 +57,18 @@ def job(cfg: DictConfig) -> Job:
     """What `train.py` is asked to do; a configuration that is refused leaves no run folder behind."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
+    fresh = not (folder / "config.yaml").exists()  # else it is somebody's run, to go on with
     try:
-        settings = read(cfg)
+        config, typed = plain(cfg), list(hydra.overrides.task)
+        if cfg.resume is not None:
+            if hydra.mode is not RunMode.RUN:
+                raise ConfigError(f"resume={cfg.resume} is for a single run; a study goes on by its own command")
+            if not fresh:  # resume=auto may have found nothing to go on with
+                config = resume.merged(folder, config, [each for each in typed if not each.startswith("resume=")])
+        settings = checked(config)
     except UserError:
-        discard(folder)
+        if fresh:
+            discard(folder)
         raise
     choices = {
         group: str(choice)
@@ -60,12 +77,13 @@ def job(cfg: DictConfig) -> Job:
     }
     trial = trial_job(settings.root)
     name = f"{trial.sweeper['study_name']} {trial.number}" if trial else hydra.job.override_dirname or "defaults"
-    return Job(settings, plain(cfg), folder, name, choices, trial)
+    overrides = [without_credentials(override) for override in typed]
+    return Job(settings, config, folder, name, choices, overrides, fresh, trial)
 
 
 def discard(folder: Path) -> None:
     """Remove a run folder that holds nothing but what was written before training; any other stays as it is."""
-    ours = {".hydra", "train.log", "config.yaml", "timeline.png"}
+    ours = {".hydra", ".lock", "run.json", "train.log", "config.yaml", "timeline.png"}
     if folder.is_dir() and {path.name for path in folder.iterdir()} <= ours:
         shutil.rmtree(folder)
 
@@ -77,9 +95,14 @@ def read(cfg: DictConfig, look_at_data: bool = True) -> Settings:
         ConfigError: a key has the wrong type or an impossible value, or two do not fit together.
         DataError: the data folder is not what the configuration says.
     """
-    config = plain(cfg)
+    return checked(plain(cfg), look_at_data)
+
+
+def checked(config: dict[str, Any], look_at_data: bool = True) -> Settings:
+    """What `read` does, of a configuration in plain containers."""
+    config = {**config}
     for group in ("schedule", "unfreeze", "data"):
-        config[group] = _instantiate(group, config[group])
+        config[group] = _instantiate(group, config.get(group))
     try:
         settings = Settings(**config)
     except ValidationError as error:
@@ -91,22 +114,12 @@ def read(cfg: DictConfig, look_at_data: bool = True) -> Settings:
     return settings
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as dicts, lists and scalars, every interpolation resolved."""
-    cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("hydra", "experiment")])
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise ConfigError(f"{missing[0]} has no value; give one: {missing[0]}=...")
-    try:
-        return OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{getattr(error, 'full_key', '') or 'configuration'}: {error.msg or error}") from error
-
-
 def _instantiate(group: str, node: dict[str, Any]) -> Any:
     if not isinstance(node, dict) or "_target_" not in node:
         raise ConfigError(f"{group}={node!r} is not an option of conf/{group}; {options(group)}")
-    if node["_target_"] not in TARGETS:
+    if unknown := sorted(key for key in node if str(key).startswith("_") and key != "_target_"):
+        raise ConfigError(f"{group}.{unknown[0]} is not an option; {options(group)}")
+    if node["_target_"] not in TARGETS or not node["_target_"].startswith(MODULES[group]):
         raise ConfigError(
             f"{group}._target_={node['_target_']} is not what a configuration may build; {options(group)}"
         )
@@ -115,7 +128,9 @@ def _instantiate(group: str, node: dict[str, Any]) -> Any:
     except UserError:
         raise
     except (InstantiationException, ValueError, TypeError) as error:
-        raise ConfigError(f"{group}.{error.__cause__ or error}") from error
+        cause = error.__cause__ or error
+        said = f"{group}: {cause}" if isinstance(cause, TypeError) else f"{group}.{cause}"
+        raise ConfigError(said) from error
 
 
 def _first_mistake(error: ValidationError) -> str:

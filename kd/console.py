@@ -21,8 +21,9 @@ class Watched:
     def steps(self) -> int:
         return self.loader.steps()
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        for batch in self.loader.epoch(epoch):
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        self.display.go_on(epoch * self.steps() + start)
+        for batch in self.loader.epoch(epoch, start):
             yield batch
             self.display.advance()
 
@@ -45,6 +46,10 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
+
+    def go_on(self, steps: int) -> None:
+        """Show that so many steps are done, which matters where a training goes on."""
+        self.progress.update(self.task, completed=steps)
 
     def advance(self) -> None:
         self.progress.advance(self.task)

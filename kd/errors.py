@@ -7,6 +7,8 @@ else that escapes is a defect of ours and keeps its traceback.
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 2000  # characters of a message
+
 
 class UserError(Exception):
     """One line that names the key or file, the value, what is allowed, and what to do."""
@@ -14,13 +16,17 @@ class UserError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        return " ".join(super().__str__().split())
+        return one_line(super().__str__())
 
 
 class ConfigError(UserError):
     """The composed configuration asks for something impossible."""
 
     exit_code = 2
+
+
+class DiskError(UserError):
+    """A file cannot be written: no space, no permission, no disk."""
 
 
 class DataError(UserError):
@@ -31,6 +37,10 @@ class ModelError(UserError):
     """A network or a weights file cannot be built or read."""
 
 
+class RunError(UserError):
+    """A run cannot go on from what its folder holds, or another process is at work there."""
+
+
 class StudyError(UserError):
     """A study cannot be begun, continued or read."""
 
@@ -39,10 +49,32 @@ class Superseded(UserError):
     """This worker was silent for so long that its trial was given to another."""
 
 
+def shown(name: object, longest: int | None = 100) -> str:
+    """A file's name (or any text) as it may stand in one line of a terminal: whatever does not print is escaped.
+
+    A part of a path that is over `longest` characters long loses its middle.
+    """
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+    if longest is None:
+        return text
+    half = longest // 2
+    parts = (part if len(part) <= longest else f"{part[:half]}...{part[-half:]}" for part in text.split("/"))
+    return "/".join(parts)
+
+
+def one_line(text: str) -> str:
+    """`text` as one line that a terminal shows as it is, whatever a file or a server put into it.
+
+    Words (parts of paths, where they are paths) and lines that are far too long lose their middle.
+    """
+    line = " ".join(shown(word, longest=256) for word in text.split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]}...{line[-LONGEST // 2 :]}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint for a misspelt `word`: the closest of the `known` words, or all of them if they are few."""
     known = sorted(known)
-    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    close = get_close_matches(word[:100], known, n=1, cutoff=0.5)  # it takes quadratic time
     if close:
         return f"did you mean {close[0]!r}?"
     return f"choose from {', '.join(known)}" if 0 < len(known) <= 12 else "see --help for what there is"

@@ -15,10 +15,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import Tensor
 
-from kd import console, models, plots, teacher_store, tracking
+from kd import checkpoint, console, models, plots, resume, stopping, teacher_store, tracking
+from kd.composition import public
 from kd.config import Job, discard
 from kd.data.transforms import TRANSFORMS
-from kd.errors import ConfigError, UserError
+from kd.errors import ConfigError, RunError, UserError
 from kd.losses import DistillationLoss
 from kd.run_folder import RunFolder
 from kd.runner import Bench, Lesson, figures, train
@@ -35,32 +36,45 @@ def run(job: Job) -> float | tuple[float, ...]:
     A job that fails on something a person did before its first epoch was over leaves no run folder behind. A job that
     is a trial of a study tells the study how it ended.
     """
-    try:
-        membership = ticket(job.trial)
-        if membership is None:
-            return _distil(job, Alone())
-        from kd.study.trial import attach  # heavy: optuna
+    with stopping.listen() as stop, resume.only_one(job.folder):
+        try:
+            membership = ticket(job.trial)
+            if membership is None:
+                return _distil(job, Alone(), stop)
+            from kd.study.trial import attach  # heavy: optuna
 
-        with attach(membership, job.folder) as trial:
-            return _distil(job, trial)
-    except UserError:
-        discard(job.folder)
-        raise
+            with attach(membership, job.folder) as trial:
+                return _distil(job, trial, stop)
+        except UserError:
+            if job.fresh:
+                discard(job.folder)
+            raise
+        except stopping.Interrupted:
+            if job.trial is None and (job.folder / "config.yaml").exists():
+                console.say(f"go on    python train.py resume={job.folder}")
+            raise
 
 
-def _distil(job: Job, trial: Alone) -> float | tuple[float, ...]:
-    settings, folder, config = job.settings, RunFolder(job.folder), _public(job.config)
-    bench = Bench.of(settings, build_transforms(settings.augment.transforms))
-    started = time.perf_counter()
+def _distil(job: Job, trial: Alone, stop: stopping.Stop) -> float | tuple[float, ...]:
+    settings, folder, config = job.settings, RunFolder(job.folder), public(job.config)
+    if (folder / "summary.json").exists():
+        raise RunError(f"{folder.path} holds a run that is over; give another hydra.run.dir, or leave it out")
+    bench = Bench.of(settings, build_transforms(settings.augment.transforms), stop)
+    if trial.predecessor and resume.inherit(trial.predecessor, folder.path, config):
+        console.say(f"trial {job.trial.number} goes on from where {trial.predecessor} was cut off")
+    folder.write_config(config)
+    folder.write_overrides(job.overrides)
+    started, earlier = time.perf_counter(), checkpoint.spent(folder.path)
     console.say(f"run      {folder.path}")
     teacher, teacher_path = teacher_store.obtain(bench) if settings.loss.needs_teacher else (None, None)
     teacher_figures, teacher_labels = (None, None) if teacher is None else figures(teacher, bench, teacher_path)
 
     name, tags = settings.tracking.run_name or job.name, {**_tags(job), **trial.tags}
-    with tracking.run(settings.tracking, settings.root, name, tags) as mirror:
-        trial.note({"mlflow_run": mirror.run_id})
-        folder.write_config(config)
-        mirror.parameters({**job.choices, **_parameters(config)})
+    goes_on = checkpoint.exists(folder.path)
+    with tracking.run(settings.tracking, settings.root, folder, name, tags, job.choices, continued=goes_on) as mirror:
+        mirror.refresh()
+        if job.trial:  # a run of its own does not wait for the store
+            trial.note({"mlflow_run": mirror.run_id})
         student = bench.build("student", settings.seed)
         lesson = Lesson(
             who="student",
@@ -78,14 +92,12 @@ def _distil(job: Job, trial: Alone) -> float | tuple[float, ...]:
         finish = _stop_early if trial.pruned else _finish
         summary = finish(bench, folder, best, teacher_figures, teacher_labels)
         summary |= {"state": "pruned" if trial.pruned else "complete", "planned_epochs": len(lesson.timeline)}
-        summary["total_seconds"] = time.perf_counter() - started
+        summary["total_seconds"] = earlier + time.perf_counter() - started
         objectives = {name: _objective(name, best, summary.get("student", {})) for name in settings.objective}
         folder.write_summary({"objective": objectives, **summary})
-        mirror.tags({"state": summary["state"]})
-        mirror.summary({f"best/{name}": value for name, value in objectives.items()} | _flatten_figures(summary))
-        mirror.artifacts(folder.path)
         trial.note(_facts(summary))
         trial.finish(objectives)
+        checkpoint.remove(folder.path)
     console.say(f"run      {folder.path}")
     values = tuple(objectives.values())
     return values[0] if len(values) == 1 else values
@@ -157,38 +169,6 @@ def _samples(
 def _objective(name: str, best: Mapping[str, Any], student: Mapping[str, Any]) -> float:
     value = student[name.removeprefix("student/")] if name.startswith("student/") else best[name]
     return float("nan") if value is None else float(value)
-
-
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _public(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration as it may be written down: without the password of a tracking server."""
-    uri = config["tracking"]["uri"]
-    return config | {"tracking": config["tracking"] | {"uri": uri and tracking.without_credentials(uri)}}
-
-
-def _parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration as flat parameters that two runs can be compared by, side by side."""
-    flat = {name: value for name, value in _flatten(config) if not name.endswith("._target_")}
-    return flat | {"augment.transforms": ", ".join(map(_call, config["augment"]["transforms"])) or "none"}
-
-
-def _call(node: Mapping[str, Any]) -> str:
-    """A transform as it would be written in Python."""
-    arguments = ", ".join(f"{name}={value}" for name, value in node.items() if name != "_target_")
-    return f"{str(node['_target_']).rpartition('.')[2]}({arguments})"
-
-
-def _flatten_figures(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The closing figures as metrics: student/..., teacher/..., best_epoch, total_seconds."""
-    flat = {name.replace(".", "/", 1): value for name, value in _flatten(summary)}
-    return {name: value for name, value in flat.items() if isinstance(value, int | float)}
 
 
 def _tags(job: Job) -> dict[str, str]:

@@ -3,26 +3,56 @@
 import json
 import math
 import os
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kd.errors import DiskError, UserError
+
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a temporary file beside `path`, and put it in place whole; an error leaves nothing behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    """Have `write` fill a temporary file beside `path`, and put it in place whole; an error leaves nothing behind.
+
+    Raises:
+        DiskError: the system refused to write.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of `path` what kept the block from writing it.
+
+    Raises:
+        DiskError: the system refused; libraries that are not written in Python say so in words only.
+    """
     try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        told = re.search(r"([^:]+) \(os error \d+\)", str(error))
+        reason = error.strerror if isinstance(error, OSError) else told and told.group(1).strip()
+        if not reason:
+            raise
+        raise DiskError(
+            f"{path}: {reason}; mend that and give the same command again: what was written before is whole"
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,8 +3,13 @@
     total = alpha T^2 KL(teacher || student at temperature T) + beta MSE(logits) + gamma CE + delta Dice
 
 Every term is a mean over the valid pixels of the batch (a sum or a mean over classes), so none depends on the image
-size or on how many pixels are void; a batch without a valid pixel gives 0. Temperature touches the first term only.
-Logits are cast to float32 first: half precision cannot hold the differences that a high temperature leaves.
+size or on how many pixels are void. Temperature touches the first term only. Logits are cast to float32 first: half
+precision cannot hold the differences that a high temperature leaves.
+
+Edges. A batch without a valid pixel: every term is 0 with a gradient of 0, never NaN. A batch without foreground, or
+without some class: Dice has nothing to overlap with there, and that class adds 0 to its mean over all C classes, with
+no gradient; false foreground is cross-entropy's business. Masks hold classes and `ignore_index` and nothing else, which
+is not looked for here, as it would wait for the device: `Source.read` refuses any other value and names the file.
 
 Shapes: B batch, C classes, H and W pixels; C = 1 is binary, one foreground logit a pixel.
 """
@@ -114,7 +119,7 @@ class DistillationLoss(torch.nn.Module):
         self.weights = {name: float(weights[name]) for name in ("alpha", "beta", "gamma", "delta")}
         self.ignore_index = ignore_index
         self.kl = binary_kl if classes == 1 else multiclass_kl
-        # smp pools Dice over the batch and leaves out classes that have no true pixel in it.
+        # smp pools Dice over the batch; a class that has no true pixel in it adds 0 to the mean over classes.
         self.soft_dice = DiceLoss("binary" if classes == 1 else "multiclass", ignore_index=ignore_index)
 
     @property

@@ -1,7 +1,9 @@
 """IoU and Dice from counts over a whole split, never from means of batches.
 
 The counts are a confusion matrix; every figure is a function of it. A class that is neither in the truth nor in the
-prediction of the split has no IoU (None) and takes no part in a mean; where no class has one, the mean is None too.
+prediction of the split has no IoU (None) and takes no part in a mean; where no class has one, the mean is None too. A
+class that is predicted and never true scores 0. A mask without foreground counts like any other; one of nothing but
+void adds nothing. A true label beyond the classes, which `Source.read` refuses, would be counted nowhere.
 """
 
 import math

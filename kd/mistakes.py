@@ -1,17 +1,25 @@
 """From whatever went wrong to one line on stderr and an exit code."""
 
+import errno
 import os
+import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hydra.errors import CompactHydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from kd.composition import known_keys
-from kd.errors import ConfigError, UserError, nearest
+from kd.composition import CONF, known_keys, options
+from kd.errors import ConfigError, UserError, nearest, one_line
 
+#: What a system says of a path that it will not let anyone write.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EIO}
 FULL = os.environ.get("HYDRA_FULL_ERROR") == "1"  # what the user asked for, before anyone below sets it
+NOISE = re.compile("full_key:|object_type=|reference_type=|See https:")  # lines of hydra's that help nobody
+OPEN = ("tracking.tags",)  # mappings that take any key
 
 
 @contextmanager
@@ -23,14 +31,14 @@ def one_line_errors() -> Iterator[None]:
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(getattr(error, "exit_code", 130))
     except Exception as error:
         line, code = _one_line(error)
         if FULL or line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {one_line(line)}", file=sys.stderr)
         sys.exit(code)
     finally:
         if not FULL:
@@ -38,10 +46,18 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _one_line(error: BaseException) -> tuple[str | None, int]:
-    if isinstance(error, UserError):
-        return str(error), error.exit_code
-    if isinstance(error, CompactHydraException | OmegaConfBaseException) or "Config group override" in str(error):
+    if told := _user_error(error):
+        return str(told), told.exit_code
+    if isinstance(error, OSError) and error.errno in DISK and error.filename:
+        return f"{error.filename}: {error.strerror}; mend that and give the same command again", 1
+    if _from_composing(error):
         return _composition_mistake(error), ConfigError.exit_code
+    ours = {name for name in _modules(error) if name.startswith("kd.")} - {__name__}
+    if isinstance(error, OSError) and not ours:  # hydra, before anything of ours has begun
+        return (
+            f"{error.filename}: {error.strerror}; no run folder can be made there, set root=... to a place of yours",
+            1,
+        )
     if "torchvision::" in str(error):
         return (
             f"torch and torchvision are not a matching pair ({str(error).splitlines()[0]}); install the versions that "
@@ -50,19 +66,67 @@ def _one_line(error: BaseException) -> tuple[str | None, int]:
     return None, 1
 
 
+def _user_error(error: BaseException | None) -> UserError | None:
+    """An error of ours, or the one that omegaconf made another of because a resolver raised it."""
+    while isinstance(error, OmegaConfBaseException):
+        error = error.__cause__ or error.__context__
+    return error if isinstance(error, UserError) else None
+
+
+def _from_composing(error: BaseException) -> bool:
+    """Whether what went wrong is in an override or an option file; hydra lets some Python errors through."""
+    if isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
+        return True
+    *_, last = _modules(error)
+    return last.startswith(("hydra._internal.defaults", "hydra._internal.logging", "hydra.core.plugins"))
+
+
+def _modules(error: BaseException) -> list[str]:
+    """The modules that an error came through, from the outermost to the one that raised it."""
+    return [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
 def _composition_mistake(error: Exception) -> str:
-    """One line on an override or a group that hydra could not compose, with the nearest that it could."""
-    message = str(error).strip()
-    first = message.splitlines()[0]
+    """What hydra could not compose, with the nearest that it could."""
+    message = "\n".join(line.strip() for line in str(error).splitlines() if not NOISE.match(line.strip()))
+    key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None) or ""
+    if isinstance(error, OverrideParseException):
+        reason = message.split("\n")[-1]
+        return f"{error.override} is not read as key=value ({reason}); put quotes inside: key='a value'"
     if isinstance(error, MissingConfigException) and error.options:
-        missing = error.missing_cfg_file or ""
-        group, _, name = missing.rpartition("/")
+        group, _, name = _group_and_name(error.missing_cfg_file or "")
         return f"{group}={name} is not an option of conf/{group}; {nearest(name, error.options)}"
-    quoted = first.split("'")[1] if first.count("'") >= 2 else ""
-    if "Could not override" in first or "not in struct" in message:
-        key = quoted.split("@")[0]
-        group = key.partition(".")[0]
-        if key in known_keys() and group != key:
-            return f"{key} is not an option of the {group} that is chosen; leave it out, or choose another {group}"
-        return f"{key} is not an option; {nearest(key, known_keys())}"
-    return " ".join(line.strip() for line in message.splitlines() if line.strip())
+    quoted = (message.split("'")[1] if message.count("'") >= 2 else "").split("@")[0]
+    if ("Could not override" in message or "not in struct" in message) and "@" not in message:
+        return _unknown_key(key or quoted)
+    if isinstance(error, OmegaConfBaseException):
+        return f"{key or 'configuration'}: {message}; correct what it says, or what it refers to"
+    place, cause = _place(error), getattr(error.__cause__, "msg", None) or ""
+    reason = " ".join([message, *cause.split("\n")[:1]]).strip()
+    group = place.partition("=")[0]
+    advice = f"; {options(group)}" if (CONF / group).is_dir() and group else ""
+    return f"{'' if not place or place in message else place + ': '}{reason}{advice}"
+
+
+def _group_and_name(file: str) -> tuple[str, str, str]:
+    """The parts of an option that is not there: schedule/cosin, hydra/sweeper/pruner/x, experiment//absolute/path."""
+    return file.partition("//") if "//" in file else file.rpartition("/")
+
+
+def _unknown_key(key: str) -> str:
+    group, known = key.partition(".")[0], known_keys()
+    if key.rpartition(".")[0] in OPEN:
+        return f"{key} is not there yet; add it with a plus: +{key}=..."
+    if key in known and group != key:
+        return f"{key} is not an option of the {group} that is chosen; leave it out, or choose another {group}"
+    return f"{key} is not an option; {nearest(key, known)}"
+
+
+def _place(error: BaseException) -> str:
+    """The override or the group that hydra was at: some of its errors do not say, but its frames do."""
+    place = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__", "").startswith("hydra."):
+            at = frame.f_locals
+            place = getattr(at.get("override"), "input_line", None) or getattr(at.get("d"), "group", None) or place
+    return place

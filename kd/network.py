@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.blocks import Partition, partition
+from kd.errors import ModelError
 from kd.settings import NetworkSettings
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -45,7 +46,16 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = (images.to(self.mean.dtype) - self.mean) / self.std
-        return self.body(pixels.contiguous(memory_format=self.layout))
+        try:
+            return self.body(pixels.contiguous(memory_format=self.layout))
+        except ValueError as error:  # torch's, where the deepest map of a training batch is a single number
+            if "more than 1 value per channel" not in str(error):
+                raise
+            batch, _, height, width = images.shape
+            raise ModelError(
+                f"trainer.batch_size={batch} at data.image_size=[{height},{width}] leaves {self.settings.encoder} a "
+                "single value per channel, which its batch norms cannot train on; raise one of the two"
+            ) from error
 
     def open(self, count: int) -> None:
         """Open the `count` deepest encoder blocks and close the others, and what the encoder never runs.

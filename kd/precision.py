@@ -55,6 +55,16 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def repeat_bit_for_bit(wanted: bool) -> None:
+    """Ask CUDA for algorithms whose results repeat; torch warns of those that it has no such algorithm for.
+
+    Reference: https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+
+
 def _corrupts_memory(network: nn.Module) -> bool:
     """Whether channels-last training on a CPU would overrun a buffer, with a crash or without one.
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from kd.composition import plain, public
 from kd.errors import ConfigError, RunError
 
 #: Keys, and groups of keys, that may be another after a resume.
@@ -34,9 +35,12 @@ def run_folder(resume: str | None, fresh: str, cfg: DictConfig) -> str:
         return fresh
     if resume != AUTO:
         return str(_unfinished(Path(resume)))
-    from kd.config import plain, public  # they need this module in turn
-
     return _newest(json.dumps(_fixed(public(plain(cfg)))), Path(fresh).parent.parent) or fresh
+
+
+OmegaConf.register_resolver(
+    "run_folder", lambda resume, fresh, *, _root_: run_folder(resume, fresh, _root_), replace=True
+)
 
 
 def _unfinished(folder: Path) -> Path:
@@ -97,7 +101,7 @@ def merged(folder: Path, config: dict[str, Any], typed: Iterable[str]) -> dict[s
             f"{'these' if len(other) > 1 else 'it'} out, or begin a new run"
         )
     result = _saved(folder) | {"root": config["root"]}
-    if any(_is_in("tracking", [name.partition(".")[0]]) for name in names) or "***@" in str(saved.get("tracking.uri")):
+    if any(_is_in("tracking", [name.partition(".")[0]]) for name in names) or "***" in str(saved.get("tracking.uri")):
         result["tracking"] = config["tracking"]
     for key in ("workers", "checkpoint_minutes", "device"):
         if f"trainer.{key}" in touched:

@@ -1,10 +1,9 @@
 """One network trained to its end: what happens around `fit`, the same for a teacher and for a student.
 
-Epoch by epoch: the run folder first, then the display, then the mirror. The best epoch is chosen on validation alone;
-its weights are on disk before the next epoch begins.
+Epoch by epoch: the run folder first (`kd.course`), then the display, then the mirror. The best epoch is chosen on
+validation alone; its weights are on disk before the next epoch begins.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,19 +15,23 @@ from torch import Tensor
 
 from kd import models
 from kd.console import Display, Watched
+from kd.course import Course, best_of
 from kd.data import Source
 from kd.data.loading import EvalLoader, TrainLoader
 from kd.data.views import Augmentation
 from kd.evaluation import Evaluation, evaluate, latency_ms
+from kd.files import write_json
 from kd.losses import DistillationLoss
 from kd.network import Network
-from kd.precision import Precision, choose_device
+from kd.precision import Precision, choose_device, repeat_bit_for_bit
 from kd.run_folder import RunFolder
-from kd.settings import Settings, more_is_better
+from kd.settings import Settings
+from kd.steps import DivergedError
+from kd.stopping import Stop
 from kd.teacher import Teacher
 from kd.timeline import Timeline
 from kd.tracking import NullRun
-from kd.training import EpochResult, Recipe, fit, measure_batch_norm
+from kd.training import EpochResult, Pause, Recipe, fit, measure_batch_norm
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,19 @@ class Bench:
     transforms: Sequence[Any]
     precision: Precision
     workers: int
+    stop: Stop = field(default_factory=Stop)
     loaders: dict[str, EvalLoader] = field(default_factory=dict)  # started once, kept for every epoch
 
     @classmethod
-    def of(cls, settings: Settings, transforms: Sequence[Any]) -> "Bench":
+    def of(cls, settings: Settings, transforms: Sequence[Any], stop: Stop | None = None) -> "Bench":
+        """What a run's settings ask for; `stop` is who hears that the run should end."""
         device = choose_device(settings.trainer.device)
+        repeat_bit_for_bit(settings.trainer.deterministic)
         workers = settings.trainer.workers
         if workers == "auto":  # on a CPU the cores are busy training
             workers = min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
-        return cls(
-            settings, transforms, Precision(device, settings.trainer.precision, settings.trainer.channels_last), workers
-        )
+        precision = Precision(device, settings.trainer.precision, settings.trainer.channels_last)
+        return cls(settings, transforms, precision, workers, stop or Stop())
 
     @property
     def data(self) -> Source:
@@ -73,10 +78,11 @@ class Bench:
         return self.precision.device.type == "cuda"
 
     def recipe(self, seed: int) -> Recipe:
-        optimizer = self.settings.optimizer
+        optimizer, trainer = self.settings.optimizer, self.settings.trainer
         return Recipe(
-            seed, optimizer.weight_decay, optimizer.betas, optimizer.clip_norm, self.settings.trainer.accumulate
-        )
+            seed, optimizer.weight_decay, optimizer.betas, optimizer.clip_norm, trainer.accumulate,
+            skip_nonfinite=trainer.nonfinite == "skip",
+        )  # fmt: skip
 
     def build(self, who: str, seed: int) -> Network:
         """The student or the teacher of the backbone, its random parts drawn from `seed`, on the device."""
@@ -115,58 +121,67 @@ def train(
 ) -> dict[str, Any]:
     """Train a network to its end, or to where the judge stops it, and return the record of its best epoch.
 
-    Writes metrics.jsonl and <who>.safetensors.
+    Writes metrics.jsonl, <who>.safetensors and checkpoints; goes on from a checkpoint that is there.
+
+    Raises:
+        DivergedError: a loss or a gradient is not finite; nonfinite.json has the details.
+        Interrupted: somebody asked for it; the checkpoint has everything up to the last step.
+        RunError: there are checkpoints, but none to go on from.
     """
-    folder.forget_metrics()
-    loader = bench.train_loader(lesson.seed)
-    if lesson.network.settings.weights is None and lesson.timeline[0].unfrozen_blocks < lesson.timeline.blocks:
+    facts, minutes = {"image_size": list(bench.data.image_size)}, bench.settings.trainer.checkpoint_minutes
+    course = Course(lesson.who, lesson.network, folder, lesson.objective, facts, minutes)
+    loader, epochs, enough = bench.train_loader(lesson.seed), len(lesson.timeline), False
+    if course.start is None and _enters_closed(lesson):
         measure_batch_norm(lesson.network, loader, bench.precision, lesson.seed)
-    best: dict[str, Any] | None = None
-    with Display(f"{lesson.label}{lesson.who}", len(lesson.timeline), loader.steps(), lesson.objective) as display:
-        for result in _epochs(lesson, bench, Watched(loader, display)):
-            record = result.metrics()
-            if best is None or _improves(record, best, lesson.objective):
-                best = record
-                models.save(
-                    lesson.network,
-                    folder / f"{lesson.who}.safetensors",
-                    epoch=record["epoch"],
-                    image_size=list(bench.data.image_size),
-                )
-            folder.append_metrics(record)
-            display.epoch(record, best is record)
-            mirror.epoch({name: value for name, value in record.items() if name != "epoch"}, step=record["epoch"])
-            if judge(best[lesson.objective], record["epoch"] + 1, len(lesson.timeline)):
-                break
-    return best
+    for past in range(len(course.records)):  # which the judge may not have heard of
+        enough = judge(best_of(course.records[: past + 1], lesson.objective)[lesson.objective], past + 1, epochs)
+    with (
+        bench.stop.later(),
+        Display(f"{lesson.label}{lesson.who}", epochs, loader.steps(), lesson.objective) as display,
+    ):
+        for item in () if enough else _epochs(lesson, bench, Watched(loader, display), course):
+            if isinstance(item, EpochResult):
+                record = course.over(item)
+                display.epoch(record, course.best is record)
+                mirror.refresh()
+                if judge(course.best[lesson.objective], record["epoch"] + 1, epochs):
+                    break
+            else:
+                course.save(item.snapshot())
+            bench.stop.now()
+    bench.stop.now()
+    return course.best
 
 
-def _epochs(lesson: Lesson, bench: Bench, loader: Watched) -> Iterator[EpochResult]:
+def _enters_closed(lesson: Lesson) -> bool:
+    """Whether encoder blocks of random weights are closed from the start."""
+    return lesson.network.settings.weights is None and lesson.timeline[0].unfrozen_blocks < lesson.timeline.blocks
+
+
+def _epochs(lesson: Lesson, bench: Bench, loader: Watched, course: Course) -> Iterator[EpochResult | Pause]:
     def validate() -> dict[str, float | None]:
         found = bench.evaluate(lesson.network, "val", lesson.reference)
         return found.metrics(lesson.network.class_names)
 
-    return fit(
-        lesson.network,
-        lesson.teacher,
-        lesson.loss,
-        lesson.timeline,
-        loader,
-        validate,
-        bench.recipe(lesson.seed),
-        bench.precision,
-    )
-
-
-def _improves(record: dict[str, Any], best: dict[str, Any], objective: str) -> bool:
-    new, old = record[objective], best[objective]
-    if _is_missing(new) or _is_missing(old):
-        return _is_missing(old) and not _is_missing(new)
-    return new > old if more_is_better(objective) else new < old
-
-
-def _is_missing(value: float | None) -> bool:
-    return value is None or math.isnan(value)
+    try:
+        yield from fit(
+            lesson.network,
+            lesson.teacher,
+            lesson.loss,
+            lesson.timeline,
+            loader,
+            validate,
+            bench.recipe(lesson.seed),
+            bench.precision,
+            start=course.start,
+            pause=lambda: bench.stop.asked or course.due(),
+        )
+    except DivergedError as error:
+        names = [bench.data.name("train", index) for index in error.indices]
+        where = {"epoch": error.epoch, "step": error.step, "samples": names}
+        write_json(course.folder / "nonfinite.json", {**where, **error.values})
+        error.add_samples(names)
+        raise
 
 
 def figures(network: Network, bench: Bench, file: Path) -> tuple[dict[str, Any], list[Tensor]]:

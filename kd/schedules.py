@@ -25,6 +25,12 @@ def _check_temperature(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a positive, finite temperature, but got {value!r}")
 
 
+def _listed(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ValueError(f"{name} must be a list of numbers, but got {values!r}")
+    return tuple(values)
+
+
 class Schedule(ABC):
     """Temperature as a pure function of progress."""
 
@@ -105,12 +111,17 @@ class Piecewise(Schedule):
     temperatures: Sequence[float] = (10.0, 8.0, 3.0, 1.0)
 
     def __post_init__(self) -> None:
-        at, temperatures = tuple(self.at), tuple(self.temperatures)
+        at, temperatures = _listed("at", self.at), _listed("temperatures", self.temperatures)
         if len(at) != len(temperatures) or len(at) < 2:
             raise ValueError(
                 f"at and temperatures must be lists of one length, 2 or more, but got {len(at)} and {len(temperatures)}"
             )
-        if at[0] != 0 or at[-1] != 1 or not all(a < b for a, b in pairwise(at)):
+        if (
+            not all(isinstance(moment, int | float) for moment in at)
+            or at[0] != 0
+            or at[-1] != 1
+            or not all(a < b for a, b in pairwise(at))
+        ):
             raise ValueError(f"at must rise strictly from 0 to 1, but got {list(at)}")
         for index, temperature in enumerate(temperatures):
             _check_temperature(f"temperatures[{index}]", temperature)

@@ -16,6 +16,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     Tag,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -27,6 +28,8 @@ from kd.unfreeze import Policy
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
+Epochs = Annotated[PositiveInt, Field(le=100_000)]  # a plan is a list of them
+MOST_WORKERS = 1024  # more are a slip, and would bring the machine down
 
 #: Metrics that `objective` may name, beside val/iou/<class>; True where more is better.
 OBJECTIVES = {
@@ -48,6 +51,13 @@ class Group(BaseModel):
     """A config group: unknown keys are errors, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("should be no true or false")
+        return value
 
 
 class NetworkSettings(Group):
@@ -124,7 +134,7 @@ class TeacherFile(Group):
 class TrainedTeacher(Group):
     """A teacher that is trained first, supervised; `seed` is its own, so that students of several seeds share it."""
 
-    epochs: PositiveInt
+    epochs: Epochs
     lr: Positive
     encoder_lr_scale: Positive
     gamma: NonNegative
@@ -139,13 +149,16 @@ class TrainedTeacher(Group):
 
 
 class Trainer(Group):
-    epochs: PositiveInt
+    epochs: Epochs
     batch_size: PositiveInt
     accumulate: PositiveInt
     precision: Literal["fp32", "bf16", "fp16"]
     device: str
     workers: int | str
     channels_last: bool
+    deterministic: bool
+    nonfinite: Literal["stop", "skip"]
+    checkpoint_minutes: Positive | None
 
     @field_validator("device")
     @classmethod
@@ -154,11 +167,11 @@ class Trainer(Group):
             raise ValueError("should be auto, cpu, mps, cuda or cuda:<number>")
         return value
 
-    @field_validator("workers")
+    @field_validator("workers", mode="before")
     @classmethod
-    def _known_count(cls, value: int | str) -> int | str:
-        if value != "auto" and (not isinstance(value, int) or value < 0):
-            raise ValueError("should be auto, or a number of processes, 0 or more")
+    def _known_count(cls, value: Any) -> Any:
+        if value != "auto" and (not isinstance(value, int) or not 0 <= value <= MOST_WORKERS):
+            raise ValueError(f"should be auto, or a number of processes, 0 or more ({MOST_WORKERS} at most)")
         return value
 
 
@@ -196,6 +209,20 @@ class Settings(Group):
     @classmethod
     def _one_or_more(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("objective")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("should name each metric once")
+        return value
+
+    @field_validator("root", mode="before")
+    @classmethod
+    def _some_folder(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("should be a folder, for runs/ and mlruns/")
+        return value
 
     def timeline(self, blocks: int) -> Timeline:
         """The student's plan over an encoder of `blocks` blocks."""

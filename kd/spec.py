@@ -7,24 +7,38 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from kd.errors import ModelError
 
-Channels = tuple[float, float, float]
+LARGEST = 2**20  # bytes of a description; ours have less than a thousand
+
+
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("holds characters that do not print")
+    return name
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+Mean = Annotated[float, Field(allow_inf_nan=False)]
+Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class NetworkSpec(BaseModel):
-    """The .json beside a .safetensors: `classes` 1 is binary; `mean` and `std` are of RGB in [0, 1]."""
+    """The .json beside a .safetensors: `classes` 1 is binary; `mean` and `std` are of RGB in [0, 1].
+
+    Strings are only that: `kd.models` looks them up in the libraries' own lists, and nowhere else.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    arch: str
-    encoder: str
-    classes: Annotated[int, Field(ge=1)]
-    class_names: tuple[str, ...]
-    mean: Channels
-    std: Channels
+    arch: Name
+    encoder: Name
+    classes: Annotated[int, Field(strict=True, ge=1, le=255)]  # what 8-bit masks can tell apart
+    class_names: tuple[Name, ...]
+    mean: tuple[Mean, Mean, Mean]
+    std: tuple[Deviation, Deviation, Deviation]
 
     @field_validator("class_names")
     @classmethod
@@ -43,14 +57,27 @@ def read_spec(weights: Path) -> NetworkSpec:
     """
     path = weights.with_suffix(".json")
     try:
+        if path.stat().st_size > LARGEST:
+            raise ModelError(f"{path} has {path.stat().st_size} bytes, which is no description of a network")
         return NetworkSpec.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing; it says which network {weights.name} holds") from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise ModelError(f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}") from error
-    except (OSError, ValueError) as error:
+        where, what = ".".join(map(str, first["loc"])) or "content", first["msg"].removeprefix("Value error, ")
+        raise ModelError(
+            f"{path}: {where}: {what}; put the file back that was saved with {weights.name}, or correct it"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not readable JSON ({error})") from error
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is that of a file; False too for what no path can be, such as a name of 300 letters."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def find_weights(path: Path, key: str, names: tuple[str, ...] = ("teacher.safetensors", "student.safetensors")) -> Path:
@@ -59,8 +86,11 @@ def find_weights(path: Path, key: str, names: tuple[str, ...] = ("teacher.safete
     Raises:
         ModelError: there is none; `key` is the option that named the path.
     """
-    path = path.expanduser()
-    for file in [path] if path.is_file() else [path / name for name in names]:
-        if file.is_file() and file.suffix == ".safetensors":
+    try:
+        home = path.expanduser()
+    except RuntimeError:  # ~somebody who is not there
+        home = path
+    for file in [home] if is_file(home) else [home / name for name in names]:
+        if is_file(file) and file.suffix == ".safetensors":
             return file
     raise ModelError(f"{key}={path}: no weights there; give a .safetensors file, or the folder of the run that made it")

@@ -17,6 +17,7 @@ from kd.errors import UserError
 from kd.precision import Precision
 
 LOOK_EVERY = 32  # steps, where a look waits for the device
+LEAST_SCALE = 2.0**-10  # of fp16's losses, which begin at 2^16: 26 overflows more than there were steps without
 
 
 class DivergedError(UserError):
@@ -116,15 +117,16 @@ class Steps:
             {"gradient_norm": norm, "batches": terms},
         )
 
-    def means(self) -> dict[str, float]:
+    def means(self, scale: float = 1.0) -> dict[str, float]:
         """Means over the epoch's batches, weighted by their size, and how many steps were left out.
 
+        `scale` is the loss scale of fp16 that the epoch ended with.
+
         Raises:
-            DivergedError: as `check` does, or no step of the epoch could be taken.
+            DivergedError: as `check` does, or no step could be taken: all left out, or no scale is small enough.
         """
         self.check()
-        steps = len(self.sizes) + self.skipped
-        if not self.sizes or self.overflows == steps > 1:
+        if not self.sizes or scale < LEAST_SCALE:
             raise DivergedError(
                 f"no step of epoch {self.epoch} could be taken: every loss or gradient was not finite; lower "
                 f"optimizer.lr, or train in trainer.precision=fp32 (it was {self.precision.name})",
@@ -138,6 +140,7 @@ class Steps:
         """The steps so far as JSON; floats come back from it bit for bit."""
         self.check()
         return {
-            "values": self.values, "sizes": self.sizes, "seconds": self.seconds(),
+            "values": {name: list(values) for name, values in self.values.items()},
+            "sizes": list(self.sizes), "seconds": self.seconds(),
             "skipped": self.skipped, "overflows": self.overflows,
         }  # fmt: skip

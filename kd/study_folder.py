@@ -10,6 +10,8 @@ All of it is made from the study's database, and made again whenever it is missi
 """
 
 import os
+import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from kd.study.storage import Database, default_url
 from kd.sweep import overrides_as_values
 
 PARENT = "mlflow_run"  # the study's attribute that names its parent run
+IDENTITY = "mlflow_identity"  # the study's attribute by which the parent run is found again
 
 
 class StudyFolder:
@@ -42,7 +45,7 @@ class StudyFolder:
 
     def __init__(self, ledger: Ledger, settings: Tracking, root: Path, path: Path) -> None:
         self.ledger, self.settings, self.root, self.path = ledger, settings, root, path
-        self.mirror = tracking.NullRun()
+        self.mirror, self.shown = tracking.NullRun(), tracking.Shown(ledger.name)
 
     def _lock(self) -> Any:
         return self.ledger.database.lock(f"folder of {self.ledger.name}")
@@ -51,15 +54,26 @@ class StudyFolder:
         study, space = self.ledger.study, self.ledger.space
         with self._lock():
             self._check_empty_or_ours()
-            before = study.user_attrs.get(PARENT)
-            tags = {"role": "study", "study": self.ledger.name, "run_folder": str(self.path)}
-            self.mirror = tracking.start(self.settings, self.root, self.ledger.name, tags, before)
-            if self.mirror.run_id and self.mirror.run_id != before:
-                study.set_user_attr(PARENT, self.mirror.run_id)
-                searched = {f"space.{name}": describe(item) for name, item in space.searched.items()}
-                self.mirror.parameters({**searched, "fixed": " ".join(space.fixed) or "none"})
+            tags = {"role": "study", "study": self.ledger.name, "run_folder": str(self.path), **self.settings.tags}
+            searched = {f"space.{name}": describe(item) for name, item in space.searched.items()}
+            parameters = {**searched, "fixed": " ".join(space.fixed) or "none"}
+            self.shown = tracking.Shown(self.ledger.name, tags, parameters)
+            if self.settings.enabled:
+                self.mirror = self._parent(study)
             self._update()
         return self
+
+    def _parent(self, study: optuna.Study) -> tracking.Mirror:
+        """The mirror of the study itself; sweepers that share the study share its run."""
+        identity = study.user_attrs.get(IDENTITY) or uuid.uuid4().hex
+        study.set_user_attr(IDENTITY, identity)
+        store = tracking.Store(tracking.store_uri(self.settings, self.root), self.settings.experiment, self.root)
+        store.check()
+        return tracking.Mirror(
+            lambda: self.shown, store, identity, "the study's own command, given again",
+            known=study.user_attrs.get(PARENT), shared=True,
+            alone=lambda: self.ledger.database.lock(f"mirror of {self.ledger.name}"),
+        )  # fmt: skip
 
     def _check_empty_or_ours(self) -> None:
         """Refuse a folder with trials that the database does not know: their numbers will be given again."""
@@ -76,11 +90,11 @@ class StudyFolder:
             results = self._update()
             if results.complete:
                 write(results, self.path)
-                self.mirror.artifacts(self.path)
-                self.mirror.artifacts(self.path / "experiment")
-                self.mirror.pictures(self.path / "plots")
-            interrupted = error is not None and not isinstance(error, Exception)
-            self.mirror.finish("FINISHED" if error is None else "KILLED" if interrupted else "FAILED")
+                made = [*tracking.files(self.path), *tracking.files(self.path / "experiment")]
+                plots = [(path, "plots") for path in tracking.files(self.path / "plots", ".png")]
+                self.shown = replace(self.shown, artifacts=(*((path, None) for path in made), *plots))
+        interrupted = error is not None and not isinstance(error, Exception)
+        self.mirror.finish("FINISHED" if error is None else "KILLED" if interrupted else "FAILED")
 
     def after(self, number: int) -> None:
         """Show how a trial ended, and bring table and parent run up to date."""
@@ -94,11 +108,27 @@ class StudyFolder:
         results = Results.of(self.ledger.storage, self.ledger.name)
         text = table(results)
         write_atomically(self.path / "trials.csv", lambda path: path.write_text(text, encoding="utf-8"))
-        self.mirror.points(points(results.trials, results.space.objectives))
-        for trial in results.trials:
-            if trial.state == TrialState.FAIL and trial.user_attrs.get("mlflow_run"):
-                self.mirror.close_other(trial.user_attrs["mlflow_run"])
+        self.shown = replace(self.shown, points=_timed(results), lost=_lost(results))
+        self.mirror.refresh()
+        if (run_id := self.mirror.run_id) and results.study.user_attrs.get(PARENT) != run_id:
+            results.study.set_user_attr(PARENT, run_id)
         return results
+
+
+def _timed(results: Results) -> dict[tuple[str, int], tuple[float, int]]:
+    """A chart's points over trials, each with the time at which its trial was over, in ms."""
+    ended = {trial.number: trial.datetime_complete for trial in results.trials}
+    return {
+        (name, number): (value, round(ended[number].timestamp() * 1000))
+        for number, values in points(results.trials, results.space.objectives).items()
+        for name, value in values.items()
+    }
+
+
+def _lost(results: Results) -> frozenset[str]:
+    """The runs of failed trials, whose processes may have died before they could say so."""
+    failed = (trial.user_attrs.get("mlflow_run") for trial in results.trials if trial.state == TrialState.FAIL)
+    return frozenset(run_id for run_id in failed if run_id)
 
 
 def _ending(trial: FrozenTrial, results: Results) -> str:

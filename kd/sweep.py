@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString, Transformer
@@ -18,7 +19,9 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from kd.composition import CONF
 from kd.errors import ConfigError
+from kd.study.recipe import check_folder
 
 SWEEPER = "hydra_plugins.study_sweeper.sweeper.StudySweeper"
 SAMPLERS = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
@@ -126,6 +129,17 @@ def check_name(name: Any) -> str:
             "and begin with a letter, a digit or _"
         )
     return name
+
+
+def check_recipes(arguments: Sequence[str] | None = None) -> None:
+    """Look at the recipes of --config-dir before hydra does; `arguments` are those of the command line.
+
+    Raises:
+        ConfigError: one does more than choose options and set their values.
+    """
+    folder = get_args_parser().parse_known_args(arguments)[0].config_dir
+    if folder is not None:
+        check_folder(Path(folder), {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"})
 
 
 def search_space(overrides: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from kd import console, models, plots, tracking
+from kd import checkpoint, console, models, plots, tracking
 from kd.losses import DistillationLoss
 from kd.network import Network
 from kd.run_folder import RunFolder
@@ -82,11 +82,13 @@ def _train(bench: Bench, folder: RunFolder) -> None:
     encoder, file = settings.backbone.teacher.encoder, folder / "teacher.safetensors"
     console.say(f"teacher  {encoder}, trained first, for {teacher.epochs} epochs: {folder.path}")
     tags = {"role": "teacher", "teacher": folder.path.name}
-    with tracking.run(settings.tracking, settings.root, f"teacher {folder.path.name}", tags) as mirror:
-        mirror.parameters({"encoder": encoder, **teacher.model_dump()})
+    name, parameters = f"teacher {folder.path.name}", {"encoder": encoder, **teacher.model_dump()}
+    goes_on = checkpoint.exists(folder.path)
+    with tracking.run(
+        settings.tracking, settings.root, folder, name, tags, parameters=parameters, continued=goes_on
+    ) as mirror:
         best = train(Lesson("teacher", network, timeline, loss, teacher.seed), bench, folder, mirror)
         measured, _ = figures(bench.precision.place(models.load(file)), bench, file)
         plots.draw_curves(folder.metrics(), best["epoch"], None, folder / "curves.png")
         folder.write_summary({"best_epoch": best["epoch"], "epochs": teacher.epochs, "teacher": measured})
-        mirror.summary({f"teacher/{name}": value for name, value in measured.items()})
-        mirror.artifacts(folder.path)
+    checkpoint.remove(folder.path)

@@ -169,7 +169,7 @@ def fit(
             if done < train.steps() and pause():
                 steps.check()
                 yield Pause(snapshot(plan.epoch, done, steps))
-        means, seconds = steps.means(), steps.seconds()
+        means, seconds = steps.means(scaler.get_scale()), steps.seconds()
         speed = steps.images / seconds
         yield EpochResult(plan, means, validate(), seconds, speed, snapshot(plan.epoch + 1, 0))
 

@@ -13,7 +13,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kd.composition import PROJECT
 
@@ -28,10 +30,10 @@ _forks.set_forkserver_preload(LIBRARIES)
 class Program:
     """A running train.py, with the face of a `subprocess.Popen` in a session of its own."""
 
-    def __init__(self, arguments: list[str], env: dict[str, str], cwd: Path | None):
+    def __init__(self, arguments: list[str], env: dict[str, str], cwd: Path | None, before: list[Any]) -> None:
         self._files = [tempfile.NamedTemporaryFile() for _ in range(2)]  # noqa: SIM115 (they live as long as this)
         names = [file.name for file in self._files]
-        self._process = _forks.Process(target=_main, args=(arguments, env, cwd or Path.cwd(), names))
+        self._process = _forks.Process(target=_main, args=(arguments, env, cwd or Path.cwd(), names, before))
         self._process.start()
         self.pid: int = self._process.pid
 
@@ -48,6 +50,10 @@ class Program:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
+    def said(self) -> str:
+        """What it wrote to its stdout so far."""
+        return Path(self._files[0].name).read_text()
+
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """What it wrote, once it has ended; it is killed, and `TimeoutError` raised, if it does not in `timeout` s."""
         self._process.join(timeout)
@@ -57,9 +63,13 @@ class Program:
         return tuple(Path(file.name).read_text() for file in self._files)
 
 
-def begin(root: Path, *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> Program:
-    """Start `python train.py ...` with `root` as its project root, in the environment `env` (this one's own)."""
-    return Program(list(arguments), {**(os.environ if env is None else env), "KD_ROOT": str(root)}, cwd)
+def begin(root: Path, *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None,
+          before: Sequence[Any] = ()) -> Program:  # fmt: skip
+    """Start `python train.py ...` with `root` as its project root, in the environment `env` (this one's own).
+
+    `before` is a function, and its arguments, that the process calls first.
+    """
+    return Program(list(arguments), {**(os.environ if env is None else env), "KD_ROOT": str(root)}, cwd, [*before])
 
 
 def train(root: Path, *arguments: str, **more) -> subprocess.CompletedProcess:
@@ -69,7 +79,7 @@ def train(root: Path, *arguments: str, **more) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(arguments, program.returncode, out, err)
 
 
-def _main(arguments: list[str], env: dict[str, str], cwd: Path, outputs: list[str]) -> None:
+def _main(arguments: list[str], env: dict[str, str], cwd: Path, outputs: list[str], before: list[Any]) -> None:
     """In the fork: what a shell and the interpreter do before and after a script."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -78,6 +88,8 @@ def _main(arguments: list[str], env: dict[str, str], cwd: Path, outputs: list[st
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    if before:
+        before[0](*before[1:])
     script = str(PROJECT / "train.py")
     sys.argv = [script, *arguments]
     try:

@@ -9,6 +9,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from segmentation_models_pytorch.encoders import TimmViTEncoder, get_encoder
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -277,6 +279,68 @@ def test_own_parameters_shared_layers_and_spare_layers_find_their_block():
         ),
         never_run=Block(("spare",), ("spare.weight", "spare.bias")),
     )
+
+
+class Unit(nn.Module):
+    """A convolution and a norm; with `skips`, beside a projection of its input that is added."""
+
+    def __init__(self, channels: tuple[int, int], stride: int, skips: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(*channels, 3, stride, 1)
+        self.norm = nn.BatchNorm2d(channels[1])
+        self.project = nn.Conv2d(*channels, 1, stride) if skips else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.norm(self.conv(x))
+        return out if self.project is None else out + self.project(x)
+
+
+class Drawn(nn.Module):
+    """Units in a row, of drawn strides, widths and skips; not every one leads to a feature, and some never run."""
+
+    def __init__(self, plan: list[tuple[int, int, bool, bool]], spares: int) -> None:
+        super().__init__()
+        widths = [3, *(width for _, width, _, _ in plan)]
+        units = [
+            Unit((before, after), stride, skips)
+            for before, after, (stride, _, skips, _) in zip(widths, widths[1:], plan, strict=False)
+        ]
+        self.units, self.spares = nn.ModuleList(units), nn.ModuleList(nn.Conv2d(2, 2, 1) for _ in range(spares))
+        self.shows = [shown for _, _, _, shown in plan]
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        features = [image]
+        for unit, shown in zip(self.units, self.shows, strict=True):
+            image = unit(image)
+            features += [image] if shown else []
+        return features
+
+
+plans = st.lists(
+    st.tuples(st.sampled_from([1, 2]), st.integers(1, 4), st.booleans(), st.booleans()), min_size=1, max_size=6
+).filter(lambda plan: any(shown for _, _, _, shown in plan))
+
+
+@given(plans, st.integers(0, 2))
+@settings(deadline=None, max_examples=60)
+def test_the_blocks_hold_as_many_parameters_as_the_encoder_runs(plan, spares):
+    encoder = Drawn(plan, spares)
+    parts = partition(encoder)
+    sum(feature.sum() for feature in encoder(torch.randn(2, 3, 64, 64)) if feature.requires_grad).backward()
+    run = {name: parameter.numel() for name, parameter in encoder.named_parameters() if parameter.grad is not None}
+    owned = [name for block in parts.blocks for name in block.parameters]
+    assert sorted(owned) == sorted(run)
+    assert sum(numel(encoder, block) for block in parts.blocks) == sum(run.values())
+    everything = sum(parameter.numel() for parameter in encoder.parameters())
+    assert numel(encoder, parts.never_run) == everything - sum(run.values())
+    assert all(block.parameters for block in parts.blocks)
+
+
+@given(plans, st.integers(0, 2))
+@settings(deadline=None, max_examples=15)
+def test_gradients_of_any_encoder_reach_exactly_the_open_blocks(plan, spares):
+    encoder = Drawn(plan, spares)
+    assert_gradients_stop_at_the_closed_part(encoder, partition(encoder))
 
 
 class NeedsData(Toy):

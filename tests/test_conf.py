@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from kd.composition import CONF, PROJECT, compose
-from kd.config import plain, read
+from kd.composition import CONF, PROJECT, compose, plain
+from kd.config import read
 
 FILES = sorted(CONF.rglob("*.yaml"))
 SWEEPS = sorted((CONF / "sweeps").glob("*.yaml"))  # through a link, which rglob does not follow

@@ -6,8 +6,8 @@ import pytest
 from omegaconf import DictConfig
 
 from kd import schedules, unfreeze
-from kd.composition import compose
-from kd.config import block_count, discard, plain, read
+from kd.composition import compose, plain
+from kd.config import block_count, discard, read
 from kd.errors import ConfigError, UserError
 from kd.settings import NetworkSettings, TeacherFile, TrainedTeacher
 
@@ -108,3 +108,17 @@ def test_blocks_of_an_encoder_that_no_table_has_are_counted():
 def test_an_unknown_encoder_has_no_blocks():
     with pytest.raises(UserError, match="efficientnet-b0"):
         block_count(NetworkSettings(arch="unet", encoder="efficientnet-b00"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("~schedule", "schedule="), ("+schedule._convert_=all", "schedule._convert_ is not an option"),
+        ("schedule._target_=kd.unfreeze.All", "schedule._target_=kd.unfreeze.All is not what"),
+        ("objective=[val/miou,val/miou]", "should name each metric once"), ("root=", "root=''"),
+    ],
+)  # fmt: skip
+def test_what_a_group_cannot_be_is_told(typed, says):
+    with pytest.raises(ConfigError) as caught:
+        read(compose([typed]))
+    assert says in str(caught.value)

@@ -7,6 +7,8 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from kd.data import Folder
@@ -262,6 +264,46 @@ def test_the_fingerprint_follows_content_names_and_settings_but_not_the_place(fo
     for kind in ("images", "masks"):
         (elsewhere / kind / "train/s0.png").rename(elsewhere / kind / "train/r0.png")
     assert small(elsewhere).fingerprint() not in (first, changed)
+
+
+FILES = [f"{kind}/{place}" for kind in ("images", "masks") for place in ("train/a.png", "train/b.png", "val/v.png")]
+
+
+def raw(root, contents):
+    """A folder of files that need be no pictures: a fingerprint is of bytes."""
+    for place, content in zip(FILES, contents, strict=True):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_bytes(content)
+    return small(root).fingerprint()
+
+
+contents = st.lists(st.binary(min_size=1, max_size=40), min_size=len(FILES), max_size=len(FILES))
+
+
+@given(contents, contents)
+@settings(deadline=None, max_examples=40)
+def test_fingerprints_are_equal_exactly_where_all_content_is(tmp_path_factory, one, other):
+    first, second, third = (tmp_path_factory.mktemp("raw") for _ in range(3))
+    assert raw(first, one) == raw(second, one)
+    assert (raw(first, one) == raw(third, other)) == (one == other)
+
+
+@given(contents, st.data())
+@settings(deadline=None, max_examples=60)
+def test_changing_one_byte_of_one_file_changes_the_fingerprint(tmp_path_factory, content, data):
+    root = tmp_path_factory.mktemp("raw")
+    before = raw(root, content)
+    which = data.draw(st.integers(0, len(FILES) - 1))
+    place = data.draw(st.integers(0, len(content[which]) - 1))
+    changed = bytearray(content[which])
+    changed[place] ^= data.draw(st.integers(1, 255))
+    assert raw(root, [*content[:which], bytes(changed), *content[which + 1 :]]) != before
+    assert raw(root, content) == before
+
+
+def test_exchanging_two_files_changes_the_fingerprint(tmp_path):
+    one, two, *rest = [bytes([number]) for number in range(len(FILES))]
+    assert raw(tmp_path, [one, two, *rest]) != raw(tmp_path, [two, one, *rest])
 
 
 def test_a_source_survives_pickling(folder):

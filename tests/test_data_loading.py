@@ -1,18 +1,31 @@
 """Batches follow from (seed, epoch, position); workers change nothing but the time."""
 
+import os
 import random
+import shutil
 import subprocess
 import sys
+import time
 
 import albumentations
 import numpy as np
+import program
 import pytest
 import torch
+from test_data_folder import put
+from test_data_views import recipe
+from torch import nn
 
-from kd.data import Shapes
+from kd.composition import compose
+from kd.config import read
+from kd.data import Folder, Shapes
 from kd.data.loading import Batch, EvalLoader, TrainLoader
 from kd.data.views import Augmentation
 from kd.errors import ConfigError, DataError
+from kd.network import Network
+from kd.runner import Bench
+from kd.settings import NetworkSettings
+from kd.stopping import Stop
 
 SOURCE = Shapes(image_size=(32, 32), train=23, val=7, test=5)
 
@@ -202,3 +215,135 @@ def test_a_program_that_stops_in_mid_epoch_ends():
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert result.stdout == "4 12\n"
     assert result.stderr == ""
+
+
+# data that goes bad while a run goes on
+
+
+def overwrite(path):
+    """Half of the file is gone, as while another copy is written over it."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def become_a_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def become_a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+ACCIDENTS = [
+    (lambda path: path.unlink(), "cannot be read (No such file or directory)"),
+    (lambda path: shutil.rmtree(path.parent.parent), "cannot be read (No such file or directory)"),
+    (overwrite, "cannot be read as a picture"),
+    (become_a_folder, "cannot be read (Is a directory)"),
+    (become_a_pipe, "is not a file but a pipe"),
+]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("accident", "says"), ACCIDENTS, ids="vanished whole_folder truncated folder pipe".split())
+def test_a_file_that_goes_bad_in_mid_epoch_is_one_line_that_names_it(accident, says, workers, tmp_path):
+    for number in range(40):
+        put(tmp_path, f"s{number:02}")
+    put(tmp_path, "v", split="val")
+    used = loader(Folder(tmp_path, image_size=(32, 64)), batch_size=2, workers=workers)
+    batches = used.epoch(0)
+    next(batches)
+    order = np.concatenate([batch.indices for batch in loader(Shapes(train=40), batch_size=2).epoch(0)])
+    accident(tmp_path / "images" / "train" / f"s{order[-1]:02}.png")  # far beyond what workers have read ahead
+    with pytest.raises(DataError) as caught:
+        list(batches)
+    assert says in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path}/images/train/s")
+    assert "\n" not in str(caught.value)
+    if workers:
+        used._loader._iterator._shutdown_workers()  # left to the garbage collector, torch waits 5 s for each
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_whose_data_vanishes_ends_in_one_line(workers, root):
+    data = root / "pictures"
+    for number in range(16):
+        put(data, f"s{number}", split="train" if number < 8 else "val")
+    running = program.begin(
+        root, "data=folder", f"data.root={data}", "data.image_size=[32,64]", "backbone=tiny", "loss=hard_only",
+        "unfreeze=all", "trainer.batch_size=2", "trainer.epochs=500", "trainer.device=cpu", "tracking=none",
+        f"trainer.workers={workers}",
+    )  # fmt: skip
+    give_up = time.monotonic() + 120
+    while not any(path.stat().st_size for path in root.glob("runs/**/metrics.jsonl")):
+        assert time.monotonic() < give_up
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.05)
+    shutil.rmtree(data / "images")
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 1
+    assert err.count("\n") == 1, err
+    assert err.startswith(f"error: {data}/images/")
+    assert "cannot be read (No such file or directory)" in err
+    assert not list(root.glob("runs/**/*.tmp"))
+
+
+# what validation and test see
+
+
+class WithModes(nn.Module):
+    """Everything that behaves otherwise while training: batch norm and dropout. `seen` is the mode of each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Dropout(0.5))
+        self.head = nn.Conv2d(8, 1, 1)
+        self.seen = []
+        for module in self.modules():
+            module.register_forward_hook(lambda module, *_: self.seen.append(module.training))
+
+    def forward(self, x):
+        return self.head(self.encoder(x))
+
+
+def network():
+    torch.manual_seed(0)
+    return Network(NetworkSettings(arch="unet", encoder="hand-made"), WithModes(), 1, SOURCE.class_names).train()
+
+
+def bench(*overrides, transforms=()):
+    small = ["data.image_size=[32,32]", "data.train=4", "data.val=5", "data.test=3", "trainer.device=cpu"]
+    settings = read(compose(["backbone=tiny", "trainer.batch_size=2", *small, *overrides]))
+    return Bench.of(settings, list(transforms), Stop())
+
+
+def figures(of, split):
+    return of.evaluate(network(), split).metrics(SOURCE.class_names)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_validation_and_test_never_see_augmentation(split):
+    heavy = bench(transforms=recipe("heavy"))
+    assert figures(heavy, split) == figures(bench(), split)
+    shown = torch.cat([batch.images for batch in heavy.loaders[split]])
+    stored = np.stack([heavy.data.read(split, index)[0] for index in range(heavy.data.size(split))])
+    assert np.array_equal(shown.permute(0, 2, 3, 1).numpy(), stored)
+    assert not np.array_equal(
+        next(heavy.train_loader(0).epoch(0)).images, next(bench().train_loader(0).epoch(0)).images
+    )
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_validation_and_test_never_see_temperature(split):
+    cold, hot = (bench("schedule=constant", f"schedule.initial={initial}") for initial in (1, 40))
+    assert cold.settings.schedule(0) != hot.settings.schedule(0)
+    assert figures(cold, split) == figures(hot, split)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_validation_and_test_never_see_training_mode_layers(split):
+    who = network()
+    assert all(module.training for module in who.body.modules())
+    bench().evaluate(who, split)
+    assert who.body.seen
+    assert not any(who.body.seen)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from kd.data import OxfordPet
+from kd.data.check import check
 from kd.errors import DataError
 
 TRIMAP = np.repeat(np.array([[2, 3, 1, 3]], dtype=np.uint8), 32, axis=0).repeat(16, axis=1)
@@ -102,6 +103,45 @@ def test_an_interrupted_download_is_noticed(tmp_path):
     (tmp_path / "oxford-iiit-pet/annotations/trimaps/cat_7.png").unlink()
     with pytest.raises(DataError, match=r"is incomplete \(cat_7 is missing\): delete it to download it again"):
         pets(tmp_path).check()
+
+
+@pytest.mark.parametrize("entry", ["../../x", "/etc/passwd", "..", "cat_0/../../x", "\x1b[2J", "caf\xe9"])
+@pytest.mark.parametrize("split", ["trainval", "test"])
+def test_a_split_file_cannot_name_a_file_outside(tmp_path, split, entry):
+    publish(tmp_path)
+    listing = tmp_path / "oxford-iiit-pet" / "annotations" / f"{split}.txt"
+    listing.write_bytes(listing.read_bytes() + f"{entry} 1 1 1\n".encode("latin-1"))
+    with pytest.raises(DataError) as caught:
+        pets(tmp_path).check()
+    message = str(caught.value)
+    assert message.startswith(f"{listing} lists '")
+    assert message.endswith(f"which names no pet: delete {tmp_path}/oxford-iiit-pet to download it again")
+    assert message.isprintable()
+
+
+def test_a_split_file_that_is_missing_or_empty_is_one_line(tmp_path):
+    publish(tmp_path)
+    listing = tmp_path / "oxford-iiit-pet" / "annotations" / "test.txt"
+    listing.write_text("")
+    with pytest.raises(DataError, match=r"test\.txt lists no pets: delete .* to download it again"):
+        pets(tmp_path).check()
+    listing.unlink()
+    with pytest.raises(DataError, match=r"test\.txt cannot be read \(No such file or directory\)"):
+        pets(tmp_path).check()
+
+
+def test_the_check_of_every_sample_reads_the_trimaps(tmp_path):
+    publish(tmp_path)
+    Image.fromarray(np.full((32, 64, 3), 9, np.uint8)).save(tmp_path / "oxford-iiit-pet/images/dog_0.jpg")
+    (tmp_path / "oxford-iiit-pet/images/cat_3.jpg").write_bytes(b"")
+    (tmp_path / "oxford-iiit-pet/annotations/trimaps/dog_1.png").unlink()
+    result = check(pets(tmp_path))
+    assert [problem.file for problem in result.errors if problem.kind == "unreadable"] == [
+        "oxford-iiit-pet/images/cat_3.jpg",
+        "oxford-iiit-pet/annotations/trimaps/dog_1.png",
+    ]
+    shares = result.splits["test"]
+    assert (shares.share("foreground"), shares.void) == (0.5, 2 * 32 * 32)
 
 
 def test_the_fingerprint_follows_settings(tmp_path):

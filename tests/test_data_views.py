@@ -100,6 +100,30 @@ def test_a_mask_follows_geometry_exactly_and_nothing_else(transform, ignore_inde
         assert np.array_equal(labels, expected)
 
 
+GEOMETRY = [
+    single(transform, transform.p)
+    for name in ("light", "heavy")
+    for transform in recipe(name)
+    if isinstance(transform, albumentations.DualTransform)
+]
+for each in GEOMETRY:
+    each.interpolation = cv2.INTER_NEAREST  # so that a picture of the mask stays one
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=NUMBERS, view=NUMBERS, index=NUMBERS, ignore_index=st.sampled_from([None, 200]),
+    chosen=st.lists(st.sampled_from(range(len(GEOMETRY))), max_size=4),
+)  # fmt: skip
+def test_image_and_mask_go_through_any_chain_of_geometry_together(seed, view, index, ignore_index, chosen):
+    _, mask = SOURCE.read("train", index % SOURCE.size("train"))
+    outside = 0 if ignore_index is None else ignore_index
+    pictured = np.repeat(mask[..., None] + 1, 3, axis=2)
+    augmentation = Augmentation([GEOMETRY[which] for which in chosen], seed, ignore_index)
+    moved, labels = augmentation(pictured, mask, view, index)
+    assert np.array_equal(labels, np.where(moved[..., 0] == 0, outside, moved[..., 0] - 1))
+
+
 def test_seed_view_and_index_each_make_another_view():
     sample = SOURCE.read("train", 0)
     numbers = [(seed, view, index) for seed in (0, 1) for view in (0, 1) for index in (0, 1)]

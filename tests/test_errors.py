@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.errors import ConfigError, DataError, ModelError, UserError, nearest
+from kd.errors import LONGEST, ConfigError, DataError, ModelError, UserError, nearest
 
 
 @pytest.mark.parametrize("kind", [UserError, ConfigError, DataError, ModelError])
@@ -20,6 +20,25 @@ def test_a_message_of_several_lines_becomes_one():
     assert str(ConfigError("data.root: no such folder\n  /data/pets\n\nmake it\tor name another ")) == (
         "data.root: no such folder /data/pets make it or name another"
     )
+
+
+@given(text=st.text(max_size=50))
+@settings(deadline=None, max_examples=100)
+def test_no_message_can_speak_to_the_terminal(text):
+    """No escape sequence, bell or change of direction from a file's name reaches it; what prints stays as it is."""
+    line = str(UserError(text))
+    assert line.isprintable()
+    if text.isprintable():
+        assert line == " ".join(text.split())
+
+
+@given(text=st.text("ab /", min_size=1, max_size=3), times=st.integers(1, 5000))
+@settings(deadline=None, max_examples=50)
+def test_a_message_has_a_length_whatever_it_quotes(text, times):
+    line = str(UserError(f"begin {text * times} end"))
+    assert len(line) <= LONGEST + 3
+    assert line.startswith("begin")
+    assert line.endswith("end")
 
 
 def test_a_mistake_in_the_configuration_exits_with_two_and_every_other_with_one():

@@ -37,7 +37,9 @@ def folder_of(done: CompletedProcess) -> Path:
 
 
 def timeless(records: list[dict]) -> list[dict]:
-    return [{k: v for k, v in record.items() if k not in ("seconds", "images_per_second", "time")} for record in records]
+    return [
+        {k: v for k, v in record.items() if k not in ("seconds", "images_per_second", "time")} for record in records
+    ]
 
 
 def lines(folder: Path) -> list[dict]:
@@ -164,12 +166,7 @@ def test_the_same_settings_find_the_teacher_and_give_the_same_student(distilled,
     one, two = (load_file(folder_of(done) / "student.safetensors") for done in (distilled, again))
     assert one.keys() == two.keys()
     assert all(one[name].equal(two[name]) for name in one)
-    timeless = [
-        {k: v for k, v in r.items() if k not in ("seconds", "images_per_second", "time")} for r in lines(folder_of(again))
-    ]
-    assert timeless == [
-        {k: v for k, v in r.items() if k not in ("seconds", "images_per_second", "time")} for r in lines(folder_of(distilled))
-    ]
+    assert timeless(lines(folder_of(again))) == timeless(lines(folder_of(distilled)))
 
 
 def test_a_password_in_the_tracking_address_is_not_written_down(alone, home):

@@ -192,6 +192,56 @@ def test_multiclass_kl_ignores_a_constant_added_to_all_logits_of_a_pixel(classes
     assert shifted.item() == pytest.approx(multiclass_kl(student, teacher, 4.0).item(), rel=1e-4)
 
 
+# KL: for any logits
+
+pixels = st.lists(st.tuples(st.floats(-20, 20), st.floats(-20, 20)), min_size=1, max_size=5)
+
+
+def one_pixel(pairs):
+    """Student and teacher, 1 x C x 1 x 1 each, from a list of (student, teacher) logits."""
+    return (torch.tensor(z).view(1, -1, 1, 1) for z in zip(*pairs, strict=True))
+
+
+def probabilities(z_1C11, temperature):
+    """C x 1 x 1 softmax in float64; of (0, z) where C = 1."""
+    z = z_1C11.double().squeeze(0)
+    return torch.softmax((torch.cat([torch.zeros_like(z), z]) if len(z) == 1 else z) / temperature, dim=0)
+
+
+@given(pixels, st.floats(0.5, 20))
+@settings(deadline=None, max_examples=150)
+def test_kl_is_zero_only_where_student_and_teacher_say_the_same(pixel, temperature):
+    # Pinsker: KL(p || q) >= 2 TV(p, q)^2 nats; the T^2 in front is the loss's own.
+    student, teacher = one_pixel(pixel)
+    distance = (probabilities(student, temperature) - probabilities(teacher, temperature)).abs().sum().item() / 2
+    rounding = temperature**2 * 1e-6 * (1 + 20 / temperature)
+    assert kl_of(len(pixel))(student, teacher, temperature).item() >= 2 * (temperature * distance) ** 2 - rounding
+    assert abs(kl_of(len(pixel))(student, student, temperature).item()) <= rounding
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=1, max_size=5))
+@settings(deadline=None, max_examples=100)
+def test_kl_at_a_high_temperature_is_half_the_variance_of_the_difference(pixel):
+    # KL_T T^2 is the mean of Var_p(d) over a path of p's, weighed by 1 - u; each p is within e^(2/T) of uniform, which
+    # moves a variance of a d of range R by less than 3 R^2 (e^(2/T) - 1).
+    temperature = 100.0
+    student, teacher = one_pixel(pixel)
+    difference = (student - teacher).double().flatten()
+    difference = torch.cat([torch.zeros(1), difference]) if len(pixel) == 1 else difference
+    limit, spread = difference.var(correction=0).item() / 2, (difference.max() - difference.min()).item()
+    room = 1.5 * spread**2 * math.expm1(2 / temperature) + temperature**2 * 4e-7
+    assert kl_of(len(pixel))(student, teacher, temperature).item() == pytest.approx(limit, abs=room)
+
+
+@given(pixels.filter(lambda pixel: len(pixel) > 1), st.floats(-50, 50), st.floats(-50, 50), st.floats(0.5, 20))
+@settings(deadline=None, max_examples=100)
+def test_a_constant_added_to_all_logits_of_a_pixel_changes_nothing(pixel, student_shift, teacher_shift, temperature):
+    student, teacher = one_pixel(pixel)
+    plain = multiclass_kl(student, teacher, temperature).item()
+    shifted = multiclass_kl(student + student_shift, teacher + teacher_shift, temperature).item()
+    assert shifted == pytest.approx(plain, rel=1e-4, abs=temperature**2 * 1e-5 * (1 + 1 / temperature))
+
+
 # KL: range and precision
 
 
@@ -272,6 +322,24 @@ def test_no_term_depends_on_the_image_size(classes):
     assert set(small) == {"loss", "kl", "mse", "ce", "dice"}
     for name, value in small.items():
         assert tiled[name].item() == pytest.approx(value.item(), rel=1e-5), name
+
+
+@given(
+    classes=st.sampled_from(CLASSES), seed=st.integers(0, 10_000), size=st.tuples(*[st.integers(1, 5)] * 3),
+    tiles=st.tuples(*[st.integers(1, 3)] * 3), temperature=st.floats(0.5, 20), void=st.floats(0, 1),
+)  # fmt: skip
+@settings(deadline=None, max_examples=60)
+def test_a_picture_tiled_has_the_losses_of_the_picture(classes, seed, size, tiles, temperature, void):
+    student, teacher = logits(classes, seed, size), logits(classes, seed + 1, size)
+    mask = torch.randint(0, max(classes, 2), size, generator=torch.Generator().manual_seed(seed))
+    mask = mask.masked_fill(torch.rand(size, generator=torch.Generator().manual_seed(seed)) < void, VOID)
+    batch, down, across = tiles
+    many = [z.repeat(batch, 1, down, across) for z in (student, teacher)]
+    loss = DistillationLoss(ALL_TERMS, classes, VOID)
+    one = loss(student, mask, teacher, temperature).scalars()
+    tiled = loss(many[0], mask.repeat(tiles), many[1], temperature).scalars()
+    for name, value in one.items():
+        assert tiled[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-4), name
 
 
 @pytest.mark.parametrize("classes", CLASSES)
@@ -376,6 +444,35 @@ def test_dice_ignores_void_pixels_exactly(classes, garbage):
     assert value == expected
     assert torch.equal(gradient, expected_gradient)
     assert not gradient[void].any()
+
+
+def test_binary_dice_of_a_batch_without_foreground_is_zero_with_zero_gradient():
+    loss = DistillationLoss({"alpha": 0, "beta": 0, "gamma": 0, "delta": 1}, 1)
+    empty = torch.zeros(2, 6, 5, dtype=torch.uint8)
+    value, gradient = value_and_gradient(lambda z: loss(z, empty, None, 1.0).dice, logits(1, 0))
+    assert value == 0
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("absent", [0, 2, 4])
+def test_a_class_without_a_true_pixel_adds_nothing_to_dice(absent):
+    student, mask = logits(5, 0), labels(5, 2)
+    mask = mask.masked_fill(mask == absent, (absent + 1) % 5)
+    loss = DistillationLoss({"alpha": 0, "beta": 0, "gamma": 0, "delta": 1}, 5)
+    p, y = torch.softmax(student.double(), dim=1), F.one_hot(mask, 5).movedim(-1, 1).double()
+    per_class = 1 - 2 * (p * y).sum((0, 2, 3)) / (p.sum((0, 2, 3)) + y.sum((0, 2, 3)))
+    expected = sum(value for label, value in enumerate(per_class.tolist()) if label != absent) / 5
+    assert loss(student, mask, None, 1.0).dice.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_false_foreground_in_a_batch_without_any_is_pushed_down(classes):
+    student, empty = logits(classes, 0), torch.zeros(2, 6, 5, dtype=torch.uint8)
+    loss = DistillationLoss(ALL_TERMS, classes)
+    value, gradient = value_and_gradient(lambda z: loss(z, empty, z.detach(), 4.0).loss, student)
+    foreground = gradient if classes == 1 else gradient[:, 1:].sum(dim=1)
+    assert value.isfinite()
+    assert (foreground > 0).all()
 
 
 # the weighted sum

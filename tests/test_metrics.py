@@ -155,6 +155,28 @@ def test_a_split_of_void_pixels_only_has_no_figures():
     assert set(confusion.summary(["background", "foreground"]).values()) == {None}
 
 
+def test_a_mask_without_foreground_counts_like_any_other():
+    confusion = counted([(image(0, 0, 0, 1), image(0, 0, 0, 0)), (image(1, 0), image(1, 1))], labels=2)
+    assert confusion.iou() == [3 / 5, 1 / 3]
+    empty = counted([(image(0, 0), image(0, 0))], labels=2)
+    assert empty.iou() == [1.0, None]
+    assert empty.summary(["background", "foreground"])["miou"] == 1.0
+
+
+def test_a_mask_of_nothing_but_void_adds_nothing():
+    pairs = split(3, 0)
+    void = (torch.ones(2, 5, 4, dtype=torch.uint8), torch.full((2, 5, 4), VOID, dtype=torch.uint8))
+    assert torch.equal(counted([*pairs, void], 3, VOID).counts, counted(pairs, 3, VOID).counts)
+
+
+@given(label_counts, seeds, st.integers(0, 200))
+@settings(deadline=None, max_examples=20)
+def test_a_true_label_beyond_the_classes_is_counted_nowhere(labels, seed, beyond):
+    pairs = split(labels, seed, void=True)
+    stray = [(predicted, mask.masked_fill(mask == VOID, labels + beyond)) for predicted, mask in pairs]
+    assert torch.equal(counted(stray, labels).counts, counted(pairs, labels, VOID).counts)
+
+
 @given(label_counts, seeds, seeds)
 @settings(deadline=None, max_examples=20)
 def test_predictions_on_void_pixels_are_never_counted(labels, seed, other):

@@ -2,12 +2,12 @@
 
 import json
 import math
+import threading
 
 import pytest
 import yaml
 
-from kd.composition import compose
-from kd.config import plain
+from kd.composition import compose, plain
 from kd.run_folder import RunFolder
 
 
@@ -47,6 +47,36 @@ def test_metrics_come_back_as_they_were_written_in_order(folder):
     assert RunFolder(folder.path).metrics() == records
 
 
+def test_a_last_line_that_was_cut_short_is_none(folder):
+    for epoch in range(2):
+        folder.append_metrics({"epoch": epoch})
+    text = (folder / "metrics.jsonl").read_bytes()
+    for end in range(len(text) // 2, len(text)):
+        (folder / "metrics.jsonl").write_bytes(text[:end])
+        assert folder.metrics() == [{"epoch": 0}]
+    (folder / "metrics.jsonl").write_bytes(text[:-3] + b"\0\0\0")
+    assert folder.metrics() == [{"epoch": 0}]
+
+
+def test_who_it_is_is_kept_fact_by_fact_whoever_writes(folder):
+    assert folder.identity() == {}
+    assert folder.identify(id="1", status="RUNNING") == {"id": "1", "status": "RUNNING"}
+    threads = [threading.Thread(target=folder.identify, kwargs={f"fact{i}": i}) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = {"id": "1", "status": "RUNNING"} | {f"fact{i}": i for i in range(8)}
+    assert folder.identity() == json.loads((folder / "run.json").read_text()) == expected
+
+
+def test_configuration_and_summary_are_nothing_before_they_are_written(folder):
+    assert folder.config() == folder.summary() == {}
+    folder.write_config({"seed": 0})
+    folder.write_summary({"epochs": 1})
+    assert (folder.config(), folder.summary()) == ({"seed": 0}, {"epochs": 1})
+
+
 def test_before_the_first_epoch_there_are_no_metrics(folder):
     assert folder.metrics() == []
 
@@ -64,15 +94,22 @@ def test_a_record_that_cannot_be_written_leaves_no_half_line(folder):
     assert folder.metrics() == [{"epoch": 0}]
 
 
-def test_forgotten_metrics_are_gone_and_the_rest_stays(folder):
+def test_lines_from_an_epoch_on_are_dropped_and_the_rest_stays(folder):
     folder.write_summary({"a": 1})
-    folder.forget_metrics()
-    folder.append_metrics({"epoch": 0})
-    folder.forget_metrics()
-    assert folder.metrics() == []
-    folder.append_metrics({"epoch": 5})
-    assert folder.metrics() == [{"epoch": 5}]
-    assert files(folder) == ["metrics.jsonl", "summary.json"]
+    records = [{"epoch": epoch, "x": 0.1 * epoch} for epoch in range(4)]
+    for record in records:
+        folder.append_metrics(record)
+    assert folder.keep_metrics(2) == folder.metrics() == records[:2]
+    folder.append_metrics({"epoch": 2})
+    assert folder.metrics() == [*records[:2], {"epoch": 2}]
+    assert folder.keep_metrics(0) == folder.metrics() == []
+    assert files(folder) == ["summary.json"]
+
+
+def test_what_was_typed_is_kept_from_the_first_start(folder):
+    folder.write_overrides(["seed=1"])
+    folder.write_overrides(["resume=auto"])
+    assert yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text()) == ["seed=1"]
 
 
 def test_the_configuration_comes_back_as_it_was_put_in(folder):

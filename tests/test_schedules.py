@@ -179,6 +179,16 @@ def test_piecewise_of_two_points_is_linear(initial, final, at):
     assert Piecewise([0, 1], [initial, final])(at) == pytest.approx(Linear(initial, final)(at), rel=1e-9)
 
 
+@given(st.lists(temperatures, min_size=2, max_size=6), run_lengths)
+@settings(deadline=None, max_examples=50)
+def test_piecewise_stays_between_its_points_and_is_monotone_where_they_are(points, epochs):
+    at = [index / (len(points) - 1) for index in range(len(points))]
+    run = walk(Piecewise(at, points), epochs)
+    assert all(min(points) * (1 - ULPS) <= temperature <= max(points) * (1 + ULPS) for temperature in run)
+    rising = walk(Piecewise(at, sorted(points)), epochs)
+    assert all(after >= before - ULPS * max(points) for before, after in pairwise(rising))
+
+
 def test_piecewise_meets_its_points_exactly():
     at, points = [0, 0.1, 0.35, 0.9, 1], [0.1, 5.3, 0.7, 9.9, 0.3]
     assert [Piecewise(at, points)(moment) for moment in at] == points

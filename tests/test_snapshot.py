@@ -117,8 +117,9 @@ def test_a_snapshot_is_a_copy():
     network = hand_made()
     items = train(network, pause=lambda: True, train=batches())
     found = next(items).snapshot()
-    before = {name: value.clone() for name, value in found.tensors.items()}
+    before, facts = {name: value.clone() for name, value in found.tensors.items()}, json.dumps(found.facts)
     next(items)
+    assert json.dumps(found.facts) == facts
     assert all(torch.equal(value, before[name]) for name, value in found.tensors.items())
 
 

@@ -18,8 +18,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from rich.console import Console
 
-from kd.composition import CONF, compose
-from kd.config import plain
+from kd.composition import CONF, compose, plain
 from kd.errors import StudyError
 from kd.study import show
 from kd.study.recipe import WINNER, recipe

@@ -176,7 +176,7 @@ def test_a_teacher_is_trained_and_loaded_from_its_folder(project):
     assert isinstance(network, Network)
     assert same(network, models.load(file))
     assert network.class_names == ("background", "foreground")
-    left = {"teacher.safetensors", "teacher.json", "summary.json", "metrics.jsonl", "curves.png"}
+    left = {"teacher.safetensors", "teacher.json", "summary.json", "metrics.jsonl", "curves.png", "run.json"}
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == left
 
 

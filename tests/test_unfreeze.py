@@ -67,6 +67,19 @@ def test_open_blocks_never_decrease_and_stay_within_the_encoder(policy, total):
     assert all(0 <= count <= total for count in counts)
 
 
+@given(policies, totals, st.integers(0, 10**9), st.integers(0, 10**9))
+@settings(deadline=None, max_examples=100)
+def test_no_two_epochs_of_however_long_a_run_close_a_block_or_leave_the_encoder(policy, total, one, other):
+    before, after = policy(min(one, other), total), policy(max(one, other), total)
+    assert 0 <= before <= after <= total
+
+
+@given(policies, totals, st.integers(0, EPOCHS))
+@settings(deadline=None, max_examples=100)
+def test_a_larger_encoder_never_has_fewer_open_blocks(policy, total, epoch):
+    assert policy(epoch, total) <= policy(epoch, total + 1)
+
+
 @given(starts, rates, totals)
 @settings(deadline=None, max_examples=50)
 def test_progressive_opens_every_block_in_the_end(start, rate, total):

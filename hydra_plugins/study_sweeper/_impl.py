@@ -15,9 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from optuna import Trial
 from optuna.trial import FrozenTrial, TrialState
 
-from kd import console, sweep
-from kd.config import plain, read
+from kd import console, stopping, sweep
+from kd.composition import plain
+from kd.config import read
 from kd.errors import ConfigError, Superseded, UserError
+from kd.resume import flat
 from kd.settings import Settings, more_is_better
 from kd.study import worker
 from kd.study.ledger import Ledger, Now
@@ -55,6 +57,11 @@ class StudySweeperImpl(OptunaSweeperImpl):
         self.sweep_dir = config.hydra.sweep.dir
 
     def sweep(self, arguments: list[str]) -> None:
+        """Run the study to its end, or to where somebody ends it; see `_sweep`."""
+        with stopping.listen():
+            self._sweep(arguments)
+
+    def _sweep(self, arguments: list[str]) -> None:
         """Run the study to its end.
 
         Raises:
@@ -118,7 +125,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
             if settings is None:
                 settings = found
                 plan = "grid" if sweep.is_grid(self.options["sampler"]) else "suggested"
-                config = dict(_flatten(plain(cfg)))
+                config = dict(flat(plain(cfg)))
                 config |= {"data.fingerprint": found.data.fingerprint(), "hydra.sweeper.sampler": plan}
         directions = self._directions(settings)
         if len(directions) > 1 and not str(self.options["pruner"].get("_target_")).endswith("NopPruner"):
@@ -225,11 +232,3 @@ def _brief(error: Any) -> str:
 
 def _plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-
-
-def _flatten(node: dict[str, Any], prefix: str = "") -> Any:
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -8,30 +8,22 @@ others across. A missing test split is allowed. The files are listed once, when 
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from kd.data.decode import picture_size, read_image, read_mask, resized
+from kd.data.decode import open_file, picture_size, read_image, read_mask, resized
 from kd.data.keys import key
+from kd.data.listing import IMAGE_SUFFIXES, Fault, Pair, paired
 from kd.data.source import SPLITS, Source, known_split
-from kd.errors import DataError
+from kd.errors import DataError, shown
 
 VERSION = 1  # part of the fingerprint: raise it with any change to what `read` returns for the same files
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-MASK_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 SAMPLE = 64  # masks that `check` reads
-
-
-class Pair(NamedTuple):
-    """The two files of one sample."""
-
-    image: Path
-    mask: Path
 
 
 @dataclass(frozen=True)
@@ -66,6 +58,21 @@ class Folder(Source):
         _same_size(pair, image.shape[:2], mask.shape)
         return resized(image, mask, self.image_size)
 
+    def files(self, split: str, index: int) -> Pair:
+        return self._pair(split, index)
+
+    def image(self, split: str, index: int) -> np.ndarray:
+        return read_image(self._pair(split, index).image)
+
+    def mask(self, split: str, index: int) -> np.ndarray:
+        return self._mask(self._pair(split, index))
+
+    def sound(self) -> "tuple[Folder, list[Fault]]":
+        pairs, faults = self._listing
+        whole = replace(self)
+        whole.__dict__["_pairs"] = pairs
+        return whole, faults
+
     def fingerprint(self) -> str:
         return self._fingerprint
 
@@ -87,21 +94,34 @@ class Folder(Source):
 
     @cached_property
     def _pairs(self) -> dict[str, tuple[Pair, ...]]:
-        root = Path(self.root)
-        if not root.is_dir():
-            raise DataError(
-                f"data.root={root} is not a folder (looked from {Path.cwd()}): give the folder that holds images/train "
-                "and masks/train"
-            )
-        pairs = {split: _paired(root, split) for split in SPLITS}
-        if not pairs["train"]:
-            raise DataError(f"{root / 'images/train'} holds no images ({', '.join(IMAGE_SUFFIXES)}): put some there")
-        if not pairs["val"]:
-            stems = [pair.image.stem for pair in pairs["train"]]
-            held_out = cut_off(stems, self.val_fraction, str(root / "images/train"))
-            pairs["val"] = tuple(pair for pair in pairs["train"] if pair.image.stem in held_out)
-            pairs["train"] = tuple(pair for pair in pairs["train"] if pair.image.stem not in held_out)
+        pairs, faults = self._listing
+        if faults:
+            raise faults[0].error
         return pairs
+
+    @cached_property
+    def _listing(self) -> tuple[dict[str, tuple[Pair, ...]], list[Fault]]:
+        """The whole pairs of every split, and what is wrong with the other files."""
+        root, train = Path(self.root), Path(self.root) / "images/train"
+        if not os.path.isdir(root):
+            raise DataError(
+                f"data.root={shown(root)} is not a folder (looked from {shown(Path.cwd())}): give the folder that "
+                "holds images/train and masks/train"
+            )
+        listed = {split: paired(root, split) for split in SPLITS}
+        pairs = {split: whole for split, (whole, _) in listed.items()}
+        faults = [fault for split in SPLITS for fault in listed[split][1]]
+        if not pairs["train"] and not faults:
+            raise DataError(f"{shown(train)} holds no images ({', '.join(IMAGE_SUFFIXES)}): put some there")
+        if not pairs["val"] and not any(fault.split == "val" for fault in faults):
+            try:
+                held_out = cut_off([pair.image.stem for pair in pairs["train"]], self.val_fraction, shown(train))
+            except DataError as error:
+                faults.append(Fault("no_val", "val", train, error))
+            else:
+                pairs["val"] = tuple(pair for pair in pairs["train"] if pair.image.stem in held_out)
+                pairs["train"] = tuple(pair for pair in pairs["train"] if pair.image.stem not in held_out)
+        return pairs, faults
 
     def _pair(self, split: str, index: int) -> Pair:
         if not 0 <= index < self.size(split):
@@ -109,7 +129,7 @@ class Folder(Source):
         return self._pairs[split][index]
 
     def _mask(self, pair: Pair) -> np.ndarray:
-        return self.recode(read_mask(pair.mask), str(pair.mask), self.mask_values)
+        return self.recode(read_mask(pair.mask), shown(pair.mask), self.mask_values)
 
     def _checked_values(self, values: tuple[int, ...]) -> tuple[int, ...]:
         if any(isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**16 - 1 for value in values):
@@ -143,49 +163,14 @@ def cut_off(stems: Sequence[str], fraction: float, where: str) -> frozenset[str]
     return frozenset((chosen | {ranked[0]}) - {ranked[-1]})
 
 
-def _paired(root: Path, split: str) -> tuple[Pair, ...]:
-    """The pairs of one split, by stem; raises DataError if an image or a mask is alone."""
-    images = _by_stem(root / "images" / split, IMAGE_SUFFIXES)
-    masks = _by_stem(root / "masks" / split, (*MASK_SUFFIXES, ".jpg", ".jpeg"))
-    for stem in sorted(images.keys() - masks.keys()):
-        wanted = root / "masks" / split / f"{stem}.png"
-        raise DataError(f"{images[stem]} has no mask: expected {wanted} ({_alone(images, masks)})")
-    for stem in sorted(masks.keys() - images.keys()):
-        wanted = root / "images" / split / f"{stem}.jpg"
-        raise DataError(f"{masks[stem]} has no image: expected {wanted} or another format ({_alone(masks, images)})")
-    for mask in masks.values():
-        if mask.suffix.lower() not in MASK_SUFFIXES:
-            raise DataError(f"{mask} is a JPEG, which does not keep class indices exactly: save masks as PNG")
-    return tuple(Pair(images[stem], masks[stem]) for stem in sorted(images))
-
-
-def _alone(these: dict[str, Path], those: dict[str, Path]) -> str:
-    return f"{len(these.keys() - those.keys())} of {len(these)} files there have no partner"
-
-
-def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    if not folder.is_dir():
-        return found
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            if path.stem in found:
-                raise DataError(f"{found[path.stem]} and {path} have the same name: keep one of them")
-            found[path.stem] = path
-    return found
-
-
 def _same_size(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
     if image != mask:
         raise DataError(
-            f"{pair.image} is {image[1]}x{image[0]} pixels (width x height), but its mask {pair.mask} is "
+            f"{shown(pair.image)} is {image[1]}x{image[0]} pixels (width x height), but its mask {shown(pair.mask)} is "
             f"{mask[1]}x{mask[0]}: the two must match"
         )
 
 
 def _content(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): make it readable") from error
+    with open_file(path) as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()

@@ -6,6 +6,7 @@ the global one, and a resumed run would differ. A user's error travels as a valu
 wrapped in a worker's traceback.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from kd.data.keys import stream
 from kd.data.source import Source, whole_number
 from kd.data.views import Augmentation
-from kd.errors import UserError
+from kd.errors import DataError, UserError
 
 UNAUGMENTED = -1
 
@@ -148,17 +149,26 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """One thread each: workers are the parallelism."""
+    """One thread each: workers are the parallelism. Ctrl-C is for the main process, which may need another batch."""
     import cv2
 
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _unwrapped(loader: "DataLoader[Batch | UserError]") -> Iterator[Batch]:
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield cast(Batch, batch)
+    try:
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield cast(Batch, batch)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"a loader process was ended from outside ({str(error).splitlines()[0]}), mostly for want of memory; lower "
+            "trainer.workers"
+        ) from error
 
 
 def _slices(indices: Sequence[int], length: int) -> list[list[int]]:

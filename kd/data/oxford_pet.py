@@ -9,16 +9,18 @@ hash of each name; test is the official test.
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from kd.data.decode import read_image, read_mask, resized
+from kd.data.decode import open_file, read_image, read_mask, resized
 from kd.data.folder import check_val_fraction, cut_off
+from kd.data.listing import Pair
 from kd.data.source import SPLITS, Source, known_split
-from kd.errors import DataError
+from kd.errors import DataError, shown
 
 VERSION = 1
 PET, BACKGROUND = 1, 2  # values of the published trimaps; 3 is the border
@@ -50,6 +52,10 @@ class OxfordPet(Source):
         """Where torchvision puts the files."""
         return Path(self.root) / "oxford-iiit-pet"
 
+    @property
+    def _again(self) -> str:
+        return f"delete {shown(self.folder)} to download it again"
+
     def size(self, split: str) -> int:
         return len(self._names[known_split(split)])
 
@@ -57,15 +63,25 @@ class OxfordPet(Source):
         return f"{self._name(split, index)}.jpg"
 
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = self.image(split, index), self.mask(split, index)
+        if image.shape[:2] != mask.shape:
+            name = self.name(split, index)
+            raise DataError(f"{name} and its trimap differ in size: {self._again}")
+        return resized(image, mask, self.image_size)
+
+    def files(self, split: str, index: int) -> Pair:
         name = self._name(split, index)
-        image = read_image(self.folder / "images" / f"{name}.jpg")
-        trimap = read_mask(self.folder / "annotations" / "trimaps" / f"{name}.png")
-        if image.shape[:2] != trimap.shape:
-            raise DataError(f"{name}.jpg and its trimap differ in size: delete {self.folder} to download it again")
+        return Pair(self.folder / "images" / f"{name}.jpg", self.folder / "annotations" / "trimaps" / f"{name}.png")
+
+    def image(self, split: str, index: int) -> np.ndarray:
+        return read_image(self.files(split, index).image)
+
+    def mask(self, split: str, index: int) -> np.ndarray:
+        trimap = read_mask(self.files(split, index).mask)
         mask = np.full(trimap.shape, self.ignore_index, dtype=np.uint8)
         mask[trimap == PET] = 1
         mask[trimap == BACKGROUND] = 0
-        return resized(image, mask, self.image_size)
+        return mask
 
     def fingerprint(self) -> str:
         # The files are the published ones, verified when they were downloaded: names and settings tell all.
@@ -78,19 +94,30 @@ class OxfordPet(Source):
         trimaps = {path.stem for path in (self.folder / "annotations" / "trimaps").glob("*.png")}
         for name in (name for split in SPLITS for name in self._names[split]):
             if name not in images or name not in trimaps:
-                raise DataError(f"{self.folder} is incomplete ({name} is missing): delete it to download it again")
+                raise DataError(
+                    f"{shown(self.folder)} is incomplete ({name} is missing): delete it to download it again"
+                )
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:
         if not (self.folder / "annotations" / "trainval.txt").is_file():
             self._download()
         trainval, test = (self._listed(split) for split in ("trainval", "test"))
-        val = cut_off(trainval, self.val_fraction, str(self.folder))
+        val = cut_off(trainval, self.val_fraction, shown(self.folder))
         return {"train": [n for n in trainval if n not in val], "val": [n for n in trainval if n in val], "test": test}
 
     def _listed(self, split: str) -> list[str]:
-        lines = (self.folder / "annotations" / f"{split}.txt").read_text(encoding="utf-8").splitlines()
-        return sorted(line.split()[0] for line in lines if line.strip())
+        """The names in one of the published lists, each of a file in `folder`/images and of nothing else."""
+        listing = self.folder / "annotations" / f"{split}.txt"
+        with open_file(listing) as file:
+            lines = file.read().decode("utf-8", "backslashreplace").splitlines()
+        names = sorted(line.split()[0] for line in lines if line.strip())
+        for name in names:
+            if not re.fullmatch(r"\w+", name, re.ASCII):
+                raise DataError(f"{shown(listing)} lists '{shown(name)}', which names no pet: {self._again}")
+        if not names:
+            raise DataError(f"{shown(listing)} lists no pets: {self._again}")
+        return names
 
     def _name(self, split: str, index: int) -> str:
         if not 0 <= index < self.size(split):
@@ -99,7 +126,9 @@ class OxfordPet(Source):
 
     def _download(self) -> None:
         if not self.download:
-            raise DataError(f"{self.folder} does not hold the pets: set data.download=true, or data.root to a copy")
+            raise DataError(
+                f"{shown(self.folder)} does not hold the pets: set data.download=true, or data.root to a copy"
+            )
         from filelock import FileLock
         from torchvision.datasets import OxfordIIITPet
 
@@ -110,6 +139,6 @@ class OxfordPet(Source):
                 OxfordIIITPet(root, download=True)
         except (OSError, RuntimeError) as error:  # no network, a full disk, a checksum that does not match
             raise DataError(
-                f"the Oxford pets are not in {self.folder} and cannot be downloaded ({error}): connect to the network, "
-                "set data.root to a copy, or use data=shapes"
+                f"the Oxford pets are not in {shown(self.folder)} and cannot be downloaded ({error}): connect to the "
+                "network, set data.root to a copy, or use data=shapes"
             ) from error

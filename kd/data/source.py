@@ -9,13 +9,19 @@ and mask values 0 to n-1. `ignore_index` marks pixels that count nowhere: in no 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from kd.data.listing import Fault
 from kd.errors import DataError
 
 SPLITS = ("train", "val", "test")
 SIDE = 32  # encoders halve the image five times
+
+
+class ValuesError(DataError):
+    """A mask holds numbers that stand for no class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +67,30 @@ class Source(ABC):
     def check(self) -> None:
         """A quick look at the data before anything slow starts; raises DataError."""
 
+    def files(self, split: str, index: int) -> Sequence[Path]:
+        """The files of one sample, image and mask; none where it is not made from files."""
+        return ()
+
+    def image(self, split: str, index: int) -> np.ndarray:
+        """The RGB image of one sample, H x W x 3 uint8, as large as it is stored."""
+        return self.read(split, index)[0]
+
+    def mask(self, split: str, index: int) -> np.ndarray:
+        """The mask of one sample, H x W uint8, as large as it is stored; values as `read` gives them."""
+        return self.read(split, index)[1]
+
+    def sound(self) -> "tuple[Source, list[Fault]]":
+        """The same data without files that no sample can be made from, and what is wrong with those.
+
+        Other methods raise the first of these faults. Raises DataError where there is nothing to list.
+        """
+        return self, []
+
     def recode(self, raw: np.ndarray, where: str, values: Sequence[int] = ()) -> np.ndarray:
         """Turn the whole numbers of a stored mask (H x W) into checked classes (H x W uint8).
 
         `values[i]` is stored where class i is meant; empty means that classes are stored as themselves. The stored
-        value `ignore_index` stays. Raises DataError, naming `where`, for any other value.
+        value `ignore_index` stays. Raises ValuesError, naming `where`, for any other value.
         """
         values = values or range(len(self.class_names))
         table = np.full(2**16, -1, dtype=np.int16)
@@ -74,7 +99,7 @@ class Source(ABC):
             table[self.ignore_index] = self.ignore_index
         classes = table[raw if raw.dtype == np.uint8 else np.clip(raw.astype(np.int64), 0, 2**16 - 1)]
         if classes.min() < 0:
-            raise DataError(f"{where} {self._wrong_values(np.unique(raw).tolist(), list(values))}")
+            raise ValuesError(f"{where} {self._wrong_values(np.unique(raw).tolist(), list(values))}")
         return classes.astype(np.uint8)
 
     def _wrong_values(self, found: list[int], values: list[int]) -> str:

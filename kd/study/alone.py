@@ -1,6 +1,7 @@
 """A run that is no trial; light, since every run imports it (no optuna)."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -8,6 +9,7 @@ class Alone:
     """A run that belongs to no study: nobody is told, nothing is pruned."""
 
     pruned = False
+    predecessor: Path | None = None  # the folder of an earlier attempt that was cut off
     tags: Mapping[str, str] = {}
 
     def report(self, value: float | None, trained: int, planned: int) -> bool:

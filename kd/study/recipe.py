@@ -1,10 +1,17 @@
-"""A study's winner as a recipe that hydra composes: `python train.py --config-dir <study folder> experiment=best`."""
+"""A study's winner as a recipe that hydra composes: `python train.py --config-dir <study folder> experiment=best`.
+
+A recipe may come from anybody, so it may say what is trained and how, but not what hydra itself does: its log files
+could be any file of the user's, with any text in them, and its environment variables choose which programs run.
+"""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from kd.errors import ConfigError
 
 #: A winner once more, with several seeds: the spread that one run cannot show.
 WINNER = """# @package hydra.sweeper
@@ -62,3 +69,95 @@ def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
             _put(tree[leaf], [key], item)
     else:
         tree[leaf] = value
+
+
+#: What a study's file adds to hydra: where it belongs, and its sampler and pruner.
+STUDY_PACKAGE = "hydra.sweeper"
+STUDY_PARTS = ("/hydra/sweeper/sampler@sampler", "/hydra/sweeper/pruner@pruner")
+STUDY_KEYS = {
+    "study_name", "n_trials", "n_jobs", "params", "direction", "max_retries", "max_failure_rate", "heartbeat_interval",
+    "grace_period", "defaults",
+}  # fmt: skip
+#: An interpolation that calls a resolver, by its name or by a computed one: oc.env would write secrets into the record.
+COMPUTES = re.compile(r"\$\{[^}]*(:|\$\{)")
+HARMLESS = re.compile(r"\$\{one_minus:\$\{[\w.]+\}\}")
+
+
+def check_folder(folder: Path, groups: Collection[str]) -> None:
+    """Look at every file that a recipe of `folder` can reach, before hydra does anything that it says.
+
+    Args:
+        folder: what `--config-dir` names.
+        groups: the names of the config groups; other folders in it are not looked at, and cannot be reached.
+
+    Raises:
+        ConfigError: a file does more than choose options and set their values.
+    """
+    for path in sorted(_reachable(folder, groups)):
+        if path.is_symlink() and path.is_dir():
+            raise ConfigError(f"{path} leads to another folder, which a --config-dir may not; put a copy there")
+        if path.suffix != ".yaml" or not path.exists():
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+            content = yaml.safe_load(text)
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{path} cannot be read as YAML ({reason}); mend it, or move it away") from error
+        is_study = path.is_relative_to(folder / "sweeps")
+        for what in _beyond_a_recipe(text, content, is_study, groups):
+            raise ConfigError(
+                f"{path}: {what}, which a recipe of --config-dir may not; say it on the command line if it is meant"
+            )
+
+
+def _reachable(folder: Path, groups: Collection[str]) -> Iterator[Path]:
+    """Every file of the groups' folders, and every link to a folder."""
+    for group in groups:
+        yield from (folder / group).rglob("*")
+        yield folder / f"{group}.yaml"
+
+
+def _beyond_a_recipe(text: str, content: Any, is_study: bool, groups: Collection[str]) -> Iterator[str]:
+    """What a file says about hydra itself or the environment; nothing where it is only a recipe."""
+    packages = set(re.findall(r"@package\b[\s:]*(\S*)", text)) - {"_global_", "_group_"}
+    if packages - ({STUDY_PACKAGE} if is_study else set()):
+        yield f"is placed at {sorted(packages)[0]}"
+    if not isinstance(content, dict):
+        return
+    yield from (f"sets {key}" for key in content if str(key).startswith("hydra"))
+    if is_study:
+        yield from (f"sets {key} of a study" for key in content if key not in STUDY_KEYS)
+        params = content.get("params")
+        names = params if isinstance(params, dict) else {}
+        yield from (f"searches {key}" for key in names if "hydra" in str(key) or "=" in str(key))
+    defaults = content.get("defaults")
+    for entry in defaults if isinstance(defaults, list) else []:
+        if not _chooses(entry, is_study, groups):
+            yield f"has {entry!r} among its defaults"
+    yield from (f"computes {value!r}" for value in _texts(content) if COMPUTES.search(HARMLESS.sub("", value)))
+
+
+def _chooses(entry: Any, is_study: bool, groups: Collection[str]) -> bool:
+    """Whether an entry of a defaults list chooses an option of ours, and puts it where it belongs."""
+    for key, value in (entry if isinstance(entry, dict) else {"": entry}).items():
+        name = re.sub(r"^((override|optional)\s+)+", "", str(key))
+        if is_study and name in STUDY_PARTS:
+            name = ""
+        for part in (name, *(value if isinstance(value, list) else [value])):
+            is_odd = any(sign in str(part) for sign in ("@", "$", "..", ":")) or str(part).startswith("hydra")
+            if is_odd or (str(part).startswith("/") and str(part).split("/")[1] not in groups):
+                return False
+    return True
+
+
+def _texts(tree: Any) -> Iterator[str]:
+    """Every text in plain containers, which may hold each other in a circle."""
+    waiting, seen = [tree], set()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, str):
+            yield node
+        elif isinstance(node, dict | list) and id(node) not in seen:
+            seen.add(id(node))
+            waiting += node.values() if isinstance(node, dict) else node

@@ -19,10 +19,11 @@ from optuna.trial import TrialState
 
 from kd.errors import StudyError, Superseded, UserError
 from kd.files import write_atomically
+from kd.steps import DivergedError
 from kd.study import worker
 from kd.study.alone import Alone
+from kd.study.ledger import history
 from kd.study.storage import Database
-from kd.training import DivergedError
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,13 @@ class StudyTrial(Alone):
             study_name=ticket.study, storage=self.storage, sampler=RandomSampler(0), pruner=ticket.pruner
         )
         self.id = self.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, ticket.number)
-        self._check_ours(self.storage.get_trial(self.id).state == TrialState.RUNNING)
+        now = self.storage.get_trial(self.id)
+        self._check_ours(now.state == TrialState.RUNNING)
+        if failed := history(now):
+            before = self.storage.get_trial(
+                self.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, failed[-1])
+            )
+            self.predecessor = Path(before.user_attrs["run_folder"]) if "run_folder" in before.user_attrs else None
         self.trial = optuna.Trial(self.study, self.id)
         self.tags = {"study": ticket.study, "trial": str(ticket.number)} | (
             {"mlflow.parentRunId": parent} if (parent := self.study.user_attrs.get("mlflow_run")) else {}
@@ -69,11 +76,13 @@ class StudyTrial(Alone):
         return self.ticket.database.patiently(lambda: self._report(value, trained, planned))
 
     def _report(self, value: float | None, trained: int, planned: int) -> bool:
-        self._check_ours(self.storage.get_trial(self.id).state == TrialState.RUNNING)
+        now = self.storage.get_trial(self.id)
+        self._check_ours(now.state == TrialState.RUNNING)
         if value is None or math.isnan(value) or len(self.study.directions) > 1:
             return False
         with self._still_ours():
-            self.trial.report(value, step=trained)
+            if trained not in now.intermediate_values:  # a job that goes on tells its epochs again
+                self.trial.report(value, step=trained)
             self.pruned = trained < planned and self.trial.should_prune()
         return self.pruned
 
@@ -123,7 +132,9 @@ def attach(ticket: Ticket, folder: Path) -> Iterator[StudyTrial]:
             yield trial
         except Superseded:
             raise
-        except (Exception, SystemExit) as error:
+        except SystemExit:  # a scheduler's way to put the job in line again: the trial stays open for it
+            raise
+        except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else ""
             if not isinstance(error, UserError):
                 text = traceback.format_exc()

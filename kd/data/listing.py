@@ -1,0 +1,118 @@
+"""The files of a folder of images and a folder of masks, paired by stem; whatever is wrong with one is a `Fault`.
+
+A name is not trusted: an entry must be a file, or a link to one below the same root.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from kd.errors import DataError, shown
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+MASK_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+
+
+class Pair(NamedTuple):
+    """The two files of one sample."""
+
+    image: Path
+    mask: Path
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong with the data; `kind` is a short name for others like it, `file` the file's place."""
+
+    kind: str
+    split: str
+    file: Path
+    error: DataError
+
+
+def paired(root: Path, split: str) -> tuple[tuple[Pair, ...], list[Fault]]:
+    """The whole pairs of one split, by stem, and what is wrong with every other file there.
+
+    Raises DataError if one of its two folders cannot be read.
+    """
+    faults: list[Fault] = []
+    images = _by_stem(root, "images", split, IMAGE_SUFFIXES, faults)
+    masks = _by_stem(root, "masks", split, (*MASK_SUFFIXES, *JPEG_SUFFIXES), faults)
+    for stem in {fault.file.stem for fault in faults}:  # their partners are not alone
+        images.pop(stem, None)
+        masks.pop(stem, None)
+    faults += _alone(root, split, images, masks)
+    pairs = []
+    for pair in (Pair(images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys())):
+        if pair.mask.suffix.lower() in MASK_SUFFIXES:
+            pairs.append(pair)
+        else:
+            says = f"{shown(pair.mask)} is a JPEG, which does not keep class indices exactly: save masks as PNG"
+            faults.append(Fault("jpeg_mask", split, pair.mask, DataError(says)))
+    return tuple(pairs), faults
+
+
+def _alone(root: Path, split: str, images: dict[str, Path], masks: dict[str, Path]) -> Iterator[Fault]:
+    """Images without a mask, then masks without an image."""
+    for these, those, lack, folder, suffix in (
+        (images, masks, "mask", "masks", ".png"),
+        (masks, images, "image", "images", ".jpg or another format"),
+    ):
+        alone = sorted(these.keys() - those.keys())
+        for stem in alone:
+            wanted = f"{shown(root / folder / split / stem)}{suffix}"
+            says = f"{shown(these[stem])} has no {lack}: expected {wanted}"
+            count = f"{len(alone)} of {len(these)} files there have no partner"
+            yield Fault(f"no_{lack}", split, these[stem], DataError(f"{says} ({count})"))
+
+
+def _by_stem(root: Path, kind: str, split: str, suffixes: Sequence[str], faults: list[Fault]) -> dict[str, Path]:
+    """The usable files of one folder; empty where there is no such folder. Adds to `faults`."""
+    folder = root / kind / split
+    found: dict[str, Path] = {}
+    for entry in _entries(folder, root):
+        path = folder / entry.name
+        if path.suffix.lower() not in suffixes or entry.name.startswith("."):
+            continue
+        if says := _unusable(entry, root):
+            faults.append(Fault("not_a_file", split, path, DataError(f"{shown(path)} {says}")))
+        elif path.stem in found:
+            says = f"{shown(found[path.stem])} and {shown(path)} have the same name: keep one of them"
+            faults.append(Fault("same_name", split, path, DataError(says)))
+        else:
+            found[path.stem] = path
+    return found
+
+
+def _entries(folder: Path, root: Path) -> list["os.DirEntry[str]"]:
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+        if not inside(folder, root):
+            raise DataError(f"{shown(folder)} is a link out of {shown(root)}: move the files, or set data.root there")
+        return listed
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DataError(f"{shown(folder)} cannot be listed ({error.strerror}): make it readable") from error
+
+
+def _unusable(entry: "os.DirEntry[str]", root: Path) -> str | None:
+    """Why an entry of a folder cannot be read as a picture; None where it can."""
+    if entry.is_symlink() and not inside(Path(entry.path), root):
+        return f"is a link out of {shown(root)}: put the file itself there"
+    try:
+        if entry.is_file():
+            return None
+        what = (
+            "a folder" if entry.is_dir() else "a pipe, socket or device" if os.path.exists(entry) else "a broken link"
+        )
+    except OSError as error:
+        return f"cannot be read ({error.strerror}): make it readable"
+    return f"is not a file but {what}: remove it"
+
+
+def inside(path: Path, root: Path) -> bool:
+    """Whether `path`, links followed, lies below `root`, links followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))

@@ -1,0 +1,71 @@
+"""A real MLflow server on loopback, in a process of its own that can be killed, halted and started again.
+
+It is the application that `mlflow server` serves, without its job runners, forked from a process that has imported the
+libraries, as `program.Program` is.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from program import _forks
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class Server:
+    """A server that keeps everything in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process = None
+
+    def start(self) -> "Server":
+        self._process = _forks.Process(target=_serve, args=(self.folder, self.port))
+        self._process.start()
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(
+                    f"{self.uri}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+                ).close()
+                return self
+            except OSError:
+                time.sleep(0.05)
+        raise TimeoutError("the server did not start within 30 s")
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None and self._process.is_alive():
+            os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """Kill -9; whoever connects is refused."""
+        self._signal(signal.SIGKILL)
+        self._process.join()
+
+    def halt(self) -> None:
+        """SIGSTOP; it takes connections and never answers."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+
+def _serve(folder: Path, port: int) -> None:
+    import mlflow.server
+    from werkzeug.serving import make_server
+
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
+    os.environ[mlflow.server.BACKEND_STORE_URI_ENV_VAR] = f"sqlite:///{folder}/server.db"
+    os.environ[mlflow.server.ARTIFACT_ROOT_ENV_VAR] = "mlflow-artifacts:/"
+    os.environ[mlflow.server.ARTIFACTS_DESTINATION_ENV_VAR] = str(folder / "artifacts")
+    os.environ[mlflow.server.SERVE_ARTIFACTS_ENV_VAR] = "true"
+    make_server("127.0.0.1", port, mlflow.server.app, threaded=True).serve_forever()

@@ -1,0 +1,141 @@
+"""A picture file is not trusted: what it claims to be, how large it says it is, and what else may bear its name."""
+
+import os
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kd.data.decode import MOST_PIXELS, open_file, picture_size, read_header, read_image, read_mask
+from kd.errors import DataError
+
+
+def png(width, height):
+    """A few bytes that claim to be a grey picture of that size."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def swollen(path, width, height):
+    """A sound small picture of the suffix's format, whose header then claims another size."""
+    Image.new("RGB", (8, 8)).save(path)
+    content = bytearray(path.read_bytes())
+    if path.suffix == ".bmp":
+        content[18:26] = struct.pack("<II", width, height)
+    elif path.suffix == ".gif":
+        content[6:10] = struct.pack("<HH", width, height)
+    else:
+        frame = content.index(b"\xff\xc0") + 5
+        content[frame : frame + 4] = struct.pack(">HH", height, width)
+    path.write_bytes(content)
+
+
+@pytest.fixture(params=[".png", ".bmp", ".gif", ".jpg"])
+def bomb(request, tmp_path):
+    path = tmp_path / f"bomb{request.param}"
+    if path.suffix == ".png":
+        path.write_bytes(png(50_000, 50_000))
+    else:
+        swollen(path, 50_000, 50_000)
+    assert path.stat().st_size < 2000
+    return path
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask, read_header, picture_size])
+def test_a_picture_of_too_many_pixels_is_refused_in_one_line(read, bomb):
+    with pytest.raises(DataError) as caught:
+        read(bomb)
+    assert str(caught.value) == f"{bomb} has more than {MOST_PIXELS} pixels: scale it down"
+
+
+def test_a_bomb_is_refused_before_memory_is_spent(bomb):
+    code = (
+        "import resource, sys; from pathlib import Path; from kd.data.decode import *\n"
+        "from PIL import Image; Image.new('RGB', (1, 1)); Image.init()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "for read in (read_image, read_mask, picture_size):\n"
+        "    try: read(Path(sys.argv[1]))\n"
+        "    except DataError: print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, bomb], capture_output=True, text=True, check=True)
+    spent = list(map(int, done.stdout.split()))
+    assert len(spent) == 3
+    assert max(spent) < 2**26  # the picture would take 2.5 GB or more
+
+
+def test_the_limit_holds_where_somebody_switched_pillows_own_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    (tmp_path / "a.png").write_bytes(png(50_000, 50_000))
+    with pytest.raises(DataError, match="has more than"):
+        read_mask(tmp_path / "a.png")
+
+
+def test_the_largest_picture_that_is_allowed_is_not_called_too_large(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(MOST_PIXELS, 1))
+    assert read_header(tmp_path / "a.png")[2:] == (1, MOST_PIXELS)
+    (tmp_path / "a.png").write_bytes(png(MOST_PIXELS + 1, 1))
+    with pytest.raises(DataError, match="has more than"):
+        read_header(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", b"P6 1 1 255 abc", b"", b"x"]
+)
+def test_a_format_other_than_the_known_ones_is_refused_whatever_the_name_says(tmp_path, content):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_image(path)
+    assert str(caught.value).startswith(f"{path} cannot be read as a picture (it is none of JPEG, PNG, BMP, GIF, TIFF")
+
+
+def test_odd_metadata_warns_of_nothing(tmp_path, recwarn):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x01")
+    assert read_image(tmp_path / "a.jpg").shape == (4, 4, 3)
+    assert not recwarn
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask, read_header, picture_size, open_file])
+def test_a_pipe_a_folder_a_device_and_nothing_are_one_line_and_nobody_waits(read, tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    for name, says in {
+        "folder": "cannot be read (Is a directory)",
+        "pipe": "is not a file but a pipe, socket or device",
+        "device": "is not a file but a pipe, socket or device",
+        "missing": "cannot be read (No such file or directory)",
+    }.items():
+        path = tmp_path / f"{name}.png"
+        with pytest.raises(DataError) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path} {says}")
+
+
+def test_names_are_shown_escaped_and_long_ones_without_their_middle(tmp_path):
+    for name in ("\x1b[31mred\a.png", "line\nbreak.png", "not\udcffutf8.png", "n" * 250 + ".png"):
+        path = tmp_path / name
+        path.write_bytes(b"x")
+        with pytest.raises(DataError) as caught:
+            read_image(path)
+        message = str(caught.value)
+        assert message.isprintable()
+        assert message.encode()
+        assert len(message) < len(str(tmp_path)) + 250
+    assert "n...n" in message
+    assert "nn.png cannot be read" in message
+
+
+def test_a_header_tells_format_mode_and_size(tmp_path):
+    Image.fromarray(np.zeros((3, 5), np.uint8)).save(tmp_path / "a.png")
+    assert read_header(tmp_path / "a.png") == ("PNG", "L", 3, 5)
+    Image.new("RGB", (5, 3)).save(tmp_path / "really_a_jpeg.png", format="JPEG")
+    assert read_header(tmp_path / "really_a_jpeg.png") == ("JPEG", "RGB", 3, 5)
