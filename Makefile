@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test crash lint lock clean
 
 demo: .venv/ready            ## the main job on the built-in data: a teacher taught, a student distilled
 	$(BIN)/kd preview schedule=cosine unfreeze.rate=3
@@ -11,7 +11,10 @@ demo: .venv/ready            ## the main job on the built-in data: a teacher tau
 test: .venv/ready            ## style and the whole suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+crash: .venv/ready           ## kill trainings at random moments and compare with undisturbed ones (half an hour)
+	$(BIN)/python benchmarks/crash.py --kills 50
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12"; exit 1; }

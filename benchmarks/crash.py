@@ -30,8 +30,8 @@ SMALL = [
 ]  # fmt: skip
 RUN = [*SMALL, "resume=auto"]
 STUDY = [
-    "-m", *SMALL, "schedule=cosine", "schedule.final=1.0", "optimizer.encoder_lr_scale=0.3", "hydra/sweeper/pruner=none",
-    "hydra.sweeper.n_trials=2",
+    "-m", *SMALL, "schedule=cosine", "schedule.final=1.0", "optimizer.encoder_lr_scale=0.3",
+    "hydra/sweeper/pruner=none", "hydra.sweeper.n_trials=2",
 ]  # fmt: skip
 TIMES = ("time", "seconds", "images_per_second")
 

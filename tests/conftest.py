@@ -8,6 +8,13 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 import pytest
 
+#: The files whose trainings take longest: begun first, so that no process is left alone with them at the end.
+LONGEST = ["test_study_launchers", "test_study_sweeper", "test_crash", "test_study_postgres", "test_experiment"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):

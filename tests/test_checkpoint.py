@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from kd import checkpoint
-from kd.errors import RunError
+from kd.errors import DiskError, RunError
 from kd.snapshot import Snapshot
 
 
@@ -118,7 +118,7 @@ def test_a_save_that_fails_leaves_the_last_one_whole(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskError, match=rf"{checkpoint.NAME}: No space left on device; "):
         checkpoint.save(tmp_path, snapshot(2))
     assert same(checkpoint.load(tmp_path), snapshot(1))
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.NAME]

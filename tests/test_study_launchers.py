@@ -115,34 +115,20 @@ def assert_every_failed_trial_ran_again(found: list[FrozenTrial]) -> None:
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """A study that is killed with all its workers, and one of whose workers is killed when it goes on."""
+    """A study one of whose workers is killed in the middle of a trial."""
     root = tmp_path_factory.mktemp("killed")
-    command = (root, *JOBLIB, UNSEEN, "hydra.sweeper.n_trials=3")
-    first = begin(*command)
-    first_in_training(root, first)
-    for process in (*psutil.Process(first.pid).children(recursive=True), psutil.Process(first.pid)):
-        process.kill()
-    first.communicate()
-    cut_off = trials(root)
-    second = begin(*command)
-    lost = first_in_training(root, second, after=len(cut_off))
+    process = begin(root, *JOBLIB, UNSEEN, "hydra.sweeper.n_trials=2")
+    lost = first_in_training(root, process)
     os.kill(lost.user_attrs["worker"]["pid"], signal.SIGKILL)
-    return SimpleNamespace(root=root, cut_off=cut_off, lost=lost, done=ended(second))
-
-
-def test_a_study_goes_on_after_all_of_its_processes_were_killed_at_once(killed):
-    stopped = [trial.number for trial in killed.cut_off if trial.state == TrialState.RUNNING]
-    now = trials(killed.root)
-    assert stopped
-    assert [now[number].state for number in stopped] == [TrialState.FAIL] * len(stopped)
-    assert len(finished(killed.root)) == 3
-    assert_every_failed_trial_ran_again(now)
+    return SimpleNamespace(root=root, lost=lost, done=ended(process))
 
 
 def test_a_study_survives_the_death_of_one_of_its_workers(killed):
-    lost = trials(killed.root)[killed.lost.number]
-    assert lost.state == TrialState.FAIL
-    assert failure(lost)["kind"] == "lost"
+    found = trials(killed.root)
+    assert found[killed.lost.number].state == TrialState.FAIL
+    assert failure(found[killed.lost.number])["kind"] == "lost"
+    assert len(finished(killed.root)) == 2
+    assert_every_failed_trial_ran_again(found)
     assert "Traceback" not in killed.done.err
 
 

@@ -401,7 +401,7 @@ def test_the_password_of_an_interpolated_address_is_nowhere(server, database, ur
     assert code == 0, err
     assert count(trials(url), TrialState.COMPLETE) == 1
     assert (tmp_path / "mlruns" / "mlflow.db").exists()
-    assert (tmp_path / "runs" / "studies" / STUDY / "0" / ".hydra" / "hydra.yaml").exists()
+    assert (tmp_path / "runs" / "studies" / STUDY / "0" / ".hydra" / "overrides.yaml").exists()
     assert who_tells(tmp_path) == []
     assert TOKEN not in out + err
 
