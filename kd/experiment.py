@@ -50,7 +50,7 @@ def run(job: Job) -> float | tuple[float, ...]:
                 discard(job.folder)
             raise
         except stopping.Interrupted:
-            if job.trial is None and (job.folder / "config.yaml").exists():
+            if job.trial is None:
                 console.say(f"go on    python train.py resume={job.folder}")
             raise
 

@@ -51,7 +51,7 @@ def writing(path: Path) -> Iterator[None]:
         if not reason:
             raise
         raise DiskError(
-            f"{path}: {reason}; mend that and give the same command again: what was written before is whole"
+            f"{path}: {reason}; what was written before is whole: mend that and go on (a run with resume=<its folder>)"
         ) from error
 
 

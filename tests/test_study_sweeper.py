@@ -274,6 +274,7 @@ REFUSED = {
         ["hydra.sweeper.storage=postgresql://me:s3cret@127.0.0.1:9/studies"],
         "hydra.sweeper.storage holds a password",
     ),
+    "a tracking server's password": (["tracking.uri=http://me:s3cret@host"], "tracking.uri holds a password"),
     "pruning for two objectives": (["objective=[val/miou,val/dice]"], "hydra/sweeper/pruner=none"),
     "the wrong direction": (["hydra.sweeper.direction=minimize"], "hydra.sweeper.direction"),
     "a grace period of a heartbeat": (

@@ -341,6 +341,39 @@ def test_a_job_lives_while_its_block_lasts(tmp_path):
     assert state(ticket).state == TrialState.COMPLETE
 
 
+# put in line again
+
+
+def test_a_job_that_is_put_in_line_again_goes_on_with_its_trial(database, tmp_path, recwarn):
+    """As schedulers do that take a machine away: the process exits, and starts again in the same folder."""
+    ledger = begin(database, target=1)
+    ticket, _ = claim(ledger)
+    with pytest.raises(SystemExit):
+        job(ticket, tmp_path, lambda trial: trial.report(0.5, 1, 3), throw(SystemExit(-1)))
+    assert state(ticket).state == TrialState.RUNNING
+    with attach(ticket, tmp_path) as trial:
+        assert trial.predecessor is None
+        for epoch, value in enumerate((0.5, 0.6, 0.7), 1):
+            trial.report(value, epoch, 3)
+        trial.finish({"figure": 0.7})
+    assert (state(ticket).state, state(ticket).value) == (TrialState.COMPLETE, 0.7)
+    assert state(ticket).intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7}
+    assert not [warning for warning in recwarn if "already reported" in str(warning.message)]
+
+
+def test_a_trial_that_runs_again_knows_the_folder_of_the_one_that_was_cut_off(database, tmp_path):
+    ledger = begin(database)
+    first, x = claim(ledger)
+    with pytest.raises(KeyboardInterrupt):
+        job(first, tmp_path / "0", throw(KeyboardInterrupt()))
+    others = [claim(ledger) for _ in range(TRIALS)]
+    (again,) = [ticket for ticket, point in others if point == x]
+    with attach(again, tmp_path / "1") as trial:
+        assert trial.predecessor == tmp_path / "0"
+    with attach(others[0][0], tmp_path / "2") as trial:
+        assert trial.predecessor is None
+
+
 def test_a_run_of_its_own_is_never_pruned():
     alone = Alone()
     assert [alone.report(value, 1, 3) for value in (None, float("nan"), 0.0)] == [False] * 3

@@ -26,6 +26,7 @@ from kd.study.ledger import Ledger, Now
 from kd.study.space import Space
 from kd.study.storage import holds_password
 from kd.study_folder import StudyFolder
+from kd.tracking import without_credentials
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
             ConfigError: an option, or a corner of the space, is impossible; nothing has been started.
             StudyError: another study has that name, the database cannot be used, or too many trials failed.
         """
-        self._check_options()
+        self._check_options(arguments)
         space, settings = self._space([*self._parse_sweeper_params_config(), *arguments])
         grid = sweep.is_grid(self.options["sampler"])
         target = min(self.n_trials, len(space.cells())) if grid else self.n_trials
@@ -87,7 +88,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
             console.say(f"study    {self.study_name}: {ledger.tally().finished} of {target} trials are there")
             self._work(ledger, space, output)
 
-    def _check_options(self) -> None:
+    def _check_options(self, typed: Sequence[str]) -> None:
         sweep.check_name(self.study_name)
         raw = OmegaConf.to_container(self.config.hydra.sweeper, resolve=False)["storage"]
         if isinstance(raw, str) and holds_password(raw):
@@ -95,6 +96,12 @@ class StudySweeperImpl(OptunaSweeperImpl):
                 "hydra.sweeper.storage holds a password, which would be written into every run folder; leave it out "
                 "and set PGPASSWORD (or ~/.pgpass), or set the whole address in the variable KD_STORAGE"
             )
+        for key, _, value in (override.partition("=") for override in typed):
+            if without_credentials(value) != value:
+                raise ConfigError(
+                    f"{key} holds a password, which would be written into the study's database; leave it out and set "
+                    "the whole address in the variable MLFLOW_TRACKING_URI"
+                )
         for name, least in (("n_trials", 1), ("n_jobs", 1), ("max_retries", 0), ("heartbeat_interval", 1)):
             value = {**self.options, "n_trials": self.n_trials, "n_jobs": self.n_jobs, "max_retries": self.max_retries}
             if not isinstance(value[name], int) or value[name] < least:
