@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kd import checkpoint, models
 from kd.errors import RunError
+from kd.files import clear_leftovers
 from kd.network import Network
 from kd.run_folder import RunFolder
 from kd.settings import more_is_better
@@ -42,6 +43,7 @@ class Course:
         self._seconds, self._saved = math.inf if minutes is None else minutes * 60, time.monotonic()
         self._weights: dict[str, Tensor] = {}
         self._begun, self._spent = time.monotonic(), checkpoint.spent(folder.path)
+        clear_leftovers(folder.path)
         self.start = checkpoint.load(folder.path)
         self.records = folder.keep_metrics(self.start.epoch if self.start else 0)
         self.best = best_of(self.records, objective)

@@ -12,6 +12,9 @@ from typing import Any
 
 from kd.errors import DiskError, UserError
 
+#: The temporary file of `name.suffix` is .name.suffix.<8 characters>.suffix
+LEFTOVER = re.compile(r"\..+(\.\w+)\.[a-z0-9_]{8}\1")
+
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Have `write` fill a temporary file beside `path`, and put it in place whole; an error leaves nothing behind.
@@ -32,6 +35,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what a killed process left of its writes; only for whoever holds the folder alone."""
+    for path in folder.glob(".*"):
+        if LEFTOVER.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

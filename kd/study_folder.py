@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from kd import console, tracking
 from kd.composition import CONF, project_root
 from kd.errors import StudyError
-from kd.files import write_atomically
+from kd.files import clear_leftovers, write_atomically
 from kd.settings import Tracking
 from kd.study import pictures
 from kd.study import show as tables
@@ -54,6 +54,7 @@ class StudyFolder:
         study, space = self.ledger.study, self.ledger.space
         with self._lock():
             self._check_empty_or_ours()
+            clear_leftovers(self.path)
             tags = {"role": "study", "study": self.ledger.name, "run_folder": str(self.path), **self.settings.tags}
             searched = {f"space.{name}": describe(item) for name, item in space.searched.items()}
             parameters = {**searched, "fixed": " ".join(space.fixed) or "none"}

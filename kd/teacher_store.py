@@ -7,9 +7,11 @@ start together train it once.
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from kd import checkpoint, console, models, plots, tracking
 from kd.losses import DistillationLoss
@@ -61,7 +63,7 @@ def obtain(bench: Bench) -> tuple[Network, Path]:
     else:
         folder = RunFolder(settings.root / "runs" / "teachers" / fingerprint(settings))
         file = folder / "teacher.safetensors"
-        with FileLock(folder / ".lock"):
+        with _alone(folder):
             if (folder / "summary.json").exists():
                 console.say(f"teacher  {settings.backbone.teacher.encoder}, trained before: {folder.path}")
             else:
@@ -69,6 +71,21 @@ def obtain(bench: Bench) -> tuple[Network, Path]:
     network = models.load(file)
     network.class_names = bench.data.class_names  # names are no part of what is learnt, nor of the fingerprint
     return bench.precision.place(network), file
+
+
+@contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """Hold a teacher's folder; whoever else wants it waits, and is told for what."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        console.say(f"teacher  another process is training it; waiting: {folder.path}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _train(bench: Bench, folder: RunFolder) -> None:

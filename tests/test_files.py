@@ -2,12 +2,14 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.files import finite, write_atomically, write_json
+from kd.files import clear_leftovers, finite, write_atomically, write_json
 
 
 def strict_json(text):
@@ -151,3 +153,21 @@ def test_a_value_that_json_cannot_hold_leaves_the_old_file(tmp_path):
         write_json(tmp_path / "a.json", {"new": object()})
     assert strict_json((tmp_path / "a.json").read_text()) == {"old": True}
     assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("name", ["a.json", "checkpoint.safetensors", "checkpoint.before.safetensors"])
+def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path, name):
+    """The process dies, for good, in the middle of its write."""
+    code = (
+        "import os, sys; from pathlib import Path; from kd.files import write_atomically\n"
+        "write_atomically(Path(sys.argv[1]), lambda path: (path.write_text('half'), os.kill(os.getpid(), 9)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=False)
+    assert done.returncode == -9
+    (left,) = tmp_path.iterdir()
+    kept = {".lock", ".hydra", "metrics.jsonl", ".profile.json", name}
+    for other in kept:
+        (tmp_path / other).write_text("")
+    clear_leftovers(tmp_path)
+    assert not left.exists()
+    assert {path.name for path in tmp_path.iterdir()} == kept

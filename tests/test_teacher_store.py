@@ -207,7 +207,7 @@ def test_a_teacher_whose_training_was_cut_off_is_trained_again_to_the_same_weigh
     assert (file.parent / "metrics.jsonl").read_text().count("\n") == lines == 1
 
 
-def test_runs_that_start_together_train_a_teacher_once(project, trainings):
+def test_runs_that_start_together_train_a_teacher_once(project, trainings, capsys):
     shutil.rmtree(project / "runs")
     on, found = bench(), []
     threads = [threading.Thread(target=lambda: found.append(obtain(on))) for _ in range(2)]
@@ -218,6 +218,7 @@ def test_runs_that_start_together_train_a_teacher_once(project, trainings):
     assert len(trainings) == 1
     assert len(found) == 2
     assert same(found[0][0], found[1][0])
+    assert "another process is training it; waiting" in capsys.readouterr().out
 
 
 def test_a_teacher_speaks_of_the_classes_as_the_data_does(project):
