@@ -17,7 +17,10 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name}")
-        self.exit_code = 128 + number
+        self.number, self.exit_code = number, 128 + number
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return type(self), (self.number,)  # from a worker's process to the one that waits for it
 
 
 class Stop:

@@ -1,6 +1,7 @@
 """A signal ends a process at once, or, where it was asked to wait, at the next place that is safe."""
 
 import os
+import pickle
 import signal
 import threading
 
@@ -69,6 +70,12 @@ def test_a_thread_listens_without_harm():
     thread.start()
     thread.join()
     assert heard == [False]
+
+
+@pytest.mark.parametrize("number", stopping.SIGNALS)
+def test_it_travels_between_processes(number):
+    there = pickle.loads(pickle.dumps(stopping.Interrupted(number)))
+    assert (str(there), there.exit_code) == (str(stopping.Interrupted(number)), 128 + number)
 
 
 def test_nothing_takes_it_for_a_failure():

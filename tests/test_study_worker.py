@@ -1,6 +1,7 @@
 """Who runs a trial: known on his own host to live or not, killed only by who started him, alive while he says so."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -129,39 +130,39 @@ def test_a_host_without_these_files_has_a_name_still(monkeypatch):
 
 def test_a_worker_that_was_started_here_is_killed():
     with process() as (started, _):
-        assert worker.kill_own(named(started.pid))
+        assert worker.end_own(named(started.pid), signal.SIGKILL)
         assert started.wait(timeout=30) != 0
 
 
 def test_a_worker_of_a_worker_is_killed():
     with process(GRANDCHILD) as (_, pid):
         runs = named(pid)
-        assert worker.kill_own(runs)
+        assert worker.end_own(runs, signal.SIGKILL)
         assert soon(lambda: worker.is_gone(runs))
 
 
 @pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"started": 1.0}])
 def test_who_only_has_its_number_is_left_alone(change):
     with process() as (started, _):
-        assert not worker.kill_own({**named(started.pid), **change})
+        assert not worker.end_own({**named(started.pid), **change}, signal.SIGKILL)
         assert started.poll() is None
 
 
 def test_who_was_started_by_others_is_left_alone():
     parent = os.getppid()
-    assert not worker.kill_own(named(parent))
+    assert not worker.end_own(named(parent), signal.SIGKILL)
     assert psutil.pid_exists(parent)
 
 
 def test_nobody_kills_himself_or_nobody():
-    assert not worker.kill_own(worker.me())
-    assert not worker.kill_own(None)
+    assert not worker.end_own(worker.me(), signal.SIGKILL)
+    assert not worker.end_own(None, signal.SIGKILL)
 
 
 def test_a_worker_that_ended_is_not_killed_again():
     with process() as (started, _):
         runs = named(started.pid)
-    assert not worker.kill_own(runs)
+    assert not worker.end_own(runs, signal.SIGKILL)
 
 
 # signs of life

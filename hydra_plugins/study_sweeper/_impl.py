@@ -1,6 +1,7 @@
 """The study sweeper at work: claim a trial, launch its job, see what became of it, until the study has enough."""
 
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -173,16 +174,24 @@ class StudySweeperImpl(OptunaSweeperImpl):
         threads = [threading.Thread(target=run, args=(i,), daemon=True, name=f"trials {i}") for i in range(self.n_jobs)]
         for thread in threads:
             thread.start()
-        while any(thread.is_alive() for thread in threads):
-            threads[0].join(timeout=POLL_SECONDS) if threads[0].is_alive() else time.sleep(POLL_SECONDS)
-            self._end_silent_workers(ledger)
+        try:
+            while any(thread.is_alive() for thread in threads):
+                threads[0].join(timeout=POLL_SECONDS) if threads[0].is_alive() else time.sleep(POLL_SECONDS)
+                self._end_silent_workers(ledger)
+        except stopping.Interrupted as end:  # the workers have perhaps not heard it: they save, and end too
+            errors.append(end)
+            for trial in ledger.trials():
+                if trial.state == TrialState.RUNNING:
+                    worker.end_own(trial.user_attrs.get("worker"), signal.SIGTERM)
+            for thread in threads:
+                thread.join()
         if errors:
             raise errors[0]
 
     def _end_silent_workers(self, ledger: Ledger) -> None:
         """Kill those of our own workers whose trial was taken from them: they would block their thread for ever."""
         for trial in ledger.database.patiently(ledger.bury):
-            if worker.kill_own(trial.user_attrs.get("worker")):
+            if worker.end_own(trial.user_attrs.get("worker"), signal.SIGKILL):
                 log.warning("trial %d: its worker fell silent and was ended", trial.number)
 
     def _run_trials(self, ledger: Ledger, space: Space, output: StudyFolder, slot: int | None = None,

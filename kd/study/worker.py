@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,14 +29,14 @@ def is_gone(worker: dict[str, Any] | None) -> bool:
         return True
 
 
-def kill_own(worker: dict[str, Any] | None) -> bool:
-    """Kill a worker that this process started itself, and no other; True where it was."""
+def end_own(worker: dict[str, Any] | None, how: signal.Signals) -> bool:
+    """Send a signal to a worker that this process started itself, and to no other; True where it was."""
     if worker is None or worker["host"] != _host() or is_gone(worker) or worker["pid"] == os.getpid():
         return False
     process = psutil.Process(worker["pid"])
     if os.getpid() not in [parent.pid for parent in process.parents()]:
         return False
-    process.kill()
+    process.send_signal(how)
     return True
 
 
