@@ -58,6 +58,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     sync.add_argument("folders", nargs="+", type=Path, metavar="run_folder", help="a folder that a run has left")
     sync.set_defaults(verb=_sync)
+    ui = verbs.add_parser(
+        "ui",
+        help="MLflow's pages on the runs of this project",
+        description="Start MLflow's pages on the store of the configuration, for this machine alone, until Ctrl-C.",
+        epilog="example: kd ui --port 5001",
+    )
+    ui.add_argument("overrides", nargs="*", metavar="override", help="as for train.py: tracking.experiment=mine")
+    ui.add_argument("--port", type=int, default=5000, help="where the browser finds them (default: 5000)")
+    ui.set_defaults(verb=_ui)
     arguments = parser.parse_args(argv)
     with one_line_errors():
         arguments.verb(arguments)
@@ -105,6 +114,16 @@ def _sync(arguments: argparse.Namespace) -> None:
         sent = tracking.sync(folder, project_root())
         told = ", ".join(f"{count} {kind}" for kind, count in sorted(sent.items()))
         print(f"sync     {folder}: {f'sent {told}' if told else 'nothing was missing'}", flush=True)
+
+
+def _ui(arguments: argparse.Namespace) -> None:
+    from kd import tracking
+
+    settings = read(compose(arguments.overrides), look_at_data=False)
+    store = tracking.Store(
+        tracking.store_uri(settings.tracking, settings.root), settings.tracking.experiment, settings.root
+    )
+    sys.exit(tracking.serve(store, arguments.port))
 
 
 def _as_json(plan: EpochPlan) -> dict[str, object]:

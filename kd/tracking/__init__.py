@@ -10,7 +10,9 @@ from kd.tracking.folder import run, sync
 from kd.tracking.mirror import Mirror, NullRun
 from kd.tracking.shown import Shown, files
 from kd.tracking.store import Store, TrackingError, store_uri, without_credentials
+from kd.tracking.ui import serve
 
 __all__ = [
-    "Mirror", "NullRun", "Shown", "Store", "TrackingError", "files", "run", "store_uri", "sync", "without_credentials",
+    "Mirror", "NullRun", "Shown", "Store", "TrackingError", "files", "run", "serve", "store_uri", "sync",
+    "without_credentials",
 ]  # fmt: skip
