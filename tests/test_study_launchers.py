@@ -26,6 +26,7 @@ SMALL = [
     "unfreeze.start_epoch=1", "unfreeze.rate=1", "hydra/sweeper/pruner=none",
 ]  # fmt: skip
 UNSEEN = "tracking=none"
+LONG = ["trainer.epochs=6", "data.train=64"]  # for trials that are to be caught in their middle
 JOBLIB = ["hydra/launcher=joblib", "hydra.sweeper.n_jobs=2"]
 
 
@@ -78,20 +79,22 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-def in_training(root: Path, after: int = 0) -> list[FrozenTrial]:
+def in_training(root: Path) -> list[FrozenTrial]:
     """The trials from a number on that are under way in the database and have an epoch in their folder."""
     if not (root / "runs" / "studies" / "studies.db").exists() or not any(folder(root).glob("*/metrics.jsonl")):
         return []
     return [
         trial
-        for trial in trials(root)[after:]
+        for trial in trials(root)
         if trial.state == TrialState.RUNNING and (folder(root) / str(trial.number) / "metrics.jsonl").exists()
     ]
 
 
-def first_in_training(root: Path, process: subprocess.Popen, after: int = 0) -> FrozenTrial:
-    wait_until(lambda: bool(in_training(root, after)), process)
-    return in_training(root, after)[0]
+def first_in_training(root: Path, process: subprocess.Popen) -> FrozenTrial:
+    """A trial that has an epoch behind it, and most of them before it."""
+    found: list[FrozenTrial] = []
+    wait_until(lambda: bool(found.extend(in_training(root)) or found), process)
+    return found[0]
 
 
 def is_over(pid: int) -> bool:
@@ -117,7 +120,7 @@ def assert_every_failed_trial_ran_again(found: list[FrozenTrial]) -> None:
 def killed(tmp_path_factory):
     """A study one of whose workers is killed in the middle of a trial."""
     root = tmp_path_factory.mktemp("killed")
-    process = begin(root, *JOBLIB, UNSEEN, "hydra.sweeper.n_trials=2")
+    process = begin(root, *JOBLIB, *LONG, UNSEEN, "hydra.sweeper.n_trials=2")
     lost = first_in_training(root, process)
     os.kill(lost.user_attrs["worker"]["pid"], signal.SIGKILL)
     return SimpleNamespace(root=root, lost=lost, done=ended(process))
@@ -146,7 +149,7 @@ def hanging(tmp_path_factory):
     """A study in MLflow, one of whose workers stops in the middle of a trial, and neither ends nor answers."""
     root = tmp_path_factory.mktemp("hanging")
     silence = ["hydra.sweeper.heartbeat_interval=1", "hydra.sweeper.grace_period=4"]
-    process = begin(root, *JOBLIB, *silence, "hydra.sweeper.n_trials=2")
+    process = begin(root, *JOBLIB, *LONG, *silence, "hydra.sweeper.n_trials=2")
     trial = first_in_training(root, process)
     pid = trial.user_attrs["worker"]["pid"]
     os.kill(pid, signal.SIGSTOP)
