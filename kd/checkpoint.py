@@ -5,38 +5,27 @@ rest as JSON, with a digest over both. It is written beside its place, flushed a
 so that at every moment a whole one is there. Nothing in it is ever unpickled.
 """
 
-import hashlib
-import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-
+from kd import sealed
 from kd.errors import RunError
 from kd.files import write_atomically
 from kd.snapshot import Snapshot
 
 NAME, BEFORE = "checkpoint.safetensors", "checkpoint.before.safetensors"
-FORMAT = "1"
 
 log = logging.getLogger(__name__)
 
 
 def save(folder: Path, state: Snapshot) -> None:
     """Write a checkpoint into a folder, and keep the one that was there as the one before."""
-    tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
-    facts = json.dumps(dict(state.facts))
-    header = {"format": FORMAT, "facts": facts, "digest": _digest(tensors, facts)}
 
     def write(path: Path) -> None:
-        save_file(tensors, path, metadata=header)
+        sealed.write(path, state.tensors, state.facts)
         if (folder / NAME).exists():
             _keep_as(folder / NAME, folder / BEFORE)
 
@@ -55,7 +44,7 @@ def load(folder: Path) -> Snapshot | None:
     for path in found:
         try:
             return _read(path)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except sealed.DAMAGES as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             log.warning(
                 "%s is damaged (%s)%s", path, reason, "; going on from the one before" if len(found) > 1 else ""
@@ -71,11 +60,8 @@ def load(folder: Path) -> Snapshot | None:
 def spent(folder: Path) -> float:
     """Seconds that went into the training up to its newest checkpoint; 0 where there is none."""
     for name in (NAME, BEFORE):
-        with (
-            suppress(OSError, SafetensorError, ValueError, KeyError, TypeError),
-            safe_open(folder / name, framework="pt") as file,
-        ):
-            return float(json.loads(file.metadata()["facts"])["spent"])
+        with suppress(*sealed.DAMAGES):
+            return float(sealed.facts(folder / name)["spent"])
     return 0.0
 
 
@@ -99,26 +85,10 @@ def copy(source: Path, target: Path) -> None:
 
 
 def _read(path: Path) -> Snapshot:
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata() or {}
-        if header.get("format") != FORMAT:
-            raise ValueError(f"its format is {header.get('format')!r}, where {FORMAT!r} is known")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    if header["digest"] != _digest(tensors, header["facts"]):
-        raise ValueError("its digest does not fit its content")
-    facts = json.loads(header["facts"])
+    tensors, facts = sealed.read(path)
     if not (isinstance(facts.get("epoch"), int) and isinstance(facts.get("step"), int)):
         raise ValueError("it names no epoch and step")
     return Snapshot(tensors, facts)
-
-
-def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
-    digest = hashlib.blake2b(facts.encode(), digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _keep_as(source: Path, target: Path) -> None:

@@ -25,7 +25,8 @@ from kd.run_folder import RunFolder
 from kd.runner import Bench, Lesson, figures, train
 from kd.study.alone import Alone
 from kd.sweep import ticket
-from kd.teacher import LiveTeacher
+from kd.teacher import CachedTeacher
+from kd.teacher_cache import Known, answering
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +67,7 @@ def _distil(job: Job, trial: Alone, stop: stopping.Stop) -> float | tuple[float,
     folder.write_overrides(job.overrides)
     started, earlier = time.perf_counter(), checkpoint.spent(folder.path)
     console.say(f"run      {folder.path}")
-    teacher, teacher_path = teacher_store.obtain(bench) if settings.loss.needs_teacher else (None, None)
-    teacher_figures, teacher_labels = (None, None) if teacher is None else figures(teacher, bench, teacher_path)
+    known = teacher_store.obtain(bench) if settings.loss.needs_teacher else None
 
     name, tags = settings.tracking.run_name or job.name, {**_tags(job), **trial.tags}
     goes_on = checkpoint.exists(folder.path)
@@ -83,14 +83,16 @@ def _distil(job: Job, trial: Alone, stop: stopping.Stop) -> float | tuple[float,
             loss=DistillationLoss(settings.loss.model_dump(), settings.data.classes, settings.data.ignore_index),
             seed=settings.seed,
             objective=settings.objective[0],
-            teacher=None if teacher is None else LiveTeacher(teacher, bench.precision),
-            reference=teacher_labels,
+            teacher=known and answering(bench, known, settings.trainer.epochs),
+            reference=known and known.batches(settings.trainer.batch_size),
             label=f"trial {job.trial.number} " if job.trial else "",
         )
         plots.draw_timeline(lesson.timeline, folder / "timeline.png")
         best = train(lesson, bench, folder, mirror, trial.report)
         finish = _stop_early if trial.pruned else _finish
-        summary = finish(bench, folder, best, teacher_figures, teacher_labels)
+        summary = finish(bench, folder, best, known)
+        if isinstance(lesson.teacher, CachedTeacher):
+            summary["teacher_answers"] = lesson.teacher.counts()
         summary |= {"state": "pruned" if trial.pruned else "complete", "planned_epochs": len(lesson.timeline)}
         summary["total_seconds"] = earlier + time.perf_counter() - started
         objectives = {name: _objective(name, best, summary.get("student", {})) for name in settings.objective}
@@ -118,8 +120,7 @@ def build_transforms(recipe: list[dict[str, Any]]) -> list[Any]:
         ) from error
 
 
-def _finish(bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher_figures: dict[str, Any] | None,
-            teacher_labels: list[Tensor] | None) -> dict[str, Any]:  # fmt: skip
+def _finish(bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher: Known | None) -> dict[str, Any]:
     """Measure the best student as it was saved, draw the pictures, show the table."""
     file = folder / "student.safetensors"
     student = bench.precision.place(models.load(file))
@@ -128,23 +129,27 @@ def _finish(bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher_fi
         log.warning(
             "the saved student reaches val/miou %s, its epoch said %s", student_figures["val/miou"], best["val/miou"]
         )
-    plots.draw_curves(folder.metrics(), best["epoch"], (teacher_figures or {}).get("val/miou"), folder / "curves.png")
-    samples = list(_samples(bench, labels, teacher_labels))
+    _draw_curves(folder, best, teacher)
+    samples = list(_samples(bench, torch.cat(labels), teacher and teacher.labels))
     plots.draw_predictions(samples, bench.data.class_names, bench.data.ignore_index, folder / "predictions.png")
-    console.show(console.comparison(student_figures, teacher_figures))
+    console.show(console.comparison(student_figures, teacher and teacher.figures))
     return {
         "best_epoch": best["epoch"],
         "epochs": len(folder.metrics()),
         "student": student_figures,
-        **({"teacher": teacher_figures} if teacher_figures else {}),
+        **({"teacher": teacher.figures} if teacher else {}),
     }
 
 
-def _stop_early(bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher_figures: dict[str, Any] | None,
-                teacher_labels: list[Tensor] | None) -> dict[str, Any]:  # fmt: skip
+def _stop_early(bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher: Known | None) -> dict[str, Any]:
     """What is known of a pruned run: its curves. The test split is not looked at for it."""
-    plots.draw_curves(folder.metrics(), best["epoch"], (teacher_figures or {}).get("val/miou"), folder / "curves.png")
+    _draw_curves(folder, best, teacher)
     return {"best_epoch": best["epoch"], "epochs": len(folder.metrics())}
+
+
+def _draw_curves(folder: RunFolder, best: Mapping[str, Any], teacher: Known | None) -> None:
+    reached = teacher.figures.get("val/miou") if teacher else None
+    plots.draw_curves(folder.metrics(), best["epoch"], reached, folder / "curves.png")
 
 
 def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,13 +160,12 @@ def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _samples(
-    bench: Bench, student: list[Tensor], teacher: list[Tensor] | None, count: int = 5
+    bench: Bench, student_labels: Tensor, teacher_labels: Tensor | None, count: int = 5
 ) -> Iterator[dict[str, np.ndarray]]:
     """Validation samples at even distances through the split, with the labels both networks gave them."""
-    student_labels, size = torch.cat(student), bench.data.size("val")
-    teacher_labels = None if teacher is None else torch.cat(teacher)
+    size = bench.data.size("val")
     for index in sorted({round(i * (size - 1) / max(count - 1, 1)) for i in range(count)}):
-        image, truth = bench.data.read("val", index)
+        image, truth = bench.samples.read("val", index)
         sample = {"image": image, "truth": truth, "student": student_labels[index].numpy()}
         yield sample if teacher_labels is None else {**sample, "teacher": teacher_labels[index].numpy()}
 

@@ -1,5 +1,6 @@
 """Writes that are whole or absent: a temporary file beside the target, flushed to the disk, then renamed over it."""
 
+import hashlib
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,18 @@ def clear_leftovers(folder: Path) -> None:
     for path in folder.glob(".*"):
         if LEFTOVER.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
+
+
+def digest(path: Path) -> str:
+    """A digest of a file's content, 128 bits as hex; taken once in a process, unless the file changes meanwhile."""
+    state = path.stat()
+    return _digest(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, *_state: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 @contextmanager

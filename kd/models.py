@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from kd.blocks import partition
+from kd.blocks import Partition, partition
 from kd.errors import ModelError, nearest
 from kd.files import write_atomically, write_json
 from kd.network import IMAGENET_MEAN, IMAGENET_STD, Network
@@ -48,7 +48,7 @@ def build(settings: NetworkSettings, classes: int, class_names: tuple[str, ...],
         mean, std = _normalisation(settings, key)
     else:
         _quicken_batch_norm(body)
-    return Network(settings, body, classes, class_names, mean, std)
+    return Network(settings, body, classes, class_names, mean, std, _parts(settings, body))
 
 
 def _create(settings: NetworkSettings, classes: int, where: str, weights: str | None) -> nn.Module:
@@ -72,6 +72,17 @@ def _create(settings: NetworkSettings, classes: int, where: str, weights: str | 
             return smp.create_model(settings.arch, settings.encoder, weights, in_channels=3, classes=classes)
     except Exception as error:  # the hub's client raises its own errors, its transport's and the system's
         raise _cannot_build(error, settings, where) from error
+
+
+_known: dict[tuple[str, str], Partition] = {}  # finding the blocks takes a moment, and a study builds alike networks
+
+
+def _parts(settings: NetworkSettings, body: nn.Module) -> Partition:
+    """The blocks of a network's encoder, which follow from the names of architecture and encoder."""
+    name = settings.arch.lower(), settings.encoder
+    if name not in _known:
+        _known[name] = partition(body.encoder)
+    return _known[name]
 
 
 def _check_encoder(encoder: str, where: str) -> None:
@@ -164,7 +175,7 @@ def load(path: Path) -> Network:
     settings = NetworkSettings(arch=spec.arch, encoder=spec.encoder)
     weights = opened(path)
     body = _create(settings, spec.classes, f"{path.with_suffix('.json')}: ", None)
-    network = Network(settings, body, spec.classes, spec.class_names, spec.mean, spec.std)
+    network = Network(settings, body, spec.classes, spec.class_names, spec.mean, spec.std, _parts(settings, body))
     fill(network, weights, {name: name for name in weights.shapes}, str(path))
     return network
 

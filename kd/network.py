@@ -33,7 +33,8 @@ class Network(nn.Module):
     """
 
     def __init__(self, settings: NetworkSettings, body: nn.Module, classes: int, class_names: tuple[str, ...],
-                 mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> None:  # fmt: skip
+                 mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD,
+                 parts: Partition | None = None) -> None:  # fmt: skip
         super().__init__()
         self.settings, self.classes, self.class_names = settings, classes, class_names
         self.body = body
@@ -41,7 +42,7 @@ class Network(nn.Module):
         self.normalisation = tuple(mean), tuple(std)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
-        self.partition: Partition = partition(body.encoder)
+        self.partition: Partition = parts or partition(body.encoder)
         self.open(len(self.partition.blocks))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -21,7 +21,10 @@ from kd.composition import plain, public
 from kd.errors import ConfigError, RunError
 
 #: Keys, and groups of keys, that may be another after a resume.
-FREE = ("trainer.workers", "trainer.checkpoint_minutes", "tracking", "root")
+FREE = (
+    "trainer.workers", "trainer.checkpoint_minutes", "tracking", "root",
+    "data.cache", "data.cache_gb", "teacher.cache", "teacher.cache_gb",
+)  # fmt: skip
 AUTO = "auto"
 
 
@@ -103,9 +106,9 @@ def merged(folder: Path, config: dict[str, Any], typed: Iterable[str]) -> dict[s
     result = _saved(folder) | {"root": config["root"]}
     if any(_is_in("tracking", [name.partition(".")[0]]) for name in names) or "***" in str(saved.get("tracking.uri")):
         result["tracking"] = config["tracking"]
-    for key in ("workers", "checkpoint_minutes", "device"):
-        if f"trainer.{key}" in touched:
-            result["trainer"] = {**result["trainer"], key: config["trainer"][key]}
+    for group, _, key in (name.partition(".") for name in touched):
+        if group in ("trainer", "data", "teacher"):  # free, or alike
+            result[group] = {**result[group], key: config[group][key]}
     return result
 
 

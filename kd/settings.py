@@ -120,18 +120,34 @@ class Optimizer(Group):
 
 
 class Augment(Group):
-    """albumentations transforms as `_target_` mappings; built when training starts."""
+    """albumentations transforms as `_target_` mappings, built when training starts, and how many views of a sample.
+
+    `views` null: every epoch sees a new one; K: epochs see K in turn.
+    """
 
     transforms: list[dict[str, Any]]
+    views: PositiveInt | None
 
 
-class TeacherFile(Group):
+class Cached(Group):
+    """Whether a teacher's answers are kept on the disk, in at most `cache_gb` gigabytes for all teachers together."""
+
+    cache: Literal["auto", "off", "read_only"]
+    cache_gb: NonNegative
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        return "off" if value is False else value  # what YAML makes of it
+
+
+class TeacherFile(Cached):
     """A teacher that exists: a .safetensors file, or the folder of the run that made it."""
 
     path: str
 
 
-class TrainedTeacher(Group):
+class TrainedTeacher(Cached):
     """A teacher that is trained first, supervised; `seed` is its own, so that students of several seeds share it."""
 
     epochs: Epochs
@@ -146,6 +162,11 @@ class TrainedTeacher(Group):
         if self.gamma == self.delta == 0:
             raise ValueError("gamma and delta are both 0, so the teacher would learn nothing; give one a weight")
         return self
+
+    @property
+    def lesson(self) -> dict[str, Any]:
+        """What decides how it turns out."""
+        return self.model_dump(exclude={*Cached.model_fields})
 
 
 class Trainer(Group):

@@ -13,14 +13,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from kd import checkpoint, console, models, plots, tracking
+from kd import checkpoint, console, plots, tracking
+from kd.files import digest
 from kd.losses import DistillationLoss
-from kd.network import Network
 from kd.run_folder import RunFolder
-from kd.runner import Bench, Lesson, figures, train
+from kd.runner import Bench, Lesson, train
 from kd.schedules import Constant
 from kd.settings import Settings, TeacherFile
-from kd.spec import find_weights
+from kd.spec import find_weights, is_file
+from kd.teacher_cache import Known, known
 from kd.timeline import LearningRates, Timeline
 from kd.unfreeze import All
 
@@ -36,7 +37,8 @@ def fingerprint(settings: Settings) -> str:
         "weights": _content(settings.backbone.teacher.weights),
         "data": settings.data.fingerprint(),
         "augment": settings.augment.transforms,
-        "teacher": settings.teacher.model_dump(),
+        **({} if settings.augment.views is None else {"views": settings.augment.views}),
+        "teacher": settings.teacher.lesson,
         "optimizer": optimizer.model_dump(exclude={"lr", "encoder_lr_scale", "depth_decay"}),
         "trainer": trainer.model_dump(include={"batch_size", "accumulate", "precision"}),
     }
@@ -45,14 +47,11 @@ def fingerprint(settings: Settings) -> str:
 
 def _content(weights: str | None) -> str | None:
     """A digest of a file of encoder weights; None where weights are random or named."""
-    if weights is None or not Path(weights).is_file():
-        return None
-    with Path(weights).open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
+    return None if weights is None or not is_file(Path(weights)) else digest(Path(weights))
 
 
-def obtain(bench: Bench) -> tuple[Network, Path]:
-    """The teacher of a run, on the device, and the file of its weights.
+def obtain(bench: Bench) -> Known:
+    """The teacher of a run.
 
     Raises:
         ModelError: a file that is not there, is damaged, or holds other classes.
@@ -68,9 +67,7 @@ def obtain(bench: Bench) -> tuple[Network, Path]:
                 console.say(f"teacher  {settings.backbone.teacher.encoder}, trained before: {folder.path}")
             else:
                 _train(bench, folder)
-    network = models.load(file)
-    network.class_names = bench.data.class_names  # names are no part of what is learnt, nor of the fingerprint
-    return bench.precision.place(network), file
+    return known(bench, file)
 
 
 @contextmanager
@@ -99,13 +96,13 @@ def _train(bench: Bench, folder: RunFolder) -> None:
     encoder, file = settings.backbone.teacher.encoder, folder / "teacher.safetensors"
     console.say(f"teacher  {encoder}, trained first, for {teacher.epochs} epochs: {folder.path}")
     tags = {"role": "teacher", "teacher": folder.path.name}
-    name, parameters = f"teacher {folder.path.name}", {"encoder": encoder, **teacher.model_dump()}
+    name, parameters = f"teacher {folder.path.name}", {"encoder": encoder, **teacher.lesson}
     goes_on = checkpoint.exists(folder.path)
     with tracking.run(
         settings.tracking, settings.root, folder, name, tags, parameters=parameters, continued=goes_on
     ) as mirror:
         best = train(Lesson("teacher", network, timeline, loss, teacher.seed), bench, folder, mirror)
-        measured, _ = figures(bench.precision.place(models.load(file)), bench, file)
         plots.draw_curves(folder.metrics(), best["epoch"], None, folder / "curves.png")
+        measured = known(bench, file).figures
         folder.write_summary({"best_epoch": best["epoch"], "epochs": teacher.epochs, "teacher": measured})
     checkpoint.remove(folder.path)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from kd import checkpoint
+from kd import checkpoint, sealed
 from kd.errors import DiskError, RunError
 from kd.snapshot import Snapshot
 
@@ -117,7 +117,7 @@ def test_a_save_that_fails_leaves_the_last_one_whole(tmp_path, monkeypatch):
         Path(path).write_bytes(b"half of")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(sealed, "save_file", full)
     with pytest.raises(DiskError, match=rf"{checkpoint.NAME}: No space left on device; "):
         checkpoint.save(tmp_path, snapshot(2))
     assert same(checkpoint.load(tmp_path), snapshot(1))

@@ -54,7 +54,7 @@ def test_agreement_is_no_objective_without_a_teacher():
 def test_the_teacher_is_trained_or_a_file():
     assert isinstance(read(compose([])).teacher, TrainedTeacher)
     given = read(compose(["teacher=file", "teacher.path=x"]), look_at_data=False).teacher
-    assert given == TeacherFile(path="x")
+    assert given == TeacherFile(path="x", cache="auto", cache_gb=20)
 
 
 def test_a_wrong_teacher_setting_is_named_without_its_kind():

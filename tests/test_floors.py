@@ -12,8 +12,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = {
-    0: ["errors", "files", "schedules", "unfreeze", "losses", "metrics", "timeline", "encoders"],
-    1: ["settings", "spec", "blocks", "network", "precision", "weights", "models", "data", "teacher"],
+    0: ["errors", "files", "schedules", "unfreeze", "losses", "metrics", "timeline", "encoders", "slots"],
+    1: [
+        "settings",
+        "spec",
+        "blocks",
+        "network",
+        "precision",
+        "weights",
+        "models",
+        "sealed",
+        "answers",
+        "data",
+        "teacher",
+    ],
     2: ["snapshot", "steps", "training", "evaluation"],
     3: [
         "stopping",
@@ -37,6 +49,7 @@ FLOORS = {
         "sweep",
         "study_folder",
         "runner",
+        "teacher_cache",
         "teacher_store",
         "experiment",
         "cli",

@@ -10,6 +10,15 @@ import pytest
 from kd import stopping
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Signals as in a shell's foreground, however the tests were started: nohup and & have some of them ignored."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in stopping.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", stopping.SIGNALS)
 def test_a_signal_ends_what_is_not_training_at_once(number):
     with stopping.listen(), pytest.raises(stopping.Interrupted) as caught:

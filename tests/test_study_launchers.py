@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,10 +92,16 @@ def in_training(root: Path) -> list[FrozenTrial]:
     ]
 
 
-def first_in_training(root: Path, process: subprocess.Popen) -> FrozenTrial:
-    """A trial that has an epoch behind it, and most of them before it."""
+def another_in_training(root: Path, process: subprocess.Popen, *known: FrozenTrial) -> FrozenTrial:
+    """A trial that has an epoch behind it, and most of them before it; none of those that are known."""
     found: list[FrozenTrial] = []
-    wait_until(lambda: bool(found.extend(in_training(root)) or found), process)
+
+    def happened() -> bool:
+        numbers = [trial.number for trial in known]
+        found.extend(trial for trial in in_training(root) if trial.number not in numbers)
+        return bool(found)
+
+    wait_until(happened, process)
     return found[0]
 
 
@@ -117,73 +125,76 @@ def assert_every_failed_trial_ran_again(found: list[FrozenTrial]) -> None:
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """A study one of whose workers is killed in the middle of a trial."""
-    root = tmp_path_factory.mktemp("killed")
-    process = begin(root, *JOBLIB, *LONG, UNSEEN, "hydra.sweeper.n_trials=2")
-    lost = first_in_training(root, process)
+def troubled(tmp_path_factory):
+    """A study in MLflow: one worker is killed in the middle of a trial, another stops, and neither ends nor answers."""
+    root = tmp_path_factory.mktemp("troubled")
+    silence = ["hydra.sweeper.heartbeat_interval=1", "hydra.sweeper.grace_period=4"]
+    process = begin(root, *JOBLIB, *LONG, *silence, "hydra.sweeper.n_trials=2")
+    lost = another_in_training(root, process)
     os.kill(lost.user_attrs["worker"]["pid"], signal.SIGKILL)
-    return SimpleNamespace(root=root, lost=lost, done=ended(process))
+    hanging = another_in_training(root, process, lost)
+    stop_between_writes(root, hanging.user_attrs["worker"]["pid"])
+    return SimpleNamespace(root=root, lost=lost, hanging=hanging, done=ended(process))
 
 
-def test_a_study_survives_the_death_of_one_of_its_workers(killed):
-    found = trials(killed.root)
-    assert found[killed.lost.number].state == TrialState.FAIL
-    assert failure(found[killed.lost.number])["kind"] == "lost"
-    assert len(finished(killed.root)) == 2
-    assert_every_failed_trial_ran_again(found)
-    assert "Traceback" not in killed.done.err
+def stop_between_writes(root: Path, pid: int) -> None:
+    """Stop a process where it holds no lock of a database, which no other process could ever take from it."""
+    databases = [root / "runs" / "studies" / "studies.db", root / "mlruns" / "mlflow.db"]
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for path in databases:
+                with closing(sqlite3.connect(path, timeout=2)) as database:
+                    database.execute("BEGIN EXCLUSIVE")
+            return
+        except sqlite3.OperationalError:
+            os.kill(pid, signal.SIGCONT)
 
 
-def test_no_trial_of_a_killed_study_shares_a_folder(killed):
-    told = [trial.user_attrs["run_folder"] for trial in trials(killed.root) if "run_folder" in trial.user_attrs]
+def test_joblib_runs_trials_in_several_processes_of_its_own(troubled):
+    assert len({*pids(trials(troubled.root)), troubled.done.pid}) >= 3
+    assert troubled.done.pid not in pids(trials(troubled.root))
+
+
+def test_a_study_survives_the_death_of_one_of_its_workers(troubled):
+    lost = trials(troubled.root)[troubled.lost.number]
+    assert lost.state == TrialState.FAIL
+    assert failure(lost)["kind"] == "lost"
+    assert "Traceback" not in troubled.done.err
+
+
+def test_the_trial_of_a_worker_that_hangs_is_taken_over(troubled):
+    assert trials(troubled.root)[troubled.hanging.number].state == TrialState.FAIL
+    assert len(finished(troubled.root)) == 2
+    assert_every_failed_trial_ran_again(trials(troubled.root))
+
+
+def test_a_worker_that_hangs_is_ended_with_its_study(troubled):
+    assert is_over(troubled.hanging.user_attrs["worker"]["pid"])
+
+
+def test_no_trial_of_a_troubled_study_shares_a_folder(troubled):
+    told = [trial.user_attrs["run_folder"] for trial in trials(troubled.root) if "run_folder" in trial.user_attrs]
     assert len(told) == len(set(told))
     assert all(
-        trial.user_attrs["run_folder"] == str(folder(killed.root) / str(trial.number))
-        for trial in finished(killed.root)
+        trial.user_attrs["run_folder"] == str(folder(troubled.root) / str(trial.number))
+        for trial in finished(troubled.root)
     )
 
 
-@pytest.fixture(scope="module")
-def hanging(tmp_path_factory):
-    """A study in MLflow, one of whose workers stops in the middle of a trial, and neither ends nor answers."""
-    root = tmp_path_factory.mktemp("hanging")
-    silence = ["hydra.sweeper.heartbeat_interval=1", "hydra.sweeper.grace_period=4"]
-    process = begin(root, *JOBLIB, *LONG, *silence, "hydra.sweeper.n_trials=2")
-    trial = first_in_training(root, process)
-    pid = trial.user_attrs["worker"]["pid"]
-    os.kill(pid, signal.SIGSTOP)
-    return SimpleNamespace(root=root, trial=trial, pid=pid, done=ended(process))
-
-
-def test_joblib_runs_trials_in_several_processes_of_its_own(hanging):
-    assert len({*pids(trials(hanging.root)), hanging.done.pid}) >= 3
-    assert hanging.done.pid not in pids(trials(hanging.root))
-
-
-def test_the_trial_of_a_worker_that_hangs_is_taken_over(hanging):
-    assert trials(hanging.root)[hanging.trial.number].state == TrialState.FAIL
-    assert len(finished(hanging.root)) == 2
-    assert_every_failed_trial_ran_again(trials(hanging.root))
-
-
-def test_a_worker_that_hangs_is_ended_with_its_study(hanging):
-    assert is_over(hanging.pid)
-
-
-def test_trials_of_other_processes_are_children_of_the_study_in_mlflow(hanging):
-    client = mlflow.MlflowClient(f"sqlite:///{hanging.root}/mlruns/mlflow.db")
+def test_trials_of_other_processes_are_children_of_the_study_in_mlflow(troubled):
+    client = mlflow.MlflowClient(f"sqlite:///{troubled.root}/mlruns/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("kd-sweeper").experiment_id])
-    parent = the_study(hanging.root).user_attrs["mlflow_run"]
+    parent = the_study(troubled.root).user_attrs["mlflow_run"]
     children = {run.info.run_id: run for run in runs if run.info.run_id != parent}
-    by_child = {trial.user_attrs["mlflow_run"]: trial for trial in trials(hanging.root) if begun(trial)}
+    by_child = {trial.user_attrs["mlflow_run"]: trial for trial in trials(troubled.root) if begun(trial)}
     assert children.keys() == by_child.keys()
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent}
     for run_id, trial in by_child.items():
         assert children[run_id].info.status == ("FINISHED" if trial.state in FINISHED else "KILLED")
     assert client.get_run(parent).info.status == "FINISHED"
     shown = sorted((point.step, point.value) for point in client.get_metric_history(parent, "val/miou"))
-    assert shown == [(trial.number, trial.value) for trial in finished(hanging.root)]
+    assert shown == [(trial.number, trial.value) for trial in finished(troubled.root)]
 
 
 # submitit and ray

@@ -63,7 +63,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_the_answer_is_the_networks_own_in_eval_mode(teacher, settled):
     with torch.no_grad():
         expected = settled.eval()(batch().images)
-    assert torch.equal(teacher(batch()), expected)
+    assert torch.equal(teacher(batch()), expected.half().float())
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
@@ -79,7 +79,7 @@ def test_answers_do_not_depend_on_temperature_or_on_the_rest_of_the_batch(teache
     """Invariant 1: temperature is no argument of the call. Eval mode: each picture has its own answer."""
     whole = teacher(batch())
     alone = Batch(batch().images[:1], batch().masks[:1], batch().indices[:1], 0)
-    torch.testing.assert_close(teacher(alone), whole[:1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(teacher(alone), whole[:1], rtol=2e-3, atol=1e-4)  # the last bit of a half
 
 
 def test_answers_carry_no_gradient(teacher):

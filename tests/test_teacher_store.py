@@ -11,9 +11,9 @@ from kd import models, teacher_store
 from kd.composition import compose
 from kd.config import read
 from kd.errors import ModelError, UserError
-from kd.network import Network
 from kd.runner import Bench
 from kd.settings import NetworkSettings
+from kd.teacher_cache import network
 from kd.teacher_store import fingerprint, obtain
 
 BASE = ["backbone=tiny", "data.image_size=[32,32]", "data.train=4", "data.val=2", "data.test=1", "trainer.device=cpu"]
@@ -96,6 +96,7 @@ def usual():
         "augment=none",
         "augment=heavy",
         "augment.transforms=[]",
+        "augment.views=3",
         "data.image_size=[64,32]",
         "data.classes=3",
         "data.ignore_index=255",
@@ -134,6 +135,11 @@ def test_what_makes_a_teacher_is_in_its_fingerprint(change, usual):
         "tracking=none",
         "tracking.experiment=other",
         "tracking.run_name=x",
+        "teacher.cache=off",
+        "teacher.cache_gb=1",
+        "data.cache=disk",
+        "data.cache_gb=1",
+        "augment.views=null",
     ],
 )
 def test_what_makes_only_the_student_is_not(change, usual):
@@ -170,21 +176,19 @@ def test_the_content_of_a_file_of_weights_is_in_the_fingerprint(tmp_path):
 
 
 def test_a_teacher_is_trained_and_loaded_from_its_folder(project):
-    network, file = obtain(bench())
+    file = obtain(bench()).file
     folder = project / "runs" / "teachers" / fingerprint(bench().settings)
     assert file == folder / "teacher.safetensors"
-    assert isinstance(network, Network)
-    assert same(network, models.load(file))
-    assert network.class_names == ("background", "foreground")
+    assert network(bench(), file).class_names == ("background", "foreground")
     left = {"teacher.safetensors", "teacher.json", "summary.json", "metrics.jsonl", "curves.png", "run.json"}
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == left
 
 
 def test_a_teacher_is_not_trained_again(project, trainings, capsys):
-    first, _ = obtain(bench())
-    second, _ = obtain(bench("seed=3", "loss=soft_only", "unfreeze=frozen", "backbone.student.encoder=resnet18"))
+    first = obtain(bench())
+    second = obtain(bench("seed=3", "loss=soft_only", "unfreeze=frozen", "backbone.student.encoder=resnet18"))
     assert trainings == []
-    assert same(first, second)
+    assert first.file == second.file
     assert capsys.readouterr().out.count("trained before") == 2
 
 
@@ -193,11 +197,11 @@ def test_another_teacher_has_a_folder_of_its_own(project, trainings):
     first, second = obtain(bench()), obtain(bench("teacher.seed=1"))
     assert len(trainings) == 1
     assert {path.name for path in (project / "runs" / "teachers").iterdir()} == old | set(trainings)
-    assert not same(first[0], second[0])
+    assert not same(models.load(first.file), models.load(second.file))
 
 
 def test_a_teacher_whose_training_was_cut_off_is_trained_again_to_the_same_weights(project, trainings):
-    _, file = obtain(bench())
+    file = obtain(bench()).file
     weights, lines = file.read_bytes(), (file.parent / "metrics.jsonl").read_text().count("\n")
     (file.parent / "summary.json").unlink()
     file.write_bytes(weights[:1000])
@@ -217,7 +221,8 @@ def test_runs_that_start_together_train_a_teacher_once(project, trainings, capsy
         thread.join()
     assert len(trainings) == 1
     assert len(found) == 2
-    assert same(found[0][0], found[1][0])
+    assert found[0].file == found[1].file
+    assert found[0].figures == found[1].figures
     assert "another process is training it; waiting" in capsys.readouterr().out
 
 
@@ -225,8 +230,12 @@ def test_a_teacher_speaks_of_the_classes_as_the_data_does(project):
     """Names are no part of what is learnt, but the figures of teacher and student are compared by name."""
     named = ["data.classes=2", 'data.class_names=["ground","thing"]']
     renamed = ["data.classes=2", 'data.class_names=["floor","object"]']
-    assert obtain(bench(*named))[0].class_names == ("ground", "thing")
-    assert obtain(bench(*renamed))[0].class_names == ("floor", "object")
+    first, second = obtain(bench(*named)), obtain(bench(*renamed))
+    assert first.file == second.file
+    assert network(bench(*named), first.file).class_names == ("ground", "thing")
+    assert network(bench(*renamed), second.file).class_names == ("floor", "object")
+    assert "val/iou/thing" in first.figures
+    assert "val/iou/object" in second.figures
 
 
 def test_a_teacher_without_any_loss_is_refused(project):
@@ -238,24 +247,24 @@ def test_a_teacher_without_any_loss_is_refused(project):
 
 
 def test_a_teacher_from_a_file_or_a_run_folder_is_that_one(project, trainings):
-    expected, file = obtain(bench())
-    for path in (file, file.parent):
-        network, found = obtain(bench("teacher=file", f"teacher.path={path}"))
-        assert found == file
-        assert same(network, expected)
+    expected = obtain(bench())
+    for path in (expected.file, expected.file.parent):
+        found = obtain(bench("teacher=file", f"teacher.path={path}"))
+        assert found.file == expected.file
+        assert found.figures == expected.figures
     assert trainings == []
 
 
 def test_a_student_may_teach(project, tmp_path):
-    expected, file = obtain(bench())
+    expected = models.load(obtain(bench()).file)
     models.save(expected, tmp_path / "run" / "student.safetensors")
-    network, found = obtain(bench("teacher=file", f"teacher.path={tmp_path / 'run'}"))
-    assert found == tmp_path / "run" / "student.safetensors" != file
-    assert same(network, expected)
+    found = obtain(bench("teacher=file", f"teacher.path={tmp_path / 'run'}"))
+    assert found.file == tmp_path / "run" / "student.safetensors"
+    assert same(network(bench(), found.file), expected)
 
 
 def test_a_damaged_teacher_is_refused(project):
-    _, file = obtain(bench())
+    file = obtain(bench()).file
     on = bench("teacher=file", f"teacher.path={file}")
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ModelError, match="not a readable safetensors file"):

@@ -7,7 +7,7 @@ wrapped in a worker's traceback.
 """
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from kd.answers import Answers
+from kd.data.cache import Samples
 from kd.data.keys import stream
 from kd.data.source import Source, whole_number
 from kd.data.views import Augmentation
@@ -27,34 +29,40 @@ UNAUGMENTED = -1
 class Batch:
     """images: B x 3 x H x W uint8, RGB, channels last in memory; masks: B x H x W uint8; indices: B int64.
 
-    `view` is the view's number, which is the epoch's, or -1 where nothing was augmented.
+    `view` is the view's number, or -1 where nothing was augmented. `answers`: what a teacher has said of these views
+    before, B x C x H x W float16 logits; None unless all of it is known.
     """
 
     images: torch.Tensor
     masks: torch.Tensor
     indices: torch.Tensor
     view: int
+    answers: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on `device`."""
-        images, masks, indices = (
-            tensor.to(device, non_blocking=non_blocking) for tensor in (self.images, self.masks, self.indices)
-        )
-        return Batch(images, masks, indices, self.view)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory; torch's loader calls this by name."""
-        return Batch(self.images.pin_memory(), self.masks.pin_memory(), self.indices.pin_memory(), self.view)
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        answers = None if self.answers is None else change(self.answers)
+        return Batch(change(self.images), change(self.masks), change(self.indices), self.view, answers)
 
 
 Request = tuple[int, list[int]]  # a view's number and the indices of one batch
 
 
 class TrainLoader:
-    """Augmented training batches in an order that is a pure function of (seed, epoch). Epoch e sees view e.
+    """Augmented training batches in an order that is a pure function of (seed, epoch).
+
+    Epoch e sees view e, or, where there are only so many `views`, the view e modulo their number. `answers` are what is
+    known of a teacher's, and come with the batches.
 
     The last batch is left out if it is incomplete, as batch normalisation over a few leftover samples is noise; it is
     kept where it is the only one.
@@ -62,17 +70,22 @@ class TrainLoader:
 
     def __init__(
         self,
-        source: Source,
+        source: Source | Samples,
         augmentation: Augmentation,
         batch_size: int,
         seed: int,
         workers: int = 0,
         pin_memory: bool = False,
+        views: int | None = None,
+        answers: Answers | None = None,
     ) -> None:
         whole_number("batch_size", batch_size, 1)
+        if views is not None:
+            whole_number("views", views, 1)
+        self._views = views
         self._samples, self._batch_size, self._seed = source.size("train"), batch_size, seed
         self._requests: list[Request] = []
-        self._loader = _loader(_Batches(source, "train", augmentation), self._requests, workers, pin_memory)
+        self._loader = _loader(_Batches(source, "train", augmentation, answers), self._requests, workers, pin_memory)
 
     def steps(self) -> int:
         """Batches in a whole epoch."""
@@ -83,14 +96,17 @@ class TrainLoader:
         whole_number("start", start, 0, self.steps())
         order = stream("order", self._seed, epoch).permutation(self._samples).tolist()
         batches = _slices(order, self._batch_size)[start : self.steps()]
-        self._requests[:] = [(epoch, batch) for batch in batches]
+        view = epoch if self._views is None else epoch % self._views
+        self._requests[:] = [(view, batch) for batch in batches]
         yield from _unwrapped(self._loader)
 
 
 class EvalLoader:
     """Every sample of a split once, in order, without augmentation."""
 
-    def __init__(self, source: Source, split: str, batch_size: int, workers: int = 0, pin_memory: bool = False) -> None:
+    def __init__(
+        self, source: Source | Samples, split: str, batch_size: int, workers: int = 0, pin_memory: bool = False
+    ) -> None:
         whole_number("batch_size", batch_size, 1)
         self._requests = [(UNAUGMENTED, batch) for batch in _slices(list(range(source.size(split))), batch_size)]
         self._loader = _loader(_Batches(source, split, None), self._requests, workers, pin_memory)
@@ -105,8 +121,10 @@ class EvalLoader:
 class _Batches(Dataset[Batch | UserError]):
     """Requests to batches; the part that runs in the workers."""
 
-    def __init__(self, source: Source, split: str, augmentation: Augmentation | None) -> None:
-        self._source, self._split, self._augmentation = source, split, augmentation
+    def __init__(
+        self, source: Source | Samples, split: str, augmentation: Augmentation | None, answers: Answers | None = None
+    ) -> None:
+        self._source, self._split, self._augmentation, self._answers = source, split, augmentation, answers
 
     def __getitem__(self, request: Request) -> Batch | UserError:
         view, indices = request
@@ -119,6 +137,7 @@ class _Batches(Dataset[Batch | UserError]):
             masks=torch.from_numpy(np.stack(masks)),
             indices=torch.tensor(indices, dtype=torch.int64),
             view=view,
+            answers=None if self._answers is None else self._answers.read(view, indices),
         )
 
     def _sample(self, view: int, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from kd.data.listing import Fault
 from kd.errors import DataError
 
 SPLITS = ("train", "val", "test")
+CACHES = ("ram", "disk", "off")
 SIDE = 32  # encoders halve the image five times
 
 
@@ -29,13 +30,16 @@ class Source(ABC):
     """Settings that every data set shares; implementations add theirs.
 
     `image_size` is (height, width) in pixels, both multiples of 32: every sample is brought to it. `class_names` may
-    be left empty: background and foreground where binary (always), otherwise class_0, class_1, ...
+    be left empty: background and foreground where binary (always), otherwise class_0, class_1, ... `cache` says where
+    decoded samples are kept (ram, disk or off), in at most `cache_gb` gigabytes; it changes no sample.
     """
 
     classes: int = 1
     image_size: tuple[int, int] = (256, 256)
     ignore_index: int | None = None
     class_names: tuple[str, ...] = ()
+    cache: str = "ram"
+    cache_gb: float = 8
 
     def __post_init__(self) -> None:
         whole_number("classes", self.classes, 1, 255)
@@ -43,6 +47,12 @@ class Source(ABC):
         if self.ignore_index is not None:
             whole_number("ignore_index", self.ignore_index, max(self.classes, 2), 255)
         object.__setattr__(self, "class_names", _class_names(self.class_names, self.classes))
+        if self.cache is False:  # what YAML makes of off
+            object.__setattr__(self, "cache", "off")
+        if self.cache not in CACHES:
+            raise ValueError(f"cache must be one of {', '.join(CACHES)}, but got {self.cache!r}")
+        if isinstance(self.cache_gb, bool) or not isinstance(self.cache_gb, int | float) or not self.cache_gb >= 0:
+            raise ValueError(f"cache_gb must be a number of gigabytes, 0 or more, but got {self.cache_gb!r}")
 
     @abstractmethod
     def size(self, split: str) -> int:

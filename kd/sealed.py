@@ -1,0 +1,55 @@
+"""Tensors and facts in one file that tells whether it is whole: safetensors, with a digest over all of it.
+
+Facts are JSON in the header. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT = "1"
+
+#: What `read` and `facts` raise of a file that is damaged, or is another kind of file.
+DAMAGES = (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError)
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write a file; not atomically, which is `kd.files.write_atomically`'s part."""
+    laid_out = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(dict(facts))
+    header = {"format": FORMAT, "facts": text, "digest": _digest(laid_out, text)}
+    save_file(laid_out, path, metadata=header)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the facts of a file; raises one of DAMAGES."""
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+        if header.get("format") != FORMAT:
+            raise ValueError(f"its format is {header.get('format')!r}, where {FORMAT!r} is known")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    if header["digest"] != _digest(tensors, header["facts"]):
+        raise ValueError("its digest does not fit its content")
+    return tensors, json.loads(header["facts"])
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """The facts alone, without a look at the rest; raises one of DAMAGES."""
+    with safe_open(path, framework="pt") as file:
+        return dict(json.loads(file.metadata()["facts"]))
+
+
+def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
+    digest = hashlib.blake2b(facts.encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,169 @@
+"""What a teacher has said, kept for whoever asks again: its figures on validation and test, its answers to each view.
+
+Both stand below runs/cache, under a hash of everything that they follow from, so that another teacher, other data or
+another torch finds nothing. Nobody has to tidy up after a change; `kd cache` shows and deletes.
+"""
+
+import hashlib
+import json
+import logging
+import platform
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import albumentations
+import cv2
+import torch
+from torch import Tensor
+
+from kd import console, models, sealed
+from kd.answers import Answers
+from kd.errors import DiskError
+from kd.files import digest, write_atomically, write_json
+from kd.network import Network
+from kd.precision import Precision
+from kd.runner import Bench, figures
+from kd.spec import read_spec
+from kd.teacher import CachedTeacher, LiveTeacher, Teacher
+
+FORMAT = 1  # raise it when the same settings would give other answers
+FACTS, GB = "facts.json", 10**9
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A teacher: the file of its weights, how good it is, and its labels over the validation split, N x H x W uint8."""
+
+    file: Path
+    figures: dict[str, Any]
+    labels: Tensor
+
+    def batches(self, batch_size: int) -> tuple[Tensor, ...]:
+        """The labels, batch by batch."""
+        return self.labels.split(batch_size)
+
+
+def known(bench: Bench, file: Path) -> Known:
+    """What a teacher is and how good it is; measured once, unless teacher.cache=off."""
+    mode, trainer = bench.settings.teacher.cache, bench.settings.trainer
+    follows_from = _follows_from(bench, file) | {
+        "class_names": bench.data.class_names,
+        "batch_size": trainer.batch_size,
+        "machine": platform.node(),  # of the latency
+    }
+    path = _folder(bench) / "figures" / f"{_key(follows_from)}.safetensors"
+    if mode != "off" and path.exists():
+        try:
+            tensors, facts = sealed.read(path)
+            return Known(file, facts["figures"], tensors["labels"])
+        except sealed.DAMAGES as error:
+            log.warning("%s is damaged (%s); the teacher is measured again", path, str(error).splitlines()[0])
+    found, labels = figures(network(bench, file), bench, file)
+    result = Known(file, found, torch.cat(labels))
+    if mode == "auto":
+        _keep(path, result)
+    return result
+
+
+def answering(bench: Bench, teacher: Known, epochs: int) -> Teacher:
+    """The teacher as a student's training asks it: from the cache, where there is one, for so many epochs."""
+    settings = bench.settings
+    on_cpu = bench.precision.device.type == "cpu"
+    live = LiveTeacher(lambda: network(bench, teacher.file), bench.precision, on_cpu and bench.views is not None)
+    if settings.teacher.cache == "off":
+        return live
+    follows_from = _follows_from(bench, teacher.file) | {
+        "augment": settings.augment.transforms,
+        "seed": settings.seed,
+        "batch_size": settings.trainer.batch_size if on_cpu and not live.one_by_one else None,
+        "albumentations": albumentations.__version__,
+        "opencv": cv2.__version__,
+    }
+    folder = _folder(bench) / "teacher" / _key(follows_from)
+    answers = Answers(
+        folder,
+        bench.data.size("train"),
+        (bench.data.classes, *bench.data.image_size),
+        writable=settings.teacher.cache == "auto",
+        budget=settings.teacher.cache_gb * GB,
+    )
+    _announce(answers, min(epochs, bench.views or epochs))
+    if answers.writable:
+        _describe(folder, teacher.file, follows_from)
+    return CachedTeacher(live, answers)
+
+
+def network(bench: Bench, file: Path) -> Network:
+    """The teacher's network on the device; built once in a process for all trials that it runs."""
+    built = _built(file, digest(file), bench.precision)
+    built.class_names = bench.data.class_names  # names are no part of what is learnt, nor of any fingerprint
+    return built
+
+
+@lru_cache(maxsize=1)
+def _built(file: Path, _digest: str, precision: Precision) -> Network:
+    return precision.place(models.load(file)).requires_grad_(False).eval()
+
+
+def _follows_from(bench: Bench, file: Path) -> dict[str, Any]:
+    """What any answer of a teacher depends on."""
+    precision = bench.precision
+    return {
+        "format": FORMAT,
+        "weights": digest(file),
+        "network": read_spec(file).model_dump(mode="json", exclude={"class_names"}),  # normalisation included
+        "data": bench.data.fingerprint(),
+        "precision": precision.name,
+        "channels_last": precision.channels_last,
+        "device": _hardware(precision.device),
+        "torch": torch.__version__,
+    }
+
+
+def _hardware(device: torch.device) -> str:
+    """What the last bits of an answer may depend on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+
+
+def _key(follows_from: dict[str, Any]) -> str:
+    text = json.dumps(follows_from, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _folder(bench: Bench) -> Path:
+    return bench.settings.root / "runs" / "cache"
+
+
+def _keep(path: Path, found: Known) -> None:
+    facts = {"teacher": str(found.file), "figures": found.figures}
+    try:
+        write_atomically(path, lambda temporary: sealed.write(temporary, {"labels": found.labels}, facts))
+    except DiskError as error:
+        log.warning("teacher.cache: %s", error)
+
+
+def _describe(folder: Path, teacher: Path, follows_from: dict[str, Any]) -> None:
+    """Say in words what a folder of answers is; its time is when it was last used."""
+    try:
+        write_json(
+            folder / "facts.json", {"teacher": str(teacher), **json.loads(json.dumps(follows_from, default=list))}
+        )
+    except DiskError as error:
+        log.warning("teacher.cache: %s", error)
+
+
+def _announce(answers: Answers, views: int) -> None:
+    """Say how much of the answers is there or fits."""
+    share = answers.fit(views)
+    needed = views * answers.samples * answers.record_bytes / GB
+    if share < 1 and answers.writable:
+        console.say(
+            f"teacher  answers of {views} views take {needed:.3g} GB, of which {share:.0%} fit into teacher.cache_gb; "
+            "the rest is computed live (kd cache prune makes room, augment.views=<number> needs less)"
+        )
