@@ -4,7 +4,8 @@ The built-in data is written as JPEG and PNG files of twice the size, so that th
 Networks are random, with batch-norm statistics measured on the data; only speed is looked at.
 """
 
-import os
+import copy
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,12 +27,14 @@ from kd.experiment import build_transforms
 from kd.losses import DistillationLoss
 from kd.network import Network
 from kd.runner import Bench
+from kd.schedules import Constant
 from kd.teacher import LiveTeacher, Teacher
 from kd.timeline import Timeline
 from kd.training import EpochResult, fit, measure_batch_norm
+from kd.unfreeze import All, Frozen
 
 PAIR = "b0_from_b3"
-STATES = {"closed": "frozen", "open": "all"}  # of the encoder: the policy that keeps it so
+STATES = {"closed": Frozen(), "open": All()}  # of the encoder, and the policy that keeps it so
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Sizes:
     """How much is measured.
 
     Attributes:
-        rounds: how often each contestant has its turn.
+        rounds: how often each contestant has its turn, after `warm_up` more.
         steps: of one epoch, which is one turn.
         image_size: side of the square images in pixels.
         epochs: of the two trainings whose metrics are compared.
@@ -48,6 +51,7 @@ class Sizes:
     """
 
     rounds: int = 7
+    warm_up: int = 1
     steps: int = 6
     batch: int = 8
     image_size: int = 128
@@ -62,7 +66,7 @@ class Sizes:
 
 
 FULL = Sizes()
-QUICK = Sizes(rounds=2, steps=2, batch=2, image_size=32, epochs=2, trials=2, trial_epochs=2, trial_images=8,
+QUICK = Sizes(rounds=2, warm_up=0, steps=1, batch=2, image_size=32, epochs=2, trials=2, trial_epochs=5, trial_images=8,
               trial_side=32, seeds=(0,), quick=True)  # fmt: skip
 CUDA = replace(FULL, batch=4, image_size=640, steps=32, precision="bf16")  # as experiment=b0_from_b3_temp_prog
 
@@ -96,12 +100,9 @@ class Case:
         return cls(sizes, bench_of([*default, *overrides]))
 
     @cached_property
-    def student(self) -> dict[str, Tensor]:
-        """The weights that every student begins with."""
-        return {
-            name: value.detach().cpu().clone()
-            for name, value in self._built("student", self.bench.settings.seed).state_dict().items()
-        }
+    def student(self) -> Network:
+        """What every student begins as; never trained itself."""
+        return self._built("student", self.bench.settings.seed)
 
     @cached_property
     def teacher(self) -> Network:
@@ -114,9 +115,7 @@ class Case:
 
     def network(self) -> Network:
         """A new student, always the same."""
-        network = self.bench.build("student", 0)
-        network.load_state_dict(self.student)
-        return network
+        return copy.deepcopy(self.student)
 
     def loader(self) -> TrainLoader:
         return self.bench.train_loader(self.bench.settings.seed)
@@ -128,14 +127,12 @@ class Case:
     def live(self) -> LiveTeacher:
         return LiveTeacher(lambda: self.teacher, self.bench.precision)
 
-    def timeline(self, network: Network, state: str | None = None) -> Timeline:
-        """The configuration's plan, or a long one with the encoder always closed, or always open."""
-        settings = self.bench.settings
+    def timeline(self, state: str | None = None) -> Timeline:
+        """The configuration's plan, or an endless one with the encoder always closed, or always open."""
+        settings, blocks = self.bench.settings, len(self.student.partition.blocks)
         if state is None:
-            return settings.timeline(len(network.partition.blocks))
-        still = [f"unfreeze={STATES[state]}", "schedule=constant", "trainer.epochs=10000"]
-        plan = read(compose(still), look_at_data=False)
-        return replace(plan.timeline(len(network.partition.blocks)), rates=settings.optimizer.rates)
+            return settings.timeline(blocks)
+        return Timeline(Constant(4.0), STATES[state], settings.optimizer.rates, 10**6, blocks)
 
     def fit(self, loader: TrainLoader | Remembered, teacher: Teacher | None, state: str | None = None,
             network: Network | None = None) -> Iterator[EpochResult]:  # fmt: skip
@@ -145,7 +142,7 @@ class Case:
         if teacher is None:
             weights |= {"alpha": 0, "beta": 0}
         loss = DistillationLoss(weights, settings.data.classes, settings.data.ignore_index)
-        timeline, precision = self.timeline(network, state), self.bench.precision
+        timeline, precision = self.timeline(state), self.bench.precision
         return fit(network, teacher, loss, timeline, loader, dict, self.bench.recipe(settings.seed), precision)
 
     def answers(self) -> Iterator[None]:
@@ -167,7 +164,7 @@ class Case:
             mask_values=data.mask_values or range(len(data.class_names)),
             classes=data.classes,
             views=Augmentation(self.bench.transforms, settings.seed, data.ignore_index),
-            timeline=self.timeline(self.network(), state),
+            timeline=self.timeline(state),
             weights=settings.loss.model_dump(),
             batch_size=settings.trainer.batch_size,
             betas=settings.optimizer.betas,
@@ -176,7 +173,7 @@ class Case:
             seed=settings.seed,
             encoder=settings.backbone.teacher.encoder,
             student=_of_smp(self.student),
-            teacher=_of_smp(self.teacher.state_dict()),
+            teacher=_of_smp(self.teacher),
         )
 
 
@@ -185,9 +182,9 @@ def bench_of(overrides: list[str]) -> Bench:
     return Bench.of(settings, build_transforms(settings.augment.transforms))
 
 
-def _of_smp(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _of_smp(network: Network) -> dict[str, Tensor]:
     """The state of the smp network inside one of ours."""
-    return {name.removeprefix("body."): value.cpu() for name, value in state.items() if name.startswith("body.")}
+    return {name: value.detach().cpu().clone() for name, value in network.body.state_dict().items()}
 
 
 def write_shapes(root: Path, side: int, images: Mapping[str, int], classes: int = 1) -> None:
@@ -202,15 +199,15 @@ def write_shapes(root: Path, side: int, images: Mapping[str, int], classes: int 
             Image.fromarray(mask).save(root / "masks" / split / f"{index:05d}.png")
 
 
-def link_some(root: Path, target: Path, images: Mapping[str, int], settings: list[str]) -> None:
-    """The first `images` pairs of each split of a folder of somebody's own, as links."""
+def copy_some(root: Path, target: Path, images: Mapping[str, int], settings: list[str]) -> None:
+    """The first `images` pairs of each split of a folder of somebody's own."""
     source = read(compose(["data=folder", f"data.root={root}", *settings])).data
     for split, number in images.items():
         for index in range(min(number, source.size(split))):
             for kind, file in zip(("images", "masks"), source.files(split, index), strict=True):
                 place = target / kind / split
                 place.mkdir(parents=True, exist_ok=True)
-                os.symlink(file.absolute(), place / file.name)
+                shutil.copyfile(file, place / file.name)
 
 
 @contextmanager
@@ -221,7 +218,7 @@ def folder_of(sizes: Sizes, own: Path | None = None, settings: tuple[str, ...] =
         if own is None:
             write_shapes(Path(place), 2 * sizes.image_size, images)
         else:
-            link_some(own, Path(place), images, list(settings))
+            copy_some(own, Path(place), images, list(settings))
         side = f"data.image_size=[{sizes.image_size},{sizes.image_size}]"
         root = f"root={Path(place) / 'root'}"
         yield [root, f"backbone={PAIR}", "data=folder", f"data.root={place}", side, "tracking=none", *settings]

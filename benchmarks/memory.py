@@ -24,7 +24,7 @@ def main(who: str, sizes: str, *overrides: str) -> None:
 
 
 def peak_mib() -> float:
-    """The most memory that this process had resident, in MiB; getrusage counts in what its parent had when it forked."""
+    """The most memory that this process had resident, in MiB; getrusage would count in its parent's at the fork."""
     try:
         status = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024

@@ -30,7 +30,7 @@ def measured(case: Case) -> dict[str, Any]:
         "steps_closed": case.fit(case.remembered, None, "closed"),
         "steps_open": case.fit(case.remembered, None, "open"),
     }
-    times = race(parts, case.sizes.rounds)
+    times = race(parts, case.sizes.rounds, case.sizes.warm_up)
     speeds = {name: spread([images / each for each in seconds]) for name, seconds in times.items()}
     return {
         "images_per_second": speeds,

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import machine
 from benchmarks.cache import cold, kept, warm, warm_epoch
-from benchmarks.case import STATES, Case, takes_by_hand
+from benchmarks.case import STATES, Case, Sizes, takes_by_hand
 from benchmarks.hand_written import Loop
 from benchmarks.rounds import Times, race, ratios, spread
 
@@ -63,7 +63,8 @@ def measured(case: Case, say: Callable[[str], None]) -> dict[str, Any]:
     for state in STATES:
         with ExitStack() as stack:
             everybody = contestants(case, state, stack)
-            times = race(everybody, case.sizes.rounds, said=partial(_tell, say, state))
+            said = partial(_tell, say, state, case.sizes)
+            times = race(everybody, case.sizes.rounds, case.sizes.warm_up, said=said)
             found["gpu"][state] = machine.use_of_gpu(everybody, times, case)
         for name, values in compared(times).items():
             found[name][state] = values
@@ -73,8 +74,8 @@ def measured(case: Case, say: Callable[[str], None]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if any(value.values())}
 
 
-def _tell(say: Callable[[str], None], state: str, turn: int) -> None:
-    say(f"encoder {state}, round {turn}{' (to warm up)' if turn == 0 else ''}")
+def _tell(say: Callable[[str], None], state: str, sizes: Sizes, turn: int) -> None:
+    say(f"encoder {state}, round {turn + 1} of {sizes.warm_up + sizes.rounds}")
 
 
 def compared(times: Times) -> dict[str, dict[str, float]]:
