@@ -26,7 +26,7 @@ from kd.evaluation import Evaluation, evaluate, latency_ms
 from kd.files import write_json
 from kd.losses import DistillationLoss
 from kd.network import Network
-from kd.precision import Precision, choose_device, repeat_bit_for_bit
+from kd.precision import Precision, choose_device, compiled, hold_memory, repeat_bit_for_bit
 from kd.run_folder import RunFolder
 from kd.settings import Settings
 from kd.steps import DivergedError
@@ -53,6 +53,8 @@ class Bench:
         """What a run's settings ask for; `stop` is who hears that the run should end."""
         device = choose_device(settings.trainer.device)
         repeat_bit_for_bit(settings.trainer.deterministic)
+        if device.type == "cpu":
+            hold_memory()
         workers = settings.trainer.workers
         if workers == "auto":  # on a CPU the cores are busy training
             workers = min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
@@ -106,7 +108,8 @@ class Bench:
         network = models.build(
             getattr(self.settings.backbone, who), self.data.classes, self.data.class_names, f"backbone.{who}"
         )
-        return self.precision.place(network)
+        network = self.precision.place(network)
+        return compiled(network) if self.settings.trainer.compile else network
 
 
 @dataclass(frozen=True)

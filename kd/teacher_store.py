@@ -41,6 +41,7 @@ def fingerprint(settings: Settings) -> str:
         "teacher": settings.teacher.lesson,
         "optimizer": optimizer.model_dump(exclude={"lr", "encoder_lr_scale", "depth_decay"}),
         "trainer": trainer.model_dump(include={"batch_size", "accumulate", "precision"}),
+        **({"compile": True} if trainer.compile else {}),
     }
     return hashlib.blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=8).hexdigest()
 

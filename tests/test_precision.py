@@ -1,12 +1,14 @@
 """Where the arithmetic happens: devices that are not there are refused, half precision is mixed and stays finite."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
 
 from kd.errors import ConfigError
 from kd.losses import DistillationLoss
-from kd.precision import DTYPES, Precision, choose_device
+from kd.precision import DTYPES, Precision, choose_device, compiled
 
 CPU = torch.device("cpu")
 NAMES = sorted(DTYPES)
@@ -95,3 +97,39 @@ def test_a_network_is_placed_in_the_layout_asked_for(channels_last):
 def test_placing_changes_no_value(channels_last):
     placed, plain = Precision(CPU, "fp32", channels_last).place(small()), small()
     assert all(torch.equal(a, b) for a, b in zip(placed.parameters(), plain.parameters(), strict=True))
+
+
+# compilation
+
+
+class Wrapped(nn.Module):
+    """What of a `Network` is compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = small()
+
+    def forward(self, images):
+        return self.body(images)
+
+
+def test_compilation_without_a_compiler_is_refused_in_one_line():
+    from torch._inductor import config, cpp_builder
+
+    cpp_builder.cpp_compiler_search.cache_clear()
+    with (
+        config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(ConfigError, match=r"needs a C\+\+ compiler"),
+    ):
+        compiled(Wrapped())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with a C++ compiler")
+def test_a_compiled_network_answers_as_it_did_and_is_saved_as_it_was():
+    network = Wrapped().eval()
+    images = torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        before = network(images)
+        names = list(network.state_dict())
+        torch.testing.assert_close(compiled(network)(images), before, rtol=1e-3, atol=1e-4)
+    assert list(network.state_dict()) == names
