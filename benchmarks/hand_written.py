@@ -12,6 +12,7 @@ The student is a UNet with an EfficientNet-B0 encoder, the teacher one with any 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -87,6 +88,11 @@ class Pictures(Dataset):
         if epoch is not None:
             image, mask = self.views(image, mask, epoch, index)
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
+
+
+def epochs(job: Job, *how: Any) -> Iterator[float]:
+    """A `Loop`'s epochs, for a process that has only just begun."""
+    return Loop(job, *how).epochs()
 
 
 class Loop:

@@ -85,8 +85,9 @@ def use_of_gpu(contestants: Mapping[str, Iterator[object]], times: Times, case: 
             end = time.perf_counter() + BUSY_SECONDS
             while time.perf_counter() < end:
                 next(turns)
-        rate = operations(turns) / statistics.median(times[name])
-        found[name] = {"busy": statistics.fmean(busy) / 100 if busy else None, "of_bf16_peak": rate / most}
+        done = operations(turns)  # 0 of what another process does
+        share = done / statistics.median(times[name]) / most
+        found[name] = {"busy": statistics.fmean(busy) / 100 if busy else None, "of_bf16_peak": share or None}
     return found
 
 

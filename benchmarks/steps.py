@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from benchmarks import machine
+from benchmarks import hand_written, machine
 from benchmarks.cache import cold, kept, warm, warm_epoch
 from benchmarks.case import STATES, Case, Sizes, takes_by_hand
+from benchmarks.elsewhere import elsewhere
 from benchmarks.hand_written import Loop
 from benchmarks.rounds import Times, race, ratios, spread
 
@@ -46,15 +47,16 @@ def contestants(case: Case, state: str, stack: ExitStack) -> Contestants:
         "warm_epoch": warm_epoch(case, state, answers),
     }
     if takes_by_hand(case.bench.data):
-        found["hand_written"] = by_hand(case, state).epochs()
-        found["hand_written_channels_last"] = by_hand(case, state, channels_last=True).epochs()
+        for name, channels_last in (("hand_written", False), ("hand_written_channels_last", True)):
+            how = (hand_written.epochs, case.job(state), *_placed(case), channels_last)
+            found[name] = how[0](*how[1:]) if case.sizes.quick else stack.enter_context(elsewhere(*how))
     return found
 
 
-def by_hand(case: Case, state: str | None = None, channels_last: bool = False) -> Loop:
+def _placed(case: Case) -> tuple[torch.device, torch.dtype | None]:
+    """The device, and the precision where it is not single, as the loop by hand takes them."""
     precision = case.bench.precision
-    dtype = torch.bfloat16 if precision.name == "bf16" else None
-    return Loop(case.job(state), precision.device, dtype, channels_last)
+    return precision.device, torch.bfloat16 if precision.name == "bf16" else None
 
 
 def measured(case: Case, say: Callable[[str], None]) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def equal_metrics(cases: Sequence[Case]) -> dict[str, Any]:
     """
     found: dict[str, list[float]] = {"ours": [], "hand_written": []}
     for case in cases:
-        network, loop = case.network(), by_hand(case)
+        network, loop = case.network(), Loop(case.job(), *_placed(case))
         for _ in case.fit(case.loader(), case.live(), network=network):
             pass
         for _ in loop.epochs():

@@ -13,6 +13,7 @@ import torch
 
 from benchmarks import bench, machine, study
 from benchmarks.case import QUICK, Case, folder_of
+from benchmarks.elsewhere import elsewhere
 from benchmarks.hand_written import Loop
 from benchmarks.rounds import exponent, race, ratios, spread
 from kd.data import Folder
@@ -89,6 +90,13 @@ def test_a_matrix_product_is_counted_as_two_operations_per_element_of_a_row_and_
 
 def test_a_peak_is_operations_over_the_time_of_a_product():
     assert 0 < machine.peak(torch.device("cpu"), side=64, times=1) < 1e15
+
+
+def test_an_iterator_elsewhere_gives_its_items_from_another_process():
+    with elsewhere(iter, [5, 6]) as items:
+        assert [next(items), next(items)] == [5, 6]
+    with elsewhere(iter, os.getpid, None) as items:
+        assert next(items) == next(items) != os.getpid()
 
 
 # the same job
