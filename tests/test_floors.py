@@ -12,8 +12,22 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = {
-    0: ["errors", "files", "schedules", "unfreeze", "losses", "metrics", "timeline", "encoders"],
-    1: ["settings", "spec", "blocks", "network", "precision", "weights", "models", "data", "teacher"],
+    0: ["errors", "files", "schedules", "unfreeze", "losses", "metrics", "timeline", "encoders", "launch"],
+    1: [
+        "world",
+        "batch_norm",
+        "whole_batch",
+        "replica",
+        "settings",
+        "spec",
+        "blocks",
+        "network",
+        "precision",
+        "weights",
+        "models",
+        "data",
+        "teacher",
+    ],
     2: ["snapshot", "steps", "training", "evaluation"],
     3: [
         "stopping",
@@ -43,8 +57,9 @@ FLOORS = {
     ],
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
-#: On the ground floor: the plan is a schedule and a policy side by side, and a file that cannot be written is an error.
-GROUND_FLOOR = {("timeline", "schedules"), ("timeline", "unfreeze"), ("files", "errors")}
+#: On the ground floor: the plan is a schedule and a policy side by side; a file that cannot be written is an error, and
+#: so is a study that is started several times over.
+GROUND_FLOOR = {("timeline", "schedules"), ("timeline", "unfreeze"), ("files", "errors"), ("launch", "errors")}
 
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
