@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kd.data.loading import EvalLoader
+from kd.errors import UserError
 from kd.losses import cross_entropy
 from kd.metrics import Confusion, predict_labels
 from kd.network import Network
@@ -63,21 +64,26 @@ def evaluate(
     labels_count = len(network.class_names)
     confusion = Confusion(labels_count, ignore_index, precision.device)
     agreement = Confusion(labels_count, NOT_COUNTED, precision.device)
-    nats, pixels, kept = [], [], []
-    for index, batch in zip(world.deal(range(len(loader))), loader, strict=True):
-        batch = batch.to(precision.device)
-        with precision.autocast():
-            logits = network(batch.images)
-        valid = torch.ones_like(batch.masks, dtype=torch.bool) if ignore_index is None else batch.masks != ignore_index
-        nats.append(cross_entropy(logits, batch.masks, valid))
-        pixels.append(valid.sum())
-        labels = predict_labels(logits)
-        confusion.add(labels, batch.masks)
-        if reference is not None:
-            expected = reference[index].to(precision.device)
-            agreement.add(labels, expected.masked_fill(~valid, NOT_COUNTED))
-        if keep_labels:
-            kept.append(labels.cpu())
+    nats, pixels, kept, error = [], [], [], None
+    try:
+        for index, batch in zip(world.deal(range(len(loader))), loader, strict=True):
+            batch = batch.to(precision.device)
+            with precision.autocast():
+                logits = network(batch.images)
+            void = ignore_index
+            valid = torch.ones_like(batch.masks, dtype=torch.bool) if void is None else batch.masks != void
+            nats.append(cross_entropy(logits, batch.masks, valid))
+            pixels.append(valid.sum())
+            labels = predict_labels(logits)
+            confusion.add(labels, batch.masks)
+            if reference is not None:
+                expected = reference[index].to(precision.device)
+                agreement.add(labels, expected.masked_fill(~valid, NOT_COUNTED))
+            if keep_labels:
+                kept.append(labels.cpu())
+    except UserError as failed:
+        error = failed
+    world.agree(error)
     network.train(was_training)
     for counted in (confusion, agreement):
         counted.counts = world.total(counted.counts)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from kd.data.keys import key
 from kd.data.loading import Batch, TrainLoader
+from kd.errors import UserError
 from kd.losses import DistillationLoss
 from kd.network import Network
 from kd.precision import Precision
@@ -173,7 +174,9 @@ def fit(
         batches = train.epoch(plan.epoch, first)
         for step in range(first, train.steps(), recipe.accumulate):
             torch.manual_seed(step_seed(recipe.seed, plan.epoch, step))
-            group = [batch.to(precision.device, non_blocking=True) for batch in islice(batches, recipe.accumulate)]
+            group = [
+                batch.to(precision.device, non_blocking=True) for batch in _next(batches, recipe.accumulate, world)
+            ]
             held = [buffer.clone() for buffer in student.buffers()] if recipe.skip_nonfinite else []
             terms = []
             for batch in group:
@@ -191,6 +194,17 @@ def fit(
         speed = steps.images / seconds
         replica.compare(plan.epoch)
         yield EpochResult(plan, means, validate(), seconds, speed, snapshot(plan.epoch + 1, 0))
+
+
+def _next(batches: Iterator[Batch], count: int, world: World) -> list[Batch]:
+    """The next batches; where one process cannot read its part, all end before they wait for it in a sum."""
+    found, error = [], None
+    try:
+        found = list(islice(batches, count))
+    except UserError as failed:
+        error = failed
+    world.agree(error)
+    return found
 
 
 def _backward(student: Replica, teacher: Teacher | None, loss: DistillationLoss, batch: Batch, plan: EpochPlan,

@@ -10,8 +10,7 @@ through which the processes found each other: the others, who only see a connect
 
 import json
 import os
-import sys
-import time
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,8 +29,7 @@ T = TypeVar("T")
 #: How long a process waits for the others: at the start and in sums, and where process 0 may wait for another run's
 #: teacher. One that has died is noticed at once, by its connection.
 MEET, WORDS = timedelta(minutes=10), timedelta(days=2)
-HEARD_SECONDS = 5.0  # that a failing process waits for process 0 to take up its error
-FAILED, HEARD = "kd/failed", "kd/heard"
+FAILED = "kd/failed"  # the store's key of the first error
 
 
 class _Total(torch.autograd.Function):
@@ -114,6 +112,16 @@ class World(Place):
         """Whether the flag is set in any process. A collective that no GPU waits for."""
         return bool(self.highest(int(flag)))
 
+    def agree(self, error: UserError | None) -> None:
+        """Raise, in every process, the error that one of them has; nothing where none has. A collective."""
+        if not self.any(error is not None):
+            return
+        said = self.gather(error and str(error))
+        if error is not None:
+            raise error
+        rank = next(rank for rank, each in enumerate(said) if each is not None)
+        raise RunError(f"process {rank}: {said[rank]}")
+
     def leave(self) -> None:
         """Part with the others, all together: from here on each is alone. A collective."""
         if self.size > 1 and dist.is_initialized():
@@ -128,6 +136,8 @@ class World(Place):
         except BaseException as error:
             if not dist.is_initialized():  # alone, or they have parted: it is this process's own affair
                 raise
+            with suppress(ValueError):  # not in the main thread
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher's, who has seen another process end
             ends_with = self._ends_with(error)
             if ends_with is error:
                 raise
@@ -160,25 +170,9 @@ class World(Place):
             "failed": isinstance(error, Exception),
         }  # fmt: skip
         try:
-            told = json.loads(self.store.compare_set(FAILED, "", json.dumps(mine)))
-            if self.is_main:
-                self.store.set(HEARD, "1")
-            elif told == mine and mine["failed"]:
-                self._wait_to_be_heard(error)
-            return told
+            return json.loads(self.store.compare_set(FAILED, "", json.dumps(mine)))
         except (RuntimeError, ValueError):  # the store is gone, with the process that kept it
             return mine
-
-    def _wait_to_be_heard(self, error: BaseException) -> None:
-        """Let process 0 say it, before a launcher sees this process end and ends the rest; else say it here."""
-        with suppress(RuntimeError):
-            dist.destroy_process_group()  # wakes those who wait for this process
-        deadline = time.monotonic() + HEARD_SECONDS
-        while not self.store.check([HEARD]):
-            if time.monotonic() > deadline:
-                print(f"error: process {self.rank}: {_brief(error)}", file=sys.stderr)
-                return
-            time.sleep(0.05)
 
 
 SOLO = World()

@@ -14,6 +14,15 @@ from kd.world import joined
 
 def run(function: Callable, *args: Any, size: int = 2) -> list[Any]:
     """What `function(world, *args)` returns in each of `size` processes, in the order of ranks."""
+    results = outcomes(function, *args, size=size)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def outcomes(function: Callable, *args: Any, size: int = 2) -> list[Any]:
+    """The same, with what a process raised as its result; `EOFError` where it died without a word."""
     ends, processes = [], []
     for env in environments(size):
         mine, theirs = forks.Pipe(duplex=False)
@@ -25,9 +34,7 @@ def run(function: Callable, *args: Any, size: int = 2) -> list[Any]:
     results = [_received(end) for end in ends]
     for process in processes:
         process.join(60)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+        assert process.exitcode is not None, "a process does not end"
     return results
 
 
@@ -42,9 +49,9 @@ def environments(size: int) -> list[dict[str, str]]:
 
 def _received(end: Connection) -> Any:
     try:
-        return pickle.loads(end.recv_bytes()) if end.poll(120) else TimeoutError("no answer in 120 s")
-    except EOFError:
-        return RuntimeError("a process died without an answer")
+        return pickle.loads(end.recv_bytes()) if end.poll(60) else TimeoutError("no answer in 60 s")
+    except EOFError as error:
+        return error
 
 
 def _main(end: Connection, env: dict[str, str], function: Callable, args: tuple) -> None:
