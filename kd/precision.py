@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kd.errors import ConfigError
+from kd.launch import Place
 from kd.network import Network
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -73,14 +74,17 @@ def compiled(network: Network) -> Network:
     return network
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, place: Place = Place()) -> torch.device:  # noqa: B008 (it is frozen)
     """The device asked for; `auto` takes CUDA, then MPS, then the CPU.
 
     Where a study runs several trials at once, KD_SLOT numbers those places, and `auto` deals the GPUs out among them.
+    Of several processes that train together each takes the GPU of its own number on its machine, or all a CPU.
 
     Raises:
-        ConfigError: the device asked for is not there.
+        ConfigError: the device asked for is not there, or cannot be shared.
     """
+    if place.size > 1:
+        return _choose_own(name, place)
     if name == "auto":
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         slot = int(os.environ.get("KD_SLOT", "0"))
@@ -90,6 +94,23 @@ def choose_device(name: str) -> torch.device:
     if (device.index or 0) >= there:
         raise ConfigError(f"trainer.device={name}: this machine has {there} such device(s); use auto or cpu")
     return device
+
+
+def _choose_own(name: str, place: Place) -> torch.device:
+    """One device of those that several processes use."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(
+            f"trainer.device={name} is a single device, and {place.size} processes train; use auto, cuda or cpu"
+        )
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not gpus):
+        return torch.device("cpu")
+    if gpus < place.local_size:
+        raise ConfigError(
+            f"trainer.device={name}: this machine has {gpus} GPU(s) for {place.local_size} processes; start as many "
+            "(--nproc-per-node), or use cpu"
+        )
+    return torch.device("cuda", place.local_rank)
 
 
 def repeat_bit_for_bit(wanted: bool) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from kd.errors import ConfigError
+from kd.launch import Place
 from kd.losses import DistillationLoss
 from kd.precision import DTYPES, Precision, choose_device, compiled
 
@@ -133,3 +134,30 @@ def test_a_compiled_network_answers_as_it_did_and_is_saved_as_it_was():
         names = list(network.state_dict())
         torch.testing.assert_close(compiled(network)(images), before, rtol=1e-3, atol=1e-4)
     assert list(network.state_dict()) == names
+
+
+# several processes
+
+SECOND_OF_TWO = Place(rank=1, size=2, local_rank=1, local_size=2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_processes_without_gpus_share_the_cpu():
+    assert choose_device("auto", SECOND_OF_TWO) == choose_device("cpu", SECOND_OF_TWO) == CPU
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two GPUs are needed")
+def test_each_process_has_a_gpu_of_its_own():
+    assert choose_device("auto", SECOND_OF_TWO) == choose_device("cuda", SECOND_OF_TWO) == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("name", ["cuda:0", "mps"])
+def test_a_single_device_is_not_shared_among_processes(name):
+    with pytest.raises(ConfigError, match=rf"^trainer\.device={name} is a single device, and 2 processes train; use"):
+        choose_device(name, SECOND_OF_TWO)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="this machine has several GPUs")
+def test_more_processes_than_gpus_are_refused():
+    with pytest.raises(ConfigError, match=r"^trainer\.device=cuda: this machine has [01] GPU\(s\) for 2 processes"):
+        choose_device("cuda", SECOND_OF_TWO)
