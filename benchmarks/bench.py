@@ -96,11 +96,11 @@ def main(arguments: list[str] | None = None) -> None:
     own = Path(asked.data[1]) if asked.data[0] == "folder" else None
     with folder_of(SIZES[name], own, tuple(asked.data[2 if own else 1 :])) as overrides:
         for section in asked.only or SECTIONS:
+            found |= {"machine": machine.facts(), "versions": machine.versions(), "sizes": vars(SIZES[name])}
             begun = time.monotonic()
             on = Measuring(name, overrides, lambda line, section=section: console.print(f"{section:<9} {line}"))
             on.say("...")
             found |= SECTIONS[section](on)
-            found |= {"machine": machine.facts(), "versions": machine.versions(), "sizes": vars(on.sizes)}
             found["data"] = asked.data[0]
             found.setdefault("section_seconds", {})[section] = round(time.monotonic() - begun, 1)
             write_json(asked.out, found)
