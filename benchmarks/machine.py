@@ -25,21 +25,20 @@ NVIDIA_SMI = ("nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheade
 
 
 def facts() -> dict[str, Any]:
-    """Processor, cores, threads and memory, how busy others keep it, and the GPU where there is one."""
+    """Processor, cores, threads and memory, and the GPU where there is one."""
     cuda = torch.cuda.is_available()
     return {
         "cpu": _processor(),
         "cores": psutil.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "busy_before": _busy(),
         "gpu": torch.cuda.get_device_name() if cuda else None,
         **({"bf16_peak_tflops": round(peak(torch.device("cuda")) / 1e12, 1)} if cuda else {}),
     }
 
 
-def _busy(seconds: float = 1.0) -> float:
-    """The share of the processor, in [0, 1], that others use; figures of a machine that they use much are worth less."""
+def busy(seconds: float = 1.0) -> float:
+    """The share of the processor, in [0, 1], that others use: where it is much, figures are worth less."""
     return psutil.cpu_percent(interval=seconds) / 100
 
 
