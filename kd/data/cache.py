@@ -58,12 +58,10 @@ def kept(source: Source, folder: Path) -> Samples:
     if source.cache == "off":
         return Samples(source, {})
     key = source.fingerprint()
-    if source.cache == "ram":
-        return Samples(source, _in_memory(source, key))
     try:
-        return Samples(source, _on_disk(source, folder / key))
+        return Samples(source, _in_memory(source, key) if source.cache == "ram" else _on_disk(source, folder / key))
     except OSError as error:
-        log.warning("data.cache=disk: %s; samples are read anew each time", error)
+        log.warning("data.cache=%s: %s; samples are read anew each time", source.cache, error)
         return Samples(source, {})
 
 
@@ -85,9 +83,11 @@ def _on_disk(source: Source, folder: Path) -> dict[str, Slots]:
         create(path, count, _record_bytes(source))
         try:
             slots[split] = FileSlots(path)
+            if slots[split].size != _record_bytes(source) or slots[split].count > source.size(split):
+                raise ValueError(f"{path} holds other records")
         except ValueError as error:
             log.warning("data.cache: %s; it is made anew", error)
-            path.unlink()
+            path.unlink(missing_ok=True)
             create(path, count, _record_bytes(source))
             slots[split] = FileSlots(path)
     return slots
