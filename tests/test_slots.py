@@ -52,6 +52,7 @@ def slots(request, tmp_path):
 # what is read
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.integers(0, COUNT - 1), st.binary(min_size=SIZE, max_size=SIZE)))
 def test_what_was_written_is_read_and_nothing_else(tmp_path_factory, written):
     path = tmp_path_factory.mktemp("slots") / "s.slots"
@@ -111,7 +112,7 @@ def test_making_a_file_again_changes_nothing(tmp_path):
 # damage
 
 
-@settings(max_examples=300)
+@settings(max_examples=200, deadline=None)
 @given(place=st.one_of(st.integers(0, 80), st.integers(HEADER - 40, file_bytes(COUNT, SIZE) - 1)),
        mask=st.integers(1, 255))  # fmt: skip
 def test_a_flipped_byte_is_never_read_as_a_record(damaged_copy, place, mask):
