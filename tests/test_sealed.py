@@ -88,7 +88,9 @@ def test_content_that_does_not_fit_the_digest_is_found_in_a_sound_file(change, f
         sealed.read(file)
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"format": sealed.FORMAT}, {"format": "0", "facts": "{}"}])
+@pytest.mark.parametrize(
+    "metadata", [None, {"format": "pt"}, {"format": sealed.FORMAT}, {"format": "0", "facts": "{}"}]
+)
 def test_another_kind_of_file_is_refused(metadata, file):
     save_file(TENSORS, file, metadata)
     with pytest.raises(sealed.DAMAGES):

@@ -342,16 +342,16 @@ def test_runs_that_start_together_share_a_cache_and_what_a_killed_one_left(home,
         assert counts["read"] >= killed // 8 * 8
 
 
-def test_a_damaged_answer_is_computed_again_and_nothing_is_written_where_the_cache_is_only_read(home, off, together):
+def test_where_the_cache_is_only_read_a_damaged_answer_is_computed_and_nothing_is_written(home, off, together):
     damage(slots_of(home.root)[1])
     before = content(home.root)
-    student, counts = home.run("teacher.cache=read_only")
+    student, counts = home.run("teacher.cache=read_only", "data.cache=off")
     assert student == off
     assert counts == {"read": ANSWERS - 8, "computed": 8, "not_stored": 8}
     assert content(home.root) == before
 
 
-def test_a_damaged_answer_is_mended_and_workers_and_a_cache_of_the_data_change_nothing(home, off, together):
+def test_a_damaged_answer_is_mended_and_workers_and_the_cache_of_the_data_change_nothing(home, off, together):
     first, second, _ = slots_of(home.root)
     damage(first)
     second.write_bytes(b"garbage")
