@@ -1,4 +1,4 @@
-"""Answers are kept as they are computed, within their budget, and whatever goes wrong costs the cache and not the run."""
+"""Answers are kept as they are computed, within their budget; whatever goes wrong costs the cache and not the run."""
 
 import multiprocessing
 import os

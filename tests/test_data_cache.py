@@ -1,4 +1,4 @@
-"""Samples are what their source reads, wherever they are kept; each is read from the source once where there is room."""
+"""Samples are what their source reads, wherever they are kept, and are read from it once where there is room."""
 
 import multiprocessing
 import os

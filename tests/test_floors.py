@@ -34,6 +34,7 @@ FLOORS = {
         "tracking",
         "plots",
         "data_report",
+        "cache_folder",
         "report",
         "export",
         "predict",

@@ -37,9 +37,11 @@ def whole(file):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.dictionaries(st.text("abc.", min_size=1), st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 3), max_size=3))),
+    st.dictionaries(
+        st.text("abc.", min_size=1), st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 3), max_size=3))
+    ),
     st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()),
-)  # fmt: skip
+)
 def test_what_was_written_is_read(file, shapes, facts):
     tensors = {name: torch.randint(0, 2, shape).to(dtype) for name, (dtype, shape) in shapes.items()}
     sealed.write(file, tensors, facts)

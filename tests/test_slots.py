@@ -180,7 +180,7 @@ def test_what_is_no_file_of_slots_is_refused(content, tmp_path):
 def test_a_file_that_was_cut_or_grew_is_refused(length, tmp_path):
     path = full(tmp_path / "s.slots").path
     os.truncate(path, length)
-    with pytest.raises(ValueError, match="is not a file of slots|has .* bytes where its header promises"):
+    with pytest.raises(ValueError, match=r"is not a file of slots|has .* bytes where its header promises"):
         FileSlots(path)
 
 

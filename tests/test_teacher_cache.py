@@ -1,4 +1,4 @@
-"""A student does not know whether there is a cache: not where it is empty, full, damaged, shared, cut off or too small."""
+"""A student does not know whether there is a cache: nor where it is empty, damaged, shared, cut off or too small."""
 
 import json
 import os
