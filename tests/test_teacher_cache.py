@@ -90,8 +90,15 @@ def test_what_an_answer_does_not_follow_from_is_not(file, usual):
 
 
 def test_where_views_come_again_an_answer_does_not_follow_from_its_batch(file):
+    """As each is computed alone there."""
     names = {folder_of(file, "augment.views=2", f"trainer.batch_size={size}") for size in (4, 8)}
     assert len(names) == 1
+    known = Known(file, {}, torch.zeros(8, 32, 32, dtype=torch.uint8))
+    alone = {
+        views: answering(bench(f"augment.views={views}", "teacher.cache=off"), known, 3) for views in ("2", "null")
+    }
+    assert alone["2"].one_by_one
+    assert not alone["null"].one_by_one
 
 
 def test_another_teacher_is_another_folder_and_a_copy_is_not(file, usual, tmp_path):
