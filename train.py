@@ -1,6 +1,7 @@
 """Distil one student, or, with -m, run a study: see README.md, and `python train.py --help` for every option."""
 
 import os
+import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from hydra.types import RunMode
 
 from kd.composition import TARGETS
 from kd.config import job
+from kd.launch import hush, place, refuse_a_study, without_its_folder
 from kd.mistakes import one_line_errors
 from kd.sweep import check_recipes
 
@@ -23,14 +25,16 @@ if TYPE_CHECKING:
 @hydra.main(config_path="conf", config_name="config", execution_whitelist=TARGETS)
 def main(cfg: "DictConfig") -> float | tuple[float, ...]:
     alone = HydraConfig.get().mode is RunMode.RUN  # in a multirun it is the sweeper that deals with a failed job
-    with one_line_errors() if alone else nullcontext():
-        asked = job(cfg)
+    with one_line_errors() if alone else nullcontext(), without_its_folder():
+        asked = job(cfg) if place().rank == 0 else None
         from kd.experiment import run  # heavy: torch, albumentations, mlflow
 
         return run(asked)
 
 
 if __name__ == "__main__":
+    hush()
     with one_line_errors():
+        refuse_a_study(sys.argv)
         check_recipes()
         main()

@@ -21,6 +21,9 @@ class Watched:
     def steps(self) -> int:
         return self.loader.steps()
 
+    def batch_size(self) -> int:
+        return self.loader.batch_size()
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         self.display.go_on(epoch * self.steps() + start)
         for batch in self.loader.epoch(epoch, start):

@@ -97,6 +97,18 @@ class Course:
         models.save(self.network, self.file, epoch=epoch, **self.facts)
 
 
+class Onlooker:
+    """The course of a training as a process sees it that is not the first: it keeps nothing, and is never due."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+        self.start: Snapshot | None = None
+
+    def due(self) -> bool:
+        return False
+
+
 def best_of(records: Sequence[dict[str, Any]], objective: str) -> dict[str, Any] | None:
     """The best of some epochs, the first of equals; None where there are none."""
     best = None

@@ -5,16 +5,19 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from operator import mul
 
 import torch
 from torch import Tensor
 
 from kd.data.loading import EvalLoader
+from kd.errors import UserError
 from kd.losses import cross_entropy
 from kd.metrics import Confusion, predict_labels
 from kd.network import Network
 from kd.precision import Precision
+from kd.world import SOLO, World
 
 NOT_COUNTED = 255  # a label that no network predicts: there are at most 255 of them
 
@@ -49,41 +52,58 @@ def evaluate(
     ignore_index: int | None,
     reference: Sequence[Tensor] | None = None,
     keep_labels: bool = False,
+    world: World = SOLO,
 ) -> Evaluation:
-    """Evaluate over every sample of a loader; `reference` is another network's `labels` over the same loader."""
+    """Evaluate over every sample of a loader; `reference` is another network's `labels` over the same loader.
+
+    Several processes take whole batches in turn, as their loaders deal them, and each is given the figures of all:
+    those of one process, as each batch is computed as it would be there.
+    """
     was_training = network.training
     network.eval()
     labels_count = len(network.class_names)
     confusion = Confusion(labels_count, ignore_index, precision.device)
     agreement = Confusion(labels_count, NOT_COUNTED, precision.device)
-    nats, pixels, kept = [], [], []
-    for index, batch in enumerate(loader):
-        batch = batch.to(precision.device)
-        with precision.autocast():
-            logits = network(batch.images)
-        valid = torch.ones_like(batch.masks, dtype=torch.bool) if ignore_index is None else batch.masks != ignore_index
-        nats.append(cross_entropy(logits, batch.masks, valid))
-        pixels.append(valid.sum())
-        labels = predict_labels(logits)
-        confusion.add(labels, batch.masks)
-        if reference is not None:
-            expected = reference[index].to(precision.device)
-            agreement.add(labels, expected.masked_fill(~valid, NOT_COUNTED))
-        if keep_labels:
-            kept.append(labels.cpu())
+    nats, pixels, kept, error = [], [], [], None
+    try:
+        for index, batch in zip(world.deal(range(len(loader))), loader, strict=True):
+            batch = batch.to(precision.device)
+            with precision.autocast():
+                logits = network(batch.images)
+            void = ignore_index
+            valid = torch.ones_like(batch.masks, dtype=torch.bool) if void is None else batch.masks != void
+            nats.append(cross_entropy(logits, batch.masks, valid))
+            pixels.append(valid.sum())
+            labels = predict_labels(logits)
+            confusion.add(labels, batch.masks)
+            if reference is not None:
+                expected = reference[index].to(precision.device)
+                agreement.add(labels, expected.masked_fill(~valid, NOT_COUNTED))
+            if keep_labels:
+                kept.append(labels.cpu())
+    except UserError as failed:
+        error = failed
+    world.agree(error)
     network.train(was_training)
+    for counted in (confusion, agreement):
+        counted.counts = world.total(counted.counts)
+    means = world.collect(list(zip(_plain(nats), _plain(pixels), strict=True)), len(loader))
     return Evaluation(
-        loss=_mean_per_pixel(nats, pixels),
+        loss=_mean_per_pixel(means),
         confusion=confusion,
-        labels=kept,
+        labels=world.collect(kept, len(loader)) if keep_labels else [],
         agreement=None if reference is None else agreement.accuracy(),
     )
 
 
-def _mean_per_pixel(means: list[Tensor], pixels: list[Tensor]) -> float | None:
-    counts = torch.stack(pixels).tolist()
-    total = math.fsum(map(mul, torch.stack(means).tolist(), counts))
-    return total / sum(counts) if sum(counts) else None
+def _plain(values: list[Tensor]) -> list[float]:
+    return torch.stack(values).tolist() if values else []
+
+
+def _mean_per_pixel(batches: list[tuple[float, int]]) -> float | None:
+    """From a mean and a number of pixels of each batch."""
+    pixels = sum(count for _, count in batches)
+    return math.fsum(starmap(mul, batches)) / pixels if pixels else None
 
 
 @torch.no_grad()

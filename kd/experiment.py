@@ -20,32 +20,40 @@ from kd.composition import public
 from kd.config import Job, discard
 from kd.data.transforms import TRANSFORMS
 from kd.errors import ConfigError, RunError, UserError
-from kd.losses import DistillationLoss
 from kd.run_folder import RunFolder
 from kd.runner import Bench, Lesson, figures, train
 from kd.study.alone import Alone
 from kd.sweep import ticket
-from kd.teacher import CachedTeacher
+from kd.teacher import CachedTeacher, Teacher
 from kd.teacher_cache import Known, answering
+from kd.world import World, joined
 
 log = logging.getLogger(__name__)
 
 
-def run(job: Job) -> float | tuple[float, ...]:
+def run(job: Job | None) -> float | tuple[float, ...] | None:
     """Do what a job asks for; returns its objective, or several in the order asked for.
+
+    Of several processes the first is given the job, and the others do their part in its trainings.
 
     A job that fails on something a person did before its first epoch was over leaves no run folder behind. A job that
     is a trial of a study tells the study how it ended.
     """
-    with stopping.listen() as stop, resume.only_one(job.folder):
+    with stopping.listen() as stop, joined() as world:
+        asked = world.broadcast(job)
+        return _run(asked, stop, world) if world.is_main else _train_along(asked, stop, world)
+
+
+def _run(job: Job, stop: stopping.Stop, world: World) -> float | tuple[float, ...]:
+    with resume.only_one(job.folder):
         try:
             membership = ticket(job.trial)
             if membership is None:
-                return _distil(job, Alone(), stop)
+                return _distil(job, Alone(), stop, world)
             from kd.study.trial import attach  # heavy: optuna
 
-            with attach(membership, job.folder) as trial:
-                return _distil(job, trial, stop)
+            with attach(membership, job.folder) as trial, world.telling():
+                return _distil(job, trial, stop, world)
         except UserError:
             if job.fresh:
                 discard(job.folder)
@@ -56,11 +64,46 @@ def run(job: Job) -> float | tuple[float, ...]:
             raise
 
 
-def _distil(job: Job, trial: Alone, stop: stopping.Stop) -> float | tuple[float, ...]:
+def _train_along(job: Job, stop: stopping.Stop, world: World) -> None:
+    """The part in a run of a process that is not the first: the first one's trainings, and nothing written or said."""
+    bench = Bench.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world)
+    known = teacher_store.obtain(bench) if job.settings.loss.needs_teacher else None
+    lesson = _lesson(bench, known)
+    train(lesson, bench, None, tracking.NullRun())
+    _answered(lesson.teacher, world)
+    world.leave()
+
+
+def _answered(teacher: Teacher | None, world: World) -> dict[str, Any]:
+    """What became of the teacher's answers, over all processes. A collective."""
+    if not isinstance(teacher, CachedTeacher):
+        return {}
+    counts = world.gather(teacher.counts())
+    return {"teacher_answers": {name: sum(each[name] for each in counts) for name in counts[0]}}
+
+
+def _lesson(bench: Bench, known: Known | None, label: str = "") -> Lesson:
+    """The distillation that a run's settings ask for."""
+    settings = bench.settings
+    student = bench.build("student", settings.seed)
+    return Lesson(
+        who="student",
+        network=student,
+        timeline=settings.timeline(len(student.partition.blocks)),
+        loss=bench.loss(settings.loss.model_dump()),
+        seed=settings.seed,
+        objective=settings.objective[0],
+        teacher=known and answering(bench, known, settings.trainer.epochs),
+        reference=known and known.batches(settings.trainer.batch_size),
+        label=label,
+    )
+
+
+def _distil(job: Job, trial: Alone, stop: stopping.Stop, world: World) -> float | tuple[float, ...]:
     settings, folder, config = job.settings, RunFolder(job.folder), public(job.config)
     if (folder / "summary.json").exists():
         raise RunError(f"{folder.path} holds a run that is over; give another hydra.run.dir, or leave it out")
-    bench = Bench.of(settings, build_transforms(settings.augment.transforms), stop)
+    bench = Bench.of(settings, build_transforms(settings.augment.transforms), stop, world)
     if trial.predecessor and resume.inherit(trial.predecessor, folder.path, config):
         console.say(f"trial {job.trial.number} goes on from where {trial.predecessor} was cut off")
     folder.write_config(config)
@@ -75,24 +118,15 @@ def _distil(job: Job, trial: Alone, stop: stopping.Stop) -> float | tuple[float,
         mirror.refresh()
         if job.trial:  # a run of its own does not wait for the store
             trial.note({"mlflow_run": mirror.run_id})
-        student = bench.build("student", settings.seed)
-        lesson = Lesson(
-            who="student",
-            network=student,
-            timeline=settings.timeline(len(student.partition.blocks)),
-            loss=DistillationLoss(settings.loss.model_dump(), settings.data.classes, settings.data.ignore_index),
-            seed=settings.seed,
-            objective=settings.objective[0],
-            teacher=known and answering(bench, known, settings.trainer.epochs),
-            reference=known and known.batches(settings.trainer.batch_size),
-            label=f"trial {job.trial.number} " if job.trial else "",
-        )
+        lesson = _lesson(bench, known, f"trial {job.trial.number} " if job.trial else "")
         plots.draw_timeline(lesson.timeline, folder / "timeline.png")
         best = train(lesson, bench, folder, mirror, trial.report)
+        answered = _answered(lesson.teacher, world)
+        world.leave()
+        bench = bench.alone()
         finish = _stop_early if trial.pruned else _finish
         summary = finish(bench, folder, best, known)
-        if isinstance(lesson.teacher, CachedTeacher):
-            summary["teacher_answers"] = lesson.teacher.counts()
+        summary |= answered
         summary |= {"state": "pruned" if trial.pruned else "complete", "planned_epochs": len(lesson.timeline)}
         summary["total_seconds"] = earlier + time.perf_counter() - started
         objectives = {name: _objective(name, best, summary.get("student", {})) for name in settings.objective}

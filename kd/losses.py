@@ -11,10 +11,13 @@ without some class: Dice has nothing to overlap with there, and that class adds 
 no gradient; false foreground is cross-entropy's business. Masks hold classes and `ignore_index` and nothing else, which
 is not looked for here, as it would wait for the device: `Source.read` refuses any other value and names the file.
 
+Where several processes share a batch, each has some of its samples, and `total` (`kd.world.World.total`) makes the sums
+of one process the sums of all: every term is then the whole batch's in each of them. None is one process alone.
+
 Shapes: B batch, C classes, H and W pixels; C = 1 is binary, one foreground logit a pixel.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
 import torch
@@ -22,17 +25,24 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor
 
+#: The sum of a tensor over the processes that share a batch, through which gradients flow.
+Total = Callable[[Tensor], Tensor] | None
 
-def _mean_over_valid(per_pixel: Tensor, valid: Tensor | None) -> Tensor:
+
+def _mean_over_valid(per_pixel: Tensor, valid: Tensor | None, total: Total = None) -> Tensor:
     """Mean of B x H x W values over the pixels where `valid` is true; 0 where there is none. No device sync."""
-    if valid is None:
+    if valid is None and total is None:
         return per_pixel.mean()
+    valid = torch.ones_like(per_pixel, dtype=torch.bool) if valid is None else valid
     # Not a product with 0 and 1: what overflowed in a void pixel would make it NaN.
-    return torch.where(valid, per_pixel, 0).sum() / valid.sum().clamp(min=1)
+    nats, pixels = torch.where(valid, per_pixel, 0).sum(), valid.sum()
+    if total is not None:
+        nats, pixels = total(torch.stack([nats, pixels.to(nats.dtype)]))
+    return nats / pixels.clamp(min=1)
 
 
 def binary_kl(
-    student_B1HW: Tensor, teacher_B1HW: Tensor, temperature: float, valid_BHW: Tensor | None = None
+    student_B1HW: Tensor, teacher_B1HW: Tensor, temperature: float, valid_BHW: Tensor | None = None, total: Total = None
 ) -> Tensor:
     """T^2 KL(teacher || student) of the two classes with logits (0, z), in nats per pixel.
 
@@ -44,11 +54,11 @@ def binary_kl(
     s, t = student_B1HW.float() / temperature, teacher_B1HW.float() / temperature
     p = torch.sigmoid(t)
     kl = p * (F.logsigmoid(t) - F.logsigmoid(s)) + (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-s))
-    return temperature**2 * _mean_over_valid(kl.squeeze(1), valid_BHW)
+    return temperature**2 * _mean_over_valid(kl.squeeze(1), valid_BHW, total)
 
 
 def multiclass_kl(
-    student_BCHW: Tensor, teacher_BCHW: Tensor, temperature: float, valid_BHW: Tensor | None = None
+    student_BCHW: Tensor, teacher_BCHW: Tensor, temperature: float, valid_BHW: Tensor | None = None, total: Total = None
 ) -> Tensor:
     """T^2 KL(teacher || student) of the softmax over C >= 2 classes, in nats per pixel.
 
@@ -59,18 +69,22 @@ def multiclass_kl(
     """
     log_q = F.log_softmax(student_BCHW.float() / temperature, dim=1)
     log_p = F.log_softmax(teacher_BCHW.float() / temperature, dim=1)
-    return temperature**2 * _mean_over_valid((log_p.exp() * (log_p - log_q)).sum(dim=1), valid_BHW)
+    return temperature**2 * _mean_over_valid((log_p.exp() * (log_p - log_q)).sum(dim=1), valid_BHW, total)
 
 
-def logits_mse(student_BCHW: Tensor, teacher_BCHW: Tensor, valid_BHW: Tensor | None = None) -> Tensor:
+def logits_mse(
+    student_BCHW: Tensor, teacher_BCHW: Tensor, valid_BHW: Tensor | None = None, total: Total = None
+) -> Tensor:
     """Mean squared difference of raw logits (squared logits), over valid pixels and classes.
 
     Reference: Ba and Caruana, "Do Deep Nets Really Need to be Deep?", arXiv 1312.6184, section 2.
     """
-    return _mean_over_valid((student_BCHW.float() - teacher_BCHW.float()).square().mean(dim=1), valid_BHW)
+    return _mean_over_valid((student_BCHW.float() - teacher_BCHW.float()).square().mean(dim=1), valid_BHW, total)
 
 
-def cross_entropy(logits_BCHW: Tensor, mask_BHW: Tensor, valid_BHW: Tensor | None = None) -> Tensor:
+def cross_entropy(
+    logits_BCHW: Tensor, mask_BHW: Tensor, valid_BHW: Tensor | None = None, total: Total = None
+) -> Tensor:
     """Cross-entropy with the ground truth, in nats per pixel; the binary form where C = 1 (masks hold 0 and 1).
 
     Pixels that are not valid may hold any number.
@@ -83,7 +97,27 @@ def cross_entropy(logits_BCHW: Tensor, mask_BHW: Tensor, valid_BHW: Tensor | Non
     else:
         target = mask_BHW.long() if valid_BHW is None else mask_BHW.long().masked_fill(~valid_BHW, 0)
         per_pixel = F.cross_entropy(logits_BCHW, target, reduction="none")
-    return _mean_over_valid(per_pixel, valid_BHW)
+    return _mean_over_valid(per_pixel, valid_BHW, total)
+
+
+def pooled_dice(logits_BCHW: Tensor, mask_BHW: Tensor, valid_BHW: Tensor | None, total: Callable) -> Tensor:
+    """1 - Dice from sums over the batch that all processes share, a mean over the C classes, in [0, 1].
+
+    What smp's DiceLoss is to one process: a class that has no true pixel in the whole batch adds 0.
+
+    Reference: Milletari, Navab, Ahmadi, "V-Net", arXiv 1606.04797, section 3, without the squares below the line.
+    """
+    logits_BCHW = logits_BCHW.float()
+    classes = logits_BCHW.shape[1]
+    if classes == 1:
+        p, truth = logits_BCHW.sigmoid(), (mask_BHW == 1)[:, None]
+    else:
+        p, truth = logits_BCHW.softmax(dim=1), torch.stack([mask_BHW == label for label in range(classes)], dim=1)
+    if valid_BHW is not None:
+        p, truth = torch.where(valid_BHW[:, None], p, 0), truth & valid_BHW[:, None]
+    sums = [torch.where(truth, p, 0).sum((0, 2, 3)), p.sum((0, 2, 3)), truth.sum((0, 2, 3), dtype=p.dtype)]
+    overlap, predicted, true = total(torch.stack(sums))
+    return torch.where(true > 0, 1 - 2 * overlap / (predicted + true).clamp(min=1e-7), 0).mean()
 
 
 @dataclass(frozen=True)
@@ -109,15 +143,18 @@ class DistillationLoss(torch.nn.Module):
         weights: `alpha`, `beta`, `gamma`, `delta`, each at least 0.
         classes: 1 for binary, otherwise the number C of classes.
         ignore_index: the mask value of void pixels, which take part in no term; None where there are none.
+        total: the sum over the processes that share the batch; None for one process.
 
     Shape:
         student B x C x H x W, mask B x H x W, teacher B x C x H x W (or None where alpha = beta = 0).
     """
 
-    def __init__(self, weights: Mapping[str, float], classes: int, ignore_index: int | None = None) -> None:
+    def __init__(
+        self, weights: Mapping[str, float], classes: int, ignore_index: int | None = None, total: Total = None
+    ) -> None:
         super().__init__()
         self.weights = {name: float(weights[name]) for name in ("alpha", "beta", "gamma", "delta")}
-        self.ignore_index = ignore_index
+        self.ignore_index, self.total = ignore_index, total
         self.kl = binary_kl if classes == 1 else multiclass_kl
         # smp pools Dice over the batch; a class that has no true pixel in it adds 0 to the mean over classes.
         self.soft_dice = DiceLoss("binary" if classes == 1 else "multiclass", ignore_index=ignore_index)
@@ -129,14 +166,18 @@ class DistillationLoss(torch.nn.Module):
 
     def forward(self, student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, temperature: float) -> Terms:
         valid = None if self.ignore_index is None else mask_BHW != self.ignore_index
-        weights, terms = self.weights, {}
+        weights, total, terms = self.weights, self.total, {}
         if weights["alpha"]:
-            terms["kl"] = self.kl(student_BCHW, teacher_BCHW, temperature, valid)
+            terms["kl"] = self.kl(student_BCHW, teacher_BCHW, temperature, valid, total)
         if weights["beta"]:
-            terms["mse"] = logits_mse(student_BCHW, teacher_BCHW, valid)
+            terms["mse"] = logits_mse(student_BCHW, teacher_BCHW, valid, total)
         if weights["gamma"]:
-            terms["ce"] = cross_entropy(student_BCHW, mask_BHW, valid)
+            terms["ce"] = cross_entropy(student_BCHW, mask_BHW, valid, total)
         if weights["delta"]:
-            terms["dice"] = self.soft_dice(student_BCHW.float(), mask_BHW.long())
+            terms["dice"] = (
+                self.soft_dice(student_BCHW.float(), mask_BHW.long())
+                if total is None
+                else pooled_dice(student_BCHW, mask_BHW, valid, total)
+            )
         names = {"kl": "alpha", "mse": "beta", "ce": "gamma", "dice": "delta"}
         return Terms(loss=sum(weights[names[name]] * term for name, term in terms.items()), **terms)

@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from kd.composition import CONF, known_keys, options
 from kd.errors import ConfigError, UserError, nearest, one_line
+from kd.launch import place
 
 #: What a system says of a path that it will not let anyone write.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EIO}
@@ -32,17 +33,23 @@ def one_line_errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt as error:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         sys.exit(getattr(error, "exit_code", 130))
     except Exception as error:
         line, code = _one_line(error)
         if FULL or line is None:
             raise
-        print(f"error: {one_line(line)}", file=sys.stderr)
+        _say(f"error: {one_line(line)}")
         sys.exit(code)
     finally:
         if not FULL:
             os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _say(line: str) -> None:
+    """Of several processes the first speaks for all; the others have told it what went wrong with them."""
+    if place().rank == 0:
+        print(line, file=sys.stderr)
 
 
 def _one_line(error: BaseException) -> tuple[str | None, int]:

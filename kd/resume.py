@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kd.composition import plain, public
 from kd.errors import ConfigError, RunError
+from kd.launch import folder_of_this_process, place
 
 #: Keys, and groups of keys, that may be another after a resume.
 FREE = (
@@ -31,11 +32,13 @@ AUTO = "auto"
 def run_folder(resume: str | None, fresh: str, cfg: DictConfig) -> str:
     """The folder of the run that is asked for: a fresh one, or the one to go on with.
 
+    Of several processes only the first works in it; each of the others gets one to be thrown away.
+
     Raises:
         RunError: there is no such run, or it has come to its end.
     """
-    if resume is None:
-        return fresh
+    if place().rank > 0 or resume is None:
+        return folder_of_this_process(fresh)
     if resume != AUTO:
         return str(_unfinished(Path(resume)))
     return _newest(json.dumps(_fixed(public(plain(cfg)))), Path(fresh).parent.parent) or fresh
@@ -44,6 +47,9 @@ def run_folder(resume: str | None, fresh: str, cfg: DictConfig) -> str:
 OmegaConf.register_resolver(
     "run_folder", lambda resume, fresh, *, _root_: run_folder(resume, fresh, _root_), replace=True
 )
+
+
+OmegaConf.register_resolver("of_this_process", folder_of_this_process, replace=True)
 
 
 def _unfinished(folder: Path) -> Path:

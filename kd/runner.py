@@ -5,9 +5,10 @@ validation alone; its weights are on disk before the next epoch begins.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +18,32 @@ from torch import Tensor
 from kd import models
 from kd.answers import Answers
 from kd.console import Display, Watched
-from kd.course import Course, best_of
+from kd.course import Course, Onlooker, best_of
 from kd.data import Source
 from kd.data.cache import Samples, kept
 from kd.data.loading import EvalLoader, TrainLoader
 from kd.data.views import Augmentation
+from kd.errors import ConfigError
 from kd.evaluation import Evaluation, evaluate, latency_ms
 from kd.files import write_json
 from kd.losses import DistillationLoss
 from kd.network import Network
-from kd.precision import Precision, choose_device, repeat_bit_for_bit
+from kd.precision import Precision, choose_device, compiled, hold_memory, repeat_bit_for_bit
 from kd.run_folder import RunFolder
 from kd.settings import Settings
+from kd.snapshot import Snapshot
 from kd.steps import DivergedError
 from kd.stopping import Stop
 from kd.teacher import CachedTeacher, Teacher
 from kd.timeline import Timeline
 from kd.tracking import NullRun
 from kd.training import EpochResult, Pause, Recipe, fit, measure_batch_norm
+from kd.world import SOLO, World
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What teacher and student share: the data and its views, the device, the batch."""
+    """What teacher and student share: the data and its views, the device, the batch, the processes at work on it."""
 
     settings: Settings
     transforms: Sequence[Any]
@@ -47,17 +51,32 @@ class Bench:
     workers: int
     stop: Stop = field(default_factory=Stop)
     loaders: dict[str, EvalLoader] = field(default_factory=dict)  # started once, kept for every epoch
+    world: World = SOLO
 
     @classmethod
-    def of(cls, settings: Settings, transforms: Sequence[Any], stop: Stop | None = None) -> "Bench":
-        """What a run's settings ask for; `stop` is who hears that the run should end."""
-        device = choose_device(settings.trainer.device)
+    def of(
+        cls, settings: Settings, transforms: Sequence[Any], stop: Stop | None = None, world: World = SOLO
+    ) -> "Bench":
+        """What a run's settings ask for; `stop` is who hears that the run should end.
+
+        Raises:
+            ConfigError: the device is not there, or a batch has no sample for some of the processes.
+        """
+        _check_shares(settings, world)
+        device = choose_device(settings.trainer.device, world)
         repeat_bit_for_bit(settings.trainer.deterministic)
+        if device.type == "cpu":
+            hold_memory()
         workers = settings.trainer.workers
         if workers == "auto":  # on a CPU the cores are busy training
-            workers = min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+            cores = max(1, (os.cpu_count() or 1) // world.local_size)
+            workers = min(8, cores) if device.type == "cuda" else 0
         precision = Precision(device, settings.trainer.precision, settings.trainer.channels_last)
-        return cls(settings, transforms, precision, workers, stop or Stop())
+        return cls(settings, transforms, precision, workers, stop or Stop(), world=world)
+
+    def alone(self) -> "Bench":
+        """The same for this process without the others."""
+        return replace(self, world=SOLO, loaders={})
 
     @property
     def data(self) -> Source:
@@ -70,24 +89,30 @@ class Bench:
 
     def train_loader(self, seed: int, answers: Answers | None = None) -> TrainLoader:
         augmentation = Augmentation(self.transforms, seed, self.data.ignore_index)
+        size = self.settings.trainer.batch_size
         return TrainLoader(
-            self.samples, augmentation, self.settings.trainer.batch_size, seed, self.workers, self._pin, self.views,
-            answers,
-        )  # fmt: skip
+            self.samples, augmentation, size, seed, self.workers, self._pin, self.world, self.views, answers
+        )
 
     @property
     def views(self) -> int | None:
         """How many views of a sample there are; without augmentation they are all the same."""
         return self.settings.augment.views if self.transforms else 1
 
+    def loss(self, weights: Mapping[str, float]) -> DistillationLoss:
+        """The loss of these weights over whole batches."""
+        total = None if self.world.size == 1 else self.world.total
+        return DistillationLoss(weights, self.data.classes, self.data.ignore_index, total)
+
     def evaluate(
         self, network: Network, split: str, reference: Sequence[Tensor] | None = None, keep_labels: bool = False
     ) -> Evaluation:
         if split not in self.loaders:
             self.loaders[split] = EvalLoader(
-                self.samples, split, self.settings.trainer.batch_size, self.workers, self._pin
+                self.samples, split, self.settings.trainer.batch_size, self.workers, self._pin, self.world
             )
-        return evaluate(network, self.loaders[split], self.precision, self.data.ignore_index, reference, keep_labels)
+        loader, void = self.loaders[split], self.data.ignore_index
+        return evaluate(network, loader, self.precision, void, reference, keep_labels, self.world)
 
     @property
     def _pin(self) -> bool:
@@ -106,7 +131,18 @@ class Bench:
         network = models.build(
             getattr(self.settings.backbone, who), self.data.classes, self.data.class_names, f"backbone.{who}"
         )
-        return self.precision.place(network)
+        network = self.precision.place(network)
+        return compiled(network) if self.settings.trainer.compile else network
+
+
+def _check_shares(settings: Settings, world: World) -> None:
+    """Refuse a batch that cannot be shared."""
+    batch, samples = settings.trainer.batch_size, settings.data.size("train")
+    if min(batch, samples) < world.size:
+        raise ConfigError(
+            f"trainer.batch_size={batch} (of {samples} training images) is shared by {world.size} processes, and is "
+            "too small to give each an image; raise it, or start fewer processes (--nproc-per-node)"
+        )
 
 
 @dataclass(frozen=True)
@@ -133,11 +169,12 @@ Judge = Callable[[float | None, int, int], bool]
 
 
 def train(
-    lesson: Lesson, bench: Bench, folder: RunFolder, mirror: NullRun, judge: Judge = lambda *_: False
-) -> dict[str, Any]:
+    lesson: Lesson, bench: Bench, folder: RunFolder | None, mirror: NullRun, judge: Judge = lambda *_: False
+) -> dict[str, Any] | None:
     """Train a network to its end, or to where the judge stops it, and return the record of its best epoch.
 
-    Writes metrics.jsonl, <who>.safetensors and checkpoints; goes on from a checkpoint that is there.
+    Writes metrics.jsonl, <who>.safetensors and checkpoints; goes on from a checkpoint that is there. Of several
+    processes the first does, and decides; the others call this without a folder, train along, and are given no record.
 
     Raises:
         DivergedError: a loss or a gradient is not finite; nonfinite.json has the details.
@@ -145,28 +182,37 @@ def train(
         RunError: there are checkpoints, but none to go on from.
     """
     facts, minutes = {"image_size": list(bench.data.image_size)}, bench.settings.trainer.checkpoint_minutes
-    course = Course(lesson.who, lesson.network, folder, lesson.objective, facts, minutes)
+    world, course = bench.world, Onlooker()
+    if world.is_main:
+        course = Course(lesson.who, lesson.network, folder, lesson.objective, facts, minutes)
+    start = world.broadcast(course.start)
     answers = lesson.teacher.answers if isinstance(lesson.teacher, CachedTeacher) else None
     loader, epochs, enough = bench.train_loader(lesson.seed, answers), len(lesson.timeline), False
-    if course.start is None and _enters_closed(lesson):
-        measure_batch_norm(lesson.network, loader, bench.precision, lesson.seed)
+    if start is None and _enters_closed(lesson):
+        measure_batch_norm(lesson.network, loader, bench.precision, lesson.seed, world=world)
     for past in range(len(course.records)):  # which the judge may not have heard of
         enough = judge(best_of(course.records[: past + 1], lesson.objective)[lesson.objective], past + 1, epochs)
+
+    def pause() -> bool:
+        return world.any(bench.stop.asked or course.due())
+
     with (
         bench.stop.later(),
         Display(f"{lesson.label}{lesson.who}", epochs, loader.steps(), lesson.objective) as display,
     ):
-        for item in () if enough else _epochs(lesson, bench, Watched(loader, display), course):
-            if isinstance(item, EpochResult):
+        epochs_left = _epochs(lesson, bench, Watched(loader, display), folder, pause, start)
+        for item in () if world.broadcast(enough) else epochs_left:
+            if world.is_main and isinstance(item, EpochResult):
                 record = course.over(item)
                 display.epoch(record, course.best is record)
                 mirror.refresh()
-                if judge(course.best[lesson.objective], record["epoch"] + 1, epochs):
-                    break
-            else:
+                enough = judge(course.best[lesson.objective], record["epoch"] + 1, epochs)
+            elif world.is_main:
                 course.save(item.snapshot())
-            bench.stop.now()
-    bench.stop.now()
+            if world.broadcast(enough):
+                break
+            bench.stop.now(world.highest)
+    bench.stop.now(world.highest)
     return course.best
 
 
@@ -175,7 +221,8 @@ def _enters_closed(lesson: Lesson) -> bool:
     return lesson.network.settings.weights is None and lesson.timeline[0].unfrozen_blocks < lesson.timeline.blocks
 
 
-def _epochs(lesson: Lesson, bench: Bench, loader: Watched, course: Course) -> Iterator[EpochResult | Pause]:
+def _epochs(lesson: Lesson, bench: Bench, loader: Watched, folder: RunFolder | None, pause: Callable[[], bool],
+            start: Snapshot | None) -> Iterator[EpochResult | Pause]:  # fmt: skip
     def validate() -> dict[str, float | None]:
         found = bench.evaluate(lesson.network, "val", lesson.reference)
         return found.metrics(lesson.network.class_names)
@@ -190,13 +237,16 @@ def _epochs(lesson: Lesson, bench: Bench, loader: Watched, course: Course) -> It
             validate,
             bench.recipe(lesson.seed),
             bench.precision,
-            start=course.start,
-            pause=lambda: bench.stop.asked or course.due(),
+            start=start,
+            pause=pause,
+            world=bench.world,
         )
     except DivergedError as error:
-        names = [bench.data.name("train", index) for index in error.indices]
+        indices = chain.from_iterable(bench.world.gather(error.indices))  # it was raised in every process
+        names = [bench.data.name("train", index) for index in indices]
         where = {"epoch": error.epoch, "step": error.step, "samples": names}
-        write_json(course.folder / "nonfinite.json", {**where, **error.values})
+        if folder is not None:
+            write_json(folder / "nonfinite.json", {**where, **error.values})
         error.add_samples(names)
         raise
 
@@ -204,13 +254,15 @@ def _epochs(lesson: Lesson, bench: Bench, loader: Watched, course: Course) -> It
 def figures(network: Network, bench: Bench, file: Path) -> tuple[dict[str, Any], list[Tensor]]:
     """What a network is and how good it is: size, speed, and its metrics on validation and (where there is one) test.
 
-    Also returns its labels over the validation split.
+    Also returns its labels over the validation split. Several processes share the work; the first one takes the time.
     """
-    evaluation = bench.evaluate(network, "val", keep_labels=True)
+    world, evaluation = bench.world, bench.evaluate(network, "val", keep_labels=True)
     result = {
         "parameters": network.count_parameters(),
         "file_bytes": file.stat().st_size,
-        "latency_ms": latency_ms(network, bench.data.image_size, bench.precision),
+        "latency_ms": world.broadcast(
+            latency_ms(network, bench.data.image_size, bench.precision) if world.is_main else None
+        ),
         **{f"val/{name}": value for name, value in evaluation.metrics(network.class_names).items()},
     }
     if bench.data.size("test"):

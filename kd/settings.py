@@ -177,6 +177,7 @@ class Trainer(Group):
     device: str
     workers: int | str
     channels_last: bool
+    compile: bool
     deterministic: bool
     nonfinite: Literal["stop", "skip"]
     checkpoint_minutes: Positive | None

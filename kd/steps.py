@@ -42,12 +42,14 @@ class DivergedError(UserError):
 
 
 class Steps:
-    """The steps of one epoch so far; `before` is what `plain` gave of the part that was done before a stop."""
+    """The steps of one epoch so far; `before` is what `plain` gave of the part that was done before a stop.
 
-    def __init__(
-        self, epoch: int, precision: Precision, skip: bool = False, before: Mapping[str, Any] | None = None
-    ) -> None:
-        self.epoch, self.precision, self.skip = epoch, precision, skip
+    `batch_size` is that of each whole batch, where a batch that is noted is one process's part of it.
+    """
+
+    def __init__(self, epoch: int, precision: Precision, skip: bool = False, before: Mapping[str, Any] | None = None,
+                 batch_size: int | None = None) -> None:  # fmt: skip
+        self.epoch, self.precision, self.skip, self.batch_size = epoch, precision, skip, batch_size
         self.values: dict[str, list[float]] = {}
         self.sizes: list[int] = []
         self.skipped = self.overflows = 0
@@ -100,7 +102,7 @@ class Steps:
             self.skipped += 1
             return
         for samples, each in zip(indices, terms, strict=True):
-            self.sizes.append(len(samples))
+            self.sizes.append(self.batch_size or len(samples))
             for name, value in each.items():
                 self.values.setdefault(name, []).append(value)
 

@@ -5,7 +5,7 @@ The exit code is 128 + the signal's number, which shells and schedulers read as 
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -43,10 +43,13 @@ class Stop:
     def asked(self) -> bool:
         return self._number is not None
 
-    def now(self) -> None:
-        """Raises Interrupted if somebody asked for it."""
-        if self._number is not None:
-            raise Interrupted(self._number)
+    def now(self, agree: Callable[[int], int] = lambda number: number) -> None:
+        """Raises Interrupted if somebody asked for it.
+
+        Several processes `agree` on the signal, given the number that each has heard, or 0: all of them end, or none.
+        """
+        if number := agree(self._number or 0):
+            raise Interrupted(number)
 
     def _hear(self, number: int, _: FrameType | None) -> None:
         if self._patient and self._number is None:

@@ -49,26 +49,22 @@ class Known:
 
 def known(bench: Bench, file: Path) -> Known:
     """What a teacher is and how good it is; measured once, unless teacher.cache=off."""
-    mode, trainer = bench.settings.teacher.cache, bench.settings.trainer
+    mode, trainer, world = bench.settings.teacher.cache, bench.settings.trainer, bench.world
     follows_from = _follows_from(bench, file) | {
         "class_names": bench.data.class_names,
         "batch_size": trainer.batch_size,
         "machine": platform.node(),  # of the latency
     }
     path = _folder(bench) / "figures" / f"{_key(follows_from)}.safetensors"
-    if mode != "off" and path.exists():
-        try:
-            tensors, facts = sealed.read(path)
-            if mode == "auto":
-                touch(path)
-            return Known(file, facts["figures"], tensors["labels"])
-        except sealed.DAMAGES as error:
-            log.warning("%s is damaged (%s); the teacher is measured again", path, str(error).splitlines()[0])
-    found, labels = figures(network(bench, file), bench, file)
-    result = Known(file, found, torch.cat(labels))
-    if mode == "auto":
-        _keep(path, result)
-    return result
+    if found := world.broadcast(_kept(path, file) if world.is_main and mode != "off" else None):
+        if world.is_main and mode == "auto":
+            touch(path)
+        return found
+    measured, labels = figures(network(bench, file), bench, file)
+    found = Known(file, measured, torch.cat(labels))
+    if world.is_main and mode == "auto":
+        _keep(path, found)
+    return found
 
 
 def answering(bench: Bench, teacher: Known, epochs: int) -> Teacher:
@@ -81,7 +77,8 @@ def answering(bench: Bench, teacher: Known, epochs: int) -> Teacher:
     follows_from = _follows_from(bench, teacher.file) | {
         "augment": settings.augment.transforms,
         "seed": settings.seed,
-        "batch_size": settings.trainer.batch_size if on_cpu and not live.one_by_one else None,
+        # The last bits of an answer depend on the batch that it is computed in, or on a process's part of one.
+        "batch": [settings.trainer.batch_size, bench.world.size] if on_cpu and not live.one_by_one else None,
         "albumentations": albumentations.__version__,
         "opencv": cv2.__version__,
     }
@@ -93,8 +90,9 @@ def answering(bench: Bench, teacher: Known, epochs: int) -> Teacher:
         writable=settings.teacher.cache == "auto",
         budget=settings.teacher.cache_gb * GB,
     )
-    _announce(answers, min(epochs, bench.views or epochs))
-    if answers.writable:
+    if bench.world.is_main:
+        _announce(answers, min(epochs, bench.views or epochs))
+    if bench.world.is_main and answers.writable:
         _describe(folder, teacher.file, follows_from)
     return CachedTeacher(live, answers)
 
@@ -142,6 +140,18 @@ def _key(follows_from: dict[str, Any]) -> str:
 
 def _folder(bench: Bench) -> Path:
     return bench.settings.root / "runs" / "cache"
+
+
+def _kept(path: Path, teacher: Path) -> Known | None:
+    """What is known of a teacher; None where nothing is, or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        tensors, facts = sealed.read(path)
+        return Known(teacher, facts["figures"], tensors["labels"])
+    except sealed.DAMAGES as error:
+        log.warning("%s is damaged (%s); the teacher is measured again", path, str(error).splitlines()[0])
+        return None
 
 
 def _keep(path: Path, found: Known) -> None:

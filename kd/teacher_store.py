@@ -15,7 +15,6 @@ from filelock import FileLock, Timeout
 
 from kd import checkpoint, console, plots, tracking
 from kd.files import digest
-from kd.losses import DistillationLoss
 from kd.run_folder import RunFolder
 from kd.runner import Bench, Lesson, train
 from kd.schedules import Constant
@@ -41,6 +40,7 @@ def fingerprint(settings: Settings) -> str:
         "teacher": settings.teacher.lesson,
         "optimizer": optimizer.model_dump(exclude={"lr", "encoder_lr_scale", "depth_decay"}),
         "trainer": trainer.model_dump(include={"batch_size", "accumulate", "precision"}),
+        **({"compile": True} if trainer.compile else {}),
     }
     return hashlib.blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=8).hexdigest()
 
@@ -60,13 +60,15 @@ def obtain(bench: Bench) -> Known:
     if isinstance(settings.teacher, TeacherFile):
         file = find_weights(Path(settings.teacher.path), "teacher.path")
     else:
-        folder = RunFolder(settings.root / "runs" / "teachers" / fingerprint(settings))
-        file = folder / "teacher.safetensors"
-        with _alone(folder):
-            if (folder / "summary.json").exists():
-                console.say(f"teacher  {settings.backbone.teacher.encoder}, trained before: {folder.path}")
-            else:
-                _train(bench, folder)
+        path = settings.root / "runs" / "teachers" / fingerprint(settings)
+        file = path / "teacher.safetensors"
+        if bench.world.is_main:
+            folder = RunFolder(path)
+            with _alone(folder):
+                _have_trained(bench, folder)
+        elif bench.world.broadcast(None):
+            train(_lesson(bench), bench, None, tracking.NullRun())
+        bench.world.broadcast(None)  # its files are there now
     return known(bench, file)
 
 
@@ -85,14 +87,29 @@ def _alone(folder: RunFolder) -> Iterator[None]:
         lock.release()
 
 
-def _train(bench: Bench, folder: RunFolder) -> None:
-    """Train the teacher, all blocks open from the first epoch; summary.json, written last, completes its folder."""
+def _have_trained(bench: Bench, folder: RunFolder) -> None:
+    """See to it that a folder holds its teacher; the other processes are told whether they are needed."""
+    trained = (folder / "summary.json").exists()
+    bench.world.broadcast(not trained)
+    if trained:
+        console.say(f"teacher  {bench.settings.backbone.teacher.encoder}, trained before: {folder.path}")
+    else:
+        _train(bench, folder)
+
+
+def _lesson(bench: Bench) -> Lesson:
+    """A supervised training, all blocks open from the first epoch."""
     settings, teacher = bench.settings, bench.settings.teacher
     network = bench.build("teacher", teacher.seed)
     rates = LearningRates(teacher.lr, min(settings.optimizer.min_lr, teacher.lr), teacher.encoder_lr_scale)
     timeline = Timeline(Constant(1.0), All(), rates, teacher.epochs, len(network.partition.blocks))
     weights = {"alpha": 0, "beta": 0, "gamma": teacher.gamma, "delta": teacher.delta}
-    loss = DistillationLoss(weights, bench.data.classes, bench.data.ignore_index)
+    return Lesson("teacher", network, timeline, bench.loss(weights), teacher.seed)
+
+
+def _train(bench: Bench, folder: RunFolder) -> None:
+    """Train the teacher; summary.json, written last, completes its folder."""
+    settings, teacher = bench.settings, bench.settings.teacher
     encoder, file = settings.backbone.teacher.encoder, folder / "teacher.safetensors"
     console.say(f"teacher  {encoder}, trained first, for {teacher.epochs} epochs: {folder.path}")
     tags = {"role": "teacher", "teacher": folder.path.name}
@@ -101,8 +118,8 @@ def _train(bench: Bench, folder: RunFolder) -> None:
     with tracking.run(
         settings.tracking, settings.root, folder, name, tags, parameters=parameters, continued=goes_on
     ) as mirror:
-        best = train(Lesson("teacher", network, timeline, loss, teacher.seed), bench, folder, mirror)
+        best = train(_lesson(bench), bench, folder, mirror)
         plots.draw_curves(folder.metrics(), best["epoch"], None, folder / "curves.png")
-        measured = known(bench, file).figures
+        measured = known(bench.alone(), file).figures
         folder.write_summary({"best_epoch": best["epoch"], "epochs": teacher.epochs, "teacher": measured})
     checkpoint.remove(folder.path)

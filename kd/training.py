@@ -9,12 +9,16 @@ step to step but weights and optimiser state.
 All optimiser groups exist from the first step. A block that has not opened has gradients of None, which AdamW passes
 by: no moments build up, no weight decay pulls, and the block starts with empty optimiser state when it opens.
 
+Several processes may share each batch (`kd.world`): losses, statistics, gradients and draws are those of the whole
+batch in each of them, so that they take the same steps and agree on everything that follows from them.
+
 A step whose loss or gradient is not finite changes no weight: the fused optimiser is told on the device, without a
 wait. What became of the steps is read (`kd.steps`) after each on a CPU, now and then elsewhere, and always before
 anybody is given a snapshot.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
@@ -23,13 +27,17 @@ from torch import Tensor
 
 from kd.data.keys import key
 from kd.data.loading import Batch, TrainLoader
+from kd.errors import UserError
 from kd.losses import DistillationLoss
 from kd.network import Network
 from kd.precision import Precision
+from kd.replica import Replica
 from kd.snapshot import Snapshot, restore, take
 from kd.steps import Steps
 from kd.teacher import Teacher
 from kd.timeline import EpochPlan, Timeline
+from kd.whole_batch import WholeBatch
+from kd.world import SOLO, World
 
 
 @dataclass(frozen=True)
@@ -130,20 +138,26 @@ def fit(
     precision: Precision,
     start: Snapshot | None = None,
     pause: Callable[[], bool] = lambda: False,
+    world: World = SOLO,
 ) -> Iterator[EpochResult | Pause]:
     """Train `student` along `timeline`, one result per epoch.
 
     `teacher` is None where no term of the loss looks at one; `validate` is called at the end of each epoch. A training
     that was cut off goes on from `start`. `pause` is asked after every step within an epoch; where it says so, a
-    `Pause` is yielded.
+    `Pause` is yielded. All processes of a `world` iterate alike, over a loader and a loss that know of it, with a
+    `pause` that says the same to each.
 
     Raises:
         DivergedError: the loss or the gradient of a step is not finite, or no step of an epoch could be taken.
+        RunError: processes hold different weights at the end of an epoch.
         ValueError: `start` is of another network.
     """
     optimizer, scaler = optimizer_for(student, recipe), precision.scaler()
     if start is not None:
         restore(start, student, optimizer, scaler)
+    batch_size = train.batch_size() if world.size > 1 else None
+    replica = Replica(student, world, batch_size)
+    replica.compare(start.epoch if start else 0)
 
     def snapshot(epoch: int, step: int, steps: Steps | None = None) -> Callable[[], Snapshot]:
         sums = steps.plain() if steps else None
@@ -152,15 +166,22 @@ def fit(
     for plan in islice(timeline, start.epoch if start else 0, None):
         apply_plan(student, optimizer, plan)
         student.train()
+        replica.wrap()
         begun = start if start and start.epoch == plan.epoch else None
         first = begun.step if begun else 0
-        steps = Steps(plan.epoch, precision, recipe.skip_nonfinite, begun.facts["sums"] if begun else None)
+        sums = begun.facts["sums"] if begun else None
+        steps = Steps(plan.epoch, precision, recipe.skip_nonfinite, sums, batch_size)
         batches = train.epoch(plan.epoch, first)
         for step in range(first, train.steps(), recipe.accumulate):
             torch.manual_seed(step_seed(recipe.seed, plan.epoch, step))
-            group = [batch.to(precision.device, non_blocking=True) for batch in islice(batches, recipe.accumulate)]
+            group = [
+                batch.to(precision.device, non_blocking=True) for batch in _next(batches, recipe.accumulate, world)
+            ]
             held = [buffer.clone() for buffer in student.buffers()] if recipe.skip_nonfinite else []
-            terms = [_backward(student, teacher, loss, batch, plan, precision, scaler, len(group)) for batch in group]
+            terms = []
+            for batch in group:
+                with replica.keeping_gradients(batch is not group[-1]):
+                    terms.append(_backward(replica, teacher, loss, batch, plan, precision, scaler, len(group)))
             norm = _update(student, optimizer, scaler, recipe.clip_norm, terms)
             if not steps.taken(step, group, terms, norm):
                 for buffer, before in zip(student.buffers(), held, strict=True):
@@ -171,10 +192,22 @@ def fit(
                 yield Pause(snapshot(plan.epoch, done, steps))
         means, seconds = steps.means(scaler.get_scale()), steps.seconds()
         speed = steps.images / seconds
+        replica.compare(plan.epoch)
         yield EpochResult(plan, means, validate(), seconds, speed, snapshot(plan.epoch + 1, 0))
 
 
-def _backward(student: Network, teacher: Teacher | None, loss: DistillationLoss, batch: Batch, plan: EpochPlan,
+def _next(batches: Iterator[Batch], count: int, world: World) -> list[Batch]:
+    """The next batches; where one process cannot read its part, all end before they wait for it in a sum."""
+    found, error = [], None
+    try:
+        found = list(islice(batches, count))
+    except UserError as failed:
+        error = failed
+    world.agree(error)
+    return found
+
+
+def _backward(student: Replica, teacher: Teacher | None, loss: DistillationLoss, batch: Batch, plan: EpochPlan,
               precision: Precision, scaler: torch.amp.GradScaler, share: int) -> dict[str, Tensor]:  # fmt: skip
     """One batch's gradients, added to those that are there, with a weight of 1 / share; returns its terms."""
     answers = None if teacher is None else teacher(batch)
@@ -205,7 +238,7 @@ def _update(student: Network, optimizer: torch.optim.Optimizer, scaler: torch.am
 
 
 def measure_batch_norm(
-    network: Network, train: TrainLoader, precision: Precision, seed: int, batches: int = 32
+    network: Network, train: TrainLoader, precision: Precision, seed: int, batches: int = 32, world: World = SOLO
 ) -> None:
     """Measure every batch-norm statistic on the first training batches, all blocks open; weights stay as they are.
 
@@ -214,6 +247,6 @@ def measure_batch_norm(
     """
     torch.manual_seed(step_seed(seed, -1, 0))
     network.open(len(network.partition.blocks))
-    with precision.autocast():
+    with precision.autocast(), nullcontext() if world.size == 1 else WholeBatch(world, train.batch_size()):
         images = (batch.to(precision.device).images for batch in islice(train.epoch(0), batches))
         torch.optim.swa_utils.update_bn(images, network)

@@ -23,8 +23,8 @@ LIBRARIES = [
     "torch", "torchvision", "segmentation_models_pytorch", "albumentations", "mlflow", "sqlalchemy", "alembic",
     "matplotlib.pyplot", "optuna", "optuna.visualization.matplotlib", "hydra.main", "rich.progress",
 ]  # fmt: skip
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(LIBRARIES)
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(LIBRARIES)
 
 
 class Program:
@@ -33,7 +33,7 @@ class Program:
     def __init__(self, arguments: list[str], env: dict[str, str], cwd: Path | None, before: list[Any]) -> None:
         self._files = [tempfile.NamedTemporaryFile() for _ in range(2)]  # noqa: SIM115 (they live as long as this)
         names = [file.name for file in self._files]
-        self._process = _forks.Process(target=_main, args=(arguments, env, cwd or Path.cwd(), names, before))
+        self._process = forks.Process(target=_main, args=(arguments, env, cwd or Path.cwd(), names, before))
         self._process.start()
         self.pid: int = self._process.pid
 

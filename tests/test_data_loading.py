@@ -28,6 +28,7 @@ from kd.network import Network
 from kd.runner import Bench
 from kd.settings import NetworkSettings
 from kd.stopping import Stop
+from kd.world import World
 
 SOURCE = Shapes(image_size=(32, 32), train=23, val=7, test=5)
 
@@ -407,3 +408,27 @@ def test_validation_and_test_never_see_training_mode_layers(split):
     bench().evaluate(who, split)
     assert who.body.seen
     assert not any(who.body.seen)
+
+
+# several processes
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_the_processes_parts_of_a_training_batch_make_the_batch(size):
+    parts = [list(loader(world=World(rank, size)).epoch(1)) for rank in range(size)]
+    for whole, *shares in zip(loader().epoch(1), *parts, strict=True):
+        for name in ("images", "masks", "indices"):
+            assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(whole, name))
+        assert len(whole) == loader(world=World(0, size)).batch_size()
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_whole_evaluation_batches_are_dealt_out_among_processes(size):
+    whole, hands = list(EvalLoader(SOURCE, "val", 3)), []
+    for rank in range(size):
+        dealt = EvalLoader(SOURCE, "val", 3, world=World(rank, size))
+        assert len(dealt) == len(whole)
+        hands.append(list(dealt))
+    for index, batch in enumerate(whole):
+        assert same(hands[index % size][index // size], batch)
+    assert sum(map(len, hands)) == len(whole)

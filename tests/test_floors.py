@@ -12,8 +12,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = {
-    0: ["errors", "files", "schedules", "unfreeze", "losses", "metrics", "timeline", "encoders", "slots"],
+    0: ["errors", "files", "schedules", "unfreeze", "losses", "metrics", "timeline", "encoders", "launch", "slots"],
     1: [
+        "world",
+        "batch_norm",
+        "whole_batch",
+        "replica",
         "settings",
         "spec",
         "blocks",
@@ -57,8 +61,9 @@ FLOORS = {
     ],
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
-#: On the ground floor: the plan is a schedule and a policy side by side, and a file that cannot be written is an error.
-GROUND_FLOOR = {("timeline", "schedules"), ("timeline", "unfreeze"), ("files", "errors")}
+#: On the ground floor: the plan is a schedule and a policy side by side; a file that cannot be written is an error, and
+#: so is a study that is started several times over.
+GROUND_FLOOR = {("timeline", "schedules"), ("timeline", "unfreeze"), ("files", "errors"), ("launch", "errors")}
 
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 

@@ -7,13 +7,14 @@ import itertools
 import math
 
 import pytest
+import together
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from segmentation_models_pytorch.losses import DiceLoss
 
-from kd.losses import DistillationLoss, binary_kl, cross_entropy, logits_mse, multiclass_kl
+from kd.losses import DistillationLoss, binary_kl, cross_entropy, logits_mse, multiclass_kl, pooled_dice
 
 VOID = 255
 ALL_TERMS = {"alpha": 0.3, "beta": 0.5, "gamma": 0.5, "delta": 1.0}
@@ -574,3 +575,75 @@ def test_scalars_carry_no_gradient():
     terms = DistillationLoss(ALL_TERMS, 3)(student, labels(3, 2), logits(3, 1), 4.0)
     assert terms.loss.requires_grad
     assert not any(value.requires_grad for value in terms.scalars().values())
+
+
+# a batch that several processes share
+
+
+SHARED = [(classes, ignored) for classes in (1, 3) for ignored in (None, VOID)]
+
+
+def whole_batch(classes, ignored):
+    """5 samples; where there is void, the first has nothing else and the last has none; class 2 is in the last only."""
+    size = (5, 6, 5)
+    student, teacher, mask = logits(classes, 0, size), logits(classes, 1, size), labels(min(classes, 2), 2, size)
+    mask[4, :3] = max(classes, 2) - 1
+    if ignored is not None:
+        mask = mask.masked_fill(~some_valid(size=size) & (torch.arange(5) < 4)[:, None, None], ignored)
+        mask[0] = ignored
+    return student, teacher, mask
+
+
+def in_processes(world):
+    """Terms, and the gradient of this process's samples, of each shared batch."""
+    found = []
+    for classes, ignored in SHARED:
+        student, teacher, mask = (world.share(each) for each in whole_batch(classes, ignored))
+        loss = DistillationLoss(ALL_TERMS, classes, ignored, world.total)
+        _, gradient = value_and_gradient(lambda z: loss(z, mask, teacher, 4.0).loss, student)  # noqa: B023
+        found.append((loss(student, mask, teacher, 4.0).scalars(), gradient))
+    return found
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return together.run(in_processes, size=3)
+
+
+@pytest.mark.parametrize("case", range(len(SHARED)), ids=str)
+def test_every_process_has_the_loss_of_the_whole_batch(case, shared):
+    student, teacher, mask = whole_batch(*SHARED[case])
+    expected = DistillationLoss(ALL_TERMS, *SHARED[case])(student, mask, teacher, 4.0).scalars()
+    for process in shared:
+        torch.testing.assert_close(process[case][0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", range(len(SHARED)), ids=str)
+def test_the_mean_over_processes_of_gradients_is_the_whole_batchs(case, shared):
+    """Each process's is as many times too large as there are processes, of which a wrapper takes the mean."""
+    student, teacher, mask = whole_batch(*SHARED[case])
+    loss = DistillationLoss(ALL_TERMS, *SHARED[case])
+    _, expected = value_and_gradient(lambda z: loss(z, mask, teacher, 4.0).loss, student)
+    found = torch.cat([process[case][1] for process in shared]) / len(shared)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("ignored", [None, VOID])
+@pytest.mark.parametrize("classes", CLASSES)
+def test_pooled_dice_is_smps(classes, ignored):
+    student, mask = logits(classes, 0), labels(classes, 2)
+    valid = None
+    if ignored is not None:
+        valid = some_valid()
+        mask = mask.masked_fill(~valid, ignored)
+    smp = DiceLoss("binary" if classes == 1 else "multiclass", ignore_index=ignored)
+    expected, expected_gradient = value_and_gradient(lambda z: smp(z, mask), student)
+    value, gradient = value_and_gradient(lambda z: pooled_dice(z, mask, valid, lambda sums: sums), student)
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_pooled_dice_leaves_out_a_class_that_no_process_has():
+    student, mask = logits(5, 0), labels(2, 2)
+    smp = DiceLoss("multiclass")(student, mask)
+    assert pooled_dice(student, mask, None, lambda sums: sums).item() == pytest.approx(smp.item(), rel=1e-5)

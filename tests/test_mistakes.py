@@ -11,6 +11,7 @@ import yaml
 from kd import files
 from kd.composition import PROJECT, compose
 from kd.config import read
+from kd.errors import ConfigError
 from kd.mistakes import one_line_errors
 
 
@@ -107,3 +108,14 @@ def test_an_interrupt_is_told_and_ends_with_130(capsys):
     with pytest.raises(SystemExit) as exit_, one_line_errors():
         interrupt()
     assert (exit_.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_of_several_processes_the_first_tells_and_all_fail(rank, lines, monkeypatch, capsys):
+    several = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in several.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise ConfigError("trainer.epochs=0: should be more")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == lines

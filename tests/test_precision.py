@@ -1,12 +1,15 @@
 """Where the arithmetic happens: devices that are not there are refused, half precision is mixed and stays finite."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
 
 from kd.errors import ConfigError
+from kd.launch import Place
 from kd.losses import DistillationLoss
-from kd.precision import DTYPES, Precision, choose_device
+from kd.precision import DTYPES, Precision, choose_device, compiled
 
 CPU = torch.device("cpu")
 NAMES = sorted(DTYPES)
@@ -95,3 +98,66 @@ def test_a_network_is_placed_in_the_layout_asked_for(channels_last):
 def test_placing_changes_no_value(channels_last):
     placed, plain = Precision(CPU, "fp32", channels_last).place(small()), small()
     assert all(torch.equal(a, b) for a, b in zip(placed.parameters(), plain.parameters(), strict=True))
+
+
+# compilation
+
+
+class Wrapped(nn.Module):
+    """What of a `Network` is compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = small()
+
+    def forward(self, images):
+        return self.body(images)
+
+
+def test_compilation_without_a_compiler_is_refused_in_one_line():
+    from torch._inductor import config, cpp_builder
+
+    cpp_builder.cpp_compiler_search.cache_clear()
+    with (
+        config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(ConfigError, match=r"needs a C\+\+ compiler"),
+    ):
+        compiled(Wrapped())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with a C++ compiler")
+def test_a_compiled_network_answers_as_it_did_and_is_saved_as_it_was():
+    network = Wrapped().eval()
+    images = torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        before = network(images)
+        names = list(network.state_dict())
+        torch.testing.assert_close(compiled(network)(images), before, rtol=1e-3, atol=1e-4)
+    assert list(network.state_dict()) == names
+
+
+# several processes
+
+SECOND_OF_TWO = Place(rank=1, size=2, local_rank=1, local_size=2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_processes_without_gpus_share_the_cpu():
+    assert choose_device("auto", SECOND_OF_TWO) == choose_device("cpu", SECOND_OF_TWO) == CPU
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two GPUs are needed")
+def test_each_process_has_a_gpu_of_its_own():
+    assert choose_device("auto", SECOND_OF_TWO) == choose_device("cuda", SECOND_OF_TWO) == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("name", ["cuda:0", "mps"])
+def test_a_single_device_is_not_shared_among_processes(name):
+    with pytest.raises(ConfigError, match=rf"^trainer\.device={name} is a single device, and 2 processes train; use"):
+        choose_device(name, SECOND_OF_TWO)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="this machine has several GPUs")
+def test_more_processes_than_gpus_are_refused():
+    with pytest.raises(ConfigError, match=r"^trainer\.device=cuda: this machine has [01] GPU\(s\) for 2 processes"):
+        choose_device("cuda", SECOND_OF_TWO)

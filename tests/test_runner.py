@@ -16,6 +16,7 @@ from kd.run_folder import RunFolder
 from kd.runner import Bench, Lesson, figures, train
 from kd.settings import Tracking
 from kd.tracking import NullRun
+from kd.world import World
 
 TINY = [
     "backbone=tiny", "augment=none", "tracking=none", "trainer.device=cpu", "trainer.batch_size=4", "trainer.epochs=4",
@@ -225,3 +226,10 @@ def test_without_a_test_split_there_are_no_figures_for_it(trained):
     found, _ = figures(taught.network, alone, folder / "student.safetensors")
     assert not [name for name in found if name.startswith("test/")]
     assert "val/miou" in found
+
+
+@pytest.mark.parametrize("override", ["trainer.batch_size=3", "data.train=3"])
+def test_a_batch_that_is_too_small_for_the_processes_is_refused_by_its_key(override):
+    settings = read(compose([*TINY, "unfreeze=all", override]))
+    with pytest.raises(ConfigError, match=r"^trainer\.batch_size=\d+ \(of \d+ training images\) is shared by 4 proc"):
+        Bench.of(settings, [], world=World(0, 4))

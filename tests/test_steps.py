@@ -148,3 +148,12 @@ def test_an_epochs_steps_come_back_from_json_bit_for_bit():
 def test_time_before_a_stop_counts():
     steps = Steps(0, CPU, before={"values": {}, "sizes": [], "seconds": 100.0, "skipped": 0, "overflows": 0})
     assert 100 <= steps.seconds() < 110
+
+
+def test_the_images_of_a_whole_batch_count_where_a_process_has_a_part_of_it():
+    steps = Steps(0, CPU, batch_size=7)
+    (part,) = loader(batch_size=6).epoch(0)
+    steps.taken(0, [part], [{"loss": torch.tensor(1.0)}], torch.tensor(1.0))
+    steps.taken(1, [part], [{"loss": torch.tensor(2.0)}], torch.tensor(1.0))
+    assert steps.images == 14
+    assert steps.means() == {"loss": 1.5}

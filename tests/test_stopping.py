@@ -90,3 +90,10 @@ def test_it_travels_between_processes(number):
 def test_nothing_takes_it_for_a_failure():
     assert issubclass(stopping.Interrupted, KeyboardInterrupt)
     assert not issubclass(stopping.Interrupted, Exception)
+
+
+def test_a_process_ends_for_a_signal_that_another_has_heard():
+    with pytest.raises(stopping.Interrupted) as ended:
+        stopping.Stop().now(lambda own: max(own, signal.SIGTERM))
+    assert ended.value.exit_code == 128 + signal.SIGTERM
+    stopping.Stop().now(lambda own: own)

@@ -93,6 +93,7 @@ def usual():
         "trainer.batch_size=5",
         "trainer.accumulate=2",
         "trainer.precision=bf16",
+        "trainer.compile=true",
         "augment=none",
         "augment=heavy",
         "augment.transforms=[]",

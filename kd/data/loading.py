@@ -21,6 +21,7 @@ from kd.data.keys import stream
 from kd.data.source import Source, whole_number
 from kd.data.views import Augmentation
 from kd.errors import DataError, UserError
+from kd.world import SOLO, World
 
 UNAUGMENTED = -1
 
@@ -65,7 +66,7 @@ class TrainLoader:
     known of a teacher's, and come with the batches.
 
     The last batch is left out if it is incomplete, as batch normalisation over a few leftover samples is noise; it is
-    kept where it is the only one.
+    kept where it is the only one. Where several processes share a batch, each loads its part of it.
     """
 
     def __init__(
@@ -76,13 +77,14 @@ class TrainLoader:
         seed: int,
         workers: int = 0,
         pin_memory: bool = False,
+        world: World = SOLO,
         views: int | None = None,
         answers: Answers | None = None,
     ) -> None:
         whole_number("batch_size", batch_size, 1)
         if views is not None:
             whole_number("views", views, 1)
-        self._views = views
+        self._world, self._views = world, views
         self._samples, self._batch_size, self._seed = source.size("train"), batch_size, seed
         self._requests: list[Request] = []
         self._loader = _loader(_Batches(source, "train", augmentation, answers), self._requests, workers, pin_memory)
@@ -91,28 +93,35 @@ class TrainLoader:
         """Batches in a whole epoch."""
         return max(1, self._samples // self._batch_size)
 
+    def batch_size(self) -> int:
+        """Samples in each batch, over all processes."""
+        return min(self._samples, self._batch_size)
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch; the first `start` are skipped without being loaded. One epoch at a time."""
         whole_number("start", start, 0, self.steps())
         order = stream("order", self._seed, epoch).permutation(self._samples).tolist()
         batches = _slices(order, self._batch_size)[start : self.steps()]
         view = epoch if self._views is None else epoch % self._views
-        self._requests[:] = [(view, batch) for batch in batches]
+        self._requests[:] = [(view, list(self._world.share(batch))) for batch in batches]
         yield from _unwrapped(self._loader)
 
 
 class EvalLoader:
-    """Every sample of a split once, in order, without augmentation."""
+    """Every sample of a split once, in order, without augmentation; whole batches are dealt out among processes.
 
-    def __init__(
-        self, source: Source | Samples, split: str, batch_size: int, workers: int = 0, pin_memory: bool = False
-    ) -> None:
+    Its length is that of the split, in batches.
+    """
+
+    def __init__(self, source: Source | Samples, split: str, batch_size: int, workers: int = 0,
+                 pin_memory: bool = False, world: World = SOLO) -> None:  # fmt: skip
         whole_number("batch_size", batch_size, 1)
-        self._requests = [(UNAUGMENTED, batch) for batch in _slices(list(range(source.size(split))), batch_size)]
-        self._loader = _loader(_Batches(source, split, None), self._requests, workers, pin_memory)
+        requests = [(UNAUGMENTED, batch) for batch in _slices(list(range(source.size(split))), batch_size)]
+        self._batches = len(requests)
+        self._loader = _loader(_Batches(source, split, None), list(world.deal(requests)), workers, pin_memory)
 
     def __len__(self) -> int:
-        return len(self._requests)
+        return self._batches
 
     def __iter__(self) -> Iterator[Batch]:
         return _unwrapped(self._loader)

@@ -1,0 +1,85 @@
+"""Which of several processes this is: by torchrun's variables, or by the submitit job that it is a task of.
+
+Light on purpose: whoever composes a configuration asks, long before torch is loaded.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kd.errors import ConfigError
+
+NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torch's env:// needs
+
+
+@dataclass(frozen=True)
+class Place:
+    """A process among those that train together.
+
+    Attributes:
+        rank: its number among `size`; process 0 decides, writes and speaks.
+        local_rank: its number among the `local_size` on its machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+
+def place() -> Place:
+    """This process's place; the only one of 1 where nobody started several."""
+    if os.environ.get("SUBMITIT_EXECUTOR"):
+        import submitit
+
+        if submitit.JobEnvironment().num_tasks == 1:
+            return Place()
+        # Every process sees all GPUs of its machine, as under torchrun, and takes the one of its local rank.
+        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    if not all(os.environ.get(name) for name in NEEDED):
+        return Place()
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return Place(rank, size, int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+
+
+def folder_of_this_process(folder: str) -> str:
+    """`folder` for process 0; any other gets one of its own among the system's temporary files, to be thrown away."""
+    rank = place().rank
+    return folder if rank == 0 else str(Path(tempfile.gettempdir()) / f"kd-process-{rank}-{os.getpid()}")
+
+
+@contextmanager
+def without_its_folder() -> Iterator[None]:
+    """Throw away, after the block, the folder of a process that is not the first."""
+    try:
+        yield
+    finally:
+        if place().rank > 0:
+            shutil.rmtree(folder_of_this_process(""), ignore_errors=True)
+
+
+def hush() -> None:
+    """Process 0 speaks for all: what the others would print, or warn of, is dropped. Errors are not."""
+    if place().rank > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it lives as long as the process)
+        warnings.simplefilter("ignore")
+
+
+def refuse_a_study(arguments: Sequence[str]) -> None:
+    """A study's trials are divided among processes by its launcher, not by whoever started several.
+
+    Raises:
+        ConfigError: several processes were started with -m.
+    """
+    if place().size > 1 and {"-m", "--multirun"} & set(arguments):
+        raise ConfigError(
+            f"-m was started in {place().size} processes, each of which would run the study; start it once, without "
+            "torchrun, and give each trial several tasks: hydra/launcher=submitit_slurm "
+            "hydra.launcher.tasks_per_node=2 (or submitit_local)"
+        )

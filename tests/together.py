@@ -1,0 +1,67 @@
+"""Functions that several processes run together, forked from one that has imported torch already."""
+
+import os
+import pickle
+import socket
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from program import forks
+
+from kd.world import joined
+
+
+def run(function: Callable, *args: Any, size: int = 2) -> list[Any]:
+    """What `function(world, *args)` returns in each of `size` processes, in the order of ranks."""
+    results = outcomes(function, *args, size=size)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def outcomes(function: Callable, *args: Any, size: int = 2) -> list[Any]:
+    """The same, with what a process raised as its result; `EOFError` where it died without a word."""
+    ends, processes = [], []
+    for env in environments(size):
+        mine, theirs = forks.Pipe(duplex=False)
+        process = forks.Process(target=_main, args=(theirs, env, function, args))
+        process.start()
+        theirs.close()
+        ends.append(mine)
+        processes.append(process)
+    results = [_received(end) for end in ends]
+    for process in processes:
+        process.join(60)
+        assert process.exitcode is not None, "a process does not end"
+    return results
+
+
+def environments(size: int) -> list[dict[str, str]]:
+    """What torchrun would tell each of `size` processes on this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+
+
+def _received(end: Connection) -> Any:
+    try:
+        return pickle.loads(end.recv_bytes()) if end.poll(60) else TimeoutError("no answer in 60 s")
+    except EOFError as error:
+        return error
+
+
+def _main(end: Connection, env: dict[str, str], function: Callable, args: tuple) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ.update(env)
+    try:
+        with joined() as world:
+            result = function(world, *args)
+    except BaseException as error:
+        result = error
+    end.send_bytes(pickle.dumps(result))  # copies: tensors that are sent as they are live on in this process
