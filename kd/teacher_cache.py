@@ -15,6 +15,7 @@ from typing import Any
 
 import albumentations
 import cv2
+import PIL
 import torch
 from torch import Tensor
 
@@ -81,6 +82,7 @@ def answering(bench: Bench, teacher: Known, epochs: int) -> Teacher:
         "batch": [settings.trainer.batch_size, bench.world.size] if on_cpu and not live.one_by_one else None,
         "albumentations": albumentations.__version__,
         "opencv": cv2.__version__,
+        "pillow": PIL.__version__,
     }
     folder = _folder(bench) / "teacher" / _key(follows_from)
     answers = Answers(

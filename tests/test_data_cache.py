@@ -6,7 +6,9 @@ import resource
 import signal
 from dataclasses import replace
 
+import cv2
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 from test_data_folder import put
@@ -129,6 +131,14 @@ def test_a_file_that_changes_is_another_data_set(root):
     assert np.array_equal(after, replace(folder, cache="off").read("train", 0)[0])
     assert not np.array_equal(after, before)
     assert len(list((root / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize("library", [PIL, cv2, np], ids=lambda library: library.__name__)
+def test_what_another_version_has_decoded_is_not_taken(library, root, monkeypatch):
+    read_all(kept(source("disk"), root))
+    monkeypatch.setattr(library, "__version__", "0.0")
+    read_all(kept(source("disk"), root))
+    assert Counted.drawn.value == 2 * ALL
 
 
 def test_the_disk_outlives_the_process(root, expected):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import albumentations
 import cv2
+import PIL
 import program
 import pytest
 import torch
@@ -117,7 +118,7 @@ def test_another_teacher_is_another_folder_and_a_copy_is_not(file, usual, tmp_pa
     assert name() != usual
 
 
-@pytest.mark.parametrize("what", [torch, albumentations, cv2], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("what", [torch, albumentations, cv2, PIL], ids=lambda module: module.__name__)
 def test_another_version_of_what_computes_is_another_folder(what, file, usual, monkeypatch):
     monkeypatch.setattr(what, "__version__", "0.0")
     assert folder_of(file) != usual

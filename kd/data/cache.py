@@ -5,6 +5,8 @@ In memory (shared by the loader's processes, and by the trials that a process ru
 as `Source.read` gives it, under the fingerprint of its source: augmentation comes after, and other data has other keys.
 """
 
+import hashlib
+import json
 import logging
 from pathlib import Path
 
@@ -61,7 +63,9 @@ def kept(source: Source, folder: Path) -> Samples:
         return Samples(source, {})
     key = source.fingerprint()
     try:
-        return Samples(source, _in_memory(source, key) if source.cache == "ram" else _on_disk(source, folder / key))
+        return Samples(
+            source, _in_memory(source, key) if source.cache == "ram" else _on_disk(source, folder / _name(key))
+        )
     except OSError as error:
         log.warning("data.cache=%s: %s; samples are read anew each time", source.cache, error)
         return Samples(source, {})
@@ -107,6 +111,15 @@ def _describe(source: Source, folder: Path) -> None:
         write_json(folder / FACTS, facts)
     except DiskError as error:
         log.warning("data.cache: %s", error)
+
+
+def _name(key: str) -> str:
+    """Of a folder that outlives this process: what decodes and resizes may be another version in the next."""
+    import cv2
+    import PIL
+
+    made_by = [key, PIL.__version__, cv2.__version__, np.__version__]
+    return hashlib.blake2b(json.dumps(made_by).encode(), digest_size=8).hexdigest()
 
 
 def _that_fit(source: Source, room: float) -> dict[str, int]:
