@@ -21,7 +21,7 @@ from torch import Tensor
 from kd import console, models, sealed
 from kd.answers import Answers
 from kd.errors import DiskError
-from kd.files import digest, write_atomically, write_json
+from kd.files import digest, touch, write_atomically, write_json
 from kd.network import Network
 from kd.precision import Precision
 from kd.runner import Bench, figures
@@ -57,6 +57,8 @@ def known(bench: Bench, file: Path) -> Known:
     }
     path = _folder(bench) / "figures" / f"{_key(follows_from)}.safetensors"
     if found := world.broadcast(_kept(path, file) if world.is_main and mode != "off" else None):
+        if world.is_main and mode == "auto":
+            touch(path)
         return found
     measured, labels = figures(network(bench, file), bench, file)
     found = Known(file, measured, torch.cat(labels))
@@ -126,7 +128,9 @@ def _hardware(device: torch.device) -> str:
     """What the last bits of an answer may depend on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+    if device.type == "cpu":
+        return f"cpu, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    return device.type
 
 
 def _key(follows_from: dict[str, Any]) -> str:

@@ -12,9 +12,11 @@ import numpy as np
 import psutil
 
 from kd.data.source import SPLITS, Source
+from kd.errors import DiskError
+from kd.files import write_json
 from kd.slots import FileSlots, MemorySlots, Slots, create, file_bytes
 
-GB = 10**9
+GB, FACTS = 10**9, "facts.json"
 SPARE = 2  # at most one part in so many of the memory that is free
 
 log = logging.getLogger(__name__)
@@ -58,12 +60,10 @@ def kept(source: Source, folder: Path) -> Samples:
     if source.cache == "off":
         return Samples(source, {})
     key = source.fingerprint()
-    if source.cache == "ram":
-        return Samples(source, _in_memory(source, key))
     try:
-        return Samples(source, _on_disk(source, folder / key))
+        return Samples(source, _in_memory(source, key) if source.cache == "ram" else _on_disk(source, folder / key))
     except OSError as error:
-        log.warning("data.cache=disk: %s; samples are read anew each time", error)
+        log.warning("data.cache=%s: %s; samples are read anew each time", source.cache, error)
         return Samples(source, {})
 
 
@@ -85,12 +85,28 @@ def _on_disk(source: Source, folder: Path) -> dict[str, Slots]:
         create(path, count, _record_bytes(source))
         try:
             slots[split] = FileSlots(path)
+            if slots[split].size != _record_bytes(source) or slots[split].count > source.size(split):
+                raise ValueError(f"{path} holds other records")
         except ValueError as error:
             log.warning("data.cache: %s; it is made anew", error)
-            path.unlink()
+            path.unlink(missing_ok=True)
             create(path, count, _record_bytes(source))
             slots[split] = FileSlots(path)
+    _describe(source, folder)
     return slots
+
+
+def _describe(source: Source, folder: Path) -> None:
+    """Say in words what a folder of samples is; its time is when it was last used."""
+    facts = {
+        "data": str(getattr(source, "root", type(source).__name__)),
+        "image_size": source.image_size,
+        "samples": {split: source.size(split) for split in SPLITS},
+    }
+    try:
+        write_json(folder / FACTS, facts)
+    except DiskError as error:
+        log.warning("data.cache: %s", error)
 
 
 def _that_fit(source: Source, room: float) -> dict[str, int]:
