@@ -1,0 +1,93 @@
+"""The teacher's cache among the contestants: one who finds every answer in it, and one who finds none.
+
+Answers are kept as a run keeps them, on the disk, and looked up batch by batch in the process that trains.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.case import Case, Remembered
+from kd.answers import Answers
+from kd.data.loading import Batch, TrainLoader
+from kd.data.views import Augmentation
+from kd.teacher import CachedTeacher
+from kd.training import EpochResult
+
+VIEWS = 2  # that the warm cache holds
+
+
+class LookedUp:
+    """Batches in memory, each with what the cache has of its answers; `new` counts views on, so that it has none."""
+
+    def __init__(self, remembered: Remembered, answers: Answers, new: bool = False) -> None:
+        self.remembered, self.answers, self.new = remembered, answers, new
+
+    def steps(self) -> int:
+        return self.remembered.steps()
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for batch in self.remembered.epoch(epoch, start):
+            view = epoch if self.new else batch.view
+            yield replace(batch, view=view, answers=self.answers.read(view, batch.indices.tolist()))
+
+
+def kept(case: Case) -> Answers:
+    """The answers to VIEWS views of every sample, on the disk; those that are not there yet are computed."""
+    answers = _answers(case, case.bench.settings.root / "answers")
+    teacher, loader = CachedTeacher(case.live(), answers), with_loader(case, answers)
+    for view in range(VIEWS):
+        for batch in loader.epoch(view):
+            teacher(batch.to(case.bench.precision.device))
+    teacher.flush()
+    return answers
+
+
+def with_loader(case: Case, answers: Answers) -> TrainLoader:
+    """The loader of a run whose answers are kept, over VIEWS views."""
+    bench = case.bench
+    views = Augmentation(bench.transforms, bench.settings.seed, bench.data.ignore_index)
+    pin = bench.precision.device.type == "cuda"
+    return TrainLoader(
+        bench.samples, views, bench.settings.trainer.batch_size, bench.settings.seed, bench.workers, pin, VIEWS, answers
+    )
+
+
+def warm(case: Case, state: str, answers: Answers) -> Iterator[EpochResult]:
+    """Steps, every answer of which is in the cache."""
+    return case.fit(LookedUp(case.remembered, answers), CachedTeacher(case.live(), answers), state)
+
+
+def warm_epoch(case: Case, state: str, answers: Answers) -> Iterator[EpochResult]:
+    """Whole epochs with their loader, every answer of which is in the cache."""
+    return case.fit(with_loader(case, answers), CachedTeacher(case.live(), answers), state)
+
+
+def cold(case: Case, state: str, stack: ExitStack) -> Iterator[EpochResult]:
+    """Steps, every answer of which is computed and stored; an epoch is over when all are on the disk."""
+    answers = _answers(case, Path(stack.enter_context(TemporaryDirectory())))
+    teacher = CachedTeacher(case.live(), answers)
+    for result in case.fit(LookedUp(case.remembered, answers, new=True), teacher, state):
+        teacher.flush()
+        yield result
+
+
+def bytes_per_image(case: Case, views: int) -> float:
+    """Bytes that the answers to `views` views of one training image take on the disk."""
+    with TemporaryDirectory() as place:
+        answers = _answers(case, Path(place))
+        teacher = CachedTeacher(case.live(), answers)
+        batches = [batch.to(case.bench.precision.device) for batch in case.remembered.epoch(0)]
+        for view in range(views):
+            for batch in batches:
+                teacher(replace(batch, view=view))
+        teacher.flush()
+        files = [path.stat() for path in Path(place).rglob("*.slots")]
+        return sum(512 * file.st_blocks for file in files) / answers.samples
+
+
+def _answers(case: Case, folder: Path) -> Answers:
+    data = case.bench.data
+    return Answers(folder / "teacher" / "answers", data.size("train"), (data.classes, *data.image_size))

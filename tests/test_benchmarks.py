@@ -1,0 +1,247 @@
+"""The benchmark: its arithmetic, that the loop it compares with does the same job, and that it writes what it says."""
+
+import json
+import os
+from dataclasses import replace
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+import program
+import pytest
+import torch
+
+from benchmarks import bench, machine, study
+from benchmarks.case import QUICK, Case, folder_of
+from benchmarks.elsewhere import elsewhere
+from benchmarks.hand_written import Loop
+from benchmarks.rounds import exponent, race, ratios, spread
+from kd.data import Folder
+from kd.errors import DataError
+
+# arithmetic
+
+
+class Track:
+    """A clock that only the runners move: each of its turns takes as long as the day is slow."""
+
+    def __init__(self):
+        self.now, self.slowness, self.turns = 0.0, 1.0, []
+
+    def clock(self):
+        return self.now
+
+    def runner(self, name, seconds):
+        while True:
+            self.turns.append(name)
+            self.now += seconds * self.slowness
+            yield
+
+
+def raced(rounds, warm_up=1, slower=lambda turn: 1.0, **runners):
+    track = Track()
+
+    def between(turn):
+        track.slowness = slower(turn + 1)
+
+    everybody = {name: track.runner(name, seconds) for name, seconds in runners.items()}
+    return track, race(everybody, rounds, warm_up, track.clock, between)
+
+
+def test_everybody_has_a_turn_in_each_round_and_nobody_is_always_first():
+    track, times = raced(3, one=1.0, other=2.0)
+    assert track.turns == ["one", "other", "other", "one"] * 2
+    assert times == {"one": [1.0] * 3, "other": [2.0] * 3}
+
+
+def test_rounds_that_warm_up_are_not_counted():
+    _, times = raced(2, warm_up=2, slower=lambda turn: 1.0 if turn >= 2 else 100.0, one=1.0)
+    assert times == {"one": [1.0, 1.0]}
+
+
+def test_a_ratio_does_not_see_how_fast_the_machine_is_in_a_round():
+    _, times = raced(5, slower=lambda turn: 2.0**turn, one=3.0, other=2.0)
+    assert ratios(times["one"], times["other"]) == [1.5] * 5
+
+
+def test_a_ratio_to_several_is_one_to_their_sum():
+    assert ratios([6.0, 10.0], [1.0, 3.0], [2.0, 2.0]) == [2.0, 2.0]
+
+
+def test_rounds_of_different_number_make_no_ratio():
+    with pytest.raises(ValueError, match="zip"):
+        ratios([1.0, 2.0], [1.0])
+
+
+def test_a_spread_is_the_median_with_the_least_and_the_greatest():
+    assert spread([5.0, 1.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 5.0, "rounds": 3}
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
+def test_the_exponent_of_a_power_law_is_its_power(power):
+    sizes = [32, 64, 128]
+    assert exponent(sizes, [0.1 * size**power for size in sizes]) == pytest.approx(power)
+
+
+def test_a_matrix_product_is_counted_as_two_operations_per_element_of_a_row_and_column():
+    left, right = torch.ones(4, 5), torch.ones(5, 6)
+    assert machine.operations(iter(left @ right for _ in repeat(None))) == 2 * 4 * 5 * 6
+
+
+def test_a_peak_is_operations_over_the_time_of_a_product():
+    assert 0 < machine.peak(torch.device("cpu"), side=64, times=1) < 1e15
+
+
+def test_an_iterator_elsewhere_gives_its_items_from_another_process():
+    with elsewhere(iter, [5, 6]) as items:
+        assert [next(items), next(items)] == [5, 6]
+    with elsewhere(iter, os.getpid, None) as items:
+        assert next(items) == next(items) != os.getpid()
+
+
+# the same job
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Overrides that name 8 pictures in files, 32x32, and a plan that opens the encoder block by block."""
+    plan = ["trainer.epochs=3", "unfreeze.start_epoch=1", "unfreeze.rate=1", "trainer.device=cpu", "loss.alpha=0.6"]
+    with folder_of(replace(QUICK, steps=2, batch=4)) as overrides:
+        yield [*overrides, *plan, "trainer.batch_size=4"]
+
+
+def double(tensor, single=torch.Tensor.float):
+    return tensor.double() if tensor.is_floating_point() else single(tensor)
+
+
+def in_double(case, monkeypatch):
+    """Both trainings in double precision, where the last bit that AdamW makes so much of is out of sight."""
+    monkeypatch.setattr(torch.Tensor, "float", double)
+    ours, teacher, loop = case.network().double(), case.teacher.double(), Loop(case.job(), torch.device("cpu"))
+    for network in (loop.student, loop.teacher):
+        network.double()
+    loop.mean, loop.std = loop.mean.double(), loop.std.double()
+    return ours, lambda batch: teacher.eval()(batch.images).detach(), loop
+
+
+def apart(ours, loop):
+    """The greatest distance of any number in one student from its like in the other."""
+    by_hand = loop.student.state_dict()
+    return max((value - by_hand[name]).abs().max().item() for name, value in ours.body.state_dict().items())
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_the_loop_by_hand_trains_the_same_student(small, monkeypatch, classes):
+    case = Case.of(QUICK, [*small, f"data.classes={classes}"])
+    ours, teacher, loop = in_double(case, monkeypatch)
+    begun = {name: value.clone() for name, value in ours.state_dict().items()}
+    for _ in zip(case.fit(case.loader(), teacher, network=ours), loop.epochs(), strict=True):
+        assert apart(ours, loop) < 1e-6
+    stem, deepest, decoder = "_conv_stem.weight", "_blocks.15._project_conv.weight", "decoder.blocks.0.conv1.0.weight"
+    moved = {name for name, value in ours.state_dict().items() if (value - begun[name]).abs().max() > 1e-5}
+    assert {f"body.encoder.{deepest}", f"body.{decoder}"} <= moved
+    assert f"body.encoder.{stem}" not in moved
+    evaluation = case.bench.evaluate(ours, "val").metrics(ours.class_names)
+    assert loop.miou() == pytest.approx(evaluation["miou"], abs=1e-12)
+
+
+def test_the_loop_by_hand_would_notice_another_job(small, monkeypatch):
+    """The yardstick of the test above: a temperature that is a tenth higher leads far away in one epoch."""
+    case = Case.of(QUICK, [*small, "schedule.initial=4.4"])
+    ours, teacher, loop = in_double(case, monkeypatch)
+    loop.job = replace(loop.job, timeline=Case.of(QUICK, small).job().timeline)
+    next(case.fit(case.loader(), teacher, network=ours))
+    next(loop.epochs())
+    assert apart(ours, loop) > 1e-3
+
+
+# what is measured
+
+
+def test_of_data_of_ones_own_as_much_is_measured_as_an_epoch_needs(small):
+    root = Path(next(each for each in small if each.startswith("data.root=")).removeprefix("data.root="))
+    with folder_of(replace(QUICK, steps=1, batch=3), root) as overrides:
+        found, whole = Case.of(QUICK, overrides).bench.data, Folder(root, image_size=(32, 32))
+        assert found.size("train") == 3
+        for index in range(3):
+            for one, other in zip(found.read("train", index), whole.read("train", index), strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+def test_a_folder_that_is_not_there_is_told_in_one_line(tmp_path):
+    with pytest.raises(DataError, match="is not a folder"), folder_of(QUICK, tmp_path / "none"):
+        pass
+
+
+# end to end
+
+
+SPREAD = {"median", "min", "max", "rounds"}
+BY_STATE = [
+    "warm_over_student", "cold_over_live", "live_over_parts", "epoch_over_steps", "hand_written_over_warm",
+    "hand_written_channels_last_over_warm",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    out = tmp_path_factory.mktemp("bench") / "results.json"
+    bench.main(["--quick", "--only", "steps,startup,tracking", "--out", str(out)])
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("name", BY_STATE)
+def test_a_ratio_is_told_for_a_closed_and_for_an_open_encoder(results, name):
+    assert set(results[name]) == {"closed", "open"}
+    for found in results[name].values():
+        assert set(found) == SPREAD
+        assert 0 < found["min"] <= found["median"] <= found["max"]
+
+
+def test_a_ratio_lies_between_those_of_its_rounds(results):
+    """The ratio of two medians would not: it is the median of ratios that is told."""
+    for name, (over, *under) in bench.steps.RATIOS.items():
+        for state, seconds in results["seconds_per_step"].items():
+            found = results[name][state]
+            assert found["min"] <= seconds[over]["max"] / sum(seconds[each]["min"] for each in under)
+            assert found["max"] >= seconds[over]["min"] / sum(seconds[each]["max"] for each in under)
+
+
+def test_the_start_is_told_in_cpu_seconds(results):
+    assert set(results["startup_cpu_seconds"]) == {"help", "error"}
+    assert all(found["min"] > 0 for found in results["startup_cpu_seconds"].values())
+    assert results["tracking_share"]["min"] > 0
+
+
+def test_the_machine_and_the_libraries_are_told(results):
+    assert results["machine"]["threads"] == torch.get_num_threads()
+    assert torch.__version__.startswith(results["versions"]["torch"])
+    assert {"cpu", "cores", "gpu"} <= set(results["machine"])
+    assert {"python", "optuna", "mlflow", "hydra-core", "segmentation-models-pytorch"} <= set(results["versions"])
+
+
+def test_every_ratio_stands_in_the_table(results):
+    shown = bench.table(results)
+    assert {bench.TITLES[name] for name in BY_STATE} <= set(shown.columns[0].cells)
+
+
+def test_an_unknown_section_is_refused_by_name(capsys):
+    with pytest.raises(SystemExit):
+        bench.main(["--only", "steps,speed"])
+    assert "'speed' is no section; choose from steps," in capsys.readouterr().err
+
+
+def test_a_study_is_timed_and_its_best_found_for_the_stock_sweeper_and_for_ours():
+    """With students alone, which spares the training of a teacher."""
+
+    def start(root, arguments, env):
+        if "-m" not in arguments:
+            (root / "runs" / "teachers").mkdir(parents=True)
+            return
+        done = program.train(root, *arguments, "loss=hard_only", "hydra.sweeper.n_trials=1", env={**os.environ, **env})
+        assert done.returncode == 0, done.stderr
+
+    found = study.measured(QUICK, lambda line: None, start)
+    assert found["study_speedup"]["median"] == found["study_seconds"]["stock"][0] / found["study_seconds"]["ours"][0]
+    assert found["study_epochs"] == {"stock": [QUICK.trial_epochs], "ours": [QUICK.trial_epochs]}
+    assert all(0 < value[0] <= 1 for value in found["study_best"].values())
