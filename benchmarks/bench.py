@@ -26,7 +26,7 @@ from kd.errors import UserError
 from kd.files import write_json
 
 RESULTS = Path(__file__).with_name("results.json")
-HIDDEN = ("machine", "versions", "sizes", "seconds_per_step", "section_seconds", "study_sizes", "data")
+HIDDEN = ("machine", "versions", "sizes", "seconds_per_step", "sections", "study_sizes", "data")
 TITLES = {
     "warm_over_student": "distilling, warm cache / student alone",
     "cold_over_live": "distilling, cold cache / live teacher",
@@ -96,13 +96,14 @@ def main(arguments: list[str] | None = None) -> None:
     own = Path(asked.data[1]) if asked.data[0] == "folder" else None
     with folder_of(SIZES[name], own, tuple(asked.data[2 if own else 1 :])) as overrides:
         for section in asked.only or SECTIONS:
-            begun = time.monotonic()
+            found |= {"machine": machine.facts(), "versions": machine.versions(), "sizes": vars(SIZES[name])}
+            busy, begun = machine.busy(), time.monotonic()
             on = Measuring(name, overrides, lambda line, section=section: console.print(f"{section:<9} {line}"))
             on.say("...")
             found |= SECTIONS[section](on)
-            found |= {"machine": machine.facts(), "versions": machine.versions(), "sizes": vars(on.sizes)}
             found["data"] = asked.data[0]
-            found.setdefault("section_seconds", {})[section] = round(time.monotonic() - begun, 1)
+            spent = {"seconds": round(time.monotonic() - begun, 1), "busy_before": busy}
+            found.setdefault("sections", {})[section] = spent
             write_json(asked.out, found)
     console.print(table(found))
     console.print(f"written to {asked.out}")

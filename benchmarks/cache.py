@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from benchmarks.case import Case, Remembered
 from kd.answers import Answers
 from kd.data.loading import Batch, TrainLoader
-from kd.data.views import Augmentation
 from kd.teacher import CachedTeacher
 from kd.training import EpochResult
 
@@ -47,12 +46,10 @@ def kept(case: Case) -> Answers:
 
 def with_loader(case: Case, answers: Answers) -> TrainLoader:
     """The loader of a run whose answers are kept, over VIEWS views."""
-    bench = case.bench
-    views = Augmentation(bench.transforms, bench.settings.seed, bench.data.ignore_index)
-    pin = bench.precision.device.type == "cuda"
-    return TrainLoader(
-        bench.samples, views, bench.settings.trainer.batch_size, bench.settings.seed, bench.workers, pin, VIEWS, answers
-    )
+    settings = case.bench.settings
+    augment = settings.augment.model_copy(update={"views": VIEWS})
+    bench = replace(case.bench, settings=settings.model_copy(update={"augment": augment}))
+    return bench.train_loader(settings.seed, answers)
 
 
 def warm(case: Case, state: str, answers: Answers) -> Iterator[EpochResult]:

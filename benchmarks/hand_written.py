@@ -90,6 +90,22 @@ class Pictures(Dataset):
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
 
 
+def total_loss(
+    logits: Tensor, answers: Tensor, masks: Tensor, temperature: float, weights: Mapping[str, float]
+) -> Tensor:
+    """alpha T^2 CE(teacher, student at T) + beta MSE + gamma CE + delta Dice; CE is KL plus what has no gradient."""
+    if logits.shape[1] == 1:
+        soft = F.binary_cross_entropy_with_logits(logits / temperature, torch.sigmoid(answers / temperature))
+        hard = F.binary_cross_entropy_with_logits(logits, masks[:, None].to(logits.dtype))
+        dice = smp.losses.DiceLoss("binary")(logits, masks.long())
+    else:
+        soft = F.cross_entropy(logits / temperature, torch.softmax(answers / temperature, dim=1))
+        hard = F.cross_entropy(logits, masks.long())
+        dice = smp.losses.DiceLoss("multiclass")(logits, masks.long())
+    soft, mse = temperature**2 * soft, F.mse_loss(logits, answers)
+    return weights["alpha"] * soft + weights["beta"] * mse + weights["gamma"] * hard + weights["delta"] * dice
+
+
 def epochs(job: Job, *how: Any) -> Iterator[float]:
     """A `Loop`'s epochs, for a process that has only just begun."""
     return Loop(job, *how).epochs()
@@ -154,7 +170,7 @@ class Loop:
             with torch.no_grad():
                 answers = self.teacher(images)
             logits = self.student(images)
-        loss = self._loss(logits.float(), answers.float(), masks, temperature)
+        loss = total_loss(logits.float(), answers.float(), masks, temperature, self.job.weights)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), self.job.clip_norm)
@@ -164,20 +180,6 @@ class Loop:
     def _normalised(self, images: Tensor) -> Tensor:
         pixels = (images.to(self.device, self.mean.dtype) - self.mean) / self.std
         return pixels.contiguous(memory_format=self.layout)
-
-    def _loss(self, logits: Tensor, answers: Tensor, masks: Tensor, temperature: float) -> Tensor:
-        """The soft term is short of the teacher's entropy, which has no gradient."""
-        weights = self.job.weights
-        if self.job.classes == 1:
-            soft = F.binary_cross_entropy_with_logits(logits / temperature, torch.sigmoid(answers / temperature))
-            hard = F.binary_cross_entropy_with_logits(logits, masks[:, None].to(logits.dtype))
-            dice = smp.losses.DiceLoss("binary")(logits, masks.long())
-        else:
-            soft = F.cross_entropy(logits / temperature, torch.softmax(answers / temperature, dim=1))
-            hard = F.cross_entropy(logits, masks.long())
-            dice = smp.losses.DiceLoss("multiclass")(logits, masks.long())
-        soft = weights["alpha"] * temperature**2 * soft
-        return soft + weights["beta"] * F.mse_loss(logits, answers) + weights["gamma"] * hard + weights["delta"] * dice
 
     @torch.no_grad()
     def miou(self) -> float:

@@ -37,6 +37,11 @@ def facts() -> dict[str, Any]:
     }
 
 
+def busy(seconds: float = 1.0) -> float:
+    """The share of the processor, in [0, 1], that others use: where it is much, figures are worth less."""
+    return psutil.cpu_percent(interval=seconds) / 100
+
+
 def _processor() -> str:
     """The processor's name; where the system keeps it secret, its architecture."""
     try:

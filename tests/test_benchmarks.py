@@ -14,10 +14,11 @@ import torch
 from benchmarks import bench, machine, study
 from benchmarks.case import QUICK, Case, folder_of
 from benchmarks.elsewhere import elsewhere
-from benchmarks.hand_written import Loop
+from benchmarks.hand_written import Loop, total_loss
 from benchmarks.rounds import exponent, race, ratios, spread
 from kd.data import Folder
 from kd.errors import DataError
+from kd.losses import DistillationLoss
 
 # arithmetic
 
@@ -130,29 +131,37 @@ def apart(ours, loop):
     return max((value - by_hand[name]).abs().max().item() for name, value in ours.body.state_dict().items())
 
 
-@pytest.mark.parametrize("classes", [1, 3])
-def test_the_loop_by_hand_trains_the_same_student(small, monkeypatch, classes):
-    case = Case.of(QUICK, [*small, f"data.classes={classes}"])
+def test_the_loop_by_hand_trains_the_same_student(small, monkeypatch):
+    case = Case.of(QUICK, small)
     ours, teacher, loop = in_double(case, monkeypatch)
     begun = {name: value.clone() for name, value in ours.state_dict().items()}
     for _ in zip(case.fit(case.loader(), teacher, network=ours), loop.epochs(), strict=True):
         assert apart(ours, loop) < 1e-6
     stem, deepest, decoder = "_conv_stem.weight", "_blocks.15._project_conv.weight", "decoder.blocks.0.conv1.0.weight"
-    moved = {name for name, value in ours.state_dict().items() if (value - begun[name]).abs().max() > 1e-5}
+    moved = {name for name, value in ours.state_dict().items() if (value - begun[name]).abs().max() > 1e-4}
     assert {f"body.encoder.{deepest}", f"body.{decoder}"} <= moved
     assert f"body.encoder.{stem}" not in moved
     evaluation = case.bench.evaluate(ours, "val").metrics(ours.class_names)
     assert loop.miou() == pytest.approx(evaluation["miou"], abs=1e-12)
 
 
-def test_the_loop_by_hand_would_notice_another_job(small, monkeypatch):
-    """The yardstick of the test above: a temperature that is a tenth higher leads far away in one epoch."""
-    case = Case.of(QUICK, [*small, "schedule.initial=4.4"])
-    ours, teacher, loop = in_double(case, monkeypatch)
-    loop.job = replace(loop.job, timeline=Case.of(QUICK, small).job().timeline)
-    next(case.fit(case.loader(), teacher, network=ours))
-    next(loop.epochs())
-    assert apart(ours, loop) > 1e-3
+@pytest.mark.parametrize("classes", [1, 3])
+def test_the_loss_by_hand_has_the_same_gradient(classes):
+    """The teacher's entropy, by which the two differ, has none; at another temperature it is another one."""
+    torch.manual_seed(0)
+    logits = torch.randn(2, classes, 4, 5, dtype=torch.float64, requires_grad=True)
+    answers = torch.randn(2, classes, 4, 5, dtype=torch.float64)
+    masks = torch.randint(max(2, classes), (2, 4, 5), dtype=torch.uint8)
+    weights = {"alpha": 0.3, "beta": 0.5, "gamma": 0.7, "delta": 1.1}
+
+    def by_hand(temperature):
+        return torch.autograd.grad(total_loss(logits, answers, masks, temperature, weights), logits)[0]
+
+    for temperature in (1.0, 4.0):
+        ours = DistillationLoss(weights, classes)(logits, masks, answers, temperature).loss
+        (wanted,) = torch.autograd.grad(ours, logits)
+        torch.testing.assert_close(by_hand(temperature), wanted, rtol=1e-4, atol=1e-8)
+        assert (by_hand(1.1 * temperature) - wanted).abs().max() > 1e-4
 
 
 # what is measured
