@@ -176,10 +176,9 @@ def _describe(folder: Path, teacher: Path, follows_from: dict[str, Any]) -> None
 
 def _announce(answers: Answers, views: int) -> None:
     """Say how much of the answers is there or fits."""
-    share = answers.fit(views)
-    needed = views * answers.samples * answers.record_bytes / GB
-    if share < 1 and answers.writable:
+    fit, each = answers.fit(views), answers.samples * answers.record_bytes / GB
+    if fit < views and answers.writable:
         console.say(
-            f"teacher  answers of {views} views take {needed:.3g} GB, of which {share:.0%} fit into teacher.cache_gb; "
-            "the rest is computed live (kd cache prune makes room, augment.views=<number> needs less)"
+            f"teacher  answers to {views} views take {each:.2g} GB each, of which {fit} of {views} fit into "
+            "teacher.cache_gb; the rest is computed live (kd cache prune makes room, augment.views=<number> needs less)"
         )
