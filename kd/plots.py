@@ -80,9 +80,11 @@ def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int, teacher_m
 
 
 def _figures(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """The epochs that have a figure, and the figures."""
-    known = [record for record in records if record.get(name) is not None]
-    return [record["epoch"] for record in known], [record[name] for record in known]
+    """The epochs in which a figure was looked at, and the figures; NaN, and a gap in the line, where there was none."""
+    looked = [record for record in records if name in record]
+    return [record["epoch"] for record in looked], [
+        np.nan if record[name] is None else record[name] for record in looked
+    ]
 
 
 def _mark_openings(axes: Sequence[Axes], records: Sequence[Mapping[str, Any]]) -> None:
