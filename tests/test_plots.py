@@ -133,7 +133,7 @@ def test_curves_mark_the_epochs_in_which_blocks_open(drawn):
     assert [text.get_text().strip() for text in figure.axes[0].texts] == ["1", "4"]
 
 
-def test_a_curve_joins_the_epochs_that_were_looked_at():
+def test_a_curve_joins_the_epochs_that_were_looked_at(drawn):
     records = [record(epoch) for epoch in range(4)]
     for epoch in (0, 2):
         del records[epoch]["val/miou"]
