@@ -40,6 +40,7 @@ TITLES = {
     "study_speedup": "study: stock sweeper / ours, seconds",
     "study_best": "study: best value",
     "study_seconds": "study: seconds",
+    "study_cpu_seconds": "study: CPU seconds",
     "study_epochs": "study: epochs trained",
     "study_workers": "study: workers",
     "equal_metrics": "trained to the end",

@@ -57,8 +57,8 @@ class Sizes:
     image_size: int = 128
     epochs: int = 8
     trials: int = 12
-    trial_epochs: int = 8
-    trial_images: int = 48
+    trial_epochs: int = 12
+    trial_images: int = 64
     trial_side: int = 64
     seeds: tuple[int, ...] = (0, 1, 2)
     quick: bool = False

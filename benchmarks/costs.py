@@ -1,6 +1,5 @@
 """What is paid beside training: the start of the program, checkpoints and MLflow, memory."""
 
-import resource
 import statistics
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 
 from benchmarks.case import Case
 from benchmarks.memory import WAYS
-from benchmarks.rounds import Spread, spread
+from benchmarks.rounds import Spread, cpu_of_children, spread
 from kd import tracking
 from kd.composition import PROJECT
 from kd.course import Course
@@ -32,12 +31,11 @@ def startup(rounds: int) -> dict[str, dict[str, Spread]]:
 
 
 def _cpu_seconds(arguments: list[str], code: int) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = cpu_of_children()
     done = subprocess.run([sys.executable, str(PROJECT / "train.py"), *arguments], capture_output=True, text=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != code:
         raise RuntimeError(f"train.py {' '.join(arguments)} ended with {done.returncode}: {done.stderr}")
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return cpu_of_children() - before
 
 
 def tracked(case: Case, rounds: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ told is the median of the rounds' ratios, with the least and the greatest of the
 """
 
 import math
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,12 @@ def ratios(over: Sequence[float], under: Sequence[float], *more: Sequence[float]
 def spread(values: Sequence[float]) -> Spread:
     """The median, the least and the greatest of some values, and how many they were."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "rounds": len(values)}
+
+
+def cpu_of_children() -> float:
+    """CPU seconds, user and system, of the processes that this one has waited for, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:

@@ -150,7 +150,7 @@ def test_the_loss_by_hand_has_the_same_gradient(classes):
     """The teacher's entropy, by which the two differ, has none; at another temperature it is another one."""
     torch.manual_seed(0)
     logits = torch.randn(2, classes, 4, 5, dtype=torch.float64, requires_grad=True)
-    answers = torch.randn(2, classes, 4, 5, dtype=torch.float64)
+    answers = 4 * torch.randn(2, classes, 4, 5, dtype=torch.float64)
     masks = torch.randint(max(2, classes), (2, 4, 5), dtype=torch.uint8)
     weights = {"alpha": 0.3, "beta": 0.5, "gamma": 0.7, "delta": 1.1}
 
@@ -161,7 +161,7 @@ def test_the_loss_by_hand_has_the_same_gradient(classes):
         ours = DistillationLoss(weights, classes)(logits, masks, answers, temperature).loss
         (wanted,) = torch.autograd.grad(ours, logits)
         torch.testing.assert_close(by_hand(temperature), wanted, rtol=1e-4, atol=1e-8)
-        assert (by_hand(1.1 * temperature) - wanted).abs().max() > 1e-4
+        assert (by_hand(2 * temperature) - wanted).abs().max() > 1e-3
 
 
 # what is measured
