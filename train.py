@@ -11,7 +11,7 @@ from hydra.types import RunMode
 
 from kd.composition import TARGETS
 from kd.config import job
-from kd.launch import hush, place, refuse_a_study, without_its_folder
+from kd.launch import hush, place, refuse_a_study, throw_folder_away
 from kd.mistakes import one_line_errors
 from kd.sweep import check_recipes
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 @hydra.main(config_path="conf", config_name="config", execution_whitelist=TARGETS)
 def main(cfg: "DictConfig") -> float | tuple[float, ...]:
     alone = HydraConfig.get().mode is RunMode.RUN  # in a multirun it is the sweeper that deals with a failed job
-    with one_line_errors() if alone else nullcontext(), without_its_folder():
+    with one_line_errors() if alone else nullcontext():
+        throw_folder_away()
         asked = job(cfg) if place().rank == 0 else None
         from kd.experiment import run  # heavy: torch, albumentations, mlflow
 

@@ -9,8 +9,10 @@ neither of which serves a temperature that falls.
 """
 
 import logging
+import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from kd.slots import HEADER, FileSlots, create, file_bytes
+from kd.slots import FileSlots, create, file_bytes
 
 SPARE = 10**9  # bytes of a disk that are left to others
 HALF = torch.finfo(torch.float16).max
@@ -50,7 +52,9 @@ class Answers:
     writable: bool = True
     budget: float = float("inf")
     refused: int = 0
+    _refused: set[int] = field(default_factory=set, repr=False)
     _views: dict[int, FileSlots | None] = field(default_factory=dict, repr=False)
+    _damaged: set[Path] = field(default_factory=set, repr=False)
 
     @property
     def record_bytes(self) -> int:
@@ -60,7 +64,7 @@ class Answers:
     def read(self, view: int, indices: Sequence[int]) -> Tensor | None:
         """The answers to a batch, B x C x H x W float16; None unless all of them are there and whole."""
         slots = self._slots(view, make=False)
-        if slots is None or (len(indices) and max(indices) >= slots.count):
+        if slots is None:
             return None
         answers = torch.empty(len(indices), *self.shape, dtype=torch.float16)
         rows = answers.view(len(indices), -1).numpy()
@@ -70,10 +74,10 @@ class Answers:
         return answers
 
     def write(self, view: int, indices: Sequence[int], answers: Tensor) -> None:
-        """Store the answers to a batch, B x C x H x W float16 on the CPU, as far as they fit."""
-        slots = self._slots(view, make=True) if self.writable else None
+        """Store the answers to a batch, B x C x H x W float16 on the CPU, where their view fits."""
         kept = 0
         try:
+            slots = self._slots(view, make=True) if self.writable else None
             for index, row in zip(indices, answers.contiguous().view(len(indices), -1).numpy(), strict=True):
                 kept += slots is not None and slots.write(index, memoryview(row).cast("B"))
         except OSError as error:  # a full disk takes the cache, not the run
@@ -83,32 +87,55 @@ class Answers:
 
     def room(self) -> int:
         """Bytes that new files of slots may take."""
-        return int(max(0, min(self.budget - taken(self.folder.parent), _free(self.folder) - SPARE)))
+        return int(max(0, min(self.budget - taken(self.folder.parent), _free(self.folder.parent) - SPARE)))
 
-    def fit(self, views: int) -> float:
-        """The part of the answers to views 0, 1, ... `views` - 1 that is there or fits, in [0, 1]."""
+    def fit(self, views: int) -> int:
+        """How many of the views 0, 1, ... `views` - 1 are there or fit."""
         there = sum(self._path(view).exists() for view in range(views))
         room = self.room() if self.writable else 0
-        more = min(views - there, room / file_bytes(self.samples, self.record_bytes))
-        return (there + more) / views
+        return there + min(views - there, room // file_bytes(self.samples, self.record_bytes))
 
     def _slots(self, view: int, make: bool) -> FileSlots | None:
-        if self._views.get(view) is None:
+        """The file of a view; several threads may ask."""
+        slots = self._views.get(view)
+        if slots is None:
             path = self._path(view)
-            if make and not path.exists():
+            if make and view not in self._refused and not path.exists():
                 self._reserve(path)
-            self._views[view] = _opened(path, self.samples, self.record_bytes, self.writable)
-            for old in [known for known in self._views if known != view][:-1]:
-                del self._views[old]  # a process may only open so many files
-        return self._views[view]
+                self._refused |= set() if path.exists() else {view}
+            slots = self._opened(path)
+            self._views[view] = slots
+            for old in [known for known in list(self._views) if known != view][:-1]:
+                self._views.pop(old, None)  # a process may only open so many files
+        return slots
+
+    def _opened(self, path: Path) -> FileSlots | None:
+        """A file of slots; None where it is missing, or damaged, and then out of the way."""
+        try:
+            slots = FileSlots(path, self.writable)
+            if slots.size != self.record_bytes or slots.count != self.samples:
+                raise ValueError(f"{path} holds other records")
+            return slots
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            if path not in self._damaged:
+                log.warning("teacher.cache: %s; its answers are computed again", error)
+            self._damaged.add(path)
+            if self.writable:
+                with suppress(OSError):
+                    path.unlink()
+            return None
 
     def _reserve(self, path: Path) -> None:
-        """Make the file of a view, for as many samples as fit: its length is taken from the budget of everybody."""
+        """Make the file of a view, if it fits: its length is taken from the budget of everybody.
+
+        A whole view or nothing, since of batches that are drawn at random hardly any would lie within a part.
+        """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder.parent / ".lock"):
-            count = min(self.samples, (self.room() - HEADER) // (8 + self.record_bytes))
-            if count > 0 and not path.exists():
-                create(path, int(count), self.record_bytes)
+            if not path.exists() and file_bytes(self.samples, self.record_bytes) <= self.room():
+                create(path, self.samples, self.record_bytes)
 
     def _path(self, view: int) -> Path:
         return self.folder / f"view-{view:06}.slots"
@@ -118,27 +145,16 @@ class Answers:
 
 
 def taken(folder: Path) -> int:
-    """Bytes that all files of slots below a folder have been promised."""
-    return sum(path.stat().st_size for path in folder.rglob("*.slots") if path.is_file())
+    """Bytes that all files of slots below a folder have been promised; others may delete some meanwhile."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += (Path(parent) / name).lstat().st_size if name.endswith(".slots") else 0
+    return total
 
 
 def _free(folder: Path) -> int:
     """Bytes free on the disk of a folder, which need not be there yet."""
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     return shutil.disk_usage(there).free
-
-
-def _opened(path: Path, samples: int, size: int, writable: bool) -> FileSlots | None:
-    """A file of slots; None where it is missing, or damaged, and then out of the way."""
-    try:
-        slots = FileSlots(path, writable)
-        if slots.size != size or slots.count > samples:
-            raise ValueError(f"{path} holds other records")
-        return slots
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("teacher.cache: %s; its answers are computed again", error)
-        if writable:
-            path.unlink(missing_ok=True)
-        return None

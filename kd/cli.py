@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kd.composition import compose, project_root
 from kd.config import block_count, read
@@ -67,9 +68,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     ui.add_argument("overrides", nargs="*", metavar="override", help="as for train.py: tracking.experiment=mine")
     ui.add_argument("--port", type=int, default=5000, help="where the browser finds them (default: 5000)")
     ui.set_defaults(verb=_ui)
+    _cache_verbs(verbs)
     arguments = parser.parse_args(argv)
     with one_line_errors():
         arguments.verb(arguments)
+
+
+def _cache_verbs(verbs: Any) -> None:
+    cache = verbs.add_parser(
+        "cache",
+        help="list what is kept below runs/cache: teachers' answers, decoded samples; verify or delete it",
+        description="List what is kept below runs/cache: teachers' answers, decoded samples, teachers' figures.",
+        epilog="example: kd cache prune --keep-gb 10",
+    )
+    cache.set_defaults(verb=_cache)
+    what = cache.add_subparsers(metavar="verify or prune")
+    verify = what.add_parser(
+        "verify",
+        help="read all of it, and empty what is damaged",
+        description="Read all of it. What is damaged is emptied, so that it is computed again; exits with 1 then.",
+    )
+    verify.set_defaults(verb=_cache_verify)
+    prune = what.add_parser(
+        "prune",
+        help="delete some of it, or all",
+        description="Delete entries. Runs that are at work on them go on, and make again what they miss.",
+        epilog="example: kd cache prune --older-than 30 --keep-gb 10",
+    )
+    prune.add_argument("--older-than", type=float, metavar="DAYS", help="what was not used for so many days")
+    prune.add_argument("--keep-gb", type=float, metavar="GB", help="least recently used first, until so much is left")
+    prune.add_argument("--all", action="store_true", help="everything")
+    prune.set_defaults(verb=_cache_prune)
 
 
 def _preview(arguments: argparse.Namespace) -> None:
@@ -124,6 +153,29 @@ def _ui(arguments: argparse.Namespace) -> None:
         tracking.store_uri(settings.tracking, settings.root), settings.tracking.experiment, settings.root
     )
     sys.exit(tracking.serve(store, arguments.port))
+
+
+def _cache(arguments: argparse.Namespace) -> None:
+    from kd import cache_folder
+
+    cache_folder.show(_cache_root())
+
+
+def _cache_verify(arguments: argparse.Namespace) -> None:
+    from kd import cache_folder
+
+    if not cache_folder.verify(_cache_root()):
+        sys.exit(1)
+
+
+def _cache_prune(arguments: argparse.Namespace) -> None:
+    from kd import cache_folder
+
+    cache_folder.prune(_cache_root(), arguments.older_than, arguments.keep_gb, arguments.all)
+
+
+def _cache_root() -> Path:
+    return project_root() / "runs" / "cache"
 
 
 def _as_json(plan: EpochPlan) -> dict[str, object]:

@@ -62,7 +62,8 @@ class Display:
         line = (
             f"{self.who} {record['epoch'] + 1:>3}/{self.epochs}  T {record['temperature']:.2f}  "
             f"open {record['unfrozen_blocks']}  lr {record['lr/decoder']:.1e}  loss {record['train/loss']:.4f}  "
-            f"mIoU {_figure(record['val/miou'], '.4f')}  {record['images_per_second']:.1f} img/s{'  *' if best else ''}"
+            f"mIoU {_figure(record.get('val/miou'), '.4f')}  {record['images_per_second']:.1f} img/s"
+            f"{'  *' if best else ''}"
         )
         self.progress.console.print(line, soft_wrap=True, markup=False)
         self.progress.update(self.task, last=f"best {self.objective} marked *")

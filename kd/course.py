@@ -120,7 +120,7 @@ def best_of(records: Sequence[dict[str, Any]], objective: str) -> dict[str, Any]
 
 def improves(record: Mapping[str, Any], best: Mapping[str, Any], objective: str) -> bool:
     """Whether an epoch is better than the best so far; a figure is better than none."""
-    new, old = record[objective], best[objective]
+    new, old = record.get(objective), best.get(objective)
     if _is_missing(new) or _is_missing(old):
         return _is_missing(old) and not _is_missing(new)
     return new > old if more_is_better(objective) else new < old

@@ -8,8 +8,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,14 +53,10 @@ def folder_of_this_process(folder: str) -> str:
     return folder if rank == 0 else str(Path(tempfile.gettempdir()) / f"kd-process-{rank}-{os.getpid()}")
 
 
-@contextmanager
-def without_its_folder() -> Iterator[None]:
-    """Throw away, after the block, the folder of a process that is not the first."""
-    try:
-        yield
-    finally:
-        if place().rank > 0:
-            shutil.rmtree(folder_of_this_process(""), ignore_errors=True)
+def throw_folder_away() -> None:
+    """Remove what hydra made for a process that is not the first; its log, which stays open, goes nowhere."""
+    if place().rank > 0:
+        shutil.rmtree(folder_of_this_process(""), ignore_errors=True)
 
 
 def hush() -> None:

@@ -60,18 +60,16 @@ def _block_names(blocks: int) -> list[str]:
 def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int, teacher_miou: float | None, path: Path) -> None:
     """Loss terms and validation figures over epochs, with the moments at which blocks opened."""
     figure, (loss, quality) = plt.subplots(2, 1, figsize=(8, 7), sharex=True, layout="constrained")
-    epochs = [record["epoch"] for record in records]
     for name in ("train/loss", "train/kl", "train/mse", "train/ce", "train/dice", "val/loss"):
-        if name in records[0]:
+        if any(name in record for record in records):
             width = 2.2 if name.endswith("/loss") else 1.0
-            loss.plot(epochs, [record.get(name) for record in records], label=name, linewidth=width, marker=".")
+            loss.plot(*_figures(records, name), label=name, linewidth=width, marker=".")
     loss.set(ylabel="loss", yscale="log")
     loss.legend(frameon=False, ncols=3, fontsize=8)
 
     for name, style in (("val/miou", "-"), ("val/dice", "--"), ("val/teacher_agreement", ":")):
-        if name in records[0]:
-            values = [np.nan if record.get(name) is None else record[name] for record in records]
-            quality.plot(epochs, values, style, color=STUDENT, label=name, marker=".")
+        if any(name in record for record in records):
+            quality.plot(*_figures(records, name), style, color=STUDENT, label=name, marker=".")
     if teacher_miou is not None:
         quality.axhline(teacher_miou, color=TEACHER, linewidth=1, label="teacher's mIoU")
     quality.axvline(best_epoch, color=GREY, linewidth=1, linestyle="-.", label="best epoch")
@@ -79,6 +77,14 @@ def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int, teacher_m
     quality.legend(frameon=False, ncols=2, fontsize=8, loc="lower right")
     _mark_openings((loss, quality), records)
     _save(figure, path)
+
+
+def _figures(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """The epochs in which a figure was looked at, and the figures; NaN, and a gap in the line, where there was none."""
+    looked = [record for record in records if name in record]
+    return [record["epoch"] for record in looked], [
+        np.nan if record[name] is None else record[name] for record in looked
+    ]
 
 
 def _mark_openings(axes: Sequence[Axes], records: Sequence[Mapping[str, Any]]) -> None:

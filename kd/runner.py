@@ -122,7 +122,7 @@ class Bench:
         optimizer, trainer = self.settings.optimizer, self.settings.trainer
         return Recipe(
             seed, optimizer.weight_decay, optimizer.betas, optimizer.clip_norm, trainer.accumulate,
-            skip_nonfinite=trainer.nonfinite == "skip",
+            skip_nonfinite=trainer.nonfinite == "skip", validate_every=trainer.validate_every,
         )  # fmt: skip
 
     def build(self, who: str, seed: int) -> Network:
@@ -191,7 +191,7 @@ def train(
     if start is None and _enters_closed(lesson):
         measure_batch_norm(lesson.network, loader, bench.precision, lesson.seed, world=world)
     for past in range(len(course.records)):  # which the judge may not have heard of
-        enough = judge(best_of(course.records[: past + 1], lesson.objective)[lesson.objective], past + 1, epochs)
+        enough = judge(best_of(course.records[: past + 1], lesson.objective).get(lesson.objective), past + 1, epochs)
 
     def pause() -> bool:
         return world.any(bench.stop.asked or course.due())
@@ -204,9 +204,9 @@ def train(
         for item in () if world.broadcast(enough) else epochs_left:
             if world.is_main and isinstance(item, EpochResult):
                 record = course.over(item)
-                display.epoch(record, course.best is record)
+                display.epoch(record, course.best is record and lesson.objective in record)
                 mirror.refresh()
-                enough = judge(course.best[lesson.objective], record["epoch"] + 1, epochs)
+                enough = judge(course.best.get(lesson.objective), record["epoch"] + 1, epochs)
             elif world.is_main:
                 course.save(item.snapshot())
             if world.broadcast(enough):

@@ -178,6 +178,7 @@ class Trainer(Group):
     workers: int | str
     channels_last: bool
     compile: bool
+    validate_every: PositiveInt
     deterministic: bool
     nonfinite: Literal["stop", "skip"]
     checkpoint_minutes: Positive | None

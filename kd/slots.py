@@ -4,15 +4,19 @@ A record is written first and its checksum after it, and it counts only while th
 a reader never sees half a record or a damaged one. Two writers of one slot write the same bytes. A file of slots is
 made whole and named afterwards; it is sparse, and takes the room of what was written.
 
+Files are read and written at a place (pread, pwrite): no two threads, and no forked process, share one to seek in, or a
+lock that could be held while a process is forked.
+
 Layout, little-endian: a header of 4096 bytes (JSON), 8 bytes of checksum for each slot (0: empty), the records.
 Checksums are xxHash's XXH3, 64 bits, which finds damage and does not keep out forgers: https://xxhash.com
 """
 
+import errno
 import json
 import mmap
 import os
+import stat
 import tempfile
-import threading
 from abc import ABC, abstractmethod
 from io import FileIO
 from pathlib import Path
@@ -35,12 +39,15 @@ class Slots(ABC):
         if slot >= self.count:
             return False
         known = np.zeros(1, dtype="<u8")
-        return (
-            self._load(HEADER + 8 * slot, memoryview(known).cast("B"))
-            and known[0] != 0
-            and self._load(self._place(slot), target)
-            and int(known[0]) == _checksum(target, slot)
-        )
+        try:
+            return (
+                self._load(HEADER + 8 * slot, memoryview(known).cast("B"))
+                and known[0] != 0
+                and self._load(self._place(slot), target)
+                and int(known[0]) == _checksum(target, slot)
+            )
+        except OSError:  # a disk that fails, a file that another machine has deleted
+            return False
 
     def write(self, slot: int, record: memoryview) -> bool:
         """Store a record, `size` bytes; False where there is no such slot.
@@ -100,32 +107,25 @@ class MemorySlots(Slots):
 
 
 class FileSlots(Slots):
-    """Slots in a file, for any number of processes."""
+    """Slots in a file, for any number of processes; the file may be deleted meanwhile.
+
+    Raises:
+        ValueError: it is not a file of slots, or not a whole one.
+        OSError: it cannot be opened, or read.
+    """
 
     def __init__(self, path: Path, writable: bool = True) -> None:
         self.path, self.writable = path, writable
-        self._lock, self._file, self._owner = threading.Lock(), None, 0
-        super().__init__(*_read_header(path))
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_NONBLOCK  # a named pipe would have us wait
+        self._file = FileIO(os.open(path, flags), "r+" if writable else "r")
+        super().__init__(*_read_header(self._file.fileno(), path))
 
     def _load(self, offset: int, target: memoryview) -> bool:
-        with self._lock:
-            file = self._opened()
-            file.seek(offset)
-            return file.readinto(target) == target.nbytes
+        return os.preadv(self._file.fileno(), [target], offset) == target.nbytes
 
     def _store(self, offset: int, data: memoryview) -> None:
-        with self._lock:
-            file = self._opened()
-            file.seek(offset)
-            written = file.write(data)
-        if written != data.nbytes:
-            raise OSError(28, "No space left on device", str(self.path))
-
-    def _opened(self) -> FileIO:
-        """The file, opened by this very process: a forked one would share the place to read at with its parent."""
-        if self._file is None or self._owner != os.getpid():
-            self._file, self._owner = FileIO(self.path, "r+" if self.writable else "r"), os.getpid()
-        return self._file
+        if os.pwrite(self._file.fileno(), data, offset) != data.nbytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def __reduce__(self) -> tuple:
         return FileSlots, (self.path, self.writable)
@@ -138,8 +138,7 @@ def create(path: Path, count: int, size: int) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            facts = {"format": FORMAT, "slots": count, "bytes": size}
-            file.write(json.dumps(facts).encode().ljust(HEADER))
+            file.write(_header(count, size))
             file.truncate(file_bytes(count, size))
         temporary.chmod(0o644)
         if not path.exists():  # another process may have been as quick: its file and ours are alike, and both empty
@@ -153,21 +152,25 @@ def file_bytes(count: int, size: int) -> int:
     return HEADER + count * (8 + size)
 
 
-def _read_header(path: Path) -> tuple[int, int]:
-    """How many slots a file has, of how many bytes.
+def _header(count: int, size: int) -> bytes:
+    return json.dumps({"format": FORMAT, "slots": count, "bytes": size}).encode().ljust(HEADER)
 
-    Raises:
-        ValueError: it is not a file of slots, or not a whole one.
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        facts = json.loads(file.read(HEADER))
-        length = file.seek(0, os.SEEK_END)
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a file of slots")
-    count, size = facts["slots"], facts["bytes"]
-    if length != file_bytes(count, size):
-        raise ValueError(f"{path} has {length} bytes where its header promises {file_bytes(count, size)}")
+
+def _read_header(file: int, path: Path) -> tuple[int, int]:
+    """How many slots an open file has, of how many bytes; raises as `FileSlots` does."""
+    state = os.fstat(file)
+    if not stat.S_ISREG(state.st_mode):
+        raise ValueError(f"{path} is not a file")
+    header = os.pread(file, HEADER, 0)
+    try:
+        facts = json.loads(header)
+        count, size = facts["slots"], facts["bytes"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is not a file of slots") from error
+    if {type(count), type(size)} != {int} or min(count, size) < 0 or header != _header(count, size):
+        raise ValueError(f"{path} is not a file of slots that this version knows")
+    if state.st_size != file_bytes(count, size):
+        raise ValueError(f"{path} has {state.st_size} bytes where its header promises {file_bytes(count, size)}")
     return count, size
 
 

@@ -76,9 +76,11 @@ class CachedTeacher:
             return batch.answers.float()
         half = self.live.half(batch)
         self.computed += len(batch)
+        self.flush()
         if self.answers.writable:
-            self.flush()
             self._writing = self._writer.submit(self._store, batch, half)
+        else:
+            self.answers.refused += len(batch)
         return half.float()
 
     def flush(self) -> None:

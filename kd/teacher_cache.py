@@ -15,13 +15,14 @@ from typing import Any
 
 import albumentations
 import cv2
+import PIL
 import torch
 from torch import Tensor
 
 from kd import console, models, sealed
 from kd.answers import Answers
 from kd.errors import DiskError
-from kd.files import digest, write_atomically, write_json
+from kd.files import digest, touch, write_atomically, write_json
 from kd.network import Network
 from kd.precision import Precision
 from kd.runner import Bench, figures
@@ -57,6 +58,8 @@ def known(bench: Bench, file: Path) -> Known:
     }
     path = _folder(bench) / "figures" / f"{_key(follows_from)}.safetensors"
     if found := world.broadcast(_kept(path, file) if world.is_main and mode != "off" else None):
+        if world.is_main and mode == "auto":
+            touch(path)
         return found
     measured, labels = figures(network(bench, file), bench, file)
     found = Known(file, measured, torch.cat(labels))
@@ -79,6 +82,7 @@ def answering(bench: Bench, teacher: Known, epochs: int) -> Teacher:
         "batch": [settings.trainer.batch_size, bench.world.size] if on_cpu and not live.one_by_one else None,
         "albumentations": albumentations.__version__,
         "opencv": cv2.__version__,
+        "pillow": PIL.__version__,
     }
     folder = _folder(bench) / "teacher" / _key(follows_from)
     answers = Answers(
@@ -126,7 +130,9 @@ def _hardware(device: torch.device) -> str:
     """What the last bits of an answer may depend on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+    if device.type == "cpu":
+        return f"cpu, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    return device.type
 
 
 def _key(follows_from: dict[str, Any]) -> str:
@@ -170,10 +176,9 @@ def _describe(folder: Path, teacher: Path, follows_from: dict[str, Any]) -> None
 
 def _announce(answers: Answers, views: int) -> None:
     """Say how much of the answers is there or fits."""
-    share = answers.fit(views)
-    needed = views * answers.samples * answers.record_bytes / GB
-    if share < 1 and answers.writable:
+    fit, each = answers.fit(views), answers.samples * answers.record_bytes / GB
+    if fit < views and answers.writable:
         console.say(
-            f"teacher  answers of {views} views take {needed:.3g} GB, of which {share:.0%} fit into teacher.cache_gb; "
-            "the rest is computed live (kd cache prune makes room, augment.views=<number> needs less)"
+            f"teacher  answers to {views} views take {each:.2g} GB each, of which {fit} of {views} fit into "
+            "teacher.cache_gb; the rest is computed live (kd cache prune makes room, augment.views=<number> needs less)"
         )

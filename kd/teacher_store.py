@@ -41,6 +41,7 @@ def fingerprint(settings: Settings) -> str:
         "optimizer": optimizer.model_dump(exclude={"lr", "encoder_lr_scale", "depth_decay"}),
         "trainer": trainer.model_dump(include={"batch_size", "accumulate", "precision"}),
         **({"compile": True} if trainer.compile else {}),
+        **({} if trainer.validate_every == 1 else {"validate_every": trainer.validate_every}),
     }
     return hashlib.blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=8).hexdigest()
 

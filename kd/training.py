@@ -45,7 +45,7 @@ class Recipe:
     """How weights are updated: the optimiser's settings and the seed of torch's own randomness.
 
     `skip_nonfinite`: a step whose loss or gradient is not finite is left out and counted, instead of ending the
-    training.
+    training. `validate_every`: so many epochs lie between two looks at the validation split.
     """
 
     seed: int
@@ -54,6 +54,11 @@ class Recipe:
     clip_norm: float | None
     accumulate: int = 1
     skip_nonfinite: bool = False
+    validate_every: int = 1
+
+    def validates(self, epoch: int, epochs: int) -> bool:
+        """Whether an epoch ends with a look at the validation split; the last always does."""
+        return (epoch + 1) % self.validate_every == 0 or epoch + 1 == epochs
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class EpochResult:
         plan: what it trained with.
         train: mean unweighted terms over the epoch's batches (loss, kl, mse, ce, dice: those that were computed), and
             how many steps were left out (skipped_steps, overflows: where that can happen).
-        val: what `validate` returned for the weights at the epoch's end.
+        val: what `validate` returned for the weights at the epoch's end; empty where it was not asked.
         seconds: wall time of the epoch's training steps.
         images_per_second: training images over `seconds`.
         snapshot: takes the state that the next epoch begins with; to be called before the next item is asked for.
@@ -142,10 +147,10 @@ def fit(
 ) -> Iterator[EpochResult | Pause]:
     """Train `student` along `timeline`, one result per epoch.
 
-    `teacher` is None where no term of the loss looks at one; `validate` is called at the end of each epoch. A training
-    that was cut off goes on from `start`. `pause` is asked after every step within an epoch; where it says so, a
-    `Pause` is yielded. All processes of a `world` iterate alike, over a loader and a loss that know of it, with a
-    `pause` that says the same to each.
+    `teacher` is None where no term of the loss looks at one; `validate` is called at the end of the epochs that the
+    recipe says. A training that was cut off goes on from `start`. `pause` is asked after every step within an epoch;
+    where it says so, a `Pause` is yielded. All processes of a `world` iterate alike, over a loader and a loss that know
+    of it, with a `pause` that says the same to each.
 
     Raises:
         DivergedError: the loss or the gradient of a step is not finite, or no step of an epoch could be taken.
@@ -193,7 +198,8 @@ def fit(
         means, seconds = steps.means(scaler.get_scale()), steps.seconds()
         speed = steps.images / seconds
         replica.compare(plan.epoch)
-        yield EpochResult(plan, means, validate(), seconds, speed, snapshot(plan.epoch + 1, 0))
+        val = validate() if recipe.validates(plan.epoch, len(timeline)) else {}
+        yield EpochResult(plan, means, val, seconds, speed, snapshot(plan.epoch + 1, 0))
 
 
 def _next(batches: Iterator[Batch], count: int, world: World) -> list[Batch]:

@@ -11,6 +11,7 @@ dimension is the batch. That is what smp's and timm's networks call. Other draws
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,23 +37,24 @@ class WholeBatch(TorchFunctionMode):
         super().__init__()
         self.world, self.size, self.rows = world, size, world.rows(size)
         self.own = self.rows.stop - self.rows.start
+        self._calls = {F.batch_norm: self._batch_norm, torch.rand: self._rand, Tensor.bernoulli_: self._bernoulli}
+        self._calls |= {dropout: partial(self._dropout, dropout) for dropout in DROPOUTS}
 
     def __torch_function__(
         self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.batch_norm:
-            return self._batch_norm(*args, **kwargs)
-        if func in DROPOUTS:
-            return self._dropout(func, *args, **kwargs)
-        if func is torch.rand:
-            shape = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
-            if shape and shape[0] == self.own:
-                return torch.rand(self.size, *shape[1:], **{k: v for k, v in kwargs.items() if k != "size"})[self.rows]
-        if func is Tensor.bernoulli_ and args[0].dim() and args[0].shape[0] == self.own:
-            drawn = self._whole(args[0]).bernoulli_(*args[1:], **kwargs)
-            return args[0].copy_(drawn[self.rows])
-        return func(*args, **kwargs)
+        return self._calls.get(func, func)(*args, **(kwargs or {}))
+
+    def _rand(self, *args: Any, **options: Any) -> Tensor:
+        shape = options.pop("size", args[0] if args and not isinstance(args[0], int) else args)
+        if shape and shape[0] == self.own:
+            return torch.rand(self.size, *shape[1:], **options)[self.rows]
+        return torch.rand(shape, **options)
+
+    def _bernoulli(self, filled: Tensor, *args: Any, **options: Any) -> Tensor:
+        if filled.dim() and filled.shape[0] == self.own:
+            return filled.copy_(self._whole(filled).bernoulli_(*args, **options)[self.rows])
+        return filled.bernoulli_(*args, **options)
 
     def _batch_norm(self, input: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
                     weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,

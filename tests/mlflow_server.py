@@ -12,7 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from program import _forks
+from program import forks
 
 
 def free_port() -> int:
@@ -30,7 +30,7 @@ class Server:
         self._process = None
 
     def start(self) -> "Server":
-        self._process = _forks.Process(target=_serve, args=(self.folder, self.port))
+        self._process = forks.Process(target=_serve, args=(self.folder, self.port))
         self._process.start()
         for _ in range(600):
             try:

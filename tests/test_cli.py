@@ -76,6 +76,6 @@ def test_preview_imports_nothing_heavy(form):
 
 
 def test_output_may_be_cut_short_by_its_reader():
-    command = f"{sys.executable} -m kd.cli preview trainer.epochs=5000 unfreeze.rate=600 --json | head -1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    assert done.stderr == ""
+    code = "from kd.cli import main; main(['preview', 'trainer.epochs=5000', 'unfreeze.rate=600', '--json'])"
+    done = subprocess.run(["bash", "-c", f'{sys.executable} -c "{code}" | head -1'], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[\n", "")

@@ -160,3 +160,9 @@ def test_the_best_of_some_epochs_is_the_first_of_the_best():
     records = [{"val/miou": value, "epoch": epoch} for epoch, value in enumerate(FIGURES)]
     assert best_of(records, "val/miou")["epoch"] == 1
     assert best_of([], "val/miou") is None
+
+
+def test_an_epoch_without_a_look_is_the_best_only_until_there_was_one():
+    records = [{"epoch": 0}, {"epoch": 1, "val/miou": 0.1}, {"epoch": 2}, {"epoch": 3, "val/miou": 0.1}]
+    assert best_of(records[:1], "val/miou")["epoch"] == 0
+    assert best_of(records, "val/miou")["epoch"] == 1

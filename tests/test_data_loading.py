@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import albumentations
 import numpy as np
@@ -16,6 +17,7 @@ from test_data_folder import put
 from test_data_views import recipe
 from torch import nn
 
+from kd.answers import Answers
 from kd.composition import compose
 from kd.config import read
 from kd.data import Folder, Shapes
@@ -149,6 +151,64 @@ def test_a_batch_moves_whole():
     assert isinstance(moved, Batch)
     assert same(moved, batch)
     assert batch.to("meta").masks.device.type == "meta"
+    assert batch.answers is moved.answers is None
+    answered = replace(batch, answers=torch.ones(4, 1, 32, 32, dtype=torch.float16))
+    assert torch.equal(answered.to("cpu").answers, answered.answers)
+    assert answered.to("meta").answers.device.type == "meta"
+
+
+# views that come again, and what a teacher has said of them
+
+
+def test_epochs_see_only_so_many_views_in_turn():
+    used = loader(views=3)
+    for epoch in range(7):
+        for batch in used.epoch(epoch):
+            assert batch.view == epoch % 3
+            for position, index in enumerate(batch.indices.tolist()):
+                image, _ = augmentation()(*SOURCE.read("train", index), epoch % 3, index)
+                assert np.array_equal(batch.images[position].permute(1, 2, 0).numpy(), image)
+
+
+def test_views_that_come_again_come_in_an_order_of_their_own():
+    """The order follows from the epoch, and not from the view."""
+    orders = [[batch.indices.tolist() for batch in loader(views=2).epoch(epoch)] for epoch in (0, 2)]
+    assert orders[0] == [batch.indices.tolist() for batch in loader().epoch(0)]
+    assert orders[0] != orders[1]
+
+
+def test_as_many_views_as_epochs_are_a_new_one_in_each():
+    for epoch in range(3):
+        assert all_same(loader(views=3).epoch(epoch), loader().epoch(epoch))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_answers_come_with_the_batch_whose_they_are_once_all_of_them_are_known(workers, tmp_path):
+    answers = Answers(tmp_path / "teacher" / "abc", 23, (1, 2, 2))
+    used = loader(views=2, workers=workers, answers=answers)
+    assert all(batch.answers is None for batch in used.epoch(0))
+
+    def answer(view, index):
+        return torch.tensor([[[view, index], [index, view]]]).half()
+
+    missing = 5
+    for view in (0, 1):
+        known = [index for index in range(23) if index != missing]
+        answers.write(view, known, torch.stack([answer(view, index) for index in known]))
+    for epoch in (1, 2):
+        for batch in used.epoch(epoch):
+            indices = batch.indices.tolist()
+            assert (batch.answers is None) == (missing in indices)
+            if batch.answers is not None:
+                assert torch.equal(batch.answers, torch.stack([answer(epoch % 2, index) for index in indices]))
+    answers.write(0, [missing], answer(0, missing)[None])
+    assert all(batch.answers is not None for batch in used.epoch(4))
+    assert all_same(used.epoch(4), loader(views=2).epoch(4))
+
+
+def test_the_number_of_views_is_checked():
+    with pytest.raises(ValueError, match="views must be a whole number, 1 or more, but got 0"):
+        loader(views=0)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.files import clear_leftovers, finite, write_atomically, write_json
+from kd.files import clear_leftovers, finite, touch, write_atomically, write_json
 
 
 def strict_json(text):
@@ -171,3 +172,14 @@ def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path, name):
     clear_leftovers(tmp_path)
     assert not left.exists()
     assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_a_touched_file_was_used_just_now_and_one_that_is_gone_stays_so(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("content")
+    os.utime(path, (0, 0))
+    touch(path)
+    assert path.stat().st_mtime > 0
+    assert path.read_text() == "content"
+    touch(tmp_path / "missing")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]

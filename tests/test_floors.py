@@ -38,6 +38,7 @@ FLOORS = {
         "tracking",
         "plots",
         "data_report",
+        "cache_folder",
         "report",
         "export",
         "predict",

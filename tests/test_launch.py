@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kd.errors import ConfigError
-from kd.launch import NEEDED, Place, folder_of_this_process, hush, place, refuse_a_study, without_its_folder
+from kd.launch import NEEDED, Place, folder_of_this_process, hush, place, refuse_a_study, throw_folder_away
 
 SECOND_OF_FOUR = {
     "RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
@@ -62,15 +62,16 @@ def test_the_folder_of_another_process_is_thrown_away(second):
     own = Path(folder_of_this_process("runs/mine"))
     own.mkdir()
     (own / "train.log").write_text("said")
-    with pytest.raises(ConfigError), without_its_folder():
-        raise ConfigError("wrong")
+    throw_folder_away()
     assert not own.exists()
 
 
-def test_the_first_process_keeps_its_folder(tmp_path):
-    with without_its_folder():
-        pass
-    assert tmp_path.exists()
+def test_the_first_process_keeps_its_folder(second, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.chdir(tmp_path)
+    Path(folder_of_this_process("mine")).mkdir()
+    throw_folder_away()
+    assert Path("mine").exists()
 
 
 def test_other_processes_say_nothing(second, monkeypatch, capsys):

@@ -133,6 +133,15 @@ def test_curves_mark_the_epochs_in_which_blocks_open(drawn):
     assert [text.get_text().strip() for text in figure.axes[0].texts] == ["1", "4"]
 
 
+def test_a_curve_joins_the_epochs_that_were_looked_at(drawn):
+    records = [record(epoch) for epoch in range(4)]
+    for epoch in (0, 2):
+        del records[epoch]["val/miou"]
+    epochs, values = lines(drawn(draw_curves, records, 1, None).axes[1])["val/miou"]
+    assert list(epochs) == [1, 3]
+    assert not np.isnan(values).any()
+
+
 def test_curves_have_gaps_where_a_figure_is_missing(drawn):
     records = [record(epoch, miou=None if epoch in (0, 2) else 0.5) for epoch in range(4)]
     assert np.isnan(lines(drawn(draw_curves, records, 1, None).axes[1])["val/miou"][1]).tolist() == [True, False] * 2

@@ -203,13 +203,23 @@ def test_trials_of_other_processes_are_children_of_the_study_in_mlflow(troubled)
 @pytest.fixture(scope="module")
 def submitted(tmp_path_factory):
     root = tmp_path_factory.mktemp("submitted")
-    done = ended(begin(root, "hydra/launcher=submitit_local", UNSEEN, "hydra.sweeper.n_trials=2"))
+    tasks = ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2"]
+    done = ended(begin(root, *tasks, UNSEEN, "hydra.sweeper.n_trials=2"))
     return SimpleNamespace(root=root, done=done)
 
 
 def test_submitit_runs_each_trial_in_a_process_of_its_own(submitted):
     assert [trial.state for trial in trials(submitted.root)] == [TrialState.COMPLETE] * 2
     assert len({*pids(trials(submitted.root)), submitted.done.pid}) == 3
+
+
+def test_the_tasks_of_a_trial_train_it_together(submitted):
+    """Apart, each would run the trial as its own, and the second would find its folder held."""
+    logs = sorted((folder(submitted.root) / ".submitit").glob("*/*_log.out"))
+    assert [log.stem.split("_")[1] for log in logs] == ["0", "1"] * 2
+    for log in logs:
+        assert "completed successfully" in log.read_text()
+        assert ("run      " in log.read_text()) == log.stem.endswith("_0_log")
 
 
 def test_what_submitit_leaves_lies_in_the_study_folder(submitted):

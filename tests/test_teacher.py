@@ -1,12 +1,15 @@
 """A teacher answers with raw logits and stays as it is, whatever happens around it."""
 
 import copy
+from dataclasses import replace
 
+import albumentations
 import pytest
 import torch
 from torch import nn
 
 from kd import models
+from kd.answers import Answers, rounded
 from kd.data import Shapes
 from kd.data.loading import Batch, TrainLoader
 from kd.data.views import Augmentation
@@ -15,7 +18,8 @@ from kd.network import Network
 from kd.precision import Precision
 from kd.schedules import Linear
 from kd.settings import NetworkSettings
-from kd.teacher import LiveTeacher
+from kd.slots import file_bytes
+from kd.teacher import CachedTeacher, LiveTeacher
 from kd.timeline import LearningRates, Timeline
 from kd.training import Recipe, fit
 from kd.unfreeze import Progressive
@@ -131,3 +135,82 @@ def test_a_teacher_that_is_put_in_train_mode_answers_in_eval_mode(teacher):
     teacher.network.train()
     assert torch.equal(teacher(batch()), answers)
     assert same(before, snapshot(teacher.network))
+
+
+# the cache
+
+
+def cached(live: LiveTeacher, folder, samples=6, **options) -> CachedTeacher:
+    return CachedTeacher(live, Answers(folder / "teacher" / "abc", samples, (1, 32, 32), **options))
+
+
+def test_a_live_teacher_rounds_as_what_is_stored_is_rounded(teacher, settled):
+    with torch.no_grad():
+        exact = settled.eval()(batch().images)
+    assert torch.equal(teacher.half(batch()), rounded(exact))
+    assert torch.equal(teacher(batch()), rounded(exact).float())
+
+
+def test_one_by_one_an_answer_does_not_depend_on_its_batch(settled):
+    """To the last bit, whatever the order and the company; in several classes as well."""
+    torch.manual_seed(0)
+    unet = NetworkSettings(arch="unet", encoder="tu-mobilenetv3_small_050")
+    several = models.build(unet, 3, ("a", "b", "c"), "backbone.teacher")
+    for of in (settled, several):
+        teacher = LiveTeacher(of, Precision(CPU), one_by_one=True)
+        asked = batch()
+        answers = teacher(asked)
+        for order in ([2, 0, 1], [1], [0, 2]):
+            part = Batch(asked.images[order], asked.masks[order], asked.indices[order], asked.view)
+            assert torch.equal(teacher(part), answers[order])
+
+
+def test_what_was_computed_is_stored_and_read_alike(teacher, tmp_path):
+    first = cached(teacher, tmp_path)
+    answers = first(batch())
+    assert torch.equal(answers, teacher(batch()))
+    assert first.counts() == {"read": 0, "computed": 3, "not_stored": 0}
+    stored = first.answers.read(0, batch().indices.tolist())
+    second = cached(teacher, tmp_path)
+    assert torch.equal(second(replace(batch(), answers=stored)), answers)
+    assert second.counts() == {"read": 3, "computed": 0, "not_stored": 0}
+
+
+def test_a_teacher_whose_answers_are_all_known_is_never_built(tmp_path):
+    def build():
+        raise AssertionError("nobody needs the network")
+
+    teacher = cached(LiveTeacher(build, Precision(CPU)), tmp_path)
+    known = torch.zeros(3, 1, 32, 32, dtype=torch.float16)
+    assert torch.equal(teacher(replace(batch(), answers=known)), known.float())
+
+
+@pytest.mark.parametrize(("options", "not_stored"), [({}, 0), ({"writable": False}, 6), ({"budget": 0}, 6)])
+def test_counts_say_what_became_of_every_answer(options, not_stored, teacher, tmp_path):
+    asked = cached(teacher, tmp_path, **options)
+    for one in loader().epoch(0):
+        asked(one)
+    assert asked.counts() == {"read": 0, "computed": 6, "not_stored": not_stored}
+
+
+def test_a_student_learns_the_same_from_a_teacher_that_is_live_cached_or_both(teacher, tmp_path):
+    """Over views that come again, in batches of other samples."""
+    flip = Augmentation([albumentations.HorizontalFlip(p=0.5)], 0)
+    teacher.one_by_one = True
+    recipe = Recipe(seed=0, weight_decay=0.1, betas=(0.9, 0.999), clip_norm=None)
+    loss = DistillationLoss({"alpha": 1, "beta": 1, "gamma": 1, "delta": 1}, 1)
+    outcomes = []
+    one_view = Answers(tmp_path / "teacher" / "abc", 6, (1, 32, 32), budget=1.5 * file_bytes(6, 2 * 32 * 32))
+    for who in (teacher, CachedTeacher(teacher, one_view), CachedTeacher(teacher, one_view), teacher):
+        student = network(seed=1)
+        rates, blocks = LearningRates(1e-2, 0, 1.0), len(student.partition.blocks)
+        timeline = Timeline(Linear(4, 1), Progressive(1, 1), rates, 4, blocks)
+        answers = who.answers if isinstance(who, CachedTeacher) else None
+        views = TrainLoader(SOURCE, flip, 3, 0, views=2, answers=answers)
+        for _ in fit(student, who, loss, timeline, views, dict, recipe, Precision(CPU)):
+            pass
+        outcomes.append(snapshot(student))
+        if answers:
+            assert 6 <= who.counts()["read"] < 24
+            assert who.counts()["read"] + who.counts()["computed"] == 24
+    assert all(same(outcomes[0], other) for other in outcomes[1:])

@@ -94,6 +94,7 @@ def usual():
         "trainer.accumulate=2",
         "trainer.precision=bf16",
         "trainer.compile=true",
+        "trainer.validate_every=2",
         "augment=none",
         "augment=heavy",
         "augment.transforms=[]",

@@ -209,6 +209,23 @@ def test_each_item_is_one_epoch():
     assert results == list(plan(epochs=4))
 
 
+@pytest.mark.parametrize(
+    ("every", "epochs", "seen"), [(1, 3, [0, 1, 2]), (2, 5, [1, 3, 4]), (3, 6, [2, 5]), (9, 4, [3])]
+)
+def test_validation_is_asked_every_so_many_epochs_and_at_the_end(every, epochs, seen):
+    recipe = replace(RECIPE, validate_every=every)
+    results = list(train(hand_made(), plan(epochs=epochs), recipe=recipe, validate=lambda: {"miou": 0.5}))
+    assert [result.plan.epoch for result in results if result.val] == seen
+    assert [result.plan.epoch for result in results if "val/miou" in result.metrics()] == seen
+
+
+def test_looking_less_often_changes_no_weight():
+    often, seldom = hand_made(), hand_made()
+    list(train(often, plan(epochs=3)))
+    list(train(seldom, plan(epochs=3), recipe=replace(RECIPE, validate_every=2)))
+    assert same(often, seldom)
+
+
 def test_validation_sees_the_weights_at_the_epochs_end():
     network, seen = hand_made(), []
 

@@ -5,6 +5,8 @@ In memory (shared by the loader's processes, and by the trials that a process ru
 as `Source.read` gives it, under the fingerprint of its source: augmentation comes after, and other data has other keys.
 """
 
+import hashlib
+import json
 import logging
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import numpy as np
 import psutil
 
 from kd.data.source import SPLITS, Source
+from kd.errors import DiskError
+from kd.files import write_json
 from kd.slots import FileSlots, MemorySlots, Slots, create, file_bytes
 
-GB = 10**9
+GB, FACTS = 10**9, "facts.json"
 SPARE = 2  # at most one part in so many of the memory that is free
 
 log = logging.getLogger(__name__)
@@ -58,12 +62,12 @@ def kept(source: Source, folder: Path) -> Samples:
     if source.cache == "off":
         return Samples(source, {})
     key = source.fingerprint()
-    if source.cache == "ram":
-        return Samples(source, _in_memory(source, key))
     try:
-        return Samples(source, _on_disk(source, folder / key))
+        return Samples(
+            source, _in_memory(source, key) if source.cache == "ram" else _on_disk(source, folder / _name(key))
+        )
     except OSError as error:
-        log.warning("data.cache=disk: %s; samples are read anew each time", error)
+        log.warning("data.cache=%s: %s; samples are read anew each time", source.cache, error)
         return Samples(source, {})
 
 
@@ -85,12 +89,37 @@ def _on_disk(source: Source, folder: Path) -> dict[str, Slots]:
         create(path, count, _record_bytes(source))
         try:
             slots[split] = FileSlots(path)
+            if slots[split].size != _record_bytes(source) or slots[split].count > source.size(split):
+                raise ValueError(f"{path} holds other records")
         except ValueError as error:
             log.warning("data.cache: %s; it is made anew", error)
-            path.unlink()
+            path.unlink(missing_ok=True)
             create(path, count, _record_bytes(source))
             slots[split] = FileSlots(path)
+    _describe(source, folder)
     return slots
+
+
+def _describe(source: Source, folder: Path) -> None:
+    """Say in words what a folder of samples is; its time is when it was last used."""
+    facts = {
+        "data": str(getattr(source, "root", type(source).__name__)),
+        "image_size": source.image_size,
+        "samples": {split: source.size(split) for split in SPLITS},
+    }
+    try:
+        write_json(folder / FACTS, facts)
+    except DiskError as error:
+        log.warning("data.cache: %s", error)
+
+
+def _name(key: str) -> str:
+    """Of a folder that outlives this process: what decodes and resizes may be another version in the next."""
+    import cv2
+    import PIL
+
+    made_by = [key, PIL.__version__, cv2.__version__, np.__version__]
+    return hashlib.blake2b(json.dumps(made_by).encode(), digest_size=8).hexdigest()
 
 
 def _that_fit(source: Source, room: float) -> dict[str, int]:
