@@ -11,7 +11,7 @@ import program
 import pytest
 import torch
 
-from benchmarks import bench, machine, study
+from benchmarks import bench, machine, report, study
 from benchmarks.case import QUICK, Case, folder_of
 from benchmarks.elsewhere import elsewhere
 from benchmarks.hand_written import Loop, total_loss
@@ -230,8 +230,23 @@ def test_the_machine_and_the_libraries_are_told(results):
 
 
 def test_every_ratio_stands_in_the_table(results):
-    shown = bench.table(results)
-    assert {bench.TITLES[name] for name in BY_STATE} <= set(shown.columns[0].cells)
+    assert {report.TITLES[name] for name in BY_STATE} <= set(report.table(results).columns[0].cells)
+
+
+def test_the_readme_says_what_was_measured():
+    """`make bench` writes it there."""
+    figures = report.in_readme(json.loads(bench.RESULTS.read_text()))
+    assert report.PLACE.findall(bench.README.read_text()) == [figures]
+
+
+def test_figures_are_put_into_their_place_in_a_readme_and_nothing_else_is_changed(results, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- speed -->\nold\n<!-- /speed -->\nafter\n")
+    report.write_readme(readme, results)
+    assert readme.read_text() == f"before\n<!-- speed -->\n{report.in_readme(results)}<!-- /speed -->\nafter\n"
+    lines = report.in_readme(results).splitlines()
+    assert {line.count("|") for line in lines} == {5}
+    assert any(line.startswith(f"| {report.TITLES['warm_over_student']} |") for line in lines)
 
 
 def test_an_unknown_section_is_refused_by_name(capsys):
