@@ -82,9 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
             found.setdefault("sections", {})[section] = spent
             if asked.out:
                 write_json(asked.out, found)
+            if asked.out == RESULTS:
+                report.write_readme(README, found)
     console.print(report.table(found))
-    if asked.out == RESULTS:
-        report.write_readme(README, found)
 
 
 def _asked(arguments: list[str] | None) -> argparse.Namespace:
