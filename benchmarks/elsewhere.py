@@ -38,6 +38,7 @@ def _asked(connection: Connection) -> Iterator[Any]:
 
 
 def _serve(connection: Connection, make: Callable[..., Iterator[Any]], arguments: tuple[Any, ...]) -> None:
+    multiprocessing.set_start_method(None, force=True)  # loaders in here start their workers as anywhere else
     items = make(*arguments)
     while True:
         try:
