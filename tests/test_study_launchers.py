@@ -204,19 +204,19 @@ def test_trials_of_other_processes_are_children_of_the_study_in_mlflow(troubled)
 def submitted(tmp_path_factory):
     root = tmp_path_factory.mktemp("submitted")
     tasks = ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2"]
-    done = ended(begin(root, *tasks, UNSEEN, "hydra.sweeper.n_trials=2"))
+    done = ended(begin(root, *tasks, UNSEEN, "hydra.sweeper.n_trials=1"))
     return SimpleNamespace(root=root, done=done)
 
 
-def test_submitit_runs_each_trial_in_a_process_of_its_own(submitted):
-    assert [trial.state for trial in trials(submitted.root)] == [TrialState.COMPLETE] * 2
-    assert len({*pids(trials(submitted.root)), submitted.done.pid}) == 3
+def test_submitit_runs_a_trial_in_processes_of_its_own(submitted):
+    assert [trial.state for trial in trials(submitted.root)] == [TrialState.COMPLETE]
+    assert submitted.done.pid not in pids(trials(submitted.root))
 
 
 def test_the_tasks_of_a_trial_train_it_together(submitted):
     """Apart, each would run the trial as its own, and the second would find its folder held."""
     logs = sorted((folder(submitted.root) / ".submitit").glob("*/*_log.out"))
-    assert [log.stem.split("_")[1] for log in logs] == ["0", "1"] * 2
+    assert [log.stem.split("_")[1] for log in logs] == ["0", "1"]
     for log in logs:
         assert "completed successfully" in log.read_text()
         assert ("run      " in log.read_text()) == log.stem.endswith("_0_log")
@@ -225,7 +225,7 @@ def test_the_tasks_of_a_trial_train_it_together(submitted):
 def test_what_submitit_leaves_lies_in_the_study_folder(submitted):
     assert {path.name for path in submitted.root.iterdir()} == {"runs"}
     numbers = [path.name for path in folder(submitted.root).iterdir() if path.name.isdigit()]
-    assert sorted(numbers) == ["0", "1"]
+    assert numbers == ["0"]
 
 
 @pytest.fixture(scope="module")
