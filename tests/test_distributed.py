@@ -1,7 +1,7 @@
 """Several processes and one: the same weights, figures and decisions.
 
 In double precision, where rounding has no room to hide a mistake: what is left in single precision is rounding that a
-random network's batch norms and Adam's division blow up, as they do between two thread counts.
+random network's batch norms and Adam's division blow up.
 """
 
 from dataclasses import replace
