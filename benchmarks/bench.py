@@ -43,13 +43,13 @@ class Measuring:
 
 
 def _equal(on: Measuring) -> dict[str, Any]:
-    """Small trainings to their end, one for each seed, the encoder opening block by block."""
+    """Small trainings to their end, of two seeds, the encoder opening block by block."""
     plan = [f"trainer.epochs={on.sizes.epochs}", "unfreeze.start_epoch=1", "unfreeze.rate=1"]
     if on.sizes.quick:
         return {"equal_metrics": steps.equal_metrics([Case.of(on.sizes, [*on.overrides, *plan])])}
     small = replace(on.sizes, image_size=64, steps=12, batch=8)
     with folder_of(small) as overrides:
-        cases = [Case.of(small, [*overrides, *plan, f"seed={seed}"]) for seed in on.sizes.seeds]
+        cases = [Case.of(small, [*overrides, *plan, f"seed={seed}"]) for seed in on.sizes.seeds[:2]]
         return {"equal_metrics": steps.equal_metrics(cases)}
 
 

@@ -52,10 +52,10 @@ class Sizes:
 
     rounds: int = 7
     warm_up: int = 1
-    steps: int = 6
+    steps: int = 5
     batch: int = 8
     image_size: int = 128
-    epochs: int = 8
+    epochs: int = 6
     trials: int = 12
     trial_epochs: int = 8
     trial_images: int = 48

@@ -12,7 +12,7 @@ from benchmarks.case import PAIR, Case, Sizes, write_shapes
 from benchmarks.rounds import exponent, race, spread
 
 ROUNDS = 3
-IMAGES, SIDES, CLASSES, VIEWS = (32, 64, 128), (64, 128, 192), (1, 4, 12), (1, 2, 4)
+IMAGES, SIDES, CLASSES, VIEWS = (16, 32, 64), (64, 96, 128), (1, 4, 12), (1, 2, 4)
 SIDE, FEW = 64, 32  # of what is not varied
 
 
