@@ -72,14 +72,14 @@ def main(arguments: list[str] | None = None) -> None:
     own = Path(asked.data[1]) if asked.data[0] == "folder" else None
     with folder_of(SIZES[name], own, tuple(asked.data[2 if own else 1 :])) as overrides:
         for section in asked.only or SECTIONS:
-            found |= {"machine": machine.facts(), "versions": machine.versions(), "sizes": vars(SIZES[name])}
+            found |= {"machine": machine.facts(), "versions": machine.versions()}
             busy, begun = machine.busy(), time.monotonic()
             on = Measuring(name, overrides, lambda line, section=section: console.print(f"{section:<9} {line}"))
             on.say("...")
             found |= SECTIONS[section](on)
-            found["data"] = asked.data[0]
-            spent = {"seconds": round(time.monotonic() - begun, 1), "busy_before": busy}
-            found.setdefault("sections", {})[section] = spent
+            seconds = round(time.monotonic() - begun, 1)
+            how = {"seconds": seconds, "busy_before": busy, "data": asked.data[0], "sizes": vars(on.sizes)}
+            found.setdefault("sections", {})[section] = how
             if asked.out:
                 write_json(asked.out, found)
             if asked.out == RESULTS:

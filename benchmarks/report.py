@@ -10,7 +10,7 @@ from rich.table import Table
 from benchmarks.case import STATES
 from kd.files import write_atomically
 
-HIDDEN = ("machine", "versions", "sizes", "seconds_per_step", "sections", "study_sizes", "data")
+HIDDEN = ("machine", "versions", "seconds_per_step", "sections", "study_sizes")
 TITLES = {
     "warm_over_student": "distilling, warm cache / student alone",
     "cold_over_live": "distilling, cold cache / live teacher",
