@@ -7,11 +7,10 @@ from itertools import repeat
 from pathlib import Path
 
 import numpy as np
-import program
 import pytest
 import torch
 
-from benchmarks import bench, machine, report, study
+from benchmarks import bench, machine, report
 from benchmarks.case import QUICK, Case, folder_of
 from benchmarks.elsewhere import elsewhere
 from benchmarks.hand_written import Loop, total_loss
@@ -253,19 +252,3 @@ def test_an_unknown_section_is_refused_by_name(capsys):
     with pytest.raises(SystemExit):
         bench.main(["--only", "steps,speed"])
     assert "'speed' is no section; choose from steps," in capsys.readouterr().err
-
-
-def test_a_study_is_timed_and_its_best_found_for_the_stock_sweeper_and_for_ours():
-    """With students alone, which spares the training of a teacher."""
-
-    def start(root, arguments, env):
-        if "-m" not in arguments:
-            (root / "runs" / "teachers").mkdir(parents=True)
-            return
-        done = program.train(root, *arguments, "loss=hard_only", "hydra.sweeper.n_trials=1", env={**os.environ, **env})
-        assert done.returncode == 0, done.stderr
-
-    found = study.measured(QUICK, lambda line: None, start)
-    assert found["study_speedup"]["median"] == found["study_seconds"]["stock"][0] / found["study_seconds"]["ours"][0]
-    assert found["study_epochs"] == {"stock": [QUICK.trial_epochs], "ours": [QUICK.trial_epochs]}
-    assert all(0 < value[0] <= 1 for value in found["study_best"].values())
