@@ -25,10 +25,10 @@ from safetensors import SafetensorError, safe_open
 
 from kd.errors import ConfigError, shown
 from kd.files import LEFTOVER
-from kd.slots import FileSlots
+from kd.slots import FACTS, FileSlots
 
 KINDS = ("teacher", "data", "figures")
-FACTS, LOCK = "facts.json", ".lock"
+LOCK = ".lock"
 OURS = re.compile(r"(view-\d{6,}|train|val|test)\.slots|facts\.json")
 ENTRY = {"teacher": r"[0-9a-f]{16}", "data": r"[0-9a-f]+", "figures": r"[0-9a-f]{16}\.safetensors"}
 GB, DAY, HOUR = 10**9, 86400, 3600  # bytes, seconds
@@ -193,7 +193,7 @@ def superfluous(found: Sequence[Entry], older_than: float | None, keep_gb: float
     rest = sorted((entry for entry in found if entry not in doomed), key=lambda entry: entry.used)
     excess = 0.0 if keep_gb is None else sum(entry.bytes for entry in rest) - keep_gb * GB
     for entry in rest:
-        if excess <= 0:
+        if excess < 0.5:  # bytes are whole, and gigabytes are rounded
             break
         doomed.append(entry)
         excess -= entry.bytes
