@@ -32,7 +32,6 @@ SPACE = yaml.safe_load((PROJECT / "sweeps" / f"{STUDY}.yaml").read_text())["para
 WITHOUT_CACHE = ("teacher.cache=off", "data.cache=off")
 WORKERS = (1, 2)
 KINDS = ("stock", "ours")
-Run = Callable[[Path, Sequence[str], Mapping[str, str]], None]
 
 
 def run(root: Path, arguments: Sequence[str], env: Mapping[str, str]) -> None:
@@ -69,14 +68,14 @@ def arguments(kind: str, sizes: Sizes, seed: int, workers: int) -> list[str]:
     return [*told, *stock, *WITHOUT_CACHE, *space]
 
 
-def study(kind: str, sizes: Sizes, seed: int, workers: int, teachers: Path, start: Run = run) -> dict[str, float]:
+def study(kind: str, sizes: Sizes, seed: int, workers: int, teachers: Path) -> dict[str, float]:
     """One study in a root of its own: its wall and CPU time in seconds, its best value, the epochs that it trained."""
     threads = max(1, (psutil.cpu_count() or 1) // workers)
     with TemporaryDirectory() as place:
         root = Path(place)
         shutil.copytree(teachers, root / "runs" / "teachers")
         begun, cpu = time.perf_counter(), cpu_of_children()
-        start(root, arguments(kind, sizes, seed, workers), {"OMP_NUM_THREADS": str(threads)})
+        run(root, arguments(kind, sizes, seed, workers), {"OMP_NUM_THREADS": str(threads)})
         seconds, cpu = time.perf_counter() - begun, cpu_of_children() - cpu
         return {"seconds": seconds, "cpu_seconds": cpu, "best": _best(root), "epochs": _epochs(root)}
 
@@ -95,17 +94,17 @@ def _epochs(root: Path) -> int:
     return sum(len(file.read_text().splitlines()) for file in files)
 
 
-def measured(sizes: Sizes, say: Callable[[str], None], start: Run = run) -> dict[str, Any]:
+def measured(sizes: Sizes, say: Callable[[str], None]) -> dict[str, Any]:
     """`study_speedup` (stock over ours, seed by seed), `study_best`, and the time of each by its workers."""
     first, *others = sizes.seeds
     with TemporaryDirectory() as place:
         say("the teacher, outside the clock")
-        start(Path(place), [*common(sizes), "trainer.epochs=1", f"teacher.epochs={2 * sizes.trial_epochs}",
+        run(Path(place), [*common(sizes), "trainer.epochs=1", f"teacher.epochs={2 * sizes.trial_epochs}",
                             "unfreeze=all", "data.test=8"], {})  # fmt: skip
         teachers = Path(place) / "runs" / "teachers"
 
         def one(kind: str, seed: int, workers: int) -> dict[str, float]:
-            found = study(kind, sizes, seed, workers, teachers, start)
+            found = study(kind, sizes, seed, workers, teachers)
             say(f"{kind}, seed {seed}, {workers} at once: {found['seconds']:.0f} s, best {found['best']:.4f}")
             return found
 

@@ -52,7 +52,7 @@ class Answers:
     writable: bool = True
     budget: float = float("inf")
     refused: int = 0
-    _refused: set[int] = field(default_factory=set, repr=False)
+    _full: set[int] = field(default_factory=set, repr=False)
     _views: dict[int, FileSlots | None] = field(default_factory=dict, repr=False)
     _damaged: set[Path] = field(default_factory=set, repr=False)
 
@@ -100,9 +100,9 @@ class Answers:
         slots = self._views.get(view)
         if slots is None:
             path = self._path(view)
-            if make and view not in self._refused and not path.exists():
+            if make and view not in self._full and not path.exists():
                 self._reserve(path)
-                self._refused |= set() if path.exists() else {view}
+                self._full |= set() if path.exists() else {view}
             slots = self._opened(path)
             self._views[view] = slots
             for old in [known for known in list(self._views) if known != view][:-1]:

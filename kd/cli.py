@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,90 +15,111 @@ from kd.timeline import EpochPlan, Timeline
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console command."""
+    arguments = _parser().parse_args(argv)
+    with one_line_errors():
+        arguments.verb(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kd", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="verb")
-    preview = verbs.add_parser(
-        "preview",
+    for add in (_add_preview, _add_study, _add_check, _add_sync, _add_ui, _add_cache):
+        add(verbs)
+    return parser
+
+
+def _add_verb(
+    verbs: Any, name: str, verb: Callable[[argparse.Namespace], None], **said: str
+) -> argparse.ArgumentParser:
+    """A parser whose arguments `verb` is called with; `said` are its help, description and epilog."""
+    parser: argparse.ArgumentParser = verbs.add_parser(name, **said)
+    parser.set_defaults(verb=verb)
+    return parser
+
+
+def _add_preview(verbs: Any) -> None:
+    preview = _add_verb(
+        verbs, "preview", _preview,
         help="print the plan of a run, epoch by epoch",
         description="Print the plan of a run: temperature, open encoder blocks and learning rates of each epoch.",
         epilog="example: kd preview schedule=cosine unfreeze.rate=3 trainer.epochs=50",
-    )
+    )  # fmt: skip
     preview.add_argument(
         "overrides", nargs="*", metavar="override", help="as for train.py: schedule=cosine unfreeze.rate=3"
     )
     preview.add_argument("--json", action="store_true", help="print a list with one object per epoch")
     preview.add_argument("--png", type=Path, metavar="FILE", help="draw the plan")
-    preview.set_defaults(verb=_preview)
-    study = verbs.add_parser(
-        "study",
+
+
+def _add_study(verbs: Any) -> None:
+    study = _add_verb(
+        verbs, "study", _study,
         help="show a study: best trials, what mattered, what pruning saved, against a study without teacher",
         description="Show a study as it stands, and bring its table, recipe and plots up to date.",
         epilog="example: kd study temperature_unfreeze --against no_teacher",
-    )
+    )  # fmt: skip
     study.add_argument("name", nargs="?", help="the study; without it, all studies are listed")
     study.add_argument("--against", metavar="STUDY", help="set beside it (default: no_teacher, where there is one)")
     study.add_argument("--storage", metavar="URL", help="the database (default: KD_STORAGE, else the one under runs/)")
     study.add_argument("--no-files", action="store_true", help="print only; leave the study's folder as it is")
-    study.set_defaults(verb=_study)
-    check = verbs.add_parser(
-        "check",
+
+
+def _add_check(verbs: Any) -> None:
+    check = _add_verb(
+        verbs, "check", _check,
         help="read all data and list everything that is wrong with it",
         description="Read every pair of every split; list all problems, sizes and the balance of the classes. Exits "
         "with 1 where training would stop at something, or be misled by it; warnings do not count.",
         epilog="example: kd check data=folder data.root=~/pictures",
-    )
+    )  # fmt: skip
     check.add_argument("overrides", nargs="*", metavar="override", help="as for train.py: data=folder data.root=...")
     check.add_argument("--headers", action="store_true", help="read no pixels: pairs, formats and sizes only, fast")
     check.add_argument("--json", action="store_true", help="print the whole report as JSON")
-    check.set_defaults(verb=_check)
-    sync = verbs.add_parser(
-        "sync",
+
+
+def _add_sync(verbs: Any) -> None:
+    sync = _add_verb(
+        verbs, "sync", _sync,
         help="deliver runs to MLflow: what it did not take while they went on",
         description="Deliver run folders to MLflow: what is missing there is sent, and nothing twice.",
         epilog="example: kd sync runs/2026-11-21/08-00-00-000000",
-    )
+    )  # fmt: skip
     sync.add_argument("folders", nargs="+", type=Path, metavar="run_folder", help="a folder that a run has left")
-    sync.set_defaults(verb=_sync)
-    ui = verbs.add_parser(
-        "ui",
+
+
+def _add_ui(verbs: Any) -> None:
+    ui = _add_verb(
+        verbs, "ui", _ui,
         help="MLflow's pages on the runs of this project",
         description="Start MLflow's pages on the store of the configuration, for this machine alone, until Ctrl-C.",
         epilog="example: kd ui --port 5001",
-    )
+    )  # fmt: skip
     ui.add_argument("overrides", nargs="*", metavar="override", help="as for train.py: tracking.experiment=mine")
     ui.add_argument("--port", type=int, default=5000, help="where the browser finds them (default: 5000)")
-    ui.set_defaults(verb=_ui)
-    _cache_verbs(verbs)
-    arguments = parser.parse_args(argv)
-    with one_line_errors():
-        arguments.verb(arguments)
 
 
-def _cache_verbs(verbs: Any) -> None:
-    cache = verbs.add_parser(
-        "cache",
+def _add_cache(verbs: Any) -> None:
+    cache = _add_verb(
+        verbs, "cache", _cache,
         help="list what is kept below runs/cache: teachers' answers, decoded samples; verify or delete it",
         description="List what is kept below runs/cache: teachers' answers, decoded samples, teachers' figures.",
         epilog="example: kd cache prune --keep-gb 10",
-    )
-    cache.set_defaults(verb=_cache)
+    )  # fmt: skip
     what = cache.add_subparsers(metavar="verify or prune")
-    verify = what.add_parser(
-        "verify",
+    _add_verb(
+        what, "verify", _cache_verify,
         help="read all of it, and empty what is damaged",
         description="Read all of it. What is damaged is emptied, so that it is computed again; exits with 1 then.",
-    )
-    verify.set_defaults(verb=_cache_verify)
-    prune = what.add_parser(
-        "prune",
+    )  # fmt: skip
+    prune = _add_verb(
+        what, "prune", _cache_prune,
         help="delete some of it, or all",
         description="Delete entries. Runs that are at work on them go on, and make again what they miss.",
         epilog="example: kd cache prune --older-than 30 --keep-gb 10",
-    )
+    )  # fmt: skip
     prune.add_argument("--older-than", type=float, metavar="DAYS", help="what was not used for so many days")
     prune.add_argument("--keep-gb", type=float, metavar="GB", help="least recently used first, until so much is left")
     prune.add_argument("--all", action="store_true", help="everything")
-    prune.set_defaults(verb=_cache_prune)
 
 
 def _preview(arguments: argparse.Namespace) -> None:

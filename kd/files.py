@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kd.errors import DiskError, UserError
 
@@ -46,15 +46,25 @@ def clear_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def digest(path: Path) -> str:
-    """A digest of a file's content, 128 bits as hex; taken once in a process, unless the file changes meanwhile."""
-    state = path.stat()
-    return _digest(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+def _for_reading(path: Path) -> BinaryIO:
+    return path.open("rb")
 
 
-@lru_cache(maxsize=64)
-def _digest(path: Path, *_state: int) -> str:
-    with path.open("rb") as file:
+def digest(path: Path, opened: Callable[[Path], BinaryIO] = _for_reading) -> str:
+    """A digest of a file's content, 128 bits as hex; taken once in a process, unless the file changes meanwhile.
+
+    `opened` opens it, and says in its own words where that cannot be.
+    """
+    try:
+        state = path.stat()
+    except OSError:  # whoever opens it says what is wrong
+        return _digest(path, opened)
+    return _digest(path, opened, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+@lru_cache(maxsize=2**17)
+def _digest(path: Path, opened: Callable[[Path], BinaryIO], *_state: int) -> str:
+    with opened(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 

@@ -6,13 +6,12 @@ the set of open blocks changes (31 to 48 ms, once per opening). Losses are sums 
 takes is the whole batch's gradient.
 """
 
-import hashlib
 from contextlib import AbstractContextManager, nullcontext
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from kd import sealed
 from kd.errors import RunError
 from kd.network import Network
 from kd.whole_batch import WholeBatch
@@ -71,8 +70,4 @@ class Replica:
 
 def digest(network: nn.Module) -> str:
     """A hash of every parameter and buffer that a network saves."""
-    found = hashlib.blake2b(digest_size=16)
-    for name, value in network.state_dict().items():
-        found.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    return sealed.digest({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()})

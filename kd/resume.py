@@ -20,12 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from kd.composition import plain, public
 from kd.errors import ConfigError, RunError
 from kd.launch import folder_of_this_process, place
+from kd.settings import CACHE_KEYS
 
 #: Keys, and groups of keys, that may be another after a resume.
-FREE = (
-    "trainer.workers", "trainer.checkpoint_minutes", "tracking", "root",
-    "data.cache", "data.cache_gb", "teacher.cache", "teacher.cache_gb",
-)  # fmt: skip
+FREE = ("trainer.workers", "trainer.checkpoint_minutes", "tracking", "root", *CACHE_KEYS)
 AUTO = "auto"
 
 

@@ -24,7 +24,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -
     """Write a file; not atomically, which is `kd.files.write_atomically`'s part."""
     laid_out = {name: tensor.contiguous() for name, tensor in tensors.items()}
     text = json.dumps(dict(facts))
-    header = {"format": FORMAT, "facts": text, "digest": _digest(laid_out, text)}
+    header = {"format": FORMAT, "facts": text, "digest": digest(laid_out, text)}
     save_file(laid_out, path, metadata=header)
 
 
@@ -35,7 +35,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if header.get("format") != FORMAT:
             raise ValueError(f"its format is {header.get('format')!r}, where {FORMAT!r} is known")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    if header["digest"] != _digest(tensors, header["facts"]):
+    if header["digest"] != digest(tensors, header["facts"]):
         raise ValueError("its digest does not fit its content")
     return tensors, json.loads(header["facts"])
 
@@ -46,10 +46,11 @@ def facts(path: Path) -> dict[str, Any]:
         return dict(json.loads(file.metadata()["facts"]))
 
 
-def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
-    digest = hashlib.blake2b(facts.encode(), digest_size=16)
+def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:
+    """A hash of tensors in the memory of a CPU, each contiguous, and of a text."""
+    found = hashlib.blake2b(facts.encode(), digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

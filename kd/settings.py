@@ -31,6 +31,9 @@ Positive = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
 Epochs = Annotated[PositiveInt, Field(le=100_000)]  # a plan is a list of them
 MOST_WORKERS = 1024  # more are a slip, and would bring the machine down
 
+#: Keys that say how a result is come by, and change none.
+CACHE_KEYS = ("data.cache", "data.cache_gb", "teacher.cache", "teacher.cache_gb")
+
 #: Metrics that `objective` may name, beside val/iou/<class>; True where more is better.
 OBJECTIVES = {
     "val/miou": True,

@@ -13,19 +13,28 @@ Checksums are xxHash's XXH3, 64 bits, which finds damage and does not keep out f
 
 import errno
 import json
+import logging
 import mmap
 import os
 import stat
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
 
+from kd.errors import DiskError
+from kd.files import write_json
+
 HEADER = 4096  # bytes
+FACTS = "facts.json"
 FORMAT = 1
+
+log = logging.getLogger(__name__)
 
 
 class Slots(ABC):
@@ -145,6 +154,17 @@ def create(path: Path, count: int, size: int) -> None:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def describe(folder: Path, facts: Mapping[str, Any], option: str) -> None:
+    """Say in words what a folder of slots is; the time of what is said is when the folder was last used.
+
+    `option` is the key of the configuration that asked for the folder, for a warning where it cannot be written.
+    """
+    try:
+        write_json(folder / FACTS, dict(facts))
+    except DiskError as error:
+        log.warning("%s: %s", option, error)
 
 
 def file_bytes(count: int, size: int) -> int:

@@ -22,15 +22,16 @@ from torch import Tensor
 from kd import console, models, sealed
 from kd.answers import Answers
 from kd.errors import DiskError
-from kd.files import digest, touch, write_atomically, write_json
+from kd.files import digest, touch, write_atomically
 from kd.network import Network
 from kd.precision import Precision
 from kd.runner import Bench, figures
+from kd.slots import describe
 from kd.spec import read_spec
 from kd.teacher import CachedTeacher, LiveTeacher, Teacher
 
 FORMAT = 1  # raise it when the same settings would give other answers
-FACTS, GB = "facts.json", 10**9
+GB = 10**9
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def answering(bench: Bench, teacher: Known, epochs: int) -> Teacher:
     if bench.world.is_main:
         _announce(answers, min(epochs, bench.views or epochs))
     if bench.world.is_main and answers.writable:
-        _describe(folder, teacher.file, follows_from)
+        describe(folder, {"teacher": str(teacher.file), **follows_from}, "teacher.cache")
     return CachedTeacher(live, answers)
 
 
@@ -160,16 +161,6 @@ def _keep(path: Path, found: Known) -> None:
     facts = {"teacher": str(found.file), "figures": found.figures}
     try:
         write_atomically(path, lambda temporary: sealed.write(temporary, {"labels": found.labels}, facts))
-    except DiskError as error:
-        log.warning("teacher.cache: %s", error)
-
-
-def _describe(folder: Path, teacher: Path, follows_from: dict[str, Any]) -> None:
-    """Say in words what a folder of answers is; its time is when it was last used."""
-    try:
-        write_json(
-            folder / "facts.json", {"teacher": str(teacher), **json.loads(json.dumps(follows_from, default=list))}
-        )
     except DiskError as error:
         log.warning("teacher.cache: %s", error)
 

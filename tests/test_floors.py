@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = {
-    0: ["errors", "files", "schedules", "unfreeze", "losses", "metrics", "timeline", "encoders", "launch", "slots"],
+    0: ["errors", "files", "schedules", "unfreeze", "losses", "metrics", "timeline", "encoders", "launch"],
     1: [
         "world",
         "batch_norm",
@@ -26,6 +26,7 @@ FLOORS = {
         "weights",
         "models",
         "sealed",
+        "slots",
         "answers",
         "data",
         "teacher",

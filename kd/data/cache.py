@@ -14,11 +14,9 @@ import numpy as np
 import psutil
 
 from kd.data.source import SPLITS, Source
-from kd.errors import DiskError
-from kd.files import write_json
-from kd.slots import FileSlots, MemorySlots, Slots, create, file_bytes
+from kd.slots import FileSlots, MemorySlots, Slots, create, describe, file_bytes
 
-GB, FACTS = 10**9, "facts.json"
+GB = 10**9
 SPARE = 2  # at most one part in so many of the memory that is free
 
 log = logging.getLogger(__name__)
@@ -96,21 +94,13 @@ def _on_disk(source: Source, folder: Path) -> dict[str, Slots]:
             path.unlink(missing_ok=True)
             create(path, count, _record_bytes(source))
             slots[split] = FileSlots(path)
-    _describe(source, folder)
-    return slots
-
-
-def _describe(source: Source, folder: Path) -> None:
-    """Say in words what a folder of samples is; its time is when it was last used."""
     facts = {
         "data": str(getattr(source, "root", type(source).__name__)),
         "image_size": source.image_size,
         "samples": {split: source.size(split) for split in SPLITS},
     }
-    try:
-        write_json(folder / FACTS, facts)
-    except DiskError as error:
-        log.warning("data.cache: %s", error)
+    describe(folder, facts, "data.cache")
+    return slots
 
 
 def _name(key: str) -> str:

@@ -11,11 +11,12 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from kd import files
 from kd.data.decode import open_file, picture_size, read_image, read_mask, resized
 from kd.data.keys import key
 from kd.data.listing import IMAGE_SUFFIXES, Fault, Pair, paired
@@ -89,7 +90,7 @@ class Folder(Source):
             for pair in self._pairs[split]:
                 for path in pair:
                     digest.update(json.dumps([split, path.name]).encode())
-                    digest.update(_content(path, *_state(path)))
+                    digest.update(bytes.fromhex(files.digest(path, open_file)))
         return digest.hexdigest()
 
     @cached_property
@@ -169,19 +170,3 @@ def _same_size(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> Non
             f"{shown(pair.image)} is {image[1]}x{image[0]} pixels (width x height), but its mask {shown(pair.mask)} is "
             f"{mask[1]}x{mask[0]}: the two must match"
         )
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """What changes where a file does: its place, length and time of change (nanoseconds)."""
-    try:
-        found = path.stat()
-    except OSError:  # whoever opens it says what is wrong
-        return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-@lru_cache(maxsize=2**17)
-def _content(path: Path, *_state: int) -> bytes:
-    """A digest of a file; taken once in a process, for all trials that it runs, unless the file changes."""
-    with open_file(path) as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()

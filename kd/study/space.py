@@ -19,15 +19,13 @@ from optuna.distributions import (
 )
 
 from kd.errors import StudyError
+from kd.settings import CACHE_KEYS
 
 ATTRIBUTE = "space"
 #: Where a study is shown: no part of its question, and not written down, as an address may hold a password.
 SHOWN = ("root", "tracking")
 #: What cannot change a trial's result beside that: where it runs, and where its data lies (their content is compared).
-FREE = (
-    *SHOWN, "trainer.device", "trainer.workers", "data.root",
-    "data.cache", "data.cache_gb", "teacher.cache", "teacher.cache_gb",
-)  # fmt: skip
+FREE = (*SHOWN, "trainer.device", "trainer.workers", "data.root", *CACHE_KEYS)
 
 
 @dataclass(frozen=True)
