@@ -26,7 +26,6 @@ TITLES = {
     "study_seconds": "study: seconds",
     "study_cpu_seconds": "study: CPU seconds",
     "study_epochs": "study: epochs trained",
-    "study_workers": "study: workers",
     "equal_metrics": "trained to the end",
     "startup_cpu_seconds": "start, CPU seconds",
     "tracking_share": "checkpoints and MLflow / epoch of 30 s",

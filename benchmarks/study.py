@@ -1,12 +1,12 @@
 """A study with the stock sweeper of Hydra, against the project's own, over the same space with the same budget.
 
 The stock one is hydra-optuna-sweeper as it is installed, over the same train.py, without a cache and without pruning:
-every trial trains all its epochs, with the teacher live. The teacher is trained beforehand, outside both clocks. Each
-sweeper is first run with one worker and with two (hydra/launcher=joblib, the cores shared out), and then, over the
-other seeds, with what was faster for it. Every study begins in a root of its own, with an empty cache.
+every trial trains all its epochs, with the teacher live. The teacher is trained beforehand, outside both clocks. Both
+have two workers (hydra/launcher=joblib, the cores shared out), which is faster for both than one. Every study begins in
+a root of its own, with an empty cache.
 
-Trials are small, so that three seeds take minutes: what each spends beside its epochs (pictures, the closing table) is
-the same for both, weighs more here than it would in a long training, and makes the ratio smaller than it is there.
+Trials are small, so that three seeds take minutes: what each spends beside its epochs (imports, the closing table)
+weighs more here than it would in a long training, and makes the ratio smaller than it is there.
 """
 
 import os
@@ -30,7 +30,7 @@ from kd.composition import PROJECT
 STUDY = "temperature_unfreeze"
 SPACE = yaml.safe_load((PROJECT / "sweeps" / f"{STUDY}.yaml").read_text())["params"]
 WITHOUT_CACHE = ("teacher.cache=off", "data.cache=off")
-WORKERS = (1, 2)
+WORKERS = 2
 KINDS = ("stock", "ours")
 
 
@@ -95,25 +95,20 @@ def _epochs(root: Path) -> int:
 
 
 def measured(sizes: Sizes, say: Callable[[str], None]) -> dict[str, Any]:
-    """`study_speedup` (stock over ours, seed by seed), `study_best`, and the time of each by its workers."""
-    first, *others = sizes.seeds
+    """`study_speedup` (stock over ours, seed by seed), and of each study its best value, its time and its epochs."""
+    workers = 1 if sizes.quick else WORKERS
     with TemporaryDirectory() as place:
         say("the teacher, outside the clock")
         run(Path(place), [*common(sizes), "trainer.epochs=1", f"teacher.epochs={2 * sizes.trial_epochs}",
                             "unfreeze=all", "data.test=8"], {})  # fmt: skip
         teachers = Path(place) / "runs" / "teachers"
 
-        def one(kind: str, seed: int, workers: int) -> dict[str, float]:
-            found = study(kind, sizes, seed, workers, teachers)
-            say(f"{kind}, seed {seed}, {workers} at once: {found['seconds']:.0f} s, best {found['best']:.4f}")
-            return found
-
-        tried = {kind: {workers: one(kind, first, workers) for workers in _worth_trying(sizes)} for kind in KINDS}
-        chosen = {kind: min(found, key=lambda workers: found[workers]["seconds"]) for kind, found in tried.items()}
-        runs = {kind: [tried[kind][chosen[kind]]] for kind in KINDS}
-        for seed in others:
+        runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+        for seed in sizes.seeds:
             for kind in KINDS:
-                runs[kind].append(one(kind, seed, chosen[kind]))
+                found = study(kind, sizes, seed, workers, teachers)
+                say(f"{kind}, seed {seed}: {found['seconds']:.0f} s, best {found['best']:.4f}")
+                runs[kind].append(found)
     told = {
         "study_best": "best",
         "study_seconds": "seconds",
@@ -123,13 +118,10 @@ def measured(sizes: Sizes, say: Callable[[str], None]) -> dict[str, Any]:
     return {
         "study_speedup": spread(ratios(*([run["seconds"] for run in runs[kind]] for kind in KINDS))),
         **{name: {kind: [run[figure] for run in runs[kind]] for kind in KINDS} for name, figure in told.items()},
-        "study_workers": {
-            kind: {"chosen": chosen[kind], "seconds": {str(n): found["seconds"] for n, found in tried[kind].items()}}
-            for kind in KINDS
+        "study_sizes": {
+            "trials": sizes.trials,
+            "seeds": list(sizes.seeds),
+            "workers": workers,
+            "overrides": common(sizes),
         },
-        "study_sizes": {"trials": sizes.trials, "seeds": list(sizes.seeds), "overrides": common(sizes)},
     }
-
-
-def _worth_trying(sizes: Sizes) -> tuple[int, ...]:
-    return WORKERS[:1] if sizes.quick else WORKERS

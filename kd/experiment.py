@@ -26,6 +26,7 @@ from kd.study.alone import Alone
 from kd.sweep import ticket
 from kd.teacher import CachedTeacher, Teacher
 from kd.teacher_cache import Known, answering
+from kd.timeline import Timeline
 from kd.world import World, joined
 
 log = logging.getLogger(__name__)
@@ -119,13 +120,15 @@ def _distil(job: Job, trial: Alone, stop: stopping.Stop, world: World) -> float 
         if job.trial:  # a run of its own does not wait for the store
             trial.note({"mlflow_run": mirror.run_id})
         lesson = _lesson(bench, known, f"trial {job.trial.number} " if job.trial else "")
-        plots.draw_timeline(lesson.timeline, folder / "timeline.png")
+        if not job.trial:  # a trial's pictures are worth drawing once it has come to its end
+            plots.draw_timeline(lesson.timeline, folder / "timeline.png")
         best = train(lesson, bench, folder, mirror, trial.report)
         answered = _answered(lesson.teacher, world)
         world.leave()
         bench = bench.alone()
-        finish = _stop_early if trial.pruned else _finish
-        summary = finish(bench, folder, best, known)
+        summary = {"best_epoch": best["epoch"], "epochs": len(folder.metrics())}
+        if not trial.pruned:
+            summary |= _finish(bench, folder, best, known, lesson.timeline)
         summary |= answered
         summary |= {"state": "pruned" if trial.pruned else "complete", "planned_epochs": len(lesson.timeline)}
         summary["total_seconds"] = earlier + time.perf_counter() - started
@@ -154,7 +157,9 @@ def build_transforms(recipe: list[dict[str, Any]]) -> list[Any]:
         ) from error
 
 
-def _finish(bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher: Known | None) -> dict[str, Any]:
+def _finish(
+    bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher: Known | None, timeline: Timeline
+) -> dict[str, Any]:
     """Measure the best student as it was saved, draw the pictures, show the table."""
     file = folder / "student.safetensors"
     student = bench.precision.place(models.load(file))
@@ -163,27 +168,14 @@ def _finish(bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher: K
         log.warning(
             "the saved student reaches val/miou %s, its epoch said %s", student_figures["val/miou"], best["val/miou"]
         )
-    _draw_curves(folder, best, teacher)
+    if not (folder / "timeline.png").exists():
+        plots.draw_timeline(timeline, folder / "timeline.png")
+    reached = teacher.figures.get("val/miou") if teacher else None
+    plots.draw_curves(folder.metrics(), best["epoch"], reached, folder / "curves.png")
     samples = list(_samples(bench, torch.cat(labels), teacher and teacher.labels))
     plots.draw_predictions(samples, bench.data.class_names, bench.data.ignore_index, folder / "predictions.png")
     console.show(console.comparison(student_figures, teacher and teacher.figures))
-    return {
-        "best_epoch": best["epoch"],
-        "epochs": len(folder.metrics()),
-        "student": student_figures,
-        **({"teacher": teacher.figures} if teacher else {}),
-    }
-
-
-def _stop_early(bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher: Known | None) -> dict[str, Any]:
-    """What is known of a pruned run: its curves. The test split is not looked at for it."""
-    _draw_curves(folder, best, teacher)
-    return {"best_epoch": best["epoch"], "epochs": len(folder.metrics())}
-
-
-def _draw_curves(folder: RunFolder, best: Mapping[str, Any], teacher: Known | None) -> None:
-    reached = teacher.figures.get("val/miou") if teacher else None
-    plots.draw_curves(folder.metrics(), best["epoch"], reached, folder / "curves.png")
+    return {"student": student_figures, **({"teacher": teacher.figures} if teacher else {})}
 
 
 def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:

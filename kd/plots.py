@@ -21,9 +21,17 @@ from kd.timeline import Timeline
 TEACHER, STUDENT, WARM, GREY = "#7a5195", "#1f77b4", "#d1495b", "#8a8a8a"
 
 
+def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
+    """`count` axes below one another over the same epochs; their margins are given: fitting them costs a drawing more."""
+    figure, axes = plt.subplots(count, 1, figsize=(8, 7), sharex=True)
+    figure.subplots_adjust(left=0.11, right=0.97, top=0.94, bottom=0.08, hspace=0.16)
+    figure.align_ylabels()
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
 def _save(figure: Figure, path: Path) -> None:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
     plt.close(figure)
 
@@ -32,7 +40,7 @@ def draw_timeline(timeline: Timeline, path: Path) -> None:
     """Temperature, open blocks and learning rates over the epochs of a plan."""
     plans = list(timeline)
     epochs = [plan.epoch for plan in plans]
-    figure, (heat, blocks, rates) = plt.subplots(3, 1, figsize=(8, 7), sharex=True, layout="constrained")
+    figure, (heat, blocks, rates) = _panels(3)
     heat.plot(epochs, [plan.temperature for plan in plans], color=WARM, marker=".")
     heat.set(ylabel="temperature", title="plan: from soft to hard targets, from decoder to whole network")
     heat.set_ylim(bottom=0)
@@ -59,7 +67,7 @@ def _block_names(blocks: int) -> list[str]:
 
 def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int, teacher_miou: float | None, path: Path) -> None:
     """Loss terms and validation figures over epochs, with the moments at which blocks opened."""
-    figure, (loss, quality) = plt.subplots(2, 1, figsize=(8, 7), sharex=True, layout="constrained")
+    figure, (loss, quality) = _panels(2)
     for name in ("train/loss", "train/kl", "train/mse", "train/ce", "train/dice", "val/loss"):
         if any(name in record for record in records):
             width = 2.2 if name.endswith("/loss") else 1.0
@@ -114,23 +122,24 @@ def draw_predictions(
         "where student and truth differ",
     ]
     height, width = samples[0]["image"].shape[:2]
-    size = 2.2
-    figure, grid = plt.subplots(
-        len(samples), len(titles), squeeze=False, layout="constrained",
-        figsize=(size * len(titles), size * height / width * len(samples) + 0.6),
-    )  # fmt: skip
     colours = class_colours(len(class_names))
-    for row, sample in zip(grid, samples, strict=True):
-        for ax, title in zip(row, titles, strict=True):
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-            ax.imshow(_panel(title, sample, colours, ignore_index), interpolation="nearest")
-    for ax, title in zip(grid[0], titles, strict=True):
-        ax.set_title(title, fontsize=9)
+    gap = max(2, round(0.03 * width))
+    sheet = np.full((len(samples) * (height + gap), len(titles) * (width + gap), 3), 255, np.uint8)
+    for row, sample in enumerate(samples):
+        for column, title in enumerate(titles):
+            at = row * (height + gap), column * (width + gap)
+            panel = _panel(title, sample, colours, ignore_index)
+            sheet[at[0] : at[0] + height, at[1] : at[1] + width] = panel
+    inches, head, foot = 2.2 * len(titles), 0.3, 0.2 + 0.2 * -(-len(class_names) // 6)
+    tall = inches * sheet.shape[0] / sheet.shape[1]
+    figure = plt.figure(figsize=(inches, tall + head + foot))
+    ax = figure.add_axes((0.005, foot / (tall + head + foot), 0.99, tall / (tall + head + foot)))
+    ax.imshow(sheet, interpolation="nearest", aspect="auto")
+    ax.set_axis_off()
+    for column, title in enumerate(titles):
+        ax.text(column * (width + gap) + width / 2, -gap, title, fontsize=9, ha="center", va="bottom")
     handles = [plt.Line2D([], [], marker="s", linestyle="", color=colours[i] / 255) for i in range(len(class_names))]
-    figure.legend(
-        handles, class_names, loc="outside lower center", ncols=min(len(class_names), 6), frameon=False, fontsize=8
-    )
+    figure.legend(handles, class_names, loc="lower center", ncols=min(len(class_names), 6), frameon=False, fontsize=8)
     _save(figure, path)
 
 

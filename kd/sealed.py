@@ -3,18 +3,18 @@
 Facts are JSON in the header. Nothing is ever unpickled.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-FORMAT = "1"
+FORMAT = "2"
 
 #: What `read` and `facts` raise of a file that is damaged, or is another kind of file.
 DAMAGES = (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError)
@@ -47,8 +47,8 @@ def facts(path: Path) -> dict[str, Any]:
 
 
 def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:
-    """A hash of tensors in the memory of a CPU, each contiguous, and of a text."""
-    found = hashlib.blake2b(facts.encode(), digest_size=16)
+    """A hash of tensors in the memory of a CPU, each contiguous, and of a text; it finds damage, not malice."""
+    found = xxhash.xxh3_128(facts.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         found.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
