@@ -22,7 +22,7 @@ TEACHER, STUDENT, WARM, GREY = "#7a5195", "#1f77b4", "#d1495b", "#8a8a8a"
 
 
 def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
-    """`count` axes below one another over the same epochs; their margins are given: fitting them costs a drawing more."""
+    """`count` axes below one another over the same epochs; margins are given, as fitting them costs a drawing more."""
     figure, axes = plt.subplots(count, 1, figsize=(8, 7), sharex=True)
     figure.subplots_adjust(left=0.11, right=0.97, top=0.94, bottom=0.08, hspace=0.16)
     figure.align_ylabels()
