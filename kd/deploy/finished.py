@@ -1,0 +1,131 @@
+"""The network of a finished run, with what its folder says of it."""
+
+import json
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kd import models
+from kd.config import checked
+from kd.data import OxfordPet, Source
+from kd.data.source import SIDE
+from kd.errors import ConfigError, DataError, ModelError, RunError, UserError
+from kd.files import digest
+from kd.network import Network
+from kd.settings import Settings
+from kd.spec import find_weights, is_file
+
+PACKAGE = "kd-sweeper"
+LONGEST_SIDE = 2**14  # pixels of a side that a file of weights may ask for
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A network with what is known of it.
+
+    Attributes:
+        image_size: (height, width) that it was trained at.
+        settings: of its run; None where there is no config.yaml beside the weights.
+    """
+
+    weights: Path
+    network: Network
+    image_size: tuple[int, int]
+    settings: Settings | None
+
+    @property
+    def folder(self) -> Path:
+        return self.weights.parent
+
+    @property
+    def data(self) -> Source | None:
+        """The data as it is on this machine; None where it is gone."""
+        source = self.settings and self.settings.data
+        if isinstance(source, OxfordPet):
+            source = replace(source, download=False)
+        try:
+            return source if source and source.size("val") else None
+        except DataError:
+            return None
+
+    @property
+    def mask_values(self) -> tuple[int, ...]:
+        """What masks store for each label."""
+        values = getattr(self.settings and self.settings.data, "mask_values", ())
+        labels = len(self.network.class_names)
+        return tuple(values) if len(values) == labels else tuple(range(labels))
+
+
+def find(path: Path) -> Finished:
+    """The network of a run: the student of a run folder, or the file that is named.
+
+    Raises:
+        ModelError: there is none, or it cannot be built.
+        ConfigError, RunError: the folder's config.yaml is damaged.
+    """
+    weights = find_weights(path, "run", ("student.safetensors", "teacher.safetensors"))
+    settings = _settings(weights.parent / "config.yaml")
+    network = models.load(weights).eval().requires_grad_(False)
+    return Finished(weights, network, _image_size(weights, settings), settings)
+
+
+def _settings(path: Path) -> Settings | None:
+    if not is_file(path):
+        return None
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RunError(f"{path} is not readable YAML ({error}); put it back, or name weights elsewhere") from error
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
+        raise RunError(f"{path} holds no configuration; put it back, or name weights elsewhere")
+    try:
+        return checked(config, look_at_data=False)
+    except UserError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _image_size(weights: Path, settings: Settings | None) -> tuple[int, int]:
+    noted = models.saved_facts(weights).get("image_size")
+    size = settings.data.image_size if noted is None and settings else noted
+    if (
+        not isinstance(size, list | tuple)
+        or len(size) != 2
+        or not all(type(side) is int and 0 < side <= LONGEST_SIDE and side % SIDE == 0 for side in size)
+    ):
+        raise ModelError(
+            f"{weights}: it should say at which image_size it was trained, as two multiples of {SIDE}, but says "
+            f"{noted}; give the folder of the run that made it"
+        )
+    return size[0], size[1]
+
+
+def facts(run: Finished) -> dict[str, str]:
+    """What an exported file says of itself."""
+    network, (height, width) = run.network, run.image_size
+    mean, std = network.normalisation
+    return {
+        "class_names": json.dumps(network.class_names),
+        "input": f"images: N x 3 x H x W uint8, RGB, 0..255, H and W multiples of {SIDE}; normalised inside",
+        "output": "logits: N x C x H x W float32; C = 1: foreground where above 0, else the largest wins",
+        "image_size": json.dumps([height, width]),
+        "mean": json.dumps(mean),
+        "std": json.dumps(std),
+        "mask_values": json.dumps(run.mask_values),
+        "arch": network.settings.arch,
+        "encoder": network.settings.encoder,
+        "producer": f"{PACKAGE} {metadata.version(PACKAGE)}",
+        "run": str(noted(run.folder, "run").get("id", "")),
+        "weights": digest(run.weights),
+    }
+
+
+def noted(folder: Path, what: str) -> dict[str, Any]:
+    """What <what>.json of a run folder says; nothing where it is missing or damaged."""
+    try:
+        found = json.loads((folder / f"{what}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
