@@ -224,7 +224,14 @@ def test_bench_model_times_teacher_student_and_its_onnx_file(run, capsys):
 def test_a_finished_run_is_what_its_folder_says(run):
     found = find(run)
     assert (found.image_size, found.mask_values, found.data.size("val")) == ((32, 32), (0, 1), 6)
-    assert found.settings.data.size("test") == 4
+    assert found.source.size("test") == 4
     onnx = OnnxNetwork(run / "export" / "student.onnx", found.network.class_names)
     images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     torch.testing.assert_close(onnx(images), found.network(images), atol=1e-4, rtol=1e-4)
+
+
+def test_a_run_of_an_older_version_whose_configuration_lacks_keys_can_still_be_used(copy, tmp_path):
+    config = RunFolder(copy).config()
+    RunFolder(copy).write_config({"data": {k: v for k, v in config["data"].items() if k not in ("cache", "cache_gb")}})
+    main(["predict", str(copy), str(pictures(tmp_path / "in")), "-o", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "a.png").exists()

@@ -9,13 +9,12 @@ from typing import Any
 import yaml
 
 from kd import models
-from kd.config import checked
+from kd.config import source as read_source
 from kd.data import OxfordPet, Source
 from kd.data.source import SIDE
 from kd.errors import ConfigError, DataError, ModelError, RunError, UserError
 from kd.files import digest
 from kd.network import Network
-from kd.settings import Settings
 from kd.spec import find_weights, is_file
 
 PACKAGE = "kd-sweeper"
@@ -28,13 +27,15 @@ class Finished:
 
     Attributes:
         image_size: (height, width) that it was trained at.
-        settings: of its run; None where there is no config.yaml beside the weights.
+        config: its run's configuration; empty where there is no config.yaml beside the weights.
+        source: the data of that, which need not be there any more.
     """
 
     weights: Path
     network: Network
     image_size: tuple[int, int]
-    settings: Settings | None
+    config: dict[str, Any]
+    source: Source | None
 
     @property
     def folder(self) -> Path:
@@ -43,7 +44,7 @@ class Finished:
     @property
     def data(self) -> Source | None:
         """The data as it is on this machine; None where it is gone."""
-        source = self.settings and self.settings.data
+        source = self.source
         if isinstance(source, OxfordPet):
             source = replace(source, download=False)
         try:
@@ -54,8 +55,7 @@ class Finished:
     @property
     def mask_values(self) -> tuple[int, ...]:
         """What masks store for each label."""
-        values = getattr(self.settings and self.settings.data, "mask_values", ())
-        labels = len(self.network.class_names)
+        values, labels = getattr(self.source, "mask_values", ()), len(self.network.class_names)
         return tuple(values) if len(values) == labels else tuple(range(labels))
 
 
@@ -67,29 +67,29 @@ def find(path: Path) -> Finished:
         ConfigError, RunError: the folder's config.yaml is damaged.
     """
     weights = find_weights(path, "run", ("student.safetensors", "teacher.safetensors"))
-    settings = _settings(weights.parent / "config.yaml")
+    file = weights.parent / "config.yaml"
+    config = _config(file) if is_file(file) else {}
+    try:
+        source = read_source(config) if config else None
+    except UserError as error:
+        raise ConfigError(f"{file}: {error}") from error
     network = models.load(weights).eval().requires_grad_(False)
-    return Finished(weights, network, _image_size(weights, settings), settings)
+    return Finished(weights, network, _image_size(weights, source), config, source)
 
 
-def _settings(path: Path) -> Settings | None:
-    if not is_file(path):
-        return None
+def _config(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise RunError(f"{path} is not readable YAML ({error}); put it back, or name weights elsewhere") from error
-    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
-        raise RunError(f"{path} holds no configuration; put it back, or name weights elsewhere")
-    try:
-        return checked(config, look_at_data=False)
-    except UserError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise RunError(f"{path} is not readable YAML ({error}): put it back, or name weights elsewhere") from error
+    if not isinstance(config, dict):
+        raise RunError(f"{path} holds no configuration: put it back, or name weights elsewhere")
+    return config
 
 
-def _image_size(weights: Path, settings: Settings | None) -> tuple[int, int]:
-    noted = models.saved_facts(weights).get("image_size")
-    size = settings.data.image_size if noted is None and settings else noted
+def _image_size(weights: Path, source: Source | None) -> tuple[int, int]:
+    said = models.saved_facts(weights).get("image_size")
+    size = source.image_size if said is None and source else said
     if (
         not isinstance(size, list | tuple)
         or len(size) != 2
@@ -97,7 +97,7 @@ def _image_size(weights: Path, settings: Settings | None) -> tuple[int, int]:
     ):
         raise ModelError(
             f"{weights}: it should say at which image_size it was trained, as two multiples of {SIDE}, but says "
-            f"{noted}; give the folder of the run that made it"
+            f"{said}; give the folder of the run that made it"
         )
     return size[0], size[1]
 

@@ -3,11 +3,13 @@
 import json
 import platform
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from rich.table import Table
 
 from kd import console, export, latency, models
@@ -16,7 +18,7 @@ from kd.deploy.finished import Finished, find, noted
 from kd.errors import ModelError
 from kd.network import Network
 from kd.precision import Precision, choose_device
-from kd.settings import TeacherFile
+from kd.settings import NetworkSettings
 from kd.spec import find_weights, read_spec
 
 
@@ -74,19 +76,19 @@ def _contestants(run: Finished, precision: Precision, threads: int) -> Iterator[
 
 
 def _teacher(run: Finished) -> Network | None:
-    """The teacher that the run's settings name; where its weights cannot be had, random ones, which take as long."""
-    if run.settings is None or run.weights.stem == "teacher":
+    """The teacher that the run's configuration names, with random weights, which take as long as its own."""
+    if run.weights.stem == "teacher":
         return None
-    chosen = run.settings.backbone.teacher
-    if isinstance(run.settings.teacher, TeacherFile):
-        try:
-            spec = read_spec(find_weights(Path(run.settings.teacher.path), "teacher.path"))
-            chosen = chosen.model_copy(update={"arch": spec.arch, "encoder": spec.encoder})
-        except ModelError:  # gone
-            pass
-    network = models.build(
-        chosen.model_copy(update={"weights": None}), run.network.classes, run.network.class_names, "backbone.teacher"
-    )
+    try:
+        chosen = NetworkSettings(**{**run.config["backbone"]["teacher"], "weights": None})
+        path = run.config.get("teacher", {}).get("path")
+    except (KeyError, TypeError, AttributeError, ValidationError):  # no configuration, or another version's
+        return None
+    if path:
+        with suppress(ModelError):  # gone: the backbone's is what was meant to be there
+            spec = read_spec(find_weights(Path(path), "teacher.path"))
+            chosen = NetworkSettings(arch=spec.arch, encoder=spec.encoder)
+    network = models.build(chosen, run.network.classes, run.network.class_names, "backbone.teacher")
     return network.eval().requires_grad_(False)
 
 

@@ -37,8 +37,9 @@ def quantise(model: onnx.ModelProto, images: Iterable[np.ndarray], path: Path) -
     root.setLevel(logging.ERROR)  # it advises, through the root logger, to do what is done here
     try:
         with tempfile.TemporaryDirectory() as folder:
-            prepared = Path(folder) / "prepared.onnx"
-            quant_pre_process(model, prepared, skip_symbolic_shape=True)
+            plain, prepared = Path(folder) / "plain.onnx", Path(folder) / "prepared.onnx"
+            onnx.save(model, plain)  # it takes the values out of a model that is handed over
+            quant_pre_process(plain, prepared, skip_symbolic_shape=True)
             quantize_static(
                 prepared, path, _Images(images), quant_format=QuantFormat.QDQ, op_types_to_quantize=QUANTISED,
                 per_channel=True, reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
