@@ -74,6 +74,11 @@ def find(path: Path) -> Finished:
     except UserError as error:
         raise ConfigError(f"{file}: {error}") from error
     network = models.load(weights).eval().requires_grad_(False)
+    if source and source.classes != network.classes:
+        raise ConfigError(
+            f"{file}: data.classes={source.classes}, but {weights.name} gives {network.classes} logits; put back the file "
+            "that the run wrote"
+        )
     return Finished(weights, network, _image_size(weights, source), config, source)
 
 
