@@ -76,8 +76,8 @@ def find(path: Path) -> Finished:
     network = models.load(weights).eval().requires_grad_(False)
     if source and source.classes != network.classes:
         raise ConfigError(
-            f"{file}: data.classes={source.classes}, but {weights.name} gives {network.classes} logits; put back the file "
-            "that the run wrote"
+            f"{file}: data.classes={source.classes}, but {weights.name} gives {network.classes} logits; put back "
+            "the file that the run wrote"
         )
     return Finished(weights, network, _image_size(weights, source), config, source)
 
