@@ -44,9 +44,9 @@ class Check:
 
     @classmethod
     def of(cls, network: Network, images: Tensor, origin: str, tolerance: float = TOLERANCE) -> "Check":
-        """Ask the network: all images (N x 3 x H x W uint8) at once, one alone, and one that is larger."""
+        """Ask the network: all images (N x 3 x H x W uint8) at once, one alone, and a larger one."""
         larger = torch.cat([images[:1], images[:1, :, :32]], dim=2)
-        batches = (images, images[-1:], torch.cat([larger, larger[..., :32]], dim=3))
+        batches = (images, images[-1:], torch.cat([larger, larger], dim=3))
         with torch.inference_mode():
             return cls(origin, batches, tuple(network(batch) for batch in batches), tolerance)
 

@@ -5,7 +5,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -17,7 +16,7 @@ from torch.export import ExportedProgram
 
 from kd.data import Source
 from kd.data.loading import EvalLoader
-from kd.errors import DataError
+from kd.errors import DataError, UserError
 from kd.evaluation import evaluate
 from kd.export.check import HALF, Check, ExportError
 from kd.export.int8 import quantise
@@ -66,28 +65,28 @@ def export(
     Raises:
         ExportError: the network cannot be put into a format, or a file answers differently.
     """
-    program = model = None
-    if wanted.fp16 or wanted.int8 or {"onnx", "pt2"} & {*wanted.formats}:
-        program = _converted("pt2", network, lambda: traced(network, image_size))
     if wanted.fp16 or wanted.int8 or "onnx" in wanted.formats:
-        model = _converted("onnx", network, lambda: to_onnx(cast(ExportedProgram, program), metadata))
-    if model is not None and "onnx" in wanted.formats:
-        yield f"{name}.onnx", _write_onnx(model, out / f"{name}.onnx", check)
-    if model is not None and wanted.fp16:
-        half = _converted("fp16", network, partial(to_half, model))
-        yield f"{name}.fp16.onnx", _write_onnx(half, out / f"{name}.fp16.onnx", check, HALF)
-    if model is not None and wanted.int8:
-        yield f"{name}.int8.onnx", _write_int8(network, model, out / f"{name}.int8.onnx", check, data)
-    if program is not None and "pt2" in wanted.formats:
-        yield f"{name}.pt2", _write_program(program, out / f"{name}.pt2", check, metadata)
+        model = _converted("onnx", network, lambda: to_onnx(network, image_size, metadata))
+        if "onnx" in wanted.formats:
+            yield f"{name}.onnx", _write_onnx(model, out / f"{name}.onnx", check)
+        if wanted.fp16:
+            half = _converted("fp16", network, lambda: to_half(model))
+            yield f"{name}.fp16.onnx", _write_onnx(half, out / f"{name}.fp16.onnx", check, HALF)
+        if wanted.int8:
+            yield f"{name}.int8.onnx", _write_int8(network, model, out / f"{name}.int8.onnx", check, data)
     if "smp" in wanted.formats:
         yield f"{name}_smp", _write_folder(network, image_size, out / f"{name}_smp", check)
+    if "pt2" in wanted.formats:
+        program = _converted("pt2", network, lambda: traced(network, image_size))
+        yield f"{name}.pt2", _write_program(program, out / f"{name}.pt2", check, metadata)
 
 
 def _converted(form: str, network: Network, convert: Callable[[], T]) -> T:
     """What a converter of torch's makes; one line where it cannot, as it has pages to say."""
     try:
         return convert()
+    except UserError:
+        raise
     except Exception as error:  # they raise nearly anything
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise ExportError(
@@ -172,7 +171,8 @@ def _sample(data: Source, split: str, index: int) -> np.ndarray:
 
 def spread(size: int, count: int) -> list[int]:
     """`count` numbers (or fewer) at even distances through range(size)."""
-    return sorted({round(step * (size - 1) / max(count - 1, 1)) for step in range(min(count, size))})
+    count = min(count, size)
+    return [round(step * (size - 1) / max(count - 1, 1)) for step in range(count)]
 
 
 def pictures(data: Source | None, image_size: tuple[int, int], count: int = 8) -> tuple[Tensor, str]:
