@@ -17,6 +17,7 @@ import onnx
 import onnxruntime
 import torch
 from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 from torch import Tensor, nn
 
 from kd.network import Network
@@ -71,26 +72,14 @@ def to_onnx(network: Network, image_size: tuple[int, int], metadata: Mapping[str
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same in half precision: images and logits keep their types, and pixels are normalised in float32."""
-    first = _normalisation(model.graph)
+    """The same in half precision, all but the images and the logits."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     with _quiet():
-        return convert_float_to_float16(copy, keep_io_types=True, node_block_list=first)
-
-
-def _normalisation(graph: onnx.GraphProto) -> list[str]:
-    """The names of the nodes from the images up to the first one that has weights of its own: a convolution, mostly."""
-    reached, names = {INPUT}, []
-    for node in graph.node:  # in the order of computing
-        if reached & set(node.input):
-            if node.op_type == "Shape":
-                continue
-            if node.op_type not in ("Cast", "Sub", "Div", "Mul", "Add"):
-                break
-            reached |= set(node.output)
-            names.append(node.name)
-    return names
+        half = OnnxModel(convert_float_to_float16(copy, keep_io_types=True))
+    half.topological_sort()  # the converter puts its casts at the end
+    onnx.checker.check_model(half.model)
+    return half.model
 
 
 def proto(path: Path) -> onnx.ModelProto:

@@ -5,6 +5,8 @@ smp passes by, as it does with all that begin with an underscore.
 """
 
 import json
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -54,7 +56,8 @@ class Normalised(torch.nn.Module):
 
     def __init__(self, folder: Path, network: Network) -> None:
         super().__init__()
-        self.body = smp.from_pretrained(str(folder)).eval()
+        with redirect_stdout(StringIO()):  # the hub's client says that it loads
+            self.body = smp.from_pretrained(str(folder)).eval()
         mean, std = network.normalisation
         self.mean, self.std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
 
