@@ -130,7 +130,8 @@ def test_a_configuration_that_is_none_is_refused_in_one_line(copy, capsys, text)
         (["predict", "{run}", "{run}", "-o", "out", "--batch", "0"], "--batch=0 must be 1 or more"),
         (["predict", "{run}", "/nowhere", "-o", "out"], "is neither a picture nor a folder"),
         (["predict", "{run}", "{run}", "-o", "out"], "holds no pictures"),
-        (["predict", "{run}", "{run}", "-o", "out", "--device", "tpu"], "tpu"),
+        (["predict", "{run}", "{run}", "-o", "out", "--device", "tpu"], "--device=tpu should be auto, cpu"),
+        (["bench-model", "{run}", "--device", "cuda:99"], "--device=cuda:99: this machine has"),
         (["bench-model", "{run}", "--rounds", "0"], "--rounds=0 must be 1 or more"),
     ],
 )

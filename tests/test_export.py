@@ -1,8 +1,6 @@
 """An exported file answers as the network does, says what it is, and is there only if it is whole."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import islice
 
@@ -23,6 +21,7 @@ from kd.export.onnx_file import to_onnx
 from kd.precision import Precision
 from kd.settings import NetworkSettings
 from tests.finished import balanced
+from tests.program import run_alone
 
 SIZE = (64, 64)
 DATA = Shapes(image_size=SIZE, classes=3, train=12, val=6, test=3)
@@ -123,13 +122,12 @@ def test_the_smp_folder_loads_in_the_two_lines_of_its_readme_without_this_packag
     lines = readme.split("```python\n")[1].split("```")[0].replace("path/of/this/folder", str(folder))
     np.save(tmp_path / "images.npy", images.numpy())
     code = (
-        "import sys; sys.modules['kd'] = None\n"
         "import numpy as np, torch, segmentation_models_pytorch as smp\n"
         f"images = torch.from_numpy(np.load({str(tmp_path / 'images.npy')!r}))\n"
         f"{lines}\n"
         f"np.save({str(tmp_path / 'logits.npy')!r}, logits.detach().numpy())\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    run_alone(code, tmp_path)
     torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "logits.npy")), tiny(images), atol=1e-4, rtol=1e-4)
 
 

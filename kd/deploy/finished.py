@@ -1,11 +1,13 @@
 """The network of a finished run, with what its folder says of it."""
 
 import json
+import re
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from kd import models
@@ -15,9 +17,11 @@ from kd.data.source import SIDE
 from kd.errors import ConfigError, DataError, ModelError, RunError, UserError
 from kd.files import digest
 from kd.network import Network
+from kd.precision import choose_device
 from kd.spec import find_weights, is_file
 
 PACKAGE = "kd-sweeper"
+DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 LONGEST_SIDE = 2**14  # pixels of a side that a file of weights may ask for
 
 
@@ -105,6 +109,20 @@ def _image_size(weights: Path, source: Source | None) -> tuple[int, int]:
             f"{said}; give the folder of the run that made it"
         )
     return size[0], size[1]
+
+
+def device_of(name: str) -> torch.device:
+    """The device that --device names.
+
+    Raises:
+        ConfigError: there is no such kind, or none here.
+    """
+    if not DEVICES.fullmatch(name):
+        raise ConfigError(f"--device={name} should be auto, cpu, mps, cuda or cuda:<number>")
+    try:
+        return choose_device(name)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("trainer.device", "--device")) from error
 
 
 def facts(run: Finished) -> dict[str, str]:

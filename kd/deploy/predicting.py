@@ -9,16 +9,16 @@ from typing import Any
 from rich.progress import Progress
 
 from kd import console, predict
-from kd.deploy.finished import Finished, find
+from kd.deploy.finished import Finished, device_of, find
 from kd.errors import DataError, shown
-from kd.precision import Precision, choose_device, hold_memory
+from kd.precision import Precision, hold_memory
 
 
 def predict_pictures(
     path: Path, images: Path, out: Path, kind: predict.Kind, flips: str, batch: int, device: str, overwrite: bool
 ) -> bool:
     """Write what a run's network says of pictures; False where some could not be read. Tells what it does."""
-    run, place = find(path), choose_device(device)
+    run, place = find(path), device_of(device)
     if place.type == "cpu":
         hold_memory()
     precision = Precision(place)

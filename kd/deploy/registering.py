@@ -6,6 +6,7 @@ from pathlib import Path
 from kd import console, export, tracking
 from kd.deploy.exporting import export_run, record
 from kd.deploy.finished import find
+from kd.errors import UserError
 from kd.files import digest
 
 log = logging.getLogger(__name__)
@@ -30,4 +31,7 @@ def register_or_warn(folder: Path, name: str, root: Path) -> None:
     try:
         register(folder, name, root)
     except Exception as error:  # whatever it is, the run is whole
-        log.warning("the student is not registered as %s (%s); `kd sync %s` does it later", name, error, folder)
+        defect = not isinstance(error, UserError)
+        log.warning(
+            "the student is not registered as %s (%s); `kd sync %s` does it later", name, error, folder, exc_info=defect
+        )

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from kd import console, export, latency, models
 from kd.deploy.exporting import figure, record
-from kd.deploy.finished import Finished, find, noted
+from kd.deploy.finished import Finished, device_of, find, noted
 from kd.errors import ModelError
 from kd.network import Network
-from kd.precision import Precision, choose_device
+from kd.precision import Precision
 from kd.settings import NetworkSettings
 from kd.spec import find_weights, read_spec
 
@@ -27,7 +27,7 @@ def bench(path: Path, batch: int, rounds: int, threads: int | None, device: str,
     run = find(path)
     if threads:
         torch.set_num_threads(threads)
-    threads, precision = torch.get_num_threads(), Precision(choose_device(device))
+    threads, precision = torch.get_num_threads(), Precision(device_of(device))
     contestants = list(_contestants(run, precision, threads))
     batches = sorted({1, batch})
     seconds = latency.measured(contestants, batches, run.image_size, rounds)

@@ -5,8 +5,10 @@ logits, except for smp's folder, whose network has no normalisation inside and s
 with the network before it gets its name (`check`): one that answers differently never appears.
 """
 
-from kd.export.check import Check, ExportError
+from kd.export.check import TOLERANCE, Check, ExportError
 from kd.export.formats import FORMATS, Wanted, export, pictures
 from kd.export.onnx_file import OnnxNetwork, Session, proto
 
-__all__ = ["FORMATS", "Check", "ExportError", "OnnxNetwork", "Session", "Wanted", "export", "pictures", "proto"]
+__all__ = [
+    "FORMATS", "TOLERANCE", "Check", "ExportError", "OnnxNetwork", "Session", "Wanted", "export", "pictures", "proto",
+]  # fmt: skip
