@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -61,7 +62,7 @@ def to_onnx(network: Network, image_size: tuple[int, int], metadata: Mapping[str
     free = {0: "batch", 2: "height", 3: "width"}
     with _quiet():
         torch.onnx.export(
-            network, (images,), written, dynamo=False, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT],
+            network, (images,), cast(Any, written), dynamo=False, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT],
             dynamic_axes={INPUT: free, OUTPUT: free},
         )  # fmt: skip
     model = onnx.load_from_string(written.getvalue())

@@ -8,6 +8,7 @@ import json
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
@@ -45,7 +46,8 @@ def save_folder(network: Network, image_size: tuple[int, int], folder: Path) -> 
         names=", ".join(network.class_names), mean=mean, std=std, meaning=meaning,
     )  # fmt: skip
     (folder / "README.md").write_text(text, encoding="utf-8")  # smp writes one of its own where there is none
-    network.body.save_pretrained(folder)
+    body: Any = network.body
+    body.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     about = {"_mean": mean, "_std": std, "_class_names": network.class_names, "_image_size": image_size}
     (folder / "config.json").write_text(json.dumps(config | about, indent=2, sort_keys=True), encoding="utf-8")
