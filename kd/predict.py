@@ -31,11 +31,8 @@ from kd.precision import Precision
 
 Kind = Literal["masks", "probabilities", "overlays"]
 KINDS = ("masks", "probabilities", "overlays")
-FLIPS: Mapping[str, Sequence[tuple[int, ...]]] = {
-    "": [()],
-    "h": [(), (3,)],
-    "hv": [(), (3,), (2,), (2, 3)],
-}  # the axes that each look turns round
+#: The axes that each look turns round.
+FLIPS: Mapping[str, Sequence[tuple[int, ...]]] = {"": [()], "h": [(), (3,)], "hv": [(), (3,), (2,), (2, 3)]}
 SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 
 

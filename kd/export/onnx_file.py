@@ -62,8 +62,8 @@ def to_onnx(network: Network, image_size: tuple[int, int], metadata: Mapping[str
     free = {0: "batch", 2: "height", 3: "width"}
     with _quiet():
         torch.onnx.export(
-            network, (images,), cast(Any, written), dynamo=False, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT],
-            dynamic_axes={INPUT: free, OUTPUT: free},
+            network, (images,), cast(Any, written), dynamo=False, opset_version=OPSET, input_names=[INPUT],
+            output_names=[OUTPUT], dynamic_axes={INPUT: free, OUTPUT: free},
         )  # fmt: skip
     model = onnx.load_from_string(written.getvalue())
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = network.classes
