@@ -83,7 +83,7 @@ class Store:
             else:  # nothing is asked of a server until it is needed
                 mlflow.MlflowClient(tracking_uri=self.uri)
         except (MlflowException, ArgumentError) as error:
-            raise ConfigError(f"tracking.uri={self}: {brief(error)}") from error
+            raise ConfigError(f"tracking.uri={self}: {brief(error)}", page="mlflow") from error
 
     def open(self) -> tuple[Any, str]:
         """A client, and the id of the experiment; store and experiment are made where they are missing.
