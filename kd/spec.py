@@ -95,5 +95,5 @@ def find_weights(path: Path, key: str, names: tuple[str, ...] = ("teacher.safete
             return file
     raise ModelError(
         f"{key}={path}: no weights there; give a .safetensors file, or the folder of the run that made it",
-        page="your-teacher" if key.startswith("teacher.") else None,
+        page="your-teacher" if key == "teacher.path" else "networks",
     )

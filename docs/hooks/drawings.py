@@ -69,7 +69,7 @@ def _pull(kl: Callable[..., Tensor], student: Tensor, teacher: Tensor, t: float)
 
 
 def targets() -> bytes:
-    """One picture's hard target, and the soft ones that a teacher with logits of the distance to the edge would give."""
+    """One picture's hard target, and the soft ones of a made-up teacher whose logits are distances to the edge."""
     image, mask = Shapes(image_size=(96, 96)).read("train", 1)
     inside, outside = (cv2.distanceTransform(np.uint8(mask == side), cv2.DIST_L2, 5) for side in (1, 0))
     logits = torch.from_numpy(inside - outside).clamp(-8, 8)
@@ -118,9 +118,8 @@ def _weights(network: Network, depth: int) -> list[str]:
 
 
 def _statistics(network: Network, depth: int) -> list[str]:
-    found = (f"body.encoder.{name}.running_{kind}" for name in network.partition.blocks[depth].modules
-             for kind in ("mean", "var"))  # fmt: skip
-    return [name for name in found if name in network.state_dict()]
+    modules = tuple(f"body.encoder.{name}." for name in network.partition.blocks[depth].modules)
+    return [name for name in network.state_dict() if name.startswith(modules) and name.endswith(("_mean", "_var"))]
 
 
 def _moved(names: list[str], before: dict[str, Tensor], after: dict[str, Tensor]) -> float:

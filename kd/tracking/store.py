@@ -30,6 +30,8 @@ CONNECT_SECONDS = 5
 class TrackingError(UserError):
     """A run cannot be delivered to the tracking store."""
 
+    page = "mlflow"
+
 
 def store_uri(settings: Tracking, root: Path) -> str:
     """The tracking store: MLFLOW_TRACKING_URI, else the setting, else an absolute sqlite address under `root`."""
