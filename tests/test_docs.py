@@ -1,9 +1,9 @@
 """The documentation builds strictly and loads nothing from elsewhere, and every command in it is run or checked.
 
 Blocks of commands and of Python are found in the README, docs/, sweeps/README.md and CONTRIBUTING.md. `<!-- run -->`
-before a block has it run here, with trainings made small; a plain block right after it is what it prints, a line `...`
-standing for any lines. `<!-- not run: why -->` leaves a block out. All other commands are looked at: options are composed
-and checked, verbs are parsed, targets exist. Blocks of Python are run.
+before a block has it run here, with trainings made small; a plain block right after it is what it prints, and a line
+`...` stands for any lines. `<!-- not run: why -->` leaves a block out. All other commands are looked at: options are
+composed and checked, verbs are parsed, targets exist. Blocks of Python are run.
 """
 
 import importlib.util
@@ -158,7 +158,8 @@ def look_at(words: list[str], folder: Path) -> None:
             get_args_parser().parse_args(typed[: script + 1])
             look_at_training(typed[script + 1 :], folder)
         case ["kd", *typed]:
-            read(compose(getattr(cli._parser().parse_args(typed), "overrides", [])), look_at_data=False)
+            if overrides := getattr(cli._parser().parse_args(typed), "overrides", []):
+                read(compose(overrides), look_at_data=False)
         case ["make", *targets]:
             assert set(targets) <= set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
         case ["pip", "install", extra]:
