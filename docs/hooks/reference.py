@@ -131,7 +131,7 @@ def in_words(schema: dict[str, Any]) -> str:
         return f"list of {len(schema['prefixItems'])}: {in_words(schema['prefixItems'][0])}"
     if isinstance(schema.get("items"), dict):
         return f"list of {in_words(schema['items'])}"
-    limits = [f"{sign} {schema[limit]:g}" for limit, sign in LIMITS.items() if limit in schema]
+    limits = [f"{sign} {schema[limit]:.20g}" for limit, sign in LIMITS.items() if limit in schema]
     return f"{NAMES[schema['type']]} {', '.join(limits)}".strip()
 
 
