@@ -14,7 +14,7 @@ test: .venv/ready            ## style and the whole suite
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 docs: .venv/ready            ## the documentation, into site/index.html; every warning is an error
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: .venv/ready           ## what distilling costs, against the student alone and what one would use instead (25 minutes)
 	$(BIN)/python -m benchmarks.bench

@@ -31,13 +31,13 @@ def temperature() -> bytes:
     figure, (two, five) = _panels(2)
     logits = torch.linspace(-10, 10, 201)
     for t, colour in TEMPERATURES.items():
-        two.plot(logits, torch.sigmoid(logits / t), color=colour, label=f"T = {t}")
+        two.plot(logits.numpy(), torch.sigmoid(logits / t).numpy(), color=colour, label=f"T = {t}")
     two.set(xlabel="logit z", ylabel="probability", title="one logit: sigmoid(z / T)")
     two.legend(frameon=False)
 
-    scores = torch.tensor([6.0, 4.0, 1.0, 0.0, -2.0])
+    scores = torch.tensor([7.0, 4.0, 1.0, 0.0, -2.0])
     for place, (t, colour) in enumerate(TEMPERATURES.items()):
-        five.bar(np.arange(5) + 0.2 * place - 0.3, torch.softmax(scores / t, 0), 0.2, color=colour)
+        five.bar(np.arange(5) + 0.2 * place - 0.3, torch.softmax(scores / t, 0).numpy(), 0.2, color=colour)
     five.set(title="five classes: softmax(z / T)", ylabel="probability", xticks=range(5))
     five.set_xticklabels([f"z = {score:g}" for score in scores])
     return _svg(figure)
@@ -56,7 +56,7 @@ def gradient() -> bytes:
         ax.set(xlabel="temperature", title="one logit" if classes == 1 else f"{classes} classes")
         ax.set_xticks([1, 2, 4, 10, 30], ["1", "2", "4", "10", "30"])
         ax.minorticks_off()
-    panels[0].set(ylabel="mean |gradient| at a student's logit, x pixels")
+    panels[0].set(ylabel="mean |gradient| per pixel")
     panels[0].legend(frameon=False, loc="lower left")
     return _svg(figure)
 
@@ -70,10 +70,11 @@ def _pull(kl: Callable[..., Tensor], student: Tensor, teacher: Tensor, t: float)
 
 def targets() -> bytes:
     """One picture's hard target, and the soft ones of a made-up teacher whose logits are distances to the edge."""
-    image, mask = Shapes(image_size=(96, 96)).read("train", 1)
+    source = Shapes(image_size=(96, 96))
+    image, mask = max((source.read("train", index) for index in range(20)), key=lambda sample: sample[1].sum())
     inside, outside = (cv2.distanceTransform(np.uint8(mask == side), cv2.DIST_L2, 5) for side in (1, 0))
     logits = torch.from_numpy(inside - outside).clamp(-8, 8)
-    figure, panels = plt.subplots(1, 5, figsize=(10, 2.5))
+    figure, panels = plt.subplots(1, 5, figsize=(10, 2.3), layout="constrained")
     panels[0].imshow(image)
     panels[1].imshow(mask, cmap="magma", vmin=0, vmax=1)
     for ax, t in zip(panels[2:], (1, 4, 10), strict=True):
@@ -81,7 +82,7 @@ def targets() -> bytes:
     for ax, title in zip(panels, ("image", "hard target", "soft, T = 1", "soft, T = 4", "soft, T = 10"), strict=True):
         ax.set_title(title, fontsize=10)
         ax.set_axis_off()
-    figure.colorbar(shown, ax=panels, shrink=0.8, label="probability")
+    figure.colorbar(shown, ax=panels, label="probability")
     return _svg(figure)
 
 
