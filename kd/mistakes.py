@@ -52,7 +52,7 @@ def _say(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _told(error: BaseException) -> UserError | None:
+def _told(error: Exception) -> UserError | None:
     """What a person did wrong, and where help is; None for a defect of ours."""
     if told := _user_error(error):
         return told

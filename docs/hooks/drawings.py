@@ -1,6 +1,7 @@
 """The pictures of the documentation, drawn when it is built, by the code that they explain."""
 
 import io
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +73,7 @@ def targets() -> bytes:
     """One picture's hard target, and the soft ones of a made-up teacher whose logits are distances to the edge."""
     source = Shapes(image_size=(96, 96))
     image, mask = max((source.read("train", index) for index in range(20)), key=lambda sample: sample[1].sum())
-    inside, outside = (cv2.distanceTransform(np.uint8(mask == side), cv2.DIST_L2, 5) for side in (1, 0))
+    inside, outside = (cv2.distanceTransform((mask == side).astype(np.uint8), cv2.DIST_L2, 5) for side in (1, 0))
     logits = torch.from_numpy(inside - outside).clamp(-8, 8)
     figure, panels = plt.subplots(1, 5, figsize=(10, 2.3), layout="constrained")
     panels[0].imshow(image)
@@ -98,7 +99,7 @@ def closed() -> bytes:
     network.train()
     for _ in range(3):
         optimiser.zero_grad()
-        cross_entropy(network(images), masks).backward()
+        torch.autograd.backward(cross_entropy(network(images), masks))
         optimiser.step()
 
     figure, panels = _panels(2)
@@ -126,7 +127,7 @@ def _statistics(network: Network, depth: int) -> list[str]:
 def _moved(names: list[str], before: dict[str, Tensor], after: dict[str, Tensor]) -> float:
     """The norm of the change over the norm of what there was."""
     change = sum(float((after[name] - before[name]).square().sum()) for name in names)
-    return (change / sum(float(before[name].square().sum()) for name in names)) ** 0.5
+    return math.sqrt(change / sum(float(before[name].square().sum()) for name in names))
 
 
 def schedules() -> bytes:

@@ -67,7 +67,7 @@ def _table(file: Path, prefix: str) -> str:
     if not rows:
         return "It has no keys.\n"
     titles = ("key", "default", "allowed", "")
-    shown = [column for column in range(4) if column != 2 or any(row[2] for row in rows)]
+    shown = [column for column in range(4) if any(row[column] for row in rows)]
     lines = [titles, ("---",) * 4, *rows]
     return "".join("| " + " | ".join(line[at].replace("|", "\\|") for at in shown) + " |\n" for line in lines)
 
@@ -76,7 +76,7 @@ def keys(file: Path) -> list[Key]:
     """The keys of an option file in the order of its lines, but for what hydra alone reads."""
     text = file.read_text(encoding="utf-8")
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    return [] if root is None else list(_walk(root, "", text))
+    return list(_walk(root, "", text)) if isinstance(root, yaml.MappingNode) else []
 
 
 def _walk(node: yaml.MappingNode, prefix: str, text: str) -> Iterator[Key]:
