@@ -77,7 +77,7 @@ def _picture(plot: Callable[..., Any], results: Results, arguments: dict[str, An
     figure = np.asarray(axes).flat[0].figure
     figure.set_size_inches(max(9, 3.2 * np.asarray(axes).size), 5)
     figure.tight_layout()
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png", bbox_inches="tight"))
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     plt.close(figure)
 
 
