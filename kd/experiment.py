@@ -120,7 +120,7 @@ def _distil(job: Job, trial: Alone, stop: stopping.Stop, world: World) -> float 
         if job.trial:  # a run of its own does not wait for the store
             trial.note({"mlflow_run": mirror.run_id})
         lesson = _lesson(bench, known, f"trial {job.trial.number} " if job.trial else "")
-        if not job.trial:  # a trial's pictures are worth drawing once it has come to its end
+        if settings.pictures and not job.trial:  # a trial's pictures are worth drawing once it has come to its end
             plots.draw_timeline(lesson.timeline, folder / "timeline.png")
         best = train(lesson, bench, folder, mirror, trial.report)
         answered = _answered(lesson.teacher, world)
@@ -168,14 +168,21 @@ def _finish(
         log.warning(
             "the saved student reaches val/miou %s, its epoch said %s", student_figures["val/miou"], best["val/miou"]
         )
+    if bench.settings.pictures:
+        _draw(bench, folder, best, teacher, timeline, torch.cat(labels))
+    console.show(console.comparison(student_figures, teacher and teacher.figures))
+    return {"student": student_figures, **({"teacher": teacher.figures} if teacher else {})}
+
+
+def _draw(
+    bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher: Known | None, timeline: Timeline, labels: Tensor
+) -> None:
     if not (folder / "timeline.png").exists():
         plots.draw_timeline(timeline, folder / "timeline.png")
     reached = teacher.figures.get("val/miou") if teacher else None
     plots.draw_curves(folder.metrics(), best["epoch"], reached, folder / "curves.png")
-    samples = list(_samples(bench, torch.cat(labels), teacher and teacher.labels))
+    samples = list(_samples(bench, labels, teacher and teacher.labels))
     plots.draw_predictions(samples, bench.data.class_names, bench.data.ignore_index, folder / "predictions.png")
-    console.show(console.comparison(student_figures, teacher and teacher.figures))
-    return {"student": student_figures, **({"teacher": teacher.figures} if teacher else {})}
 
 
 def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:

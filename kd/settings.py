@@ -230,6 +230,7 @@ class Settings(Group):
         Discriminator(lambda node: "file" if "path" in node else "auto"),
     ]
     tracking: Tracking
+    pictures: bool = True  # runs of older configurations lack it
 
     @field_validator("objective", mode="before")
     @classmethod

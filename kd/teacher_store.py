@@ -120,7 +120,8 @@ def _train(bench: Bench, folder: RunFolder) -> None:
         settings.tracking, settings.root, folder, name, tags, parameters=parameters, continued=goes_on
     ) as mirror:
         best = train(_lesson(bench), bench, folder, mirror)
-        plots.draw_curves(folder.metrics(), best["epoch"], None, folder / "curves.png")
+        if settings.pictures:
+            plots.draw_curves(folder.metrics(), best["epoch"], None, folder / "curves.png")
         measured = known(bench.alone(), file).figures
         folder.write_summary({"best_epoch": best["epoch"], "epochs": teacher.epochs, "teacher": measured})
     checkpoint.remove(folder.path)

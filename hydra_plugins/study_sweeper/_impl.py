@@ -85,7 +85,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
             database, self.study_name, space, sampler, sweep.pruner(self.options["pruner"]), target, grid,
             self.max_retries, self.max_failure_rate,
         )  # fmt: skip
-        with StudyFolder(ledger, settings.tracking, settings.root, Path(self.sweep_dir)) as output:
+        with StudyFolder(ledger, settings, Path(self.sweep_dir)) as output:
             console.say(f"study    {self.study_name}: {ledger.tally().finished} of {target} trials are there")
             self._work(ledger, space, output)
 

@@ -25,7 +25,7 @@ ATTRIBUTE = "space"
 #: Where a study is shown: no part of its question, and not written down, as an address may hold a password.
 SHOWN = ("root", "tracking")
 #: What cannot change a trial's result beside that: where it runs, and where its data lies (their content is compared).
-FREE = (*SHOWN, "trainer.device", "trainer.workers", "data.root", *CACHE_KEYS)
+FREE = (*SHOWN, "trainer.device", "trainer.workers", "data.root", "pictures", *CACHE_KEYS)
 
 
 @dataclass(frozen=True)
