@@ -38,7 +38,7 @@ def build(settings: NetworkSettings, classes: int, class_names: tuple[str, ...],
         ModelError: unknown architecture or encoder, weights that cannot be had or do not fit.
     """
     weights = settings.weights
-    from_file = weights is not None and (Path(weights).suffix != "" or os.sep in weights)
+    from_file = weights is not None and (Path(weights).suffix != "" or "/" in weights or os.sep in weights)
     named_weights = None if from_file else weights
     body = _create(settings, classes, f"{key}.", named_weights)
     mean, std = IMAGENET_MEAN, IMAGENET_STD

@@ -118,15 +118,16 @@ def _build(kind: str, node: Mapping[str, Any], allowed: tuple[str, ...], indepen
 
 
 def check_name(name: Any) -> str:
-    """A study's name, which is also its folder's.
+    """A study's name, which is also its folder's, on Windows too.
 
     Raises:
-        ConfigError: empty, too long, or more than letters, digits and . _ -
+        ConfigError: empty, too long, more than letters, digits and . _ -, or what Windows calls a device.
     """
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}", name):
+    device = r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))"
+    if not isinstance(name, str) or not re.fullmatch(device + r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}(?<!\.)", name):
         raise ConfigError(
             f"hydra.sweeper.study_name={name!r}: a folder has that name too; use up to 80 letters, digits and . _ -, "
-            "and begin with a letter, a digit or _"
+            "begin with a letter, a digit or _, end with no point, and leave out Windows' devices (con, nul, com1, ...)"
         )
     return name
 

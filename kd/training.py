@@ -109,10 +109,8 @@ def optimizer_for(network: Network, recipe: Recipe) -> torch.optim.AdamW:
 
     What the encoder never runs is in no group. Reference: Loshchilov and Hutter, arXiv 1711.05101.
     """
-    blocks = range(len(network.partition.blocks))
-    groups = [network.decoder_parameters(), *(network.block_parameters(depth) for depth in blocks)]
     return torch.optim.AdamW(
-        [{"params": group} for group in groups],
+        network.blocks.groups(network),
         lr=0.0,
         betas=recipe.betas,
         weight_decay=recipe.weight_decay,
@@ -123,7 +121,7 @@ def optimizer_for(network: Network, recipe: Recipe) -> torch.optim.AdamW:
 def apply_plan(network: Network, optimizer: torch.optim.Optimizer, plan: EpochPlan) -> None:
     """Open the blocks of an epoch and set its learning rates, as plain floats."""
     network.open(plan.unfrozen_blocks)
-    for group, rate in zip(optimizer.param_groups, (plan.lr_decoder, *plan.lr_blocks), strict=True):
+    for group, rate in zip(optimizer.param_groups, plan.rates, strict=True):
         group["lr"] = float(rate)
 
 

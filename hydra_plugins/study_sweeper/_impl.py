@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0  # how often a worker without a trial, and the watch over silent ones, looks again
 IN_PROCESS = "BasicLauncher"
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has none, and psutil's SIGTERM there leaves no choice
 
 
 class StudySweeperImpl(OptunaSweeperImpl):
@@ -191,7 +192,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
     def _end_silent_workers(self, ledger: Ledger) -> None:
         """Kill those of our own workers whose trial was taken from them: they would block their thread for ever."""
         for trial in ledger.database.patiently(ledger.bury):
-            if worker.end_own(trial.user_attrs.get("worker"), signal.SIGKILL):
+            if worker.end_own(trial.user_attrs.get("worker"), KILL):
                 log.warning("trial %d: its worker fell silent and was ended", trial.number)
 
     def _run_trials(self, ledger: Ledger, space: Space, output: StudyFolder, slot: int | None = None,
