@@ -1,5 +1,6 @@
 """`kd ui` shows the project's store to this machine and to nobody else, or says in one line why it does not."""
 
+import shutil
 import socket
 
 import mlflow
@@ -15,12 +16,19 @@ def say(capsys, *arguments: str) -> tuple[int, str, str]:
     return end.value.code, *capsys.readouterr()
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """MLflow's database with an experiment in it; making one takes seconds."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{file}").create_experiment("kd-sweeper")
+    return file
+
+
 @pytest.fixture
-def store(root):
+def store(root, database):
     (root / "mlruns").mkdir()
-    uri = f"sqlite:///{root}/mlruns/mlflow.db"
-    mlflow.MlflowClient(uri).create_experiment("kd-sweeper")
-    return Store(uri, "kd-sweeper", root)
+    shutil.copyfile(database, root / "mlruns" / "mlflow.db")
+    return Store(f"sqlite:///{root}/mlruns/mlflow.db", "kd-sweeper", root)
 
 
 def test_it_listens_on_loopback_alone_and_hides_the_address_from_others(tmp_path):
