@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @hydra.main(config_path="conf", config_name="config", execution_whitelist=TARGETS)
-def main(cfg: "DictConfig") -> float | tuple[float, ...]:
+def main(cfg: "DictConfig") -> float | tuple[float, ...] | None:
     alone = HydraConfig.get().mode is RunMode.RUN  # in a multirun it is the sweeper that deals with a failed job
     with one_line_errors() if alone else nullcontext():
         throw_folder_away()

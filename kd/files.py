@@ -10,8 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from kd.errors import DiskError, UserError
 
@@ -21,7 +22,7 @@ LEFTOVER = re.compile(r"\..+(\.\w+)\.[a-z0-9_]{8}\1")
 _SEEKING = threading.Lock()  # where a system can only seek first and read then
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Have `write` fill a temporary file beside `path`, and put it in place whole; an error leaves nothing behind.
 
     Raises:
@@ -49,11 +50,11 @@ def clear_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _for_reading(path: Path) -> BinaryIO:
+def _for_reading(path: Path) -> BufferedReader:
     return path.open("rb")
 
 
-def digest(path: Path, opened: Callable[[Path], BinaryIO] = _for_reading) -> str:
+def digest(path: Path, opened: Callable[[Path], BufferedReader] = _for_reading) -> str:
     """A digest of a file's content, 128 bits as hex; taken once in a process, unless the file changes meanwhile.
 
     `opened` opens it, and says in its own words where that cannot be.
@@ -66,7 +67,7 @@ def digest(path: Path, opened: Callable[[Path], BinaryIO] = _for_reading) -> str
 
 
 @lru_cache(maxsize=2**17)
-def _digest(path: Path, opened: Callable[[Path], BinaryIO], *_state: int) -> str:
+def _digest(path: Path, opened: Callable[[Path], BufferedReader], *_state: int) -> str:
     with opened(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 

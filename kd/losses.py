@@ -118,7 +118,9 @@ def cross_entropy(
     return _mean_over_valid(per_pixel, valid_BHW, total)
 
 
-def pooled_dice(logits_BCHW: Tensor, mask_BHW: Tensor, valid_BHW: Tensor | None, total: Callable) -> Tensor:
+def pooled_dice(
+    logits_BCHW: Tensor, mask_BHW: Tensor, valid_BHW: Tensor | None, total: Callable[[Tensor], Tensor]
+) -> Tensor:
     """1 - Dice from sums over the batch that all processes share, a mean over the C classes, in [0, 1].
 
     What smp's DiceLoss is to one process: a class that has no true pixel in the whole batch adds 0.
@@ -201,9 +203,9 @@ class DistillationLoss(torch.nn.Module):
         _check_shapes(student_BCHW, mask_BHW, teacher_BCHW if self.needs_teacher else student_BCHW, self.classes)
         valid = None if self.ignore_index is None else mask_BHW != self.ignore_index
         weights, total, terms = self.weights, self.total, {}
-        if weights["alpha"]:
+        if weights["alpha"] and teacher_BCHW is not None:
             terms["kl"] = self.kl(student_BCHW, teacher_BCHW, temperature, valid, total)
-        if weights["beta"]:
+        if weights["beta"] and teacher_BCHW is not None:
             terms["mse"] = logits_mse(student_BCHW, teacher_BCHW, valid, total)
         if weights["gamma"]:
             terms["ce"] = cross_entropy(student_BCHW, mask_BHW, valid, total)

@@ -12,6 +12,7 @@ from kd.errors import ModelError
 from kd.opening import EncoderBlocks
 from kd.settings import NetworkSettings
 
+RGB = tuple[float, float, float]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -30,18 +31,21 @@ class Network(nn.Module):
         layout: the memory format its pixels take.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, settings: NetworkSettings, body: nn.Module, classes: int, class_names: tuple[str, ...],
-                 mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD,
+                 mean: RGB = IMAGENET_MEAN, std: RGB = IMAGENET_STD,
                  parts: Partition | None = None) -> None:  # fmt: skip
         super().__init__()
         self.settings, self.classes, self.class_names = settings, classes, class_names
         self.body = body
         self.layout = torch.contiguous_format
-        self.normalisation = tuple(mean), tuple(std)
+        self.normalisation = mean, std
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
         # No watch: `train` settles closed blocks itself, and a hook would be one more thing to compile and export.
-        self.blocks = EncoderBlocks(body.encoder, parts, watch=False)
+        self.blocks = EncoderBlocks(body.get_submodule("encoder"), parts, watch=False)
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = (images.to(self.mean.dtype) - self.mean) / self.std
@@ -85,7 +89,7 @@ class Network(nn.Module):
 
     def decoder_parameters(self) -> list[nn.Parameter]:
         """Every parameter outside the encoder: decoder and head."""
-        encoder = {id(parameter) for parameter in self.body.encoder.parameters()}
+        encoder = {id(parameter) for parameter in self.blocks.encoder.parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in encoder]
 
     def count_parameters(self) -> int:

@@ -50,7 +50,7 @@ class Slots(ABC):
         known = np.zeros(1, dtype="<u8")
         try:
             return (
-                self._load(HEADER + 8 * slot, memoryview(known).cast("B"))
+                self._load(HEADER + 8 * slot, known.data.cast("B"))
                 and known[0] != 0
                 and self._load(self._place(slot), target)
                 and int(known[0]) == _checksum(target, slot)
@@ -79,7 +79,7 @@ class Slots(ABC):
     def filled(self) -> np.ndarray:
         """Which slots were written, count booleans; whether they are whole is seen when they are read."""
         table = np.zeros(self.count, dtype="<u8")
-        self._load(HEADER, memoryview(table).cast("B"))
+        self._load(HEADER, table.data.cast("B"))
         return table != 0
 
     def damaged(self) -> list[int]:
@@ -111,7 +111,7 @@ class MemorySlots(Slots):
     def _store(self, offset: int, data: memoryview) -> None:
         self._memory[offset : offset + data.nbytes] = data.tobytes() if data.nbytes <= 8 else data
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return MemorySlots, (0, self.size)
 
 
@@ -138,7 +138,7 @@ class FileSlots(Slots):
         if write_at(self._file.fileno(), data, offset) != data.nbytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return FileSlots, (self.path, self.writable)
 
 

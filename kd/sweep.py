@@ -17,9 +17,8 @@ from hydra.core.override_parser.types import Quote, QuotedString, Transformer
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
-from kd.composition import CONF
+from kd.composition import CONF, container
 from kd.errors import ConfigError
 from kd.study.recipe import check_folder
 
@@ -42,7 +41,7 @@ def trial_job(root: Path) -> TrialJob | None:
     hydra = HydraConfig.get()
     if hydra.mode is not RunMode.MULTIRUN or hydra.sweeper.get("_target_") != SWEEPER:
         return None
-    return TrialJob(int(hydra.job.num), root, OmegaConf.to_container(hydra.sweeper, resolve=True))
+    return TrialJob(int(hydra.job.num), root, container(hydra.sweeper))
 
 
 def ticket(job: TrialJob | None) -> Any:

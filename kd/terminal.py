@@ -26,7 +26,7 @@ def can_move(console: Shown) -> bool:
 class _Lasting(io.FileIO):
     """A file descriptor that goes on as if nothing were there, once its terminal is closed."""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError as error:
@@ -57,7 +57,7 @@ def _steady(stream: TextIO) -> TextIO:
     raw = _Lasting(stream.fileno(), "w", closefd=False)
     unbuffered = stream.write_through  # python -u, PYTHONUNBUFFERED=1
     return io.TextIOWrapper(
-        raw if unbuffered else io.BufferedWriter(raw),  # type: ignore[arg-type]  # as the interpreter itself does
+        raw if unbuffered else io.BufferedWriter(raw),  # as the interpreter itself does
         stream.encoding,
         "backslashreplace",
         line_buffering=stream.line_buffering,
