@@ -10,18 +10,25 @@ from typing import Any
 from kd.composition import compose, project_root
 from kd.config import block_count, read
 from kd.mistakes import one_line_errors
+from kd.terminal import steady_output
 from kd.timeline import EpochPlan, Timeline
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console command."""
+    steady_output()
     arguments = _parser().parse_args(argv)
     with one_line_errors():
         arguments.verb(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kd", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="kd",
+        description=__doc__,
+        epilog="examples: kd preview schedule=cosine | kd check data=folder data.root=my_data | kd ui | "
+        "kd study temperature_unfreeze; kd VERB --help has more. python train.py --help shows what can be configured.",
+    )
     verbs = parser.add_subparsers(required=True, metavar="verb")
     for add in (_add_preview, _add_study, _add_check, _add_sync, _add_ui, _add_cache):
         add(verbs)
@@ -91,11 +98,13 @@ def _add_ui(verbs: Any) -> None:
     ui = _add_verb(
         verbs, "ui", _ui,
         help="MLflow's pages on the runs of this project",
-        description="Start MLflow's pages on the store of the configuration, for this machine alone, until Ctrl-C.",
-        epilog="example: kd ui --port 5001",
+        description="Start MLflow's pages on the store of the configuration, for this machine alone, until Ctrl-C. "
+        "A browser is opened where this is a terminal on a machine with a display.",
+        epilog="example: kd ui --port 5001 --no-open",
     )  # fmt: skip
     ui.add_argument("overrides", nargs="*", metavar="override", help="as for train.py: tracking.experiment=mine")
     ui.add_argument("--port", type=int, default=5000, help="where the browser finds them (default: 5000)")
+    ui.add_argument("--open", action=argparse.BooleanOptionalAction, help="open a browser, or do not")
 
 
 def _add_cache(verbs: Any) -> None:
@@ -173,7 +182,7 @@ def _ui(arguments: argparse.Namespace) -> None:
     store = tracking.Store(
         tracking.store_uri(settings.tracking, settings.root), settings.tracking.experiment, settings.root
     )
-    sys.exit(tracking.serve(store, arguments.port))
+    sys.exit(tracking.serve(store, arguments.port, arguments.open))
 
 
 def _cache(arguments: argparse.Namespace) -> None:

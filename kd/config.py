@@ -114,7 +114,7 @@ def checked(config: dict[str, Any], look_at_data: bool = True) -> Settings:
     return settings
 
 
-def _instantiate(group: str, node: dict[str, Any]) -> Any:
+def _instantiate(group: str, node: Any) -> Any:
     if not isinstance(node, dict) or "_target_" not in node:
         raise ConfigError(f"{group}={node!r} is not an option of conf/{group}; {options(group)}")
     if unknown := sorted(key for key in node if str(key).startswith("_") and key != "_target_"):

@@ -100,7 +100,7 @@ def _plain(values: list[Tensor]) -> list[float]:
     return torch.stack(values).tolist() if values else []
 
 
-def _mean_per_pixel(batches: list[tuple[float, int]]) -> float | None:
+def _mean_per_pixel(batches: list[tuple[float, float]]) -> float | None:
     """From a mean and a number of pixels of each batch."""
     pixels = sum(count for _, count in batches)
     return math.fsum(starmap(mul, batches)) / pixels if pixels else None

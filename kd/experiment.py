@@ -42,7 +42,12 @@ def run(job: Job | None) -> float | tuple[float, ...] | None:
     """
     with stopping.listen() as stop, joined() as world:
         asked = world.broadcast(job)
-        return _run(asked, stop, world) if world.is_main else _train_along(asked, stop, world)
+        if asked is None:
+            raise ValueError("the first process was given no job")
+        if world.is_main:
+            return _run(asked, stop, world)
+        _train_along(asked, stop, world)
+        return None
 
 
 def _run(job: Job, stop: stopping.Stop, world: World) -> float | tuple[float, ...]:
@@ -94,8 +99,8 @@ def _lesson(bench: Bench, known: Known | None, label: str = "") -> Lesson:
         loss=bench.loss(settings.loss.model_dump()),
         seed=settings.seed,
         objective=settings.objective[0],
-        teacher=known and answering(bench, known, settings.trainer.epochs),
-        reference=known and known.batches(settings.trainer.batch_size),
+        teacher=answering(bench, known, settings.trainer.epochs) if known else None,
+        reference=known.batches(settings.trainer.batch_size) if known else None,
         label=label,
     )
 
@@ -105,7 +110,7 @@ def _distil(job: Job, trial: Alone, stop: stopping.Stop, world: World) -> float 
     if (folder / "summary.json").exists():
         raise RunError(f"{folder.path} holds a run that is over; give another hydra.run.dir, or leave it out")
     bench = Bench.of(settings, build_transforms(settings.augment.transforms), stop, world)
-    if trial.predecessor and resume.inherit(trial.predecessor, folder.path, config):
+    if job.trial and trial.predecessor and resume.inherit(trial.predecessor, folder.path, config):
         console.say(f"trial {job.trial.number} goes on from where {trial.predecessor} was cut off")
     folder.write_config(config)
     folder.write_overrides(job.overrides)
@@ -170,7 +175,7 @@ def _finish(
         )
     if bench.settings.pictures:
         _draw(bench, folder, best, teacher, timeline, torch.cat(labels))
-    console.show(console.comparison(student_figures, teacher and teacher.figures))
+    console.show(console.comparison(student_figures, teacher.figures if teacher else None))
     return {"student": student_figures, **({"teacher": teacher.figures} if teacher else {})}
 
 
@@ -181,7 +186,7 @@ def _draw(
         plots.draw_timeline(timeline, folder / "timeline.png")
     reached = teacher.figures.get("val/miou") if teacher else None
     plots.draw_curves(folder.metrics(), best["epoch"], reached, folder / "curves.png")
-    samples = list(_samples(bench, labels, teacher and teacher.labels))
+    samples = list(_samples(bench, labels, teacher.labels if teacher else None))
     plots.draw_predictions(samples, bench.data.class_names, bench.data.ignore_index, folder / "predictions.png")
 
 

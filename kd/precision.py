@@ -5,6 +5,7 @@ import os
 import sys
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ class Precision:
     name: str = "fp32"
     channels_last: bool = True
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision, or nothing where the precision is fp32."""
         return torch.autocast(self.device.type, dtype=DTYPES[self.name], enabled=self.name != "fp32")
 
@@ -36,7 +37,7 @@ class Precision:
         """Move a network to the device, in the layout."""
         fits = self.channels_last and not (self.device.type == "cpu" and _corrupts_memory(network))
         network.layout = torch.channels_last if fits else torch.contiguous_format
-        return network.to(self.device, memory_format=network.layout)
+        return network.to(self.device, memory_format=network.layout)  # type: ignore[call-overload]  # stubs lack it
 
 
 def hold_memory() -> None:

@@ -58,7 +58,7 @@ class Group(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError("should be no true or false")
         return value
 
@@ -250,6 +250,13 @@ class Settings(Group):
         if value == "":
             raise ValueError("should be a folder, for runs/ and mlruns/")
         return value
+
+    @property
+    def trained_teacher(self) -> TrainedTeacher:
+        """The teacher that is trained first, where it is not a file."""
+        if not isinstance(self.teacher, TrainedTeacher):
+            raise TypeError("this teacher is a file, and is not trained")
+        return self.teacher
 
     def timeline(self, blocks: int) -> Timeline:
         """The student's plan over an encoder of `blocks` blocks."""

@@ -119,7 +119,7 @@ class StudyFolder:
 
 def _timed(results: Results) -> dict[tuple[str, int], tuple[float, int]]:
     """A chart's points over trials, each with the time at which its trial was over, in ms."""
-    ended = {trial.number: trial.datetime_complete for trial in results.trials}
+    ended = {trial.number: trial.datetime_complete for trial in results.trials if trial.datetime_complete}
     return {
         (name, number): (value, round(ended[number].timestamp() * 1000))
         for number, values in points(results.trials, results.space.objectives).items()

@@ -51,7 +51,7 @@ class LiveTeacher:
         """The answers as they are stored, B x C x H x W float16 on the device."""
         if self.network.training:
             self.network.eval()
-        images = batch.images.split(1) if self.one_by_one else (batch.images,)
+        images = torch.split(batch.images, 1) if self.one_by_one else (batch.images,)
         with self.precision.autocast():
             answers = [self.network(part) for part in images]
         return rounded(torch.cat(answers).float())
@@ -66,7 +66,8 @@ class CachedTeacher:
     def __init__(self, live: LiveTeacher, answers: Answers) -> None:
         self.live, self.answers = live, answers
         self.read, self.computed = 0, 0  # samples
-        self._writer, self._writing = ThreadPoolExecutor(1), Future()
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[None] = Future()
         self._writing.set_result(None)
 
     @torch.no_grad()

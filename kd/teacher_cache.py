@@ -46,7 +46,7 @@ class Known:
 
     def batches(self, batch_size: int) -> tuple[Tensor, ...]:
         """The labels, batch by batch."""
-        return self.labels.split(batch_size)
+        return torch.split(self.labels, batch_size)
 
 
 def known(bench: Bench, file: Path) -> Known:

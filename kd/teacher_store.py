@@ -37,7 +37,7 @@ def fingerprint(settings: Settings) -> str:
         "data": settings.data.fingerprint(),
         "augment": settings.augment.transforms,
         **({} if settings.augment.views is None else {"views": settings.augment.views}),
-        "teacher": settings.teacher.lesson,
+        "teacher": settings.trained_teacher.lesson,
         "optimizer": optimizer.model_dump(exclude={"lr", "encoder_lr_scale", "depth_decay"}),
         "trainer": trainer.model_dump(include={"batch_size", "accumulate", "precision"}),
         **({"compile": True} if trainer.compile else {}),
@@ -100,7 +100,7 @@ def _have_trained(bench: Bench, folder: RunFolder) -> None:
 
 def _lesson(bench: Bench) -> Lesson:
     """A supervised training, all blocks open from the first epoch."""
-    settings, teacher = bench.settings, bench.settings.teacher
+    settings, teacher = bench.settings, bench.settings.trained_teacher
     network = bench.build("teacher", teacher.seed)
     rates = LearningRates(teacher.lr, min(settings.optimizer.min_lr, teacher.lr), teacher.encoder_lr_scale)
     timeline = Timeline(Constant(1.0), All(), rates, teacher.epochs, len(network.partition.blocks))
@@ -110,7 +110,7 @@ def _lesson(bench: Bench) -> Lesson:
 
 def _train(bench: Bench, folder: RunFolder) -> None:
     """Train the teacher; summary.json, written last, completes its folder."""
-    settings, teacher = bench.settings, bench.settings.teacher
+    settings, teacher = bench.settings, bench.settings.trained_teacher
     encoder, file = settings.backbone.teacher.encoder, folder / "teacher.safetensors"
     console.say(f"teacher  {encoder}, trained first, for {teacher.epochs} epochs: {folder.path}")
     tags = {"role": "teacher", "teacher": folder.path.name}

@@ -42,11 +42,17 @@ def rows(table) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in cells[1:]}
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
 @pytest.fixture
 def terminal(monkeypatch):
     """A terminal of 100 columns in place of this program's output."""
-    file = io.StringIO()
-    made = Console(file=file, force_terminal=True, width=100, highlight=False)
+    file = Terminal()
+    made = Console(file=file, width=100, highlight=False)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(console, "console", made)
     return file
 
