@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from kd import resume
 from kd.composition import TARGETS, known_keys, options, plain
+from kd.data import Source
 from kd.encoders import BLOCK_COUNTS, FULL_DEPTH
 from kd.errors import ConfigError, UserError, nearest
 from kd.settings import OBJECTIVES, NetworkSettings, Settings, TeacherFile
@@ -112,6 +113,15 @@ def checked(config: dict[str, Any], look_at_data: bool = True) -> Settings:
         settings.data.check()
         _check_teacher(settings)
     return settings
+
+
+def source(config: dict[str, Any]) -> Source:
+    """The data of a configuration in plain containers, whatever else it holds: an older run's may lack keys of today.
+
+    Raises:
+        ConfigError: its data is not what a configuration may build.
+    """
+    return _instantiate("data", config.get("data"))
 
 
 def _instantiate(group: str, node: Any) -> Any:

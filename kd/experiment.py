@@ -142,6 +142,10 @@ def _distil(job: Job, trial: Alone, stop: stopping.Stop, world: World) -> float 
         trial.note(_facts(summary))
         trial.finish(objectives)
         checkpoint.remove(folder.path)
+    if settings.tracking.registered_name and not job.trial:
+        from kd import deploy  # heavy: onnx
+
+        deploy.register_or_warn(folder.path, settings.tracking.registered_name, settings.root)
     console.say(f"run      {folder.path}")
     values = tuple(objectives.values())
     return values[0] if len(values) == 1 else values

@@ -202,13 +202,23 @@ class Trainer(Group):
 
 
 class Tracking(Group):
-    """Where runs are mirrored. `uri` null: MLFLOW_TRACKING_URI, or the sqlite store under `root`."""
+    """Where runs are mirrored. `uri` null: MLFLOW_TRACKING_URI, or the sqlite store under `root`.
+
+    `registered_name`, in the configuration `register`: the model that the student becomes a version of; null: none.
+    """
 
     enabled: bool
     uri: str | None
     experiment: str
     run_name: str | None
     tags: dict[str, str]
+    registered_name: Annotated[str, Field(pattern=r"^[\w .-]{1,200}$")] | None = Field(None, alias="register")
+
+    @model_validator(mode="after")
+    def _somewhere_to_register(self) -> "Tracking":
+        if self.registered_name is not None and not self.enabled:
+            raise ValueError(f"register={self.registered_name} needs tracking=mlflow")
+        return self
 
 
 class Settings(Group):

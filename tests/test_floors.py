@@ -45,6 +45,7 @@ FLOORS = {
         "report",
         "export",
         "predict",
+        "latency",
         "run_folder",
         "console",
         "study",
@@ -59,6 +60,7 @@ FLOORS = {
         "runner",
         "teacher_cache",
         "teacher_store",
+        "deploy",
         "experiment",
         "cli",
     ],
@@ -195,6 +197,12 @@ def test_only_tracking_knows_mlflow():
     knowing = {source for source, tree in TREES.items() if "mlflow" in foreign_imports(source, tree)}
     assert {module_of(source) for source in knowing} == {"tracking"}
     assert "mlflow" not in foreign_imports("train.py", TRAIN)
+
+
+def test_only_export_knows_onnx():
+    onnx = {"onnx", "onnxruntime", "onnxscript"}
+    knowing = {source for source, tree in TREES.items() if onnx & foreign_imports(source, tree)}
+    assert {module_of(source) for source in knowing} == {"export"}
 
 
 def test_only_the_study_rooms_know_optuna():
