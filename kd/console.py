@@ -109,4 +109,7 @@ def say(*lines: str) -> None:
 
 
 def show(table: Table) -> None:
+    """Print a table; where the terminal is narrow its cells fold, and no figure is cut."""
+    for column in table.columns:
+        column.overflow = "fold"
     console.print(table)

@@ -16,7 +16,7 @@ HOST = "127.0.0.1"  # nobody else's: MLflow's pages know no passwords
 
 COMPARE = """\
 compare  runs: tick some in the list, then Compare: parallel coordinates, scatter, and their settings side by side
-         epochs: Chart view (the button above the list) draws val/miou, train/kl, temperature, unfrozen_blocks of all
+         epochs: the chart symbol left of the search field draws val/miou, train/kl, temperature, ... of all runs
          studies: the + beside a study unfolds its trials; its own charts have a point per trial
 Ctrl-C   ends it"""
 
