@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from kd.blocks import Partition, partition
 from kd.errors import ModelError
-from kd.settings import NetworkSettings
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from kd.settings import IMAGENET_MEAN, IMAGENET_STD, NetworkSettings
 
 
 class Network(nn.Module):

@@ -29,6 +29,7 @@ FLOORS = {
         "slots",
         "answers",
         "data",
+        "foreign",
         "teacher",
     ],
     2: ["snapshot", "steps", "training", "evaluation"],
