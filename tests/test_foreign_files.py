@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from kd.composition import PROJECT, compose
-from kd.config import read
+from kd.composition import PROJECT, compose, plain
+from kd.config import checked
 from kd.errors import ConfigError, ModelError
 from kd.foreign.files import channels, find, smp_config
 from kd.settings import ForeignTeacher
@@ -159,25 +159,32 @@ def test_a_map_that_does_not_fit_is_refused(class_map, given, names, says):
         channels(teacher("smp", "x", class_map=class_map), given, names)
 
 
+@pytest.fixture(scope="module")
+def usual():
+    return plain(compose(["teacher=smp", "teacher.path=x"]))
+
+
 @pytest.mark.parametrize(
-    ("typed", "says"),
+    ("key", "value", "says"),
     [
-        ("teacher.class_map=[0,0]", "each channel once"),
-        ("teacher.class_map=[-1,0]", "greater than or equal to 0"),
-        ("teacher.class_map=[a,b]", "integer"),
-        ("teacher.class_map=[0.5,1]", "integer"),
-        ("teacher.normalisation=imaginet", "should be imagenet, none"),
-        ("teacher.normalisation=null", "should be imagenet, none"),
-        ("teacher.normalisation={mean:[0,0,0]}", "required"),
-        ("teacher.normalisation={mean:[0,0,0],std:[0,1,1]}", "greater than 0"),
-        ("teacher.normalisation={mean:[0,0],std:[1,1,1]}", "required"),
-        ("teacher.normalisation={mean:[0,0,nan],std:[1,1,1]}", "finite"),
-        ("teacher.kind=foo", "'smp', 'torchvision' or 'exported'"),
+        ("class_map", [0, 0], "each channel once"),
+        ("class_map", [-1, 0], "greater than or equal to 0"),
+        ("class_map", ["a", "b"], "integer"),
+        ("class_map", [0.5, 1], "integer"),
+        ("class_map", [True, 0], "integer"),
+        ("normalisation", "imaginet", "should be imagenet, none"),
+        ("normalisation", None, "should be imagenet, none"),
+        ("normalisation", {"mean": [0, 0, 0]}, "required"),
+        ("normalisation", {"mean": [0, 0, 0], "std": [0, 1, 1]}, "greater than 0"),
+        ("normalisation", {"mean": [0, 0], "std": [1, 1, 1]}, "required"),
+        ("normalisation", {"mean": [0, 0, float("nan")], "std": [1, 1, 1]}, "finite"),
+        ("kind", "foo", "'smp', 'torchvision' or 'exported'"),
     ],
 )
-def test_a_wrong_setting_is_told_with_its_key(typed, says):
-    with pytest.raises(ConfigError, match=f"^{typed.partition('=')[0]}.*{says}"):
-        read(compose(["teacher=smp", "teacher.path=x", typed]), look_at_data=False)
+def test_a_wrong_setting_is_told_with_its_key(key, value, says, usual):
+    config = usual | {"teacher": usual["teacher"] | {key: value}}
+    with pytest.raises(ConfigError, match=f"^teacher.{key}.*{says}"):
+        checked(config, look_at_data=False)
 
 
 def test_a_teacher_that_cannot_teach_is_refused_before_torch_is_imported(folder):

@@ -24,7 +24,7 @@ def network():
 
 def model(network: nn.Conv2d, takes=ANY, kind=TensorProto.FLOAT, domain="", inputs=("pictures",)):
     """The same as an ONNX model."""
-    dtype = {TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16}.get(kind, torch.float32)
+    dtype = torch.float16 if kind == TensorProto.FLOAT16 else torch.float32
     values = [(name, value.detach().to(dtype).numpy()) for name, value in network.named_parameters()]
     names = [inputs[0], *(name for name, _ in values)]
     conv = helper.make_node("Conv", names, ["logits"], domain=domain, strides=[2, 2], pads=[2, 2, 2, 2])
@@ -126,8 +126,7 @@ def test_values_behind_a_link_that_leads_elsewhere_are_not_read(network, tmp_pat
     ("change", "says"),
     [
         ({"takes": ("batch", 32, 32, 3)}, "takes pictures: .*batch x 3 x height x width"),
-        ({"takes": ("batch", 3)}, "takes pictures"),
-        ({"kind": TensorProto.DOUBLE}, "takes pictures: tensor"),
+        ({"takes": ("batch", 3)}, "onnxruntime cannot run it"),
         ({"inputs": ("pictures", "sizes")}, "takes pictures.*sizes"),
         ({"domain": "com.somebody"}, "onnxruntime cannot run it"),
     ],

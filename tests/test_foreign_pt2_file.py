@@ -241,10 +241,8 @@ def test_the_traps_are_traps(spoil, plain, tmp_path):
 def names_of_files() -> list[str]:
     """Every operator of torch's that takes the name of a file."""
     schemas = [schema for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("aten::")]
-    opening = [
-        s for s in schemas if any("file" in argument.name or "path" in argument.name for argument in s.arguments)
-    ]
-    return [f"torch.ops.aten.{s.name.removeprefix('aten::')}.{s.overload_name or 'default'}" for s in opening]
+    taking = [s for s in schemas if any("file" in each.name and "str" in str(each.type) for each in s.arguments)]
+    return [f"torch.ops.aten.{s.name.removeprefix('aten::')}.{s.overload_name or 'default'}" for s in taking]
 
 
 def test_no_operator_that_opens_a_file_may_be_used():

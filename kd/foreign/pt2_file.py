@@ -62,7 +62,12 @@ class _Archive:
             return {}, 0
         config = json.loads(self.archive.read(f"{self.root}data/{folder}/{self.model}_{folder}_config.json"))["config"]
         tensors = {name: self._tensor(folder, name, config[name]) for name in sorted(wanted)}
-        return tensors, sum(tensor.numel() for name, tensor in tensors.items() if config[name]["is_param"])
+        learnt = {  # each once, under however many names
+            (config[name]["path_name"], tensor.storage_offset(), tensor.numel())
+            for name, tensor in tensors.items()
+            if config[name]["is_param"]
+        }
+        return tensors, sum(count for *_, count in learnt)
 
     def _tensor(self, folder: str, name: str, payload: dict[str, Any]) -> Tensor:
         if payload["use_pickle"]:
