@@ -14,20 +14,34 @@ from kd.errors import ModelError
 from kd.settings import IMAGENET_MEAN, IMAGENET_STD, NetworkSettings
 
 
-class Network(nn.Module):
-    """A segmentation network with its normalisation inside.
+class Segmenter(nn.Module):
+    """What every student and teacher is: raw view in, raw logits out.
 
     Shape:
         images B x 3 x H x W, RGB, 0..255 (uint8 or float) -> raw logits B x C x H x W; C = 1 is binary.
 
     Attributes:
-        settings: what was built.
         classes: C.
         class_names: one name per label; background and foreground where C = 1.
+        layout: the memory format its pixels take.
+    """
+
+    classes: int
+    class_names: tuple[str, ...]
+    layout: torch.memory_format
+
+    def count_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+class Network(Segmenter):
+    """A network of ours, with its normalisation inside.
+
+    Attributes:
+        settings: what was built.
         partition: the encoder's blocks, deepest first.
         open_blocks: how many of them train; all of them until `open` says otherwise.
         normalisation: mean and standard deviation of RGB in [0, 1].
-        layout: the memory format its pixels take.
     """
 
     def __init__(self, settings: NetworkSettings, body: nn.Module, classes: int, class_names: tuple[str, ...],
@@ -93,6 +107,3 @@ class Network(nn.Module):
         """Every parameter outside the encoder: decoder and head."""
         encoder = {id(parameter) for parameter in self.body.encoder.parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in encoder]
-
-    def count_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())

@@ -23,12 +23,13 @@ from kd import console, models, sealed
 from kd.answers import Answers
 from kd.errors import DiskError
 from kd.files import digest, touch, write_atomically
+from kd.network import Segmenter
 from kd.precision import Precision
 from kd.runner import Bench, figures
 from kd.settings import ForeignTeacher
 from kd.slots import describe
 from kd.spec import read_spec
-from kd.teacher import AnyNetwork, CachedTeacher, LiveTeacher, Teacher
+from kd.teacher import CachedTeacher, LiveTeacher, Teacher
 
 FORMAT = 1  # raise it when the same settings would give other answers
 GB = 10**9
@@ -101,7 +102,7 @@ def answering(bench: Bench, teacher: Known, epochs: int) -> Teacher:
     return CachedTeacher(live, answers)
 
 
-def network(bench: Bench, file: Path) -> AnyNetwork:
+def network(bench: Bench, file: Path) -> Segmenter:
     """The teacher's network on the device; built once in a process for all trials that it runs."""
     teacher, data = bench.settings.teacher, bench.data
     foreign = None
@@ -116,7 +117,7 @@ def network(bench: Bench, file: Path) -> AnyNetwork:
 def _built(
     file: Path, _made: str, precision: Precision,
     foreign: tuple[ForeignTeacher, int, tuple[str, ...], tuple[int, int]] | None,
-) -> AnyNetwork:  # fmt: skip
+) -> Segmenter:  # fmt: skip
     if foreign is None:
         return precision.place(models.load(file)).requires_grad_(False).eval()
     from kd.foreign.load import load

@@ -82,7 +82,8 @@ class Program(nn.Module):
             values |= {name: value for name, value in zip(step.names, given, strict=False) if name is not None}
             for name in step.over:
                 values.pop(name, None)
-        return values[self.output]
+        logits: Tensor = values[self.output]
+        return logits
 
 
 def _filled(value: Any, values: dict[str, Any], device: torch.device) -> Any:

@@ -30,7 +30,8 @@ def load(
     """
     body = _body(teacher, file, precision.device)
     network = Foreign(body, teacher.normalisation, classes, class_names)
-    network = (precision.place(network) if body.free_layout else network.to(precision.device)).eval()
+    network = network.to(precision.device) if not body.free_layout else precision.place(network)
+    network.eval()
     given = probe(network, image_size, f"teacher.path={teacher.path}")
     network.choose(channels(teacher, given, class_names))
     return network.requires_grad_(False)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.errors import ModelError
+from kd.network import Segmenter
 from kd.settings import Normalisation
 
 
@@ -31,17 +32,12 @@ class Body:
     free_layout: bool = False
 
 
-class Foreign(nn.Module):
-    """A network that was trained elsewhere.
+class Foreign(Segmenter):
+    """A network that was trained elsewhere, and what stands around it."""
 
-    Shape:
-        images B x 3 x H x W, RGB, 0..255 (uint8 or float) -> raw logits B x C x H x W; C = 1 is binary.
-
-    Attributes:
-        classes: C.
-        class_names: one name per label; background and foreground where C = 1.
-        layout: the memory format its pixels take.
-    """
+    mean: Tensor
+    std: Tensor
+    channels: Tensor
 
     def __init__(self, body: Body, normalisation: Normalisation, classes: int, class_names: tuple[str, ...]) -> None:
         super().__init__()
@@ -67,7 +63,7 @@ class Foreign(nn.Module):
             return first(self.body(pixels))
         missing = -len(pixels) % batch
         filled = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)]) if missing else pixels
-        return torch.cat([first(self.body(part)) for part in filled.split(batch)])[: len(pixels)]
+        return torch.cat([first(self.body(part)) for part in torch.split(filled, batch)])[: len(pixels)]
 
     def choose(self, channels: tuple[int, ...]) -> None:
         """Have the labels of the data be these of the network's channels."""

@@ -82,7 +82,7 @@ def _takes(session: onnxruntime.InferenceSession, path: Path) -> tuple[int | Non
     """The batch, height and width that it wants; None where it takes any."""
     inputs = session.get_inputs()
     shapes = ", ".join(f"{each.name}: {each.type} {each.shape}" for each in inputs)
-    shape = inputs[0].shape if len(inputs) == 1 else ()
+    shape: list[int | str | None] = inputs[0].shape if len(inputs) == 1 else []
     if len(shape) != 4 or inputs[0].type not in FLOATS or (isinstance(shape[1], int) and shape[1] != 3):
         raise ModelError(
             f"teacher.path={path}: takes {shapes or 'nothing'}; a teacher takes one float batch x 3 x height x width"

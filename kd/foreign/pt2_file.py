@@ -101,7 +101,8 @@ def _read(archive: _Archive) -> Body:
             constants[said["name"]] = argument_of(said["value"])
         else:
             raise Refused(f"is given a {kind}")
-    tensors, parameters = {}, 0
+    tensors: dict[str, Tensor] = {}
+    parameters = 0
     for folder, found in sources.items():
         kept, count = archive.tensors(folder, set(found.values()))
         tensors |= {name: kept[source] for name, source in found.items()}
