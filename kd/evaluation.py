@@ -15,7 +15,7 @@ from kd.data.loading import EvalLoader
 from kd.errors import UserError
 from kd.losses import cross_entropy
 from kd.metrics import Confusion, predict_labels
-from kd.network import Network
+from kd.network import Segmenter
 from kd.precision import Precision
 from kd.world import SOLO, World
 
@@ -46,7 +46,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    network: Network,
+    network: Segmenter,
     loader: EvalLoader,
     precision: Precision,
     ignore_index: int | None,
@@ -107,7 +107,7 @@ def _mean_per_pixel(batches: list[tuple[float, float]]) -> float | None:
 
 
 @torch.no_grad()
-def latency_ms(network: Network, image_size: tuple[int, int], precision: Precision, rounds: int = 11) -> float:
+def latency_ms(network: Segmenter, image_size: tuple[int, int], precision: Precision, rounds: int = 11) -> float:
     """Median milliseconds from one H x W image to its logits, batch 1, after two warm-up calls."""
     was_training = network.training
     network.eval()

@@ -19,8 +19,8 @@ from torch import nn
 from kd.blocks import Partition, partition
 from kd.errors import ModelError, nearest
 from kd.files import write_atomically, write_json
-from kd.network import IMAGENET_MEAN, IMAGENET_STD, RGB, Network
-from kd.settings import NetworkSettings
+from kd.network import RGB, Network
+from kd.settings import IMAGENET_MEAN, IMAGENET_STD, NetworkSettings
 from kd.spec import NetworkSpec, read_spec
 from kd.weights import fill, opened
 
@@ -60,7 +60,7 @@ def _create(settings: NetworkSettings, classes: int, where: str, weights: str | 
         raise ModelError(
             f"{where}arch={settings.arch} is not an architecture; {nearest(settings.arch.lower(), ARCHITECTURES)}"
         )
-    _check_encoder(settings.encoder, where)
+    check_encoder(settings.encoder, where)
     if weights is not None and settings.encoder.startswith("tu-") and weights != "imagenet":
         raise ModelError(
             f"{where}weights={weights}: timm's encoders take imagenet or null; another set of weights is part of the "
@@ -85,7 +85,7 @@ def _parts(settings: NetworkSettings, body: nn.Module) -> Partition:
     return _known[name]
 
 
-def _check_encoder(encoder: str, where: str) -> None:
+def check_encoder(encoder: str, where: str) -> None:
     names = smp.encoders.get_encoder_names()
     if encoder.startswith("tu-"):
         known, names = timm.is_model(encoder.removeprefix("tu-")), [f"tu-{name}" for name in timm.list_models()]

@@ -10,25 +10,38 @@ from torch import Tensor, nn
 from kd.blocks import Partition
 from kd.errors import ModelError
 from kd.opening import EncoderBlocks
-from kd.settings import NetworkSettings
+from kd.settings import IMAGENET_MEAN, IMAGENET_STD, NetworkSettings
 
 RGB = tuple[float, float, float]
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Network(nn.Module):
-    """A segmentation network with its normalisation inside.
+class Segmenter(nn.Module):
+    """What every student and teacher is: raw view in, raw logits out.
 
     Shape:
         images B x 3 x H x W, RGB, 0..255 (uint8 or float) -> raw logits B x C x H x W; C = 1 is binary.
 
     Attributes:
-        settings: what was built.
         classes: C.
         class_names: one name per label; background and foreground where C = 1.
+        layout: the memory format its pixels take.
+    """
+
+    classes: int
+    class_names: tuple[str, ...]
+    layout: torch.memory_format
+
+    def count_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+class Network(Segmenter):
+    """A network of ours, with its normalisation inside.
+
+    Attributes:
+        settings: what was built.
         blocks: the encoder's blocks, which open and close.
         normalisation: mean and standard deviation of RGB in [0, 1].
-        layout: the memory format its pixels take.
     """
 
     mean: Tensor
@@ -91,6 +104,3 @@ class Network(nn.Module):
         """Every parameter outside the encoder: decoder and head."""
         encoder = {id(parameter) for parameter in self.blocks.encoder.parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in encoder]
-
-    def count_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())

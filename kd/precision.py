@@ -5,16 +5,18 @@ import os
 import sys
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from kd.errors import ConfigError
 from kd.launch import Place
-from kd.network import Network
+from kd.network import Network, Segmenter
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Placed = TypeVar("Placed", bound=Segmenter)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Precision:
         """Loss scaling, which only fp16 needs; disabled for the others."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
 
-    def place(self, network: Network) -> Network:
+    def place(self, network: Placed) -> Placed:
         """Move a network to the device, in the layout."""
         fits = self.channels_last and not (self.device.type == "cpu" and _corrupts_memory(network))
         network.layout = torch.channels_last if fits else torch.contiguous_format

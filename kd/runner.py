@@ -27,7 +27,7 @@ from kd.errors import ConfigError
 from kd.evaluation import Evaluation, evaluate, latency_ms
 from kd.files import write_json
 from kd.losses import DistillationLoss
-from kd.network import Network
+from kd.network import Network, Segmenter
 from kd.precision import Precision, choose_device, compiled, hold_memory, repeat_bit_for_bit
 from kd.run_folder import RunFolder
 from kd.settings import Settings
@@ -105,7 +105,7 @@ class Bench:
         return DistillationLoss(weights, self.data.classes, self.data.ignore_index, total)
 
     def evaluate(
-        self, network: Network, split: str, reference: Sequence[Tensor] | None = None, keep_labels: bool = False
+        self, network: Segmenter, split: str, reference: Sequence[Tensor] | None = None, keep_labels: bool = False
     ) -> Evaluation:
         if split not in self.loaders:
             self.loaders[split] = EvalLoader(
@@ -262,7 +262,7 @@ def _epochs(lesson: Lesson, bench: Bench, loader: Watched, folder: RunFolder | N
         raise
 
 
-def figures(network: Network, bench: Bench, file: Path) -> tuple[dict[str, Any], list[Tensor]]:
+def figures(network: Segmenter, bench: Bench, file: Path) -> tuple[dict[str, Any], list[Tensor]]:
     """What a network is and how good it is: size, speed, and its metrics on validation and (where there is one) test.
 
     Also returns its labels over the validation split. Several processes share the work; the first one takes the time.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kd.answers import Answers, rounded
 from kd.data.loading import Batch
-from kd.network import Network
+from kd.network import Segmenter
 from kd.precision import Precision
 
 
@@ -33,13 +33,13 @@ class LiveTeacher:
     """
 
     def __init__(
-        self, network: Network | Callable[[], Network], precision: Precision, one_by_one: bool = False
+        self, network: Segmenter | Callable[[], Segmenter], precision: Precision, one_by_one: bool = False
     ) -> None:
         self._network, self.precision, self.one_by_one = network, precision, one_by_one
 
     @cached_property
-    def network(self) -> Network:
-        network = self._network if isinstance(self._network, Network) else self._network()
+    def network(self) -> Segmenter:
+        network = self._network if isinstance(self._network, Segmenter) else self._network()
         return network.requires_grad_(False).eval()
 
     @torch.no_grad()

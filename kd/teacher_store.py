@@ -1,4 +1,4 @@
-"""Where a teacher comes from: a file, or a supervised training of its own that is kept under a fingerprint.
+"""Where a teacher comes from: a file (ours, or a foreign one), or a training of its own, kept under a fingerprint.
 
 The fingerprint covers everything that made the teacher (network, data, views, optimiser, length, seed), so that the
 next run with the same teacher settings starts at once, and no run is ever given another's. A lock lets processes that
@@ -15,10 +15,11 @@ from filelock import FileLock, Timeout
 
 from kd import checkpoint, console, plots, tracking
 from kd.files import digest
+from kd.foreign import files
 from kd.run_folder import RunFolder
 from kd.runner import Bench, Lesson, train
 from kd.schedules import Constant
-from kd.settings import Settings, TeacherFile
+from kd.settings import ForeignTeacher, Settings, TeacherFile
 from kd.spec import find_weights, is_file
 from kd.teacher_cache import Known, known
 from kd.timeline import LearningRates, Timeline
@@ -56,10 +57,13 @@ def obtain(bench: Bench) -> Known:
 
     Raises:
         ModelError: a file that is not there, is damaged, or holds other classes.
+        ConfigError: the channels of a foreign teacher are not the data's classes, and nothing says which are.
     """
     settings = bench.settings
     if isinstance(settings.teacher, TeacherFile):
         file = find_weights(Path(settings.teacher.path), "teacher.path")
+    elif isinstance(settings.teacher, ForeignTeacher):
+        file = files.find(settings.teacher)
     else:
         path = settings.root / "runs" / "teachers" / fingerprint(settings)
         file = path / "teacher.safetensors"

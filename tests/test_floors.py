@@ -31,6 +31,7 @@ FLOORS = {
         "slots",
         "answers",
         "data",
+        "foreign",
         "teacher",
     ],
     2: ["snapshot", "steps", "training", "evaluation"],
@@ -199,10 +200,10 @@ def test_only_tracking_knows_mlflow():
     assert "mlflow" not in foreign_imports("train.py", TRAIN)
 
 
-def test_only_export_knows_onnx():
+def test_only_export_and_foreign_teachers_know_onnx():
     onnx = {"onnx", "onnxruntime", "onnxscript"}
     knowing = {source for source, tree in TREES.items() if onnx & foreign_imports(source, tree)}
-    assert {module_of(source) for source in knowing} == {"export"}
+    assert {module_of(source) for source in knowing} == {"export", "foreign"}
 
 
 def test_only_the_study_rooms_know_optuna():
