@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench crash lint lock clean
+.PHONY: demo test docs bench crash lint lock clean
 
 demo: .venv/ready            ## the main job on the built-in data: a teacher taught, a student distilled
 	$(BIN)/kd preview schedule=cosine unfreeze.rate=3
@@ -13,6 +13,9 @@ test: .venv/ready            ## style, types and the whole suite
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+docs: .venv/ready            ## the documentation, into site/index.html; every warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: .venv/ready           ## what distilling costs, against the student alone and what one would use instead (25 minutes)
 	$(BIN)/python -m benchmarks.bench

@@ -175,10 +175,10 @@ def prune(cache: Path, older_than: float | None, keep_gb: float | None, everythi
         ConfigError: it is not said which, or by a number that is none.
     """
     if older_than is None and keep_gb is None and not everything:
-        raise ConfigError("kd cache prune: say what to delete: --older-than DAYS, --keep-gb GB, or --all")
+        raise ConfigError("kd cache prune: say what to delete: --older-than DAYS, --keep-gb GB, or --all", page="cache")
     for option, value, unit in (("--older-than", older_than, "days"), ("--keep-gb", keep_gb, "gigabytes")):
         if value is not None and not value >= 0:
-            raise ConfigError(f"{option} must be a number of {unit}, 0 or more, but got {value:g}")
+            raise ConfigError(f"{option} must be a number of {unit}, 0 or more, but got {value:g}", page="cache")
     found = entries(cache)
     doomed = found if everything else superfluous(found, older_than, keep_gb, time.time())
     for entry in doomed:

@@ -63,7 +63,9 @@ def job(cfg: DictConfig) -> Job:
         config, typed = plain(cfg), list(hydra.overrides.task)
         if cfg.resume is not None:
             if hydra.mode is not RunMode.RUN:
-                raise ConfigError(f"resume={cfg.resume} is for a single run; a study goes on by its own command")
+                raise ConfigError(
+                    f"resume={cfg.resume} is for a single run; a study goes on by its own command", page="studies"
+                )
             if not fresh:  # resume=auto may have found nothing to go on with
                 config = resume.merged(folder, config, [each for each in typed if not each.startswith("resume=")])
         settings = checked(config)
@@ -194,7 +196,8 @@ def _check_teacher(settings: Settings) -> None:
     if (spec.classes, spec.class_names) != (settings.data.classes, settings.data.class_names):
         raise ConfigError(
             f"teacher.path={file}: this teacher knows {_few(spec.class_names)} by {spec.classes} logits, the data has "
-            f"{_few(settings.data.class_names)} with data.classes={settings.data.classes}; they must be the same"
+            f"{_few(settings.data.class_names)} with data.classes={settings.data.classes}; they must be the same",
+            page="your-teacher",
         )
 
 

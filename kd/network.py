@@ -70,7 +70,8 @@ class Network(Segmenter):
             batch, _, height, width = images.shape
             raise ModelError(
                 f"trainer.batch_size={batch} at data.image_size=[{height},{width}] leaves {self.settings.encoder} a "
-                "single value per channel, which its batch norms cannot train on; raise one of the two"
+                "single value per channel, which its batch norms cannot train on; raise one of the two",
+                page="remedies",
             ) from error
 
     def open(self, count: int) -> None:

@@ -95,7 +95,9 @@ def choose_device(name: str, place: Place = Place()) -> torch.device:  # noqa: B
     device = torch.device(name)
     there = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}[device.type]
     if (device.index or 0) >= there:
-        raise ConfigError(f"trainer.device={name}: this machine has {there} such device(s); use auto or cpu")
+        raise ConfigError(
+            f"trainer.device={name}: this machine has {there} such device(s); use auto or cpu", page="gpus"
+        )
     return device
 
 
@@ -103,7 +105,8 @@ def _choose_own(name: str, place: Place) -> torch.device:
     """One device of those that several processes use."""
     if name not in ("auto", "cpu", "cuda"):
         raise ConfigError(
-            f"trainer.device={name} is a single device, and {place.size} processes train; use auto, cuda or cpu"
+            f"trainer.device={name} is a single device, and {place.size} processes train; use auto, cuda or cpu",
+            page="gpus",
         )
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and not gpus):
@@ -111,7 +114,8 @@ def _choose_own(name: str, place: Place) -> torch.device:
     if gpus < place.local_size:
         raise ConfigError(
             f"trainer.device={name}: this machine has {gpus} GPU(s) for {place.local_size} processes; start as many "
-            "(--nproc-per-node), or use cpu"
+            "(--nproc-per-node), or use cpu",
+            page="gpus",
         )
     return torch.device("cuda", place.local_rank)
 

@@ -141,7 +141,8 @@ def _check_shares(settings: Settings, world: World) -> None:
     if min(batch, samples) < world.size:
         raise ConfigError(
             f"trainer.batch_size={batch} (of {samples} training images) is shared by {world.size} processes, and is "
-            "too small to give each an image; raise it, or start fewer processes (--nproc-per-node)"
+            "too small to give each an image; raise it, or start fewer processes (--nproc-per-node)",
+            page="gpus",
         )
 
 

@@ -84,7 +84,8 @@ def sampler(node: Mapping[str, Any], seed: int) -> Callable[[int], Any]:
     seed = seed if node.get("seed") is None else node["seed"]
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ConfigError(
-            f"hydra.sweeper.sampler.seed={seed!r}: should be a whole number from 0 to 4294967295, or null"
+            f"hydra.sweeper.sampler.seed={seed!r}: should be a whole number from 0 to 4294967295, or null",
+            page="studies",
         )
 
     def make(place: int) -> Any:
@@ -107,13 +108,15 @@ def is_grid(node: Mapping[str, Any]) -> bool:
 
 def _build(kind: str, node: Mapping[str, Any], allowed: tuple[str, ...], independent: Any = None) -> Any:
     if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ConfigError(f"hydra.sweeper.{kind}={node!r} is not one; choose hydra/sweeper/{kind}=<name>")
+        raise ConfigError(
+            f"hydra.sweeper.{kind}={node!r} is not one; choose hydra/sweeper/{kind}=<name>", page="studies"
+        )
     more = {} if independent is None else {"independent_sampler": independent}
     try:
         return instantiate(dict(node), **more, _execution_whitelist_=allowed, _convert_="all")
     except Exception as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise ConfigError(f"hydra.sweeper.{kind} ({node['_target_']}): {reason}") from error
+        raise ConfigError(f"hydra.sweeper.{kind} ({node['_target_']}): {reason}", page="studies") from error
 
 
 def check_name(name: Any) -> str:
@@ -126,7 +129,8 @@ def check_name(name: Any) -> str:
     if not isinstance(name, str) or not re.fullmatch(device + r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}(?<!\.)", name):
         raise ConfigError(
             f"hydra.sweeper.study_name={name!r}: a folder has that name too; use up to 80 letters, digits and . _ -, "
-            "begin with a letter, a digit or _, end with no point, and leave out Windows' devices (con, nul, com1, ...)"
+            "begin with a letter, a digit or _, end with no point, and leave out Windows' devices (con, nul, ...)",
+            page="studies",
         )
     return name
 
@@ -156,7 +160,7 @@ def search_space(overrides: Sequence[str]) -> tuple[dict[str, Any], tuple[str, .
     try:
         searched, fixed, deleted = create_params_from_overrides(lines)
     except (AssertionError, NotImplementedError, ValueError) as error:
-        raise ConfigError(f"the search space cannot be read: {error}") from error
+        raise ConfigError(f"the search space cannot be read: {error}", page="studies") from error
     searched |= _choices_as_typed(lines)
     return searched, (*(f"{name}={value}" for name, value in fixed.items()), *deleted)
 

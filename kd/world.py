@@ -202,7 +202,8 @@ def joined() -> Iterator[World]:
     except RuntimeError as error:
         raise RunError(
             f"process {here.rank} of {here.size} could not meet the others at {os.environ['MASTER_ADDR']}:"
-            f"{os.environ['MASTER_PORT']} ({_brief(error)}); see that all are started and can reach that address"
+            f"{os.environ['MASTER_PORT']} ({_brief(error)}); see that all are started and can reach that address",
+            page="gpus",
         ) from error
     world = World(here.rank, here.size, here.local_rank, here.local_size, words, store)
     with world.telling():

@@ -102,27 +102,33 @@ class StudySweeperImpl(OptunaSweeperImpl):
         if isinstance(raw, str) and holds_password(raw):
             raise ConfigError(
                 "hydra.sweeper.storage holds a password, which would be written into every run folder; leave it out "
-                "and set PGPASSWORD (or ~/.pgpass), or set the whole address in the variable KD_STORAGE"
+                "and set PGPASSWORD (or ~/.pgpass), or set the whole address in the variable KD_STORAGE",
+                page="studies",
             )
         for key, _, value in (override.partition("=") for override in typed):
             if without_credentials(value) != value:
                 raise ConfigError(
                     f"{key} holds a password, which would be written into the study's database; leave it out and set "
-                    "the whole address in the variable MLFLOW_TRACKING_URI"
+                    "the whole address in the variable MLFLOW_TRACKING_URI",
+                    page="mlflow",
                 )
         for name, least in (("n_trials", 1), ("n_jobs", 1), ("max_retries", 0), ("heartbeat_interval", 1)):
             known = {**self.options, "n_trials": self.n_trials, "n_jobs": self.n_jobs, "max_retries": self.max_retries}
             if not isinstance(known[name], int) or known[name] < least:
-                raise ConfigError(f"hydra.sweeper.{name}={known[name]!r}: should be a whole number, {least} or more")
+                raise ConfigError(
+                    f"hydra.sweeper.{name}={known[name]!r}: should be a whole number, {least} or more", page="studies"
+                )
         grace, beat = self.options["grace_period"], self.options["heartbeat_interval"]
         if grace is not None and (not isinstance(grace, int) or grace <= beat):
             raise ConfigError(
-                f"hydra.sweeper.grace_period={grace!r}: should be more than heartbeat_interval={beat}, or null"
+                f"hydra.sweeper.grace_period={grace!r}: should be more than heartbeat_interval={beat}, or null",
+                page="studies",
             )
         if self.n_jobs > 1 and self._in_process:
             raise ConfigError(
                 f"hydra.sweeper.n_jobs={self.n_jobs} needs processes: add hydra/launcher=joblib (or submitit_local, "
-                "submitit_slurm, ray); or start the same command several times"
+                "submitit_slurm, ray); or start the same command several times",
+                page="studies",
             )
 
     @property
@@ -149,7 +155,8 @@ class StudySweeperImpl(OptunaSweeperImpl):
         if len(directions) > 1 and not str(self.options["pruner"].get("_target_")).endswith("NopPruner"):
             raise ConfigError(
                 f"optuna cannot prune for {len(directions)} objectives ({', '.join(directions)}); add "
-                "hydra/sweeper/pruner=none"
+                "hydra/sweeper/pruner=none",
+                page="studies",
             )
         shared = {
             name: value
@@ -166,7 +173,8 @@ class StudySweeperImpl(OptunaSweeperImpl):
         if self.direction is not None and self._get_directions() != list(natural.values()):
             raise ConfigError(
                 f"hydra.sweeper.direction={self._get_directions()} does not fit objective={list(natural)}, which calls "
-                f"for {list(natural.values())}; leave direction out"
+                f"for {list(natural.values())}; leave direction out",
+                page="studies",
             )
         return natural
 
