@@ -8,9 +8,10 @@ demo: .venv/ready            ## the main job on the built-in data: a teacher tau
 	$(BIN)/kd preview schedule=cosine unfreeze.rate=3
 	$(BIN)/python train.py schedule=cosine unfreeze.rate=3
 
-test: .venv/ready            ## style and the whole suite
+test: .venv/ready            ## style, types and the whole suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 docs: .venv/ready            ## the documentation, into site/index.html; every warning is an error
@@ -29,9 +30,10 @@ crash: .venv/ready           ## kill trainings at random moments and compare wit
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-lint: .venv/ready            ## mend the style
+lint: .venv/ready            ## mend the style, and look at the types
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/mypy
 
 lock:                        ## renew requirements.lock (needs uv)
 	uv pip compile --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --extra dev pyproject.toml -o requirements.lock

@@ -15,7 +15,7 @@ from kd.data.loading import EvalLoader
 from kd.errors import UserError
 from kd.losses import cross_entropy
 from kd.metrics import Confusion, predict_labels
-from kd.network import Network
+from kd.network import Segmenter
 from kd.precision import Precision
 from kd.world import SOLO, World
 
@@ -46,7 +46,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    network: Network,
+    network: Segmenter,
     loader: EvalLoader,
     precision: Precision,
     ignore_index: int | None,
@@ -100,14 +100,14 @@ def _plain(values: list[Tensor]) -> list[float]:
     return torch.stack(values).tolist() if values else []
 
 
-def _mean_per_pixel(batches: list[tuple[float, int]]) -> float | None:
+def _mean_per_pixel(batches: list[tuple[float, float]]) -> float | None:
     """From a mean and a number of pixels of each batch."""
     pixels = sum(count for _, count in batches)
     return math.fsum(starmap(mul, batches)) / pixels if pixels else None
 
 
 @torch.no_grad()
-def latency_ms(network: Network, image_size: tuple[int, int], precision: Precision, rounds: int = 11) -> float:
+def latency_ms(network: Segmenter, image_size: tuple[int, int], precision: Precision, rounds: int = 11) -> float:
     """Median milliseconds from one H x W image to its logits, batch 1, after two warm-up calls."""
     was_training = network.training
     network.eval()

@@ -93,7 +93,7 @@ def _modules(error: BaseException) -> list[str]:
     return [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
 
 
-def _composition_mistake(error: Exception) -> str:
+def _composition_mistake(error: BaseException) -> str:
     """What hydra could not compose, with the nearest that it could."""
     message = "\n".join(line.strip() for line in str(error).splitlines() if not NOISE.match(line.strip()))
     key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None) or ""

@@ -5,15 +5,18 @@ import os
 import sys
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from kd.errors import ConfigError
 from kd.launch import Place
-from kd.network import Network
+from kd.network import Network, Segmenter
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Placed = TypeVar("Placed", bound=Segmenter)
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Precision:
     name: str = "fp32"
     channels_last: bool = True
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision, or nothing where the precision is fp32."""
         return torch.autocast(self.device.type, dtype=DTYPES[self.name], enabled=self.name != "fp32")
 
@@ -32,11 +35,11 @@ class Precision:
         """Loss scaling, which only fp16 needs; disabled for the others."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
 
-    def place(self, network: Network) -> Network:
+    def place(self, network: Placed) -> Placed:
         """Move a network to the device, in the layout."""
         fits = self.channels_last and not (self.device.type == "cpu" and _corrupts_memory(network))
         network.layout = torch.channels_last if fits else torch.contiguous_format
-        return network.to(self.device, memory_format=network.layout)
+        return network.to(self.device, memory_format=network.layout)  # type: ignore[call-overload]  # stubs lack it
 
 
 def hold_memory() -> None:

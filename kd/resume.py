@@ -23,7 +23,7 @@ from kd.launch import folder_of_this_process, place
 from kd.settings import CACHE_KEYS
 
 #: Keys, and groups of keys, that may be another after a resume.
-FREE = ("trainer.workers", "trainer.checkpoint_minutes", "tracking", "root", *CACHE_KEYS)
+FREE = ("trainer.workers", "trainer.checkpoint_minutes", "tracking", "root", "pictures", *CACHE_KEYS)
 AUTO = "auto"
 
 

@@ -17,9 +17,8 @@ from hydra.core.override_parser.types import Quote, QuotedString, Transformer
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
-from kd.composition import CONF
+from kd.composition import CONF, container
 from kd.errors import ConfigError
 from kd.study.recipe import check_folder
 
@@ -42,7 +41,7 @@ def trial_job(root: Path) -> TrialJob | None:
     hydra = HydraConfig.get()
     if hydra.mode is not RunMode.MULTIRUN or hydra.sweeper.get("_target_") != SWEEPER:
         return None
-    return TrialJob(int(hydra.job.num), root, OmegaConf.to_container(hydra.sweeper, resolve=True))
+    return TrialJob(int(hydra.job.num), root, container(hydra.sweeper))
 
 
 def ticket(job: TrialJob | None) -> Any:
@@ -121,15 +120,16 @@ def _build(kind: str, node: Mapping[str, Any], allowed: tuple[str, ...], indepen
 
 
 def check_name(name: Any) -> str:
-    """A study's name, which is also its folder's.
+    """A study's name, which is also its folder's, on Windows too.
 
     Raises:
-        ConfigError: empty, too long, or more than letters, digits and . _ -
+        ConfigError: empty, too long, more than letters, digits and . _ -, or what Windows calls a device.
     """
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}", name):
+    device = r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))"
+    if not isinstance(name, str) or not re.fullmatch(device + r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}(?<!\.)", name):
         raise ConfigError(
             f"hydra.sweeper.study_name={name!r}: a folder has that name too; use up to 80 letters, digits and . _ -, "
-            "and begin with a letter, a digit or _",
+            "begin with a letter, a digit or _, end with no point, and leave out Windows' devices (con, nul, ...)",
             page="studies",
         )
     return name

@@ -29,7 +29,7 @@ from kd.study.recipe import WINNER
 MARK = "executed"  # the folder that every trap makes under the root
 SMALL = (
     "backbone=tiny loss=hard_only unfreeze=all data.image_size=[32,32] trainer.batch_size=8 trainer.epochs=1 "
-    "trainer.device=cpu tracking=none"
+    "trainer.device=cpu tracking=none pictures=false"
 ).split()
 
 
