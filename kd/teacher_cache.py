@@ -122,8 +122,8 @@ def _built(
         return precision.place(models.load(file)).requires_grad_(False).eval()
     from kd.foreign.load import load
 
-    teacher, *data = foreign
-    return load(teacher, file, *data, precision)
+    teacher, classes, class_names, image_size = foreign
+    return load(teacher, file, classes, class_names, image_size, precision)
 
 
 def _made_of(bench: Bench, file: Path) -> dict[str, Any]:
