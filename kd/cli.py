@@ -152,6 +152,7 @@ def _add_bench_model(verbs: Any) -> None:
     bench.add_argument("--rounds", type=int, default=20, metavar="N", help="in which all have a turn (default: 20)")
     bench.add_argument("--threads", type=int, metavar="N", help="that compute (default: torch's choice)")
     bench.add_argument("--device", default="auto", help="of teacher and student; ONNX Runtime computes on the CPU")
+    bench.add_argument("--size", metavar="HxW", help="of the images, multiples of 32 (default: that of the training)")
     bench.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -263,7 +264,10 @@ def _bench_model(arguments: argparse.Namespace) -> None:
         _at_least(f"--{name}", getattr(arguments, name), 1)
     from kd import deploy  # heavy: torch
 
-    deploy.bench(arguments.run, arguments.batch, arguments.rounds, arguments.threads, arguments.device, arguments.json)
+    deploy.bench(
+        arguments.run, arguments.batch, arguments.rounds, arguments.threads, arguments.device, arguments.size,
+        arguments.json,
+    )  # fmt: skip
 
 
 def _at_least(option: str, value: float | None, least: int) -> None:

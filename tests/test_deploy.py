@@ -132,6 +132,7 @@ def test_a_configuration_that_is_none_is_refused_in_one_line(copy, capsys, text)
         (["predict", "{run}", "{run}", "-o", "out"], "holds no pictures"),
         (["predict", "{run}", "{run}", "-o", "out", "--device", "tpu"], "--device=tpu should be auto, cpu"),
         (["bench-model", "{run}", "--device", "cuda:99"], "--device=cuda:99: this machine has"),
+        (["bench-model", "{run}", "--size", "100x64"], "--size=100x64 should be height x width"),
         (["bench-model", "{run}", "--rounds", "0"], "--rounds=0 must be 1 or more"),
     ],
 )
@@ -218,8 +219,10 @@ def test_bench_model_times_teacher_student_and_its_onnx_file(run, capsys):
     assert all(0 < row["p10"] <= row["median"] <= row["p90"] for row in told["rows"])
     assert told["threads"] == torch.get_num_threads()
     assert len(told["verdict"]) == 2
-    main(["bench-model", str(run), "--rounds", "1", "--batch", "1", "--device", "cpu"])
-    assert "times as fast as the teacher" in capsys.readouterr().out
+    main(["bench-model", str(run), "--rounds", "1", "--batch", "1", "--device", "cpu", "--size", "64x32"])
+    said = capsys.readouterr().out
+    assert "times as fast as the teacher" in said
+    assert "64 x 32" in said
 
 
 def test_a_finished_run_is_what_its_folder_says(run):

@@ -12,7 +12,7 @@ import torch
 from test_bad_inputs import MARK, old_trap, trap
 from test_foreign_onnx_file import apart
 from torch import nn
-from toy import hand_made
+from toy import CPU, hand_made
 
 from kd import models
 from kd.composition import compose, plain
@@ -22,6 +22,7 @@ from kd.errors import ConfigError, ModelError
 from kd.foreign.files import find
 from kd.foreign.network import Foreign
 from kd.network import Network
+from kd.precision import Precision
 from kd.runner import Bench
 from kd.settings import IMAGENET_MEAN, IMAGENET_STD, NetworkSettings
 from kd.teacher import CachedTeacher, LiveTeacher
@@ -134,6 +135,15 @@ def test_a_network_teaches_alike_in_every_form(form, ours, simple, forms, built)
     assert not any(parameter.requires_grad for parameter in found.parameters())
     if "onnx" not in form:  # where the exporter has merged batch norms into convolutions
         assert found.count_parameters() == same.count_parameters()
+
+
+@pytest.mark.parametrize("form", [*SMP, *EXPORTED])
+def test_a_network_answers_in_the_precision_of_the_run(form, ours, simple, forms, built):
+    same = ours if form in SMP else simple
+    _, found = built(forms[form], same.classes)
+    halves = LiveTeacher(found, Precision(CPU.device, "bf16"))(batch())
+    exact = LiveTeacher(same, CPU)(batch())
+    torch.testing.assert_close(halves, exact, rtol=0.1, atol=0.05 * exact.abs().max().item())
 
 
 def test_a_map_gives_the_classes_of_the_data_their_channels(ours, forms, built):

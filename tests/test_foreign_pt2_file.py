@@ -13,7 +13,6 @@ from torch import nn
 from toy import hand_made
 
 from kd.errors import ModelError
-from kd.foreign.graph import Refused, aten
 from kd.foreign.network import Foreign, first, probe
 from kd.foreign.pt2_file import exported_network
 from kd.settings import NORMALISATIONS, Normalisation
@@ -236,20 +235,6 @@ def test_the_traps_are_traps(spoil, plain, tmp_path):
     with suppress(Exception):  # it is executed all the same
         torch.export.load(file)
     assert (tmp_path / MARK).exists()
-
-
-def names_of_files() -> list[str]:
-    """Every operator of torch's that takes the name of a file."""
-    schemas = [schema for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("aten::")]
-    taking = [s for s in schemas if any("file" in each.name and "str" in str(each.type) for each in s.arguments)]
-    return [f"torch.ops.aten.{s.name.removeprefix('aten::')}.{s.overload_name or 'default'}" for s in taking]
-
-
-def test_no_operator_that_opens_a_file_may_be_used():
-    assert "torch.ops.aten.from_file.default" in names_of_files()
-    for name in names_of_files():
-        with pytest.raises(Refused):
-            aten(name)
 
 
 def cut(content: bytes) -> bytes:

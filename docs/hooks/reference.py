@@ -56,8 +56,13 @@ def _option(group: str, file: Path) -> str:
     if group in RECIPES:
         return f"```yaml\n{file.read_text(encoding='utf-8').strip()}\n```\n"
     target = yaml.safe_load(file.read_text(encoding="utf-8")).get("_target_")
-    said = f"{getdoc(pydoc.locate(target)) or ''}\n" if target in TARGETS else ""
+    said = f"{_prose(getdoc(pydoc.locate(target)) or '')}\n" if target in TARGETS else ""
     return "\n".join([said, _table(file, f"{group}.")])
+
+
+def _prose(docstring: str) -> str:
+    """A docstring without its examples, which the page of the Python names shows."""
+    return docstring.partition("\n>>>")[0].rstrip()
 
 
 def _table(file: Path, prefix: str) -> str:

@@ -17,7 +17,7 @@ def export_run(path: Path, wanted: export.Wanted, out: Path | None, tolerance: f
     out = out or run.folder / "export"
     images, origin = export.pictures(run.data, run.image_size)
     check = export.Check.of(run.network, images, origin, tolerance)
-    console.say(f"export   {run.weights}: checked on {origin}, largest difference allowed {tolerance:g} of a logit")
+    console.say(f"export   {run.weights}: checked on {origin}, it may differ by {tolerance:g} of the largest logit")
     said = record(run, out)
     for name, found in export.export(
         run.network, run.image_size, out, run.weights.stem, wanted, check, facts(run), run.data

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,45 +14,57 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from kd import console, export, latency, models
+from kd.data.source import SIDE
 from kd.deploy.exporting import figure, record
-from kd.deploy.run import Finished, device_of, find, noted
-from kd.errors import ModelError
+from kd.deploy.run import LONGEST_SIDE, Finished, device_of, find, noted
+from kd.errors import ConfigError, ModelError
 from kd.network import Network
 from kd.precision import Precision
 from kd.settings import NetworkSettings
 from kd.spec import find_weights, read_spec
 
 
-def bench(path: Path, batch: int, rounds: int, threads: int | None, device: str, as_json: bool) -> None:
+def bench(
+    path: Path, batch: int, rounds: int, threads: int | None, device: str, size: str | None, as_json: bool
+) -> None:
     """Time teacher, student and what was exported of it, and print a table, or JSON."""
     run = find(path)
+    image_size = _size(size) if size else run.image_size
     if threads:
         torch.set_num_threads(threads)
     threads, precision = torch.get_num_threads(), Precision(device_of(device))
     contestants = list(_contestants(run, precision, threads))
     batches = sorted({1, batch})
-    seconds = latency.measured(contestants, batches, run.image_size, rounds)
+    seconds = latency.measured(contestants, batches, image_size, rounds)
     lines = latency.verdict(contestants[0], contestants[1], seconds) if contestants[0].name == "teacher" else []
     rows = [
         {
             "name": each.name,
-            "batch": size,
-            **asdict(latency.Latency.of(seconds[each.name, size])),
-            "times_faster": latency.times_faster(seconds[contestants[0].name, size], seconds[each.name, size]),
+            "batch": count,
+            **asdict(latency.Latency.of(seconds[each.name, count])),
+            "times_faster": latency.times_faster(seconds[contestants[0].name, count], seconds[each.name, count]),
             "file_bytes": each.file_bytes,
             "parameters": each.parameters,
             **{name: value for name, value in (each.miou or {}).items()},
         }
-        for size in batches
+        for count in batches
         for each in contestants
     ]
     where = {"processor": _processor(), "device": str(precision.device), "threads": threads, "rounds": rounds,
-             "image_size": list(run.image_size), "torch": torch.__version__}  # fmt: skip
+             "image_size": list(image_size), "torch": torch.__version__}  # fmt: skip
     if as_json:
         print(json.dumps({**where, "rows": rows, "verdict": lines}, indent=2))
         return
     console.show(_table(rows, where))
     console.say(*lines)
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{2,5})x(\d{2,5})", text)
+    sides = [int(side) for side in found.groups()] if found else [0, 0]
+    if not all(0 < side <= LONGEST_SIDE and side % SIDE == 0 for side in sides):
+        raise ConfigError(f"--size={text} should be height x width in pixels, multiples of {SIDE}, such as 256x320")
+    return sides[0], sides[1]
 
 
 def _contestants(run: Finished, precision: Precision, threads: int) -> Iterator[latency.Contestant]:

@@ -75,7 +75,7 @@ class Check:
         if not found.relative <= allowed:
             raise ExportError(
                 f"{path}: its logits differ from the network's by {found.largest:.3g}, {found.relative:.2g} of the "
-                f"largest, where {allowed:.2g} is allowed (on {self.origin}); it was removed: leave this format out, "
+                f"largest, where {allowed:.2g} is allowed (on {self.origin}); it is not written: leave it out, "
                 "or raise --tolerance if that is good enough"
             )
         return found

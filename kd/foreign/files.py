@@ -1,6 +1,7 @@
 """Which files a foreign teacher is, and what they say of themselves. Light: refuses before torch is imported."""
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -73,15 +74,20 @@ def _in_folder(path: str) -> Path:
 
 
 def _from_hub(path: str) -> Path:
-    """The weights of a repository; the hub's client asks its own cache first where it must or can do no more."""
+    """The weights of a repository, fetched once: a teacher does not change while a study learns from it."""
     repo, _, revision = path.removeprefix(HUB).partition("@")
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo):
         raise ModelError(f"teacher.path={path}: should be {HUB}<owner>/<name>, or {HUB}<owner>/<name>@<revision>")
     from huggingface_hub import hf_hub_download  # takes a moment
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each of its attempts
 
     def fetched(name: str) -> Path:
-        return Path(hf_hub_download(repo, name, revision=revision or None))
+        try:
+            return Path(hf_hub_download(repo, name, revision=revision or None, local_files_only=True))
+        except LocalEntryNotFoundError:
+            return Path(hf_hub_download(repo, name, revision=revision or None))
 
     try:
         fetched("config.json")
