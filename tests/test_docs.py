@@ -41,6 +41,7 @@ from kd.study.space import Space
 
 sys.path.append(str(PROJECT / "docs" / "hooks"))
 import reference
+import sessions
 
 PAGES = [
     PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", PROJECT / "sweeps" / "README.md",
@@ -330,6 +331,12 @@ def test_every_verb_has_its_help_in_the_reference(site):
     text = (site / "cli.html").read_text()
     for parser in reference.parsers():
         assert f'id="{parser.prog.replace(" ", "-")}"' in text
+
+
+def test_a_session_in_a_docstring_is_shown_as_code(site):
+    """Markdown would take >>> for a quotation, and what is in brackets for a link."""
+    assert sessions.fenced("One line.\n\n>>> f()\n[1]\n\nMore.") == "One line.\n\n```pycon\n>>> f()\n[1]\n```\n\nMore."
+    assert "<blockquote>" not in (site / "names.html").read_text()
 
 
 def test_every_decision_is_listed(site):
