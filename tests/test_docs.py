@@ -132,7 +132,7 @@ def test_there_are_commands_of_each_kind():
 @pytest.mark.parametrize("block", [each for each in ALL if each not in SHELL], ids=str)
 def test_commands_stand_in_blocks_that_say_so(block):
     """In a block without a language nobody would check them."""
-    assert block.language in ("", "text", "yaml", "python", "make")
+    assert block.language in ("", "text", "yaml", "python", "pycon", "cpp", "make")
     assert not re.search(r"^(python|kd|make|torchrun|pip) ", block.text, re.MULTILINE)
 
 
