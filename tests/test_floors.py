@@ -12,7 +12,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = {
-    0: ["errors", "files", "schedules", "unfreeze", "losses", "metrics", "timeline", "encoders", "launch"],
+    0: [
+        "errors",
+        "files",
+        "schedules",
+        "unfreeze",
+        "losses",
+        "metrics",
+        "timeline",
+        "encoders",
+        "launch",
+        "calibration",
+        "environment",
+    ],
     1: [
         "world",
         "batch_norm",
@@ -31,7 +43,7 @@ FLOORS = {
         "data",
         "teacher",
     ],
-    2: ["snapshot", "steps", "training", "evaluation"],
+    2: ["snapshot", "steps", "training", "evaluation", "close_look"],
     3: [
         "stopping",
         "checkpoint",
@@ -40,7 +52,6 @@ FLOORS = {
         "plots",
         "data_report",
         "cache_folder",
-        "report",
         "export",
         "predict",
         "run_folder",
@@ -57,6 +68,8 @@ FLOORS = {
         "runner",
         "teacher_cache",
         "teacher_store",
+        "evidence",
+        "report",
         "experiment",
         "cli",
     ],

@@ -98,6 +98,11 @@ class Results:
         )
 
 
+def names_in(storage: RDBStorage) -> list[str]:
+    """The studies of a database."""
+    return list(optuna.study.get_all_study_names(storage))
+
+
 def rows(results: Results) -> list[dict[str, Any]]:
     """One flat row per trial, in the order of their numbers."""
     return [_row(trial, results.space) for trial in results.trials]
