@@ -28,6 +28,7 @@ def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
     figure.align_ylabels()
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
+        ax.xaxis.get_major_locator().set_params(integer=True)
     return figure, axes
 
 

@@ -62,6 +62,15 @@ def copied(distilled, tmp_path) -> Path:
     return shutil.copytree(distilled, tmp_path / "runs" / "2026-01-01" / "12-00-00")
 
 
+@pytest.fixture
+def lean(copied) -> Path:
+    """A run folder whose page is drawn in a moment: without the diagrams of its calibration."""
+    seen, facts = sealed.read(copied / "evidence.safetensors")
+    kept = {name: tensor for name, tensor in seen.items() if not name.endswith("calibration")}
+    sealed.write(copied / "evidence.safetensors", kept, facts)
+    return copied
+
+
 @pytest.fixture(scope="module")
 def chromium():
     with browser.Browser() as opened:
@@ -193,7 +202,7 @@ def test_the_trivial_baseline_is_made_of_the_training_masks(distilled):
     there = union > 0
     expected = float((counts.diagonal()[there] / union[there]).mean())
     page = Parsed(write(distilled))
-    assert page.numbers["baseline.test/miou"] == {pytest.approx(expected, abs=1e-6)}
+    assert [*page.numbers["baseline.test/miou"]] == [pytest.approx(expected, abs=1e-6)]
 
 
 def test_the_terminal_says_it_in_short(distilled, capsys):
@@ -252,21 +261,21 @@ def test_a_browser_runs_nothing_of_a_hostile_folder(copied, chromium):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_named_and_the_rest_is_shown(copied, name):
-    (copied / name).unlink()
-    page = Parsed(write(copied))
+def test_a_missing_file_is_named_and_the_rest_is_shown(lean, name):
+    (lean / name).unlink()
+    page = Parsed(write(lean))
     assert f"{name} is not there" in page.text
     assert len(page.sections) >= 7
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("content", [b"\x00\xff{[", b"[1, 2, 3]\n", b"{}\n", b"", b'{"student": 3, "epoch": {}}\n'])
-def test_a_damaged_file_is_named_and_the_rest_is_shown(copied, name, content):
-    (copied / name).write_bytes(content)
-    page = Parsed(write(copied))
+def test_a_damaged_file_is_named_and_the_rest_is_shown(lean, name, content):
+    (lean / name).write_bytes(content)
+    page = Parsed(write(lean))
     assert len(page.sections) >= 6
     if content == b"\x00\xff{[":
-        assert f"{name}" in page.text
+        assert name in page.text.split("Not here")[1].split("What was asked")[0]
 
 
 def test_tensors_of_another_shape_cost_their_part_of_the_page(copied):
@@ -320,7 +329,7 @@ def test_several_runs_show_what_they_differ_in_and_their_figures_side_by_side(di
         assert {key: page.numbers[key] for key in shown} == {key: {value} for key, value in shown.items()}
     assert page.sections[:4] == ["which", "differences", "curves", "figures"]
     assert "B, without a teacher" in page.text
-    rows = page.text.split("What they differ in")[1].split("Learning curves")[0]
+    rows = page.text.split("settingAB")[1].split("settings that change no result")[0]
     assert re.search(r"seed\s*0\s*7", rows)
     assert "loss.alpha" in rows
     assert "optimizer.lr" not in rows

@@ -15,7 +15,9 @@ import os
 import re
 import webbrowser
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,7 @@ from kd.report import terminal
 from kd.report.blocks import Page
 from kd.report.compare import MOST, compare
 from kd.report.page import html
-from kd.report.read import Run, is_run, read
+from kd.report.read import DAMAGES, Run, is_run, read
 from kd.report.run import sections, tiles
 
 if TYPE_CHECKING:
@@ -62,13 +64,20 @@ def report(names: Sequence[str], output: Path | None = None, storage: str | None
 def of_run(run: Run) -> Page:
     """The page of one run."""
     made, damaged = sections(run)
-    overrides = [line for line in run.overrides if not line.startswith("resume=")]
-    badges = [run.state, *(["without a teacher"] if run.learns_alone else []), *overrides[:8]]
-    more = [f"and {len(overrides) - 8} more"] if len(overrides) > 8 else []
+    badges = [run.state, *(["without a teacher"] if run.learns_alone else [])]
     title = f"Run {run.name}" if run.summary.get("student") or run.config else f"Teacher {run.path.name}"
-    subtitle = str(run.identity.get("name") or run.path.name)
     missing = [*_why_short(run), *run.missing, *damaged]
-    return Page(title, subtitle, [*badges, *more], tiles(run), made, missing)
+    return Page(title, _when(run), badges, tiles(run), made, missing)
+
+
+def _when(run: Run) -> str:
+    """When it ran, and how far it came."""
+    begun, planned = run.identity.get("begun"), run.summary.get("planned_epochs")
+    with suppress(*DAMAGES):
+        date = f"{datetime.fromtimestamp(begun, UTC):%Y-%m-%d %H:%M} UTC, " if begun else ""
+        of = f" of {int(planned)}" if planned else ""
+        return f"{date}{len(run.records)}{of} epochs"
+    return f"{len(run.records)} epochs"
 
 
 def _why_short(run: Run) -> list[str]:

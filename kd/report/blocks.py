@@ -121,7 +121,7 @@ class Page:
     title: str
     subtitle: str
     badges: Sequence[str]
-    tiles: Sequence[tuple[str, Cell]]
+    tiles: Sequence[tuple[str, Cell, str]]  # what a figure is, the figure, and what stands beside it
     sections: Sequence[Section]
     missing: Sequence[str] = field(default=())
 

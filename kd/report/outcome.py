@@ -52,7 +52,19 @@ def came_out(run: Run, others: Others) -> Section | None:
             f"The trivial baseline predicts the most frequent class at each pixel, whatever the image; it is made from "
             f"{masks} training masks{', evenly spaced' if masks == MASKS else ''}."
         )
-    return Section("figures", "What came out", [*best, table, *([Text(notes)] if notes else [])], [*best, table])
+    told = [Text(notes)] if notes else []
+    warned = [Text([beaten], "warning")] if (beaten := _beaten(run)) else []
+    return Section("figures", "What came out", [*best, table, *told, *warned], [*best, table, *warned])
+
+
+def _beaten(run: Run) -> str:
+    """Where a student is no better than what looks at no image."""
+    worse = [
+        f"{run.student[key]:.4f} against {run.baseline[key]:.4f} on {SPLITS[split]}"
+        for split in SPLITS
+        if run.student.get(key := f"{split}/miou") is not None and run.student[key] <= (run.baseline.get(key) or -1)
+    ]
+    return f"The student does not beat the trivial baseline: mIoU {', '.join(worse)}." if worse else ""
 
 
 def _against_teacher(run: Run) -> list[str]:

@@ -111,7 +111,8 @@ def panels(sample: Mapping[str, Tensor], labels: int, ignore_index: int | None) 
         raise ValueError("the pictures of a sample are not of one size")
     titles = ["image", "truth", *(["teacher"] if "teacher" in arrays else []), "student", "where the student is wrong"]
     colours = class_colours(labels)
-    return [(title, _picture(panel(title, arrays, colours, ignore_index))) for title in titles]
+    named = {titles[-1]: "the student's errors"}
+    return [(named.get(each, each), _picture(panel(each, arrays, colours, ignore_index))) for each in titles]
 
 
 def _picture(pixels: np.ndarray) -> bytes:

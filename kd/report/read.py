@@ -167,6 +167,8 @@ def _records(text: bytes, missing: list[str]) -> list[dict[str, Any]]:
                 records.append({name: value for name, value in record.items() if _is_figure(value)})
         except DAMAGES:
             continue
+    if text and not lines:
+        missing.append("metrics.jsonl holds no whole line")
     if len(records) < len(lines):
         missing.append(f"{len(lines) - len(records)} of {len(lines)} lines of metrics.jsonl are damaged")
     return records

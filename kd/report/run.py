@@ -4,7 +4,7 @@ import json
 import reprlib
 import shlex
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -214,9 +214,15 @@ def again(run: Run) -> Section | None:
     return Section("again", "How to get it again", blocks) if len(blocks) > 1 or around or commit else None
 
 
-def tiles(run: Run) -> Sequence[tuple[str, Cell]]:
-    """The few figures that stand on top."""
+def tiles(run: Run) -> list[tuple[str, Cell, str]]:
+    """The few figures that stand on top, each with its teacher's and the trivial baseline's."""
     chosen = [("mIoU, val", "val/miou"), ("mIoU, test", "test/miou"), ("parameters", "parameters"),
               ("ms per image", "latency_ms")]  # fmt: skip
-    found = [(title, figure(run.student.get(key), f"student.{key}")) for title, key in chosen]
-    return [(title, cell) for title, cell in found if cell.value is not None]
+    found = []
+    for title, key in chosen:
+        cell = figure(run.student.get(key), f"student.{key}")
+        known = (("teacher", run.teacher.get(key)), ("trivial", run.baseline.get(key)))
+        beside = ", ".join(f"{who} {figure(value, key).text}" for who, value in known if value is not None)
+        if cell.value is not None:
+            found.append((title, cell, beside))
+    return found

@@ -79,14 +79,14 @@ def page(study: Study) -> Page:
         sections.append(_against(results, study.baseline))
     sections.append(_trials(rows(results)))
     winner = study.winner
-    tiles: Sequence[tuple[str, Cell]] = []
+    tiles: Sequence[tuple[str, Cell, str]] = []
     if winner is None:
         missing.append("the winner's run: no trial has come to its end, or its folder is gone")
     else:
         inner, damaged = one.sections(winner, _without_teacher(study.baseline))
         missing += [f"the winner's run: {line}" for line in [*winner.missing, *damaged]]
         sections += [replace(s, id=f"winner-{s.id}", title=f"Winner: {s.title.lower()}", brief=s.brief) for s in inner]
-        tiles = [*one.tiles(winner), ("trials", Cell(str(len(results.trials))))]
+        tiles = [*one.tiles(winner), ("trials", Cell(str(len(results.trials))), "")]
     return Page(
         title=f"Study {study.name}",
         subtitle=_told(results),
