@@ -130,15 +130,14 @@ def curves(run: Run) -> Section | None:
         lambda path: plots.draw_curves(run.records, best, run.teacher.get("val/miou"), path)
     )
     opened = [
-        f"epoch {after['epoch']}: {after['unfrozen_blocks']}"
+        f"{after['unfrozen_blocks']} from epoch {after['epoch']}"
         for before, after in pairwise(run.records)
         if after["unfrozen_blocks"] != before["unfrozen_blocks"]
     ]
-    begun = f"open encoder blocks at first: {run.records[0]['unfrozen_blocks']}"
-    caption = f"Losses and quality over the epochs; blocks open at the grey lines ({'; '.join([begun, *opened[:20]])})."
-    return Section(
-        "curves", "Learning curves", [Picture(picture, "losses and validation figures over epochs", caption)]
-    )
+    told = ", ".join([f"{run.records[0]['unfrozen_blocks']} at first", *opened[:20]])
+    caption = f"Losses and quality by epoch. Grey lines: an encoder block opens. Open blocks: {told}."
+    shown = Picture(picture, "losses and validation figures over epochs", caption)
+    return Section("curves", "Learning curves", [shown])
 
 
 def samples(run: Run) -> Section | None:

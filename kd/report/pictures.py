@@ -66,7 +66,7 @@ def reliability(tables: Mapping[str, Tensor]) -> bytes:
 
 def _reliability(above: Axes, below: Axes, name: str, table: Tensor) -> None:
     pixels, right, sums = (column.numpy() for column in table.unbind(dim=1))
-    there, colour = pixels > 0, WHOSE.get(name.partition(" ")[0], STUDENT)
+    there, colour = pixels > 0, WHOSE.get(name.partition(",")[0], STUDENT)
     left = np.arange(BINS) / BINS
     accuracy, claimed = right[there] / pixels[there], sums[there] / pixels[there]
     above.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--", zorder=1)

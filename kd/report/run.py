@@ -103,7 +103,8 @@ def _recipe(run: Run) -> list[tuple[str, Any]]:
         return found if isinstance(found, dict) else {}
 
     def called(group: str) -> str | None:
-        inside = {name: value for name, value in node(group).items() if name != "_target_"}
+        left_out = ("_target_", "cache", "cache_gb")
+        inside = {name: value for name, value in node(group).items() if name not in left_out}
         target = str(node(group).get("_target_", "")).rpartition(".")[2]
         return f"{target}: {_pairs(inside)}" if target else _pairs(inside) or None
 
