@@ -50,9 +50,15 @@ def _differences(runs: Letters) -> Section:
     rest = [key for key in differ if key not in free]
 
     def table(keys: Sequence[str]) -> Table:
-        return Table(["setting", *runs], [row(key, *(c.get(key, "–") for c in configs.values())) for key in keys])
+        return Table(
+            ["setting", *runs], [row(key, *(_setting(c.get(key, "–")) for c in configs.values())) for key in keys]
+        )
 
     blocks: list[Any] = [table(rest)] if rest else [Text(["No setting that changes a result."])]
+    if alone := [letter for letter, run in runs.items() if run.learns_alone]:
+        told = "has no teacher: its temperature and its teacher's settings have" if len(alone) == 1 else (
+            "have no teacher: their temperatures and their teachers' settings have")  # fmt: skip
+        blocks.append(Text([f"{' and '.join(alone)} {told} no effect."]))
     if free:
         blocks.append(Folded(f"settings that change no result ({len(free)})", [table(free)]))
     commits = {letter: run.commit or "unknown" for letter, run in runs.items()}
@@ -62,12 +68,21 @@ def _differences(runs: Letters) -> Section:
     return Section("differences", "What they differ in", blocks, blocks[:1])
 
 
+def _setting(text: str) -> Cell:
+    """A value of a configuration; a long number is rounded where it is shown."""
+    try:
+        return figure(float(text), form=".6g") if "." in text and len(text) > 8 else Cell(text)
+    except ValueError:
+        return Cell(text)
+
+
 def _curves(runs: Letters) -> Section | None:
     records = {letter: run.records for letter, run in runs.items() if run.records}
     if not records:
         return None
     caption = "Quality on validation, training loss (of each run's own terms), temperature and open blocks by epoch."
-    picture = Picture(pictures.overlay(records), "the curves of all runs on top of each other", caption)
+    alone = {letter for letter, run in runs.items() if run.learns_alone}
+    picture = Picture(pictures.overlay(records, alone), "the curves of all runs on top of each other", caption)
     return Section("curves", "Learning curves", [picture])
 
 
@@ -129,6 +144,8 @@ def _cost(runs: Letters) -> Section:
 
 
 def _again(runs: Letters) -> Section:
-    lines = [f"{letter}: python train.py {' '.join(map(shlex.quote, run.overrides))}" for letter, run in runs.items()]
+    lines: list[str] = []
+    for letter, run in runs.items():
+        lines += [f"# {letter}", " ".join(["python", "train.py", *map(shlex.quote, run.overrides)])]
     pages: list[Facts] = [facts([(letter, str(run.path)) for letter, run in runs.items()])]
     return Section("again", "How to get them again", [Code(lines), *pages])

@@ -2,7 +2,7 @@
 
 import io
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from kd.plots import GREY, STUDENT, TEACHER, WARM, class_colours, panel
 
 WHOSE = {"teacher": TEACHER, "student": STUDENT}
 RUNS = (STUDENT, WARM, "#2a9d8f", TEACHER, "#e9a23b", "#5c677d", "#8f5d3b", "#c05299")
+DASHES = ("-", "--", ":", "-.")  # where two runs agree, both are seen
 DPI = 130
 
 
@@ -84,19 +85,23 @@ OVERLAID = (("val/miou", "mIoU, val"), ("train/loss", "loss, training"), ("tempe
             ("unfrozen_blocks", "open encoder blocks"))  # fmt: skip
 
 
-def overlay(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-    """The records of several runs over their epochs, a colour each; small ticks where a block opens."""
+def overlay(runs: Mapping[str, Sequence[Mapping[str, Any]]], alone: Set[str] = frozenset()) -> bytes:
+    """The records of several runs over their epochs, a colour each; a run that learns alone has no temperature."""
     figure, axes = _axes(2, 10, 6.4, rows=2, left=0.07, right=0.985, top=0.94, bottom=0.13, hspace=0.3, wspace=0.17)
     for ax, (name, title) in zip(axes, OVERLAID, strict=True):
         for number, (label, records) in enumerate(runs.items()):
+            if name == "temperature" and label in alone:
+                continue
             looked = [record for record in records if record.get(name) is not None]
             epochs, values = [record["epoch"] for record in looked], [record[name] for record in looked]
             style = {"drawstyle": "steps-mid"} if name == "unfrozen_blocks" else {"marker": "."}
-            ax.plot(epochs, values, color=RUNS[number % len(RUNS)], label=label, linewidth=1.4, **style)
+            dashes = DASHES[number % len(DASHES)]
+            ax.plot(epochs, values, dashes, color=RUNS[number % len(RUNS)], label=label, linewidth=1.5, **style)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_title(title, fontsize=10, loc="left")
-    axes[0].set_ylim(0, 1)
     for ax in axes[2:]:
         ax.set_xlabel("epoch (0 is the first)")
+    for ax in (axes[0], *axes[2:]):
         ax.set_ylim(bottom=0)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=min(len(labels), 6), frameon=False, fontsize=9)

@@ -125,13 +125,17 @@ def _shipped(name: str) -> list[str]:
 
 def _best(results: Results) -> Section:
     table = tabled(show.best_trials(results))
-    return Section("best", "Best trials", [table], [table])
+    several = len(results.space.objectives) > 1
+    return Section("best", "The Pareto front" if several else "Best trials", [table], [table])
 
 
 def _plots(study: Study, results: Results) -> Section:
     blocks: list[Any] = []
     if (shares := show.importances(results)) is not None:
-        blocks.append(tabled(shares))
+        blocks += [
+            Text(["The share of the objective's variance that each parameter explains (fANOVA)."]),
+            tabled(shares),
+        ]
     found = {name: picture_in(study.folder / "plots", f"{name}.png") for name in PLOTS}
     blocks += [Picture(png, name.replace("_", " "), PLOTS[name]) for name, png in found.items() if png]
     if not any(found.values()):
@@ -148,6 +152,7 @@ def _against(results: Results, baseline: Results) -> Section:
     blocks: list[Any] = []
     for part in [*show.against(results, baseline)]:
         blocks.append(Text([part], "warning") if isinstance(part, str) else tabled(part))
+    blocks.append(Text(["The best trial of each, on the validation split that chose it, and on test."]))
     note = "The same budget spent on tuning a student without a teacher: what distilling adds is the difference."
     return Section("against", "Against a student without a teacher", [*blocks, Text([note])], blocks[:1])
 
@@ -185,7 +190,7 @@ def tabled(table: RichTable) -> Table:
     """A table of the terminal as one of the page."""
     columns = [[str(cell) for cell in column.cells] for column in table.columns]
     lines = [row(*cells) for cells in zip(*columns, strict=True)]
-    return Table([str(column.header) for column in table.columns], lines, str(table.title or ""))
+    return Table([str(column.header) for column in table.columns], lines)
 
 
 def _without_database(study: Study) -> Page:
