@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import together
 import torch
 from sklearn.metrics import confusion_matrix, jaccard_score
 from toy import CPU, hand_made
@@ -11,6 +12,7 @@ from kd.close_look import CloseLook, tensors
 from kd.data import Shapes
 from kd.data.loading import EvalLoader
 from kd.evaluation import evaluate
+from kd.world import SOLO
 
 VOID = 255
 
@@ -98,3 +100,19 @@ def test_a_look_at_an_evaluation_counts_what_it_counts_and_changes_nothing():
     assert found["student/val/scores"].shape == (5,)
     assert found["student/val/calibration"].shape == (BINS, 3)
     assert int(found["student/val/calibration"][:, 0].sum()) == 5 * 32 * 32
+
+
+def looked_together(world) -> dict[str, np.ndarray]:
+    """What the processes of a world see of five images in batches of two, dealt out among them."""
+    source, usual = Shapes(image_size=(32, 32), val=5), torch.zeros(32, 32, dtype=torch.uint8)
+    look = CloseLook(2, None, baseline_HW=usual, reference=torch.ones(5, 32, 32, dtype=torch.uint8).split(2))
+    evaluate(hand_made(), EvalLoader(source, "val", 2, world=world), CPU, None, world=world, look=look)
+    return {name: tensor.numpy() for name, tensor in look.tensors().items()}
+
+
+def test_processes_that_share_the_work_see_what_one_sees():
+    alone = looked_together(SOLO)
+    assert alone.keys() == {"confusion", "calibration", "scores", "baseline", "jointly"}
+    for found in together.run(looked_together):
+        for name, expected in alone.items():
+            np.testing.assert_allclose(found[name], expected, rtol=1e-6, err_msg=name)

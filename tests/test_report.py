@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from optuna.trial import TrialState, create_trial
 from kd import sealed
 from kd.calibration import expected_error
 from kd.cli import main as kd
+from kd.composition import PROJECT
 from kd.errors import UserError
 from kd.report import report
 from kd.report.read import read
@@ -212,6 +214,16 @@ def test_the_terminal_says_it_in_short(distilled, capsys):
     assert f"{summary_of(distilled)['student']['test/miou']:.4f}" in out
     assert out.splitlines()[-1] == f"page     {distilled / 'mine.html'}"
     assert (distilled / "mine.html").read_bytes() == Path(report([str(distilled)])).read_bytes()
+
+
+def test_a_run_notes_its_commit_and_whether_files_differed_from_it(distilled):
+    tags = json.loads((distilled / "run.json").read_text())["tags"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True)
+    if head.returncode:
+        assert "git.dirty" not in tags
+    else:
+        assert tags["mlflow.source.git.commit"] == head.stdout.strip()
+        assert tags["git.dirty"] in ("true", "false")
 
 
 # hostile and damaged folders
