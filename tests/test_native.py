@@ -9,6 +9,7 @@ from datetime import datetime
 
 import pytest
 
+from kd import cli
 from kd.cli import main
 from kd.composition import CONF, PROJECT
 from kd.errors import ConfigError
@@ -90,7 +91,10 @@ def test_other_names_of_studies_are_taken(name):
 # help
 
 
-@pytest.mark.parametrize("verb", ["preview", "study", "check", "sync", "ui", "cache"])
+VERBS = sorted(next(action for action in cli._parser()._actions if action.choices).choices)
+
+
+@pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("columns", ["40", "120"])
 def test_every_verb_of_kd_explains_itself_with_an_example(verb, columns, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
