@@ -50,7 +50,7 @@ def leave(
     """Write what was seen of a student, whose `labels` over validation are N x H x W, and of its teacher."""
     found = tensors(seen, "student")
     found |= {f"teacher/{name}": tensor for name, tensor in teacher.seen.items()} if teacher else {}
-    samples = list(_samples(bench, found["student/val/scores"], labels, teacher and teacher.labels))
+    samples = list(_samples(bench, found["student/val/scores"], labels, teacher.labels if teacher else None))
     for number, sample in enumerate(samples):
         found |= {f"sample/{number}/{name}": small(picture) for name, picture in sample.pop("pictures").items()}
     write_atomically(folder / "evidence.safetensors", lambda path: sealed.write(path, found, {}))

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from kd.files import write_atomically
 from kd.timeline import Timeline
@@ -28,7 +29,7 @@ def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
     figure.align_ylabels()
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     return figure, axes
 
 

@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
@@ -94,10 +95,10 @@ def overlay(runs: Mapping[str, Sequence[Mapping[str, Any]]], alone: Set[str] = f
                 continue
             looked = [record for record in records if record.get(name) is not None]
             epochs, values = [record["epoch"] for record in looked], [record[name] for record in looked]
-            style = {"drawstyle": "steps-mid"} if name == "unfrozen_blocks" else {"marker": "."}
+            style: dict[str, Any] = {"drawstyle": "steps-mid"} if name == "unfrozen_blocks" else {"marker": "."}
             dashes = DASHES[number % len(DASHES)]
             ax.plot(epochs, values, dashes, color=RUNS[number % len(RUNS)], label=label, linewidth=1.5, **style)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
         ax.set_title(title, fontsize=10, loc="left")
     for ax in axes[2:]:
         ax.set_xlabel("epoch (0 is the first)")
