@@ -9,21 +9,40 @@ from typing import Any
 
 from kd.composition import compose, project_root
 from kd.config import block_count, read
+from kd.errors import ConfigError
 from kd.mistakes import one_line_errors
+from kd.terminal import steady_output
 from kd.timeline import EpochPlan, Timeline
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console command."""
+    steady_output()
     arguments = _parser().parse_args(argv)
     with one_line_errors():
         arguments.verb(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kd", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="kd",
+        description=__doc__,
+        epilog="examples: kd preview schedule=cosine | kd check data=folder data.root=my_data | kd ui | "
+        "kd study temperature_unfreeze; kd VERB --help has more. python train.py --help shows what can be configured.",
+    )
     verbs = parser.add_subparsers(required=True, metavar="verb")
-    for add in (_add_preview, _add_study, _add_report, _add_check, _add_sync, _add_ui, _add_cache):
+    for add in (
+        _add_preview,
+        _add_study,
+        _add_report,
+        _add_check,
+        _add_export,
+        _add_predict,
+        _add_bench_model,
+        _add_sync,
+        _add_ui,
+        _add_cache,
+    ):
         add(verbs)
     return parser
 
@@ -95,6 +114,67 @@ def _add_check(verbs: Any) -> None:
     check.add_argument("--json", action="store_true", help="print the whole report as JSON")
 
 
+def _add_export(verbs: Any) -> None:
+    export = _add_verb(
+        verbs, "export", _export,
+        help="a run's student as ONNX, torch.export and segmentation-models-pytorch files, each checked",
+        description="Write a run's student as files that run without this package. Each is compared with the network "
+        "on images of the validation split, and is there only if it answers the same.",
+        epilog="example: kd export runs/2026-11-21/08-00-00-000000 --format onnx --int8",
+    )  # fmt: skip
+    export.add_argument("run", type=Path, help="a run folder, or a .safetensors with its .json")
+    export.add_argument("--format", default="onnx,pt2,smp", help="which of onnx, pt2, smp (default: all)")
+    export.add_argument("--fp16", action="store_true", help="ONNX in half precision, too")
+    export.add_argument("--int8", action="store_true", help="ONNX in 8 bits, too; its mIoU is measured")
+    export.add_argument("-o", "--out", type=Path, metavar="DIR", help="where to (default: export/ in the run folder)")
+    export.add_argument(
+        "--tolerance", type=float, default=1e-3, metavar="SHARE",
+        help="largest difference allowed, as a share of the largest logit (default: 0.001; fp16: 20 times that)",
+    )  # fmt: skip
+
+
+def _add_predict(verbs: Any) -> None:
+    predict = _add_verb(
+        verbs, "predict", _predict,
+        help="what a run's student says of pictures: masks, probabilities or overlays",
+        description="Write what a run's student says of each picture, at the picture's own size and under its own "
+        "name. What is there already is left out, so that an interrupted command goes on. Exits with 1 where a "
+        "picture could not be read; the others are written.",
+        epilog="example: kd predict runs/2026-11-21/08-00-00-000000 ~/pictures -o masks",
+    )  # fmt: skip
+    predict.add_argument("run", type=Path, help="a run folder, or a .safetensors with its .json")
+    predict.add_argument("images", type=Path, help="a picture, or a folder of pictures and folders")
+    predict.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="where to")
+    predict.add_argument(
+        "--kind", choices=("masks", "probabilities", "overlays"), default="masks",
+        help="masks: PNG with the values of the training masks (default); probabilities: 16-bit PNG of the foreground, "
+        "or float16 .npy of C x H x W; overlays: JPEG",
+    )  # fmt: skip
+    predict.add_argument(
+        "--flips", nargs="?", const="h", default="", choices=("h", "hv"),
+        help="mean probability of the picture and its mirror image (h), or of all four flips (hv)",
+    )  # fmt: skip
+    predict.add_argument("--batch", type=int, default=8, metavar="N", help="pictures at a time (default: 8)")
+    predict.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    predict.add_argument("--overwrite", action="store_true", help="write anew what is there already")
+
+
+def _add_bench_model(verbs: Any) -> None:
+    bench = _add_verb(
+        verbs, "bench-model", _bench_model,
+        help="time teacher, student and what was exported of it on this machine",
+        description="Time teacher, student and what kd export has made of it, in turn, on this machine.",
+        epilog="example: kd bench-model runs/2026-11-21/08-00-00-000000 --batch 8 --threads 1",
+    )  # fmt: skip
+    bench.add_argument("run", type=Path, help="a run folder, or a .safetensors with its .json")
+    bench.add_argument("--batch", type=int, default=8, metavar="N", help="beside batch 1 (default: 8)")
+    bench.add_argument("--rounds", type=int, default=20, metavar="N", help="in which all have a turn (default: 20)")
+    bench.add_argument("--threads", type=int, metavar="N", help="that compute (default: torch's choice)")
+    bench.add_argument("--device", default="auto", help="of teacher and student; ONNX Runtime computes on the CPU")
+    bench.add_argument("--size", metavar="HxW", help="of the images, multiples of 32 (default: that of the training)")
+    bench.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
 def _add_sync(verbs: Any) -> None:
     sync = _add_verb(
         verbs, "sync", _sync,
@@ -103,17 +183,20 @@ def _add_sync(verbs: Any) -> None:
         epilog="example: kd sync runs/2026-11-21/08-00-00-000000",
     )  # fmt: skip
     sync.add_argument("folders", nargs="+", type=Path, metavar="run_folder", help="a folder that a run has left")
+    sync.add_argument("--register", metavar="NAME", help="register their students as versions of this model, too")
 
 
 def _add_ui(verbs: Any) -> None:
     ui = _add_verb(
         verbs, "ui", _ui,
         help="MLflow's pages on the runs of this project",
-        description="Start MLflow's pages on the store of the configuration, for this machine alone, until Ctrl-C.",
-        epilog="example: kd ui --port 5001",
+        description="Start MLflow's pages on the store of the configuration, for this machine alone, until Ctrl-C. "
+        "A browser is opened where this is a terminal on a machine with a display.",
+        epilog="example: kd ui --port 5001 --no-open",
     )  # fmt: skip
     ui.add_argument("overrides", nargs="*", metavar="override", help="as for train.py: tracking.experiment=mine")
     ui.add_argument("--port", type=int, default=5000, help="where the browser finds them (default: 5000)")
+    ui.add_argument("--open", action=argparse.BooleanOptionalAction, help="open a browser, or do not")
 
 
 def _add_cache(verbs: Any) -> None:
@@ -181,6 +264,43 @@ def _check(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def _export(arguments: argparse.Namespace) -> None:
+    _at_least("--tolerance", arguments.tolerance, 0)
+    from kd import deploy, export  # heavy: torch, onnx
+
+    formats = tuple(name.strip() for name in arguments.format.split(",") if name.strip())
+    wanted = export.Wanted(formats, arguments.fp16, arguments.int8)
+    deploy.export_run(arguments.run, wanted, arguments.out, arguments.tolerance)
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    _at_least("--batch", arguments.batch, 1)
+    from kd import deploy  # heavy: torch
+
+    if not deploy.predict_pictures(
+        arguments.run, arguments.images, arguments.out, arguments.kind, arguments.flips, arguments.batch,
+        arguments.device, arguments.overwrite,
+    ):  # fmt: skip
+        sys.exit(1)
+
+
+def _bench_model(arguments: argparse.Namespace) -> None:
+    for name in ("batch", "rounds", "threads"):
+        _at_least(f"--{name}", getattr(arguments, name), 1)
+    from kd import deploy  # heavy: torch
+
+    deploy.bench(
+        arguments.run, arguments.batch, arguments.rounds, arguments.threads, arguments.device, arguments.size,
+        arguments.json,
+    )  # fmt: skip
+
+
+def _at_least(option: str, value: float | None, least: int) -> None:
+    """Raise ConfigError unless a number is `least` or more."""
+    if value is not None and not value >= least:
+        raise ConfigError(f"{option}={value:g} must be {least} or more")
+
+
 def _sync(arguments: argparse.Namespace) -> None:
     from kd import tracking
 
@@ -188,6 +308,10 @@ def _sync(arguments: argparse.Namespace) -> None:
         sent = tracking.sync(folder, project_root())
         told = ", ".join(f"{count} {kind}" for kind, count in sorted(sent.items()))
         print(f"sync     {folder}: {f'sent {told}' if told else 'nothing was missing'}", flush=True)
+        if name := arguments.register or tracking.wanted_name(folder):
+            from kd import deploy  # heavy: torch, onnx
+
+            deploy.register(folder, name, project_root())
 
 
 def _ui(arguments: argparse.Namespace) -> None:
@@ -197,7 +321,7 @@ def _ui(arguments: argparse.Namespace) -> None:
     store = tracking.Store(
         tracking.store_uri(settings.tracking, settings.root), settings.tracking.experiment, settings.root
     )
-    sys.exit(tracking.serve(store, arguments.port))
+    sys.exit(tracking.serve(store, arguments.port, arguments.open))
 
 
 def _cache(arguments: argparse.Namespace) -> None:

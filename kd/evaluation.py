@@ -17,7 +17,7 @@ from kd.data.loading import EvalLoader
 from kd.errors import UserError
 from kd.losses import cross_entropy
 from kd.metrics import Confusion, predict_labels
-from kd.network import Network
+from kd.network import Network, Segmenter
 from kd.precision import Precision
 from kd.world import SOLO, World
 
@@ -48,7 +48,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    network: Network,
+    network: Segmenter,
     loader: EvalLoader,
     precision: Precision,
     ignore_index: int | None,
@@ -109,14 +109,14 @@ def _plain(values: list[Tensor]) -> list[float]:
     return torch.stack(values).tolist() if values else []
 
 
-def _mean_per_pixel(batches: list[tuple[float, int]]) -> float | None:
+def _mean_per_pixel(batches: list[tuple[float, float]]) -> float | None:
     """From a mean and a number of pixels of each batch."""
     pixels = sum(count for _, count in batches)
     return math.fsum(starmap(mul, batches)) / pixels if pixels else None
 
 
 @torch.no_grad()
-def latency_ms(network: Network, image_size: tuple[int, int], precision: Precision, rounds: int = 11) -> float:
+def latency_ms(network: Segmenter, image_size: tuple[int, int], precision: Precision, rounds: int = 11) -> float:
     """Median milliseconds from one H x W image to its logits, batch 1, after two warm-up calls."""
     was_training = network.training
     network.eval()
@@ -135,11 +135,14 @@ _macs: dict[tuple[object, ...], int] = {}  # they follow from the names, and a s
 
 
 @torch.no_grad()
-def macs(network: Network, image_size: tuple[int, int]) -> int:
+def macs(network: Segmenter, image_size: tuple[int, int]) -> int | None:
     """Multiply-adds from one H x W image to its logits: of convolutions and matrix products, which are nearly all.
 
-    Half of the operations that `torch.utils.flop_counter` counts.
+    Half of the operations that `torch.utils.flop_counter` counts; None of a network from elsewhere, which torch may not
+    compute.
     """
+    if not isinstance(network, Network):
+        return None
     key = (network.settings.arch.lower(), network.settings.encoder, network.count_parameters(), image_size)
     if key not in _macs:
         was_training, device = network.training, next(network.parameters()).device

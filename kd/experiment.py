@@ -43,7 +43,12 @@ def run(job: Job | None) -> float | tuple[float, ...] | None:
     """
     with stopping.listen() as stop, joined() as world:
         asked = world.broadcast(job)
-        return _run(asked, stop, world) if world.is_main else _train_along(asked, stop, world)
+        if asked is None:
+            raise ValueError("the first process was given no job")
+        if world.is_main:
+            return _run(asked, stop, world)
+        _train_along(asked, stop, world)
+        return None
 
 
 def _run(job: Job, stop: stopping.Stop, world: World) -> float | tuple[float, ...]:
@@ -95,8 +100,8 @@ def _lesson(bench: Bench, known: Known | None, label: str = "") -> Lesson:
         loss=bench.loss(settings.loss.model_dump()),
         seed=settings.seed,
         objective=settings.objective[0],
-        teacher=known and answering(bench, known, settings.trainer.epochs),
-        reference=known and known.batches(settings.trainer.batch_size),
+        teacher=answering(bench, known, settings.trainer.epochs) if known else None,
+        reference=known.batches(settings.trainer.batch_size) if known else None,
         label=label,
     )
 
@@ -106,7 +111,7 @@ def _distil(job: Job, trial: Alone, stop: stopping.Stop, world: World) -> float 
     if (folder / "summary.json").exists():
         raise RunError(f"{folder.path} holds a run that is over; give another hydra.run.dir, or leave it out")
     bench = Bench.of(settings, build_transforms(settings.augment.transforms), stop, world)
-    if trial.predecessor and resume.inherit(trial.predecessor, folder.path, config):
+    if job.trial and trial.predecessor and resume.inherit(trial.predecessor, folder.path, config):
         console.say(f"trial {job.trial.number} goes on from where {trial.predecessor} was cut off")
     folder.write_config(config)
     folder.write_overrides(job.overrides)
@@ -122,7 +127,7 @@ def _distil(job: Job, trial: Alone, stop: stopping.Stop, world: World) -> float 
         if job.trial:  # a run of its own does not wait for the store
             trial.note({"mlflow_run": mirror.run_id})
         lesson = _lesson(bench, known, f"trial {job.trial.number} " if job.trial else "")
-        if not job.trial:  # a trial's pictures are worth drawing once it has come to its end
+        if settings.pictures and not job.trial:  # a trial's pictures are worth drawing once it has come to its end
             plots.draw_timeline(lesson.timeline, folder / "timeline.png")
         best = train(lesson, bench, folder, mirror, trial.report)
         answered = _answered(lesson.teacher, world)
@@ -139,6 +144,10 @@ def _distil(job: Job, trial: Alone, stop: stopping.Stop, world: World) -> float 
         trial.note(_facts(summary))
         trial.finish(objectives)
         checkpoint.remove(folder.path)
+    if settings.tracking.registered_name and not job.trial:
+        from kd import deploy  # heavy: onnx
+
+        deploy.register_or_warn(folder.path, settings.tracking.registered_name, settings.root)
     console.say(f"run      {folder.path}")
     values = tuple(objectives.values())
     return values[0] if len(values) == 1 else values
@@ -171,15 +180,22 @@ def _finish(
         log.warning(
             "the saved student reaches val/miou %s, its epoch said %s", student_figures["val/miou"], best["val/miou"]
         )
+    if bench.settings.pictures:
+        _draw(bench, folder, best, teacher, timeline, torch.cat(labels))
+    evidence.leave(bench, folder, looks, torch.cat(labels), teacher)
+    console.show(console.comparison(student_figures, teacher.figures if teacher else None))
+    return {"student": student_figures, **({"teacher": teacher.figures} if teacher else {})}
+
+
+def _draw(
+    bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher: Known | None, timeline: Timeline, labels: Tensor
+) -> None:
     if not (folder / "timeline.png").exists():
         plots.draw_timeline(timeline, folder / "timeline.png")
     reached = teacher.figures.get("val/miou") if teacher else None
     plots.draw_curves(folder.metrics(), best["epoch"], reached, folder / "curves.png")
-    samples = list(_samples(bench, torch.cat(labels), teacher and teacher.labels))
+    samples = list(_samples(bench, labels, teacher.labels if teacher else None))
     plots.draw_predictions(samples, bench.data.class_names, bench.data.ignore_index, folder / "predictions.png")
-    evidence.leave(bench, folder, looks, torch.cat(labels), teacher)
-    console.show(console.comparison(student_figures, teacher and teacher.figures))
-    return {"student": student_figures, **({"teacher": teacher.figures} if teacher else {})}
 
 
 def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.lines import Line2D
 
 from kd.files import write_atomically
 from kd.timeline import Timeline
@@ -139,14 +139,14 @@ def draw_predictions(
     ax.set_axis_off()
     for column, title in enumerate(titles):
         ax.text(column * (width + gap) + width / 2, -gap, title, fontsize=9, ha="center", va="bottom")
-    handles = [plt.Line2D([], [], marker="s", linestyle="", color=colours[i] / 255) for i in range(len(class_names))]
+    handles = [Line2D([], [], marker="s", linestyle="", color=colours[i] / 255) for i in range(len(class_names))]
     figure.legend(handles, class_names, loc="lower center", ncols=min(len(class_names), 6), frameon=False, fontsize=8)
     _save(figure, path)
 
 
 def class_colours(count: int) -> np.ndarray:
     """`count` RGB colours (uint8), one per label; the first is dark, for background."""
-    palette = np.array(plt.get_cmap("tab20").colors + plt.get_cmap("tab20b").colors)[:, :3] * 255
+    palette = np.array([*matplotlib.color_sequences["tab20"], *matplotlib.color_sequences["tab20b"]])[:, :3] * 255
     repeated = palette[np.arange(max(count - 1, 0)) % len(palette)]
     return np.concatenate([[[40, 40, 48]], repeated]).astype(np.uint8)[:count]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from kd.errors import ConfigError
 from kd.evaluation import Evaluation, evaluate, latency_ms, macs
 from kd.files import write_json
 from kd.losses import DistillationLoss
-from kd.network import Network
+from kd.network import Network, Segmenter
 from kd.precision import Precision, choose_device, compiled, hold_memory, repeat_bit_for_bit
 from kd.run_folder import RunFolder
 from kd.settings import Settings
@@ -69,7 +69,7 @@ class Bench:
         if device.type == "cpu":
             hold_memory()
         workers = settings.trainer.workers
-        if workers == "auto":  # on a CPU the cores are busy training
+        if isinstance(workers, str):  # auto: on a CPU the cores are busy training
             cores = max(1, (os.cpu_count() or 1) // world.local_size)
             workers = min(8, cores) if device.type == "cuda" else 0
         precision = Precision(device, settings.trainer.precision, settings.trainer.channels_last)
@@ -107,7 +107,7 @@ class Bench:
 
     def evaluate(
         self,
-        network: Network,
+        network: Segmenter,
         split: str,
         reference: Sequence[Tensor] | None = None,
         keep_labels: bool = False,
@@ -152,7 +152,8 @@ def _check_shares(settings: Settings, world: World) -> None:
     if min(batch, samples) < world.size:
         raise ConfigError(
             f"trainer.batch_size={batch} (of {samples} training images) is shared by {world.size} processes, and is "
-            "too small to give each an image; raise it, or start fewer processes (--nproc-per-node)"
+            "too small to give each an image; raise it, or start fewer processes (--nproc-per-node)",
+            page="gpus",
         )
 
 
@@ -179,6 +180,14 @@ class Lesson:
 Judge = Callable[[float | None, int, int], bool]
 
 
+@overload
+def train(lesson: Lesson, bench: Bench, folder: RunFolder, mirror: NullRun, judge: Judge = ...) -> dict[str, Any]: ...
+
+
+@overload
+def train(lesson: Lesson, bench: Bench, folder: None, mirror: NullRun) -> None: ...
+
+
 def train(
     lesson: Lesson, bench: Bench, folder: RunFolder | None, mirror: NullRun, judge: Judge = lambda *_: False
 ) -> dict[str, Any] | None:
@@ -193,8 +202,9 @@ def train(
         RunError: there are checkpoints, but none to go on from.
     """
     facts, minutes = {"image_size": list(bench.data.image_size)}, bench.settings.trainer.checkpoint_minutes
-    world, course = bench.world, Onlooker()
-    if world.is_main:
+    world = bench.world
+    course: Course | Onlooker = Onlooker()
+    if folder is not None:
         course = Course(lesson.who, lesson.network, folder, lesson.objective, facts, minutes)
     start = world.broadcast(course.start)
     answers = lesson.teacher.answers if isinstance(lesson.teacher, CachedTeacher) else None
@@ -202,7 +212,9 @@ def train(
     if start is None and _enters_closed(lesson):
         measure_batch_norm(lesson.network, loader, bench.precision, lesson.seed, world=world)
     for past in range(len(course.records)):  # which the judge may not have heard of
-        enough = judge(best_of(course.records[: past + 1], lesson.objective).get(lesson.objective), past + 1, epochs)
+        enough = judge(
+            (best_of(course.records[: past + 1], lesson.objective) or {}).get(lesson.objective), past + 1, epochs
+        )
 
     def pause() -> bool:
         return world.any(bench.stop.asked or course.due())
@@ -213,12 +225,12 @@ def train(
     ):
         epochs_left = _epochs(lesson, bench, Watched(loader, display), folder, pause, start)
         for item in () if world.broadcast(enough) else epochs_left:
-            if world.is_main and isinstance(item, EpochResult):
+            if isinstance(course, Course) and isinstance(item, EpochResult):
                 record = course.over(item)
                 display.epoch(record, course.best is record and lesson.objective in record)
                 mirror.refresh()
-                enough = judge(course.best.get(lesson.objective), record["epoch"] + 1, epochs)
-            elif world.is_main:
+                enough = judge((course.best or record).get(lesson.objective), record["epoch"] + 1, epochs)
+            elif isinstance(course, Course):
                 course.save(item.snapshot())
             if world.broadcast(enough):
                 break
@@ -263,7 +275,7 @@ def _epochs(lesson: Lesson, bench: Bench, loader: Watched, folder: RunFolder | N
 
 
 def figures(
-    network: Network, bench: Bench, file: Path, looks: Mapping[str, CloseLook] | None = None
+    network: Segmenter, bench: Bench, file: Path, looks: Mapping[str, CloseLook] | None = None
 ) -> tuple[dict[str, Any], list[Tensor]]:
     """What a network is and how good it is: size, speed, and its metrics on validation and (where there is one) test.
 

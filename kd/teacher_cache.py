@@ -24,9 +24,10 @@ from kd import close_look, console, models, sealed
 from kd.answers import Answers
 from kd.errors import DiskError
 from kd.files import digest, touch, write_atomically
-from kd.network import Network
+from kd.network import Segmenter
 from kd.precision import Precision
 from kd.runner import Bench, figures
+from kd.settings import ForeignTeacher
 from kd.slots import describe
 from kd.spec import read_spec
 from kd.teacher import CachedTeacher, LiveTeacher, Teacher
@@ -52,7 +53,7 @@ class Known:
 
     def batches(self, batch_size: int) -> tuple[Tensor, ...]:
         """The labels, batch by batch."""
-        return self.labels.split(batch_size)
+        return torch.split(self.labels, batch_size)
 
 
 def known(bench: Bench, file: Path) -> Known:
@@ -71,6 +72,7 @@ def known(bench: Bench, file: Path) -> Known:
         return found
     looks = {split: bench.look() for split in ("val", "test") if bench.data.size(split)}
     measured, labels = figures(network(bench, file), bench, file, looks)
+    measured["file_bytes"] = sum(part.stat().st_size for part in _parts(bench, file))
     found = Known(file, measured, torch.cat(labels), close_look.tensors(looks))
     if world.is_main and mode == "auto":
         _keep(path, found)
@@ -108,16 +110,47 @@ def answering(bench: Bench, teacher: Known, epochs: int) -> Teacher:
     return CachedTeacher(live, answers)
 
 
-def network(bench: Bench, file: Path) -> Network:
+def network(bench: Bench, file: Path) -> Segmenter:
     """The teacher's network on the device; built once in a process for all trials that it runs."""
-    built = _built(file, digest(file), bench.precision)
+    teacher, data = bench.settings.teacher, bench.data
+    foreign = None
+    if isinstance(teacher, ForeignTeacher):
+        foreign = teacher, data.classes, data.class_names, data.image_size
+    built = _built(file, _key(_made_of(bench, file)), bench.precision, foreign)
     built.class_names = bench.data.class_names  # names are no part of what is learnt, nor of any fingerprint
     return built
 
 
 @lru_cache(maxsize=1)
-def _built(file: Path, _digest: str, precision: Precision) -> Network:
-    return precision.place(models.load(file)).requires_grad_(False).eval()
+def _built(
+    file: Path, _made: str, precision: Precision,
+    foreign: tuple[ForeignTeacher, int, tuple[str, ...], tuple[int, int]] | None,
+) -> Segmenter:  # fmt: skip
+    if foreign is None:
+        return precision.place(models.load(file)).requires_grad_(False).eval()
+    from kd.foreign.load import load
+
+    teacher, classes, class_names, image_size = foreign
+    return load(teacher, file, classes, class_names, image_size, precision)
+
+
+def _made_of(bench: Bench, file: Path) -> dict[str, Any]:
+    """What a teacher is: its weights, and what makes a network of them."""
+    if isinstance(bench.settings.teacher, ForeignTeacher):
+        from kd.foreign.load import follows_from
+
+        return follows_from(bench.settings.teacher, file)
+    spec = read_spec(file).model_dump(mode="json", exclude={"class_names"})  # normalisation included
+    return {"weights": digest(file), "network": spec}
+
+
+def _parts(bench: Bench, file: Path) -> tuple[Path, ...]:
+    """The files that hold a teacher's weights."""
+    if isinstance(bench.settings.teacher, ForeignTeacher):
+        from kd.foreign.load import parts
+
+        return parts(bench.settings.teacher, file)
+    return (file,)
 
 
 def _follows_from(bench: Bench, file: Path) -> dict[str, Any]:
@@ -125,8 +158,7 @@ def _follows_from(bench: Bench, file: Path) -> dict[str, Any]:
     precision = bench.precision
     return {
         "format": FORMAT,
-        "weights": digest(file),
-        "network": read_spec(file).model_dump(mode="json", exclude={"class_names"}),  # normalisation included
+        **_made_of(bench, file),
         "data": bench.data.fingerprint(),
         "precision": precision.name,
         "channels_last": precision.channels_last,

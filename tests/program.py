@@ -79,6 +79,15 @@ def train(root: Path, *arguments: str, **more) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(arguments, program.returncode, out, err)
 
 
+def run_alone(code: str, cwd: Path) -> None:
+    """Run Python code to its end, in a process that has the libraries and can import nothing of this project."""
+    alone = f"import os, sys\nsys.modules['kd'] = sys.modules['tests'] = None\nos.chdir({str(cwd)!r})\n{code}"
+    process = forks.Process(target=exec, args=(alone, {}))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0, f"the code ended with {process.exitcode}"
+
+
 def _main(arguments: list[str], env: dict[str, str], cwd: Path, outputs: list[str], before: list[Any]) -> None:
     """In the fork: what a shell and the interpreter do before and after a script."""
     os.setsid()

@@ -92,9 +92,17 @@ def resized(image: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> tuple
         return image, mask
     import cv2
 
-    (height, width), shrinks = size, image.shape[0] >= size[0] and image.shape[1] >= size[1]
-    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return image, cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+    return resized_image(image, size), cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def resized_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image (H x W x 3 uint8) brought to `size`, (height, width)."""
+    if image.shape[:2] == size:
+        return image
+    import cv2
+
+    shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def open_file(path: Path) -> BufferedReader:

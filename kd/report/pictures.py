@@ -98,7 +98,7 @@ def overlay(runs: Mapping[str, Sequence[Mapping[str, Any]]], alone: Set[str] = f
             style: dict[str, Any] = {"drawstyle": "steps-mid"} if name == "unfrozen_blocks" else {"marker": "."}
             dashes = DASHES[number % len(DASHES)]
             ax.plot(epochs, values, dashes, color=RUNS[number % len(RUNS)], label=label, linewidth=1.5, **style)
-        ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_title(title, fontsize=10, loc="left")
     for ax in axes[2:]:
         ax.set_xlabel("epoch (0 is the first)")

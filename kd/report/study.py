@@ -75,7 +75,9 @@ def page(study: Study) -> Page:
     if study.results is None:
         return _without_database(study)
     results, missing = study.results, []
-    sections: list[Section | None] = [_question(results), _best(results), _plots(study, results), _cost(results)]
+    sections: list[Section | None] = [
+        _question(results), _best(results), _plots(study, results), _cost(results),
+    ]  # fmt: skip
     if study.baseline and len(results.space.objectives) == 1:
         sections.append(_against(results, study.baseline))
     sections.append(_trials(rows(results)))

@@ -78,10 +78,10 @@ def calibration(run: Run) -> Section | None:
         "it, the network claims more than it holds. ECE is the mean gap over 15 bins of equal width, weighted by "
         "pixels (Guo et al. 2017, arXiv 1706.04599)."
     )
-    shares = Table(["", "ECE", "mean confidence against accuracy"], rows)
+    closing = Table(["", "ECE", "mean confidence against accuracy"], rows)
     picture = Picture(pictures.reliability(shown), "accuracy over confidence, for teacher and student",
                       f"Reliability on {split}: bars are accuracy, dots the mean confidence of each bin.")  # fmt: skip
-    return Section("calibration", "Calibration", [picture, shares, Text([text])], [shares])
+    return Section("calibration", "Calibration", [picture, closing, Text([text])], [closing])
 
 
 def agreement(run: Run) -> Section | None:

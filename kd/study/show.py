@@ -81,7 +81,7 @@ def against(results: Results, baseline: Results) -> Iterator[Table | str]:
         yield f"not equal: {reason}"
 
 
-def winners(results: Results, baseline: Results) -> Iterator[Table | str]:
+def winners(results: Results, baseline: Results) -> Iterator[Table]:
     """Two studies' winners, each trained again with several seeds: the difference with its spread."""
     spreads, others = over_seeds(results), over_seeds(baseline)
     shared = [name for name in spreads if name in others]

@@ -8,11 +8,12 @@ process-global "active run", so that several runs can live in one process.
 
 from kd.tracking.folder import run, sync
 from kd.tracking.mirror import Mirror, NullRun
+from kd.tracking.registry import register, wanted_name
 from kd.tracking.shown import Shown, files
 from kd.tracking.store import Store, TrackingError, store_uri, without_credentials
 from kd.tracking.ui import serve
 
 __all__ = [
-    "Mirror", "NullRun", "Shown", "Store", "TrackingError", "files", "run", "serve", "store_uri", "sync",
-    "without_credentials",
+    "Mirror", "NullRun", "Shown", "Store", "TrackingError", "files", "register", "run", "serve", "store_uri",
+    "sync", "wanted_name", "without_credentials",
 ]  # fmt: skip

@@ -56,7 +56,7 @@ def run(
             "experiment": settings.experiment,
             "uri": settings.uri and without_credentials(settings.uri),
             "root": str(root),
-            **({"address": str(store), "run_id": _known(before, store)} if settings.enabled else {}),
+            **({"address": str(store), "run_id": known_run(before, store)} if settings.enabled else {}),
         },
     )
     mirror = _mirror(store, folder) if settings.enabled else NullRun()
@@ -81,7 +81,7 @@ def _mirror(store: Store, folder: RunFolder) -> Mirror:
     )  # fmt: skip
 
 
-def _known(facts: Mapping[str, Any], store: Store) -> str | None:
+def known_run(facts: Mapping[str, Any], store: Store) -> str | None:
     """The id of a folder's run in a store, where it was noted."""
     tracking = facts.get("tracking", {})
     return tracking.get("run_id") if tracking.get("address") == str(store) else None
@@ -119,12 +119,14 @@ def sync(path: Path, root: Path) -> Counter[str]:
         TrackingError: not a run folder, a run that still goes on, or a store that does not take it.
         ConfigError: the address is of a kind that MLflow does not know.
     """
-    folder = _opened(path)
-    store = _store(folder, root)
+    folder = opened(path)
+    store = store_of(folder, root)
     store.check()
     with _held(folder):
         shown, facts = of_folder(folder, is_gone=True), folder.identity()
-        delivery = Delivery(facts["id"], store.open, _known(facts, store), lambda run_id: _note(folder, store, run_id))
+        delivery = Delivery(
+            facts["id"], store.open, known_run(facts, store), lambda run_id: _note(folder, store, run_id)
+        )
         try:
             delivery.update(shown)
         except Exception as error:
@@ -135,7 +137,7 @@ def sync(path: Path, root: Path) -> Counter[str]:
     return delivery.sent
 
 
-def _opened(path: Path) -> RunFolder:
+def opened(path: Path) -> RunFolder:
     if not path.is_dir():
         raise TrackingError(f"{path}: there is no such folder; name run folders, as in runs/*/*")
     if not (path / "run.json").is_file():
@@ -148,7 +150,7 @@ def _opened(path: Path) -> RunFolder:
     return folder
 
 
-def _store(folder: RunFolder, root: Path) -> Store:
+def store_of(folder: RunFolder, root: Path) -> Store:
     """The store that a run was to be mirrored to."""
     wanted = folder.identity()["tracking"]
     own = Path(wanted["root"])
@@ -159,7 +161,7 @@ def _store(folder: RunFolder, root: Path) -> Store:
             f"{folder.path}: its store is {uri}, whose password is not written down; give the whole address in the "
             "variable MLFLOW_TRACKING_URI"
         )
-    settings = Tracking(enabled=True, uri=uri, experiment=wanted["experiment"], run_name=None, tags={})
+    settings = Tracking(enabled=True, uri=uri, experiment=wanted["experiment"], run_name=None, tags={}, register=None)
     return Store(store_uri(settings, root), settings.experiment, root)
 
 

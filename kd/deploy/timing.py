@@ -1,0 +1,137 @@
+"""`kd bench-model`: teacher, student and what was exported of it, timed in turn on this machine."""
+
+import json
+import platform
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from rich.table import Table
+
+from kd import console, export, latency, models
+from kd.data.source import SIDE
+from kd.deploy.exporting import figure, record
+from kd.deploy.run import LONGEST_SIDE, Finished, device_of, find, noted
+from kd.errors import ConfigError, ModelError
+from kd.network import Network
+from kd.precision import Precision
+from kd.settings import NetworkSettings
+from kd.spec import find_weights, read_spec
+
+
+def bench(
+    path: Path, batch: int, rounds: int, threads: int | None, device: str, size: str | None, as_json: bool
+) -> None:
+    """Time teacher, student and what was exported of it, and print a table, or JSON."""
+    run = find(path)
+    image_size = _size(size) if size else run.image_size
+    if threads:
+        torch.set_num_threads(threads)
+    threads, precision = torch.get_num_threads(), Precision(device_of(device))
+    contestants = list(_contestants(run, precision, threads))
+    batches = sorted({1, batch})
+    seconds = latency.measured(contestants, batches, image_size, rounds)
+    lines = latency.verdict(contestants[0], contestants[1], seconds) if contestants[0].name == "teacher" else []
+    rows = [
+        {
+            "name": each.name,
+            "batch": count,
+            **asdict(latency.Latency.of(seconds[each.name, count])),
+            "times_faster": latency.times_faster(seconds[contestants[0].name, count], seconds[each.name, count]),
+            "file_bytes": each.file_bytes,
+            "parameters": each.parameters,
+            **{name: value for name, value in (each.miou or {}).items()},
+        }
+        for count in batches
+        for each in contestants
+    ]
+    where = {"processor": _processor(), "device": str(precision.device), "threads": threads, "rounds": rounds,
+             "image_size": list(image_size), "torch": torch.__version__}  # fmt: skip
+    if as_json:
+        print(json.dumps({**where, "rows": rows, "verdict": lines}, indent=2))
+        return
+    console.show(_table(rows, where))
+    console.say(*lines)
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{2,5})x(\d{2,5})", text)
+    sides = [int(side) for side in found.groups()] if found else [0, 0]
+    if not all(0 < side <= LONGEST_SIDE and side % SIDE == 0 for side in sides):
+        raise ConfigError(f"--size={text} should be height x width in pixels, multiples of {SIDE}, such as 256x320")
+    return sides[0], sides[1]
+
+
+def _contestants(run: Finished, precision: Precision, threads: int) -> Iterator[latency.Contestant]:
+    """Teacher (where the run says which), student, and what `kd export` has made of it."""
+    summary = noted(run.folder, "summary")
+    if (teacher := _teacher(run)) is not None:
+        known = summary.get("teacher", {})
+        yield latency.Contestant(
+            "teacher", latency.torch_answer(teacher, precision), teacher.count_parameters(), known.get("file_bytes"),
+            _quality(known),
+        )  # fmt: skip
+    size, own = run.network.count_parameters(), _quality(summary.get("student", {}))
+    answer = latency.torch_answer(run.network, precision)
+    yield latency.Contestant(run.weights.stem, answer, size, run.weights.stat().st_size, own)
+    written = record(run, run.folder / "export")["files"]
+    for name, title in (("", "ONNX"), (".fp16", "ONNX fp16"), (".int8", "ONNX int8")):
+        file = run.folder / "export" / f"{run.weights.stem}{name}.onnx"
+        if file.name in written and file.is_file():
+            quality = {split: each["int8"] for split, each in written[file.name].get("quality", {}).items()}
+            session = export.Session(file, threads)
+            yield latency.Contestant(title, session, size, file.stat().st_size, quality or (own if not name else None))
+
+
+def _teacher(run: Finished) -> Network | None:
+    """The teacher that the run's configuration names, with random weights, which take as long as its own."""
+    if run.weights.stem == "teacher":
+        return None
+    try:
+        chosen = NetworkSettings(**{**run.config["backbone"]["teacher"], "weights": None})
+        path = run.config.get("teacher", {}).get("path")
+    except (KeyError, TypeError, AttributeError, ValidationError):  # no configuration, or another version's
+        return None
+    if path:
+        with suppress(ModelError):  # gone: the backbone's is what was meant to be there
+            spec = read_spec(find_weights(Path(path), "teacher.path"))
+            chosen = NetworkSettings(arch=spec.arch, encoder=spec.encoder)
+    network = models.build(chosen, run.network.classes, run.network.class_names, "backbone.teacher")
+    return network.eval().requires_grad_(False)
+
+
+def _quality(figures: Mapping[str, Any]) -> dict[str, float | None]:
+    return {name: figures[name] for name in ("val/miou", "test/miou") if name in figures}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _table(rows: list[dict[str, Any]], where: Mapping[str, Any]) -> Table:
+    height, width = where["image_size"]
+    title = (
+        f"{where['processor']}, {where['device']}, {where['threads']} thread(s), {height} x {width}, {where['rounds']} "
+        f"rounds, torch {where['torch']}"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in ("batch", "ms", "p10 - p90", "images/s", "times faster", "MB", "parameters", "mIoU val", "mIoU test"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row["name"], str(row["batch"]), f"{row['median']:.1f}", f"{row['p10']:.1f} - {row['p90']:.1f}",
+            f"{row['batch'] / row['median'] * 1000:.1f}", f"{row['times_faster']:.2f}",
+            "-" if row["file_bytes"] is None else f"{row['file_bytes'] / 1e6:.1f}", f"{row['parameters']:,d}",
+            figure(row.get("val/miou")), figure(row.get("test/miou")),
+        )  # fmt: skip
+    return table

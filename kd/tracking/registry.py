@@ -1,0 +1,91 @@
+"""MLflow's model registry: a run's student as an ONNX model, which loads without this package and without a pickle.
+
+The run itself must have been delivered. A trial of a study is never registered by itself: the winner is, by name.
+"""
+
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from kd.run_folder import RunFolder
+from kd.tracking.folder import known_run, opened, store_of
+from kd.tracking.store import Store, TrackingError, brief
+
+WEIGHTS = "kd.weights"  # a tag of a version: the digest of the weights that it came of
+ARTIFACTS = "model"  # its folder among the run's artifacts
+
+
+def wanted_name(path: Path) -> str | None:
+    """The name under which a run's student is to be registered; None for a trial, and where none was asked for."""
+    folder = RunFolder(path)
+    if "trial" in folder.identity().get("tags", {}):
+        return None
+    name = (folder.config().get("tracking") or {}).get("register")
+    return str(name) if name else None
+
+
+def register(path: Path, root: Path, name: str, model: Any, weights: str) -> str:
+    """A version of the registered model `name` from the run in a folder; returns its number, an old one where it is
+    there already. `model` is an ONNX model, `weights` the digest of what it came of, `root` as for `sync`.
+
+    Raises:
+        TrackingError: the run is not in the store, or the store does not take the model.
+        ConfigError: the address is of a kind that MLflow does not know.
+    """
+    folder = opened(path)
+    store = store_of(folder, root)
+    store.check()
+    run_id = known_run(folder.identity(), store)
+    if run_id is None:
+        raise TrackingError(f"{path}: this run is not in MLflow at {store} yet; kd sync {path} delivers it first")
+    try:
+        return _register(store, run_id, name, model, weights)
+    except Exception as error:  # every transport and store has errors of its own
+        raise TrackingError(
+            f"MLflow at {store} does not take the model {name} ({brief(error)}); nothing is lost: kd sync {path} "
+            "registers it later"
+        ) from error
+
+
+def _register(store: Store, run_id: str, name: str, model: Any, weights: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    client, _ = store.open()
+    for known in client.search_model_versions(f"run_id = '{run_id}'"):
+        if known.name == name and known.tags.get(WEIGHTS) == weights:
+            return str(known.version)
+    with tempfile.TemporaryDirectory() as temporary:
+        _save(model, run_id, Path(temporary) / ARTIFACTS)
+        client.log_artifacts(run_id, str(Path(temporary) / ARTIFACTS), ARTIFACTS)
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACTS}"
+    made = client.create_model_version(name, source, run_id, tags={WEIGHTS: weights}, await_creation_for=0)
+    return str(made.version)
+
+
+def _save(model: Any, run_id: str, path: Path) -> None:
+    """MLflow's own folder of an ONNX model: MLmodel, model.onnx, and what it needs to be served."""
+    import mlflow.onnx
+    import numpy as np
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    signature = ModelSignature(
+        Schema([TensorSpec(np.dtype("uint8"), (-1, 3, -1, -1), "images")]),
+        Schema([TensorSpec(np.dtype("float32"), (-1, classes, -1, -1), "logits")]),
+    )
+    mlflow.onnx.save_model(
+        model,
+        str(path),
+        mlflow_model=Model(artifact_path=ARTIFACTS, run_id=run_id),
+        signature=signature,
+        pip_requirements=[f"{library}=={version(library)}" for library in ("onnx", "onnxruntime", "numpy")],
+        metadata={each.key: each.value for each in model.metadata_props},
+        save_as_external_data=False,
+    )
