@@ -29,7 +29,7 @@ def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
     figure.align_ylabels()
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
-        ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+        ax.xaxis.get_major_locator().set_params(integer=True)
     return figure, axes
 
 

@@ -26,7 +26,7 @@ def html(page: Page) -> str:
     style = _style(page.classes())
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return str(_template().render(page=page, style=Markup(style), policy=Markup(policy), uri=_uri))
+    return _template().render(page=page, style=Markup(style), policy=Markup(policy), uri=_uri)
 
 
 @cache

@@ -4,7 +4,6 @@ Read through `kd.study` from the study's database; where that is gone, from the 
 """
 
 import csv
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from kd.report import run as one
 from kd.report.blocks import Cell, Facts, Folded, Page, Picture, Section, Table, Text, facts, figure, row
 from kd.report.read import DAMAGES, Run, is_run, picture_in, read
 from kd.study import show
-from kd.study.results import Results, names_in, rows
+from kd.study.results import Results, TrialState, names_in, rows
 from kd.study.space import describe
 from kd.study.storage import Database
 
@@ -81,7 +80,7 @@ def page(study: Study) -> Page:
     if study.baseline and len(results.space.objectives) == 1:
         sections.append(_against(results, study.baseline))
     sections.append(_trials(rows(results)))
-    winner, states = study.winner, Counter(trial.state.name.lower() for trial in results.trials)
+    winner = study.winner
     tiles: Sequence[tuple[str, Cell, str]] = []
     if winner is None:
         missing.append("the winner's run: no trial has come to its end, or its folder is gone")
@@ -93,7 +92,7 @@ def page(study: Study) -> Page:
     return Page(
         title=f"Study {study.name}",
         subtitle=_told(results),
-        badges=[f"{count} {state}" for state, count in states.items()],
+        badges=[f"{count} {state.name.lower()}" for state in TrialState if (count := results.count(state))],
         tiles=tiles,
         sections=[section for section in sections if section is not None],
         missing=missing,
