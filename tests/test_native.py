@@ -137,7 +137,6 @@ def test_help_of_train_shows_examples_and_the_configuration_without_colours(trai
     [
         ("sched", {"schedule=", "schedule."}),
         ("schedule=c", {"schedule=constant", "schedule=cosine"}),
-        ("unfreeze.r", {"unfreeze.rate="}),
     ],
 )
 def test_bash_completes_groups_options_and_keys(typed, offered):
