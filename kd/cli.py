@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     for add in (
         _add_preview,
         _add_study,
+        _add_report,
         _add_check,
         _add_export,
         _add_predict,
@@ -80,6 +81,24 @@ def _add_study(verbs: Any) -> None:
     study.add_argument("--against", metavar="STUDY", help="set beside it (default: no_teacher, where there is one)")
     study.add_argument("--storage", metavar="URL", help="the database (default: KD_STORAGE, else the one under runs/)")
     study.add_argument("--no-files", action="store_true", help="print only; leave the study's folder as it is")
+
+
+def _add_report(verbs: Any) -> None:
+    report = _add_verb(
+        verbs, "report", _report,
+        help="a run, several runs or a study as one page of HTML, and in short here",
+        description="Write one page that is whole in itself: what was asked, what came out, how far it can be trusted, "
+        "what it cost. Two runs or more are set side by side; a study is shown with its winner's run.",
+        epilog="example: kd report runs/2026-11-21/08-00-00-000000 --open",
+    )  # fmt: skip
+    report.add_argument(
+        "names", nargs="+", metavar="run_or_study", help="the folder of a run, or a study's name or folder"
+    )
+    report.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="the page (default: report.html in the folder)"
+    )
+    report.add_argument("--storage", metavar="URL", help="a study's database (default: KD_STORAGE, else its own)")
+    report.add_argument("--open", action="store_true", help="show it in the browser")
 
 
 def _add_check(verbs: Any) -> None:
@@ -222,6 +241,12 @@ def _study(arguments: argparse.Namespace) -> None:
     from kd import study_folder  # heavy: optuna, matplotlib
 
     study_folder.show(arguments.name, arguments.against, arguments.storage, write_files=not arguments.no_files)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from kd.report import report  # heavy: torch, matplotlib
+
+    report(arguments.names, arguments.output, arguments.storage, arguments.open)
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -15,10 +15,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import Tensor
 
-from kd import checkpoint, console, models, plots, resume, stopping, teacher_store, tracking
+from kd import checkpoint, console, evidence, models, plots, resume, stopping, teacher_store, tracking
 from kd.composition import public
 from kd.config import Job, discard
 from kd.data.transforms import TRANSFORMS
+from kd.environment import environment
 from kd.errors import ConfigError, RunError, UserError
 from kd.run_folder import RunFolder
 from kd.runner import Bench, Lesson, figures, train
@@ -121,6 +122,7 @@ def _distil(job: Job, trial: Alone, stop: stopping.Stop, world: World) -> float 
     name, tags = settings.tracking.run_name or job.name, {**_tags(job), **trial.tags}
     goes_on = checkpoint.exists(folder.path)
     with tracking.run(settings.tracking, settings.root, folder, name, tags, job.choices, continued=goes_on) as mirror:
+        folder.identify(environment=environment(bench.precision.device, world.size))
         mirror.refresh()
         if job.trial:  # a run of its own does not wait for the store
             trial.note({"mlflow_run": mirror.run_id})
@@ -172,13 +174,15 @@ def _finish(
     """Measure the best student as it was saved, draw the pictures, show the table."""
     file = folder / "student.safetensors"
     student = bench.precision.place(models.load(file))
-    student_figures, labels = figures(student, bench, file)
+    looks = evidence.looks(bench, teacher)
+    student_figures, labels = figures(student, bench, file, looks)
     if student_figures["val/miou"] != best["val/miou"]:
         log.warning(
             "the saved student reaches val/miou %s, its epoch said %s", student_figures["val/miou"], best["val/miou"]
         )
     if bench.settings.pictures:
         _draw(bench, folder, best, teacher, timeline, torch.cat(labels))
+    evidence.leave(bench, folder, looks, torch.cat(labels), teacher)
     console.show(console.comparison(student_figures, teacher.figures if teacher else None))
     return {"student": student_figures, **({"teacher": teacher.figures} if teacher else {})}
 

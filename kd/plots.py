@@ -29,6 +29,7 @@ def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
     figure.align_ylabels()
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
+        ax.xaxis.get_major_locator().set_params(integer=True)
     return figure, axes
 
 
@@ -129,8 +130,7 @@ def draw_predictions(
     for row, sample in enumerate(samples):
         for column, title in enumerate(titles):
             at = row * (height + gap), column * (width + gap)
-            panel = _panel(title, sample, colours, ignore_index)
-            sheet[at[0] : at[0] + height, at[1] : at[1] + width] = panel
+            sheet[at[0] : at[0] + height, at[1] : at[1] + width] = panel(title, sample, colours, ignore_index)
     inches, head, foot = 2.2 * len(titles), 0.3, 0.2 + 0.2 * -(-len(class_names) // 6)
     tall = inches * sheet.shape[0] / sheet.shape[1]
     figure = plt.figure(figsize=(inches, tall + head + foot))
@@ -151,7 +151,8 @@ def class_colours(count: int) -> np.ndarray:
     return np.concatenate([[[40, 40, 48]], repeated]).astype(np.uint8)[:count]
 
 
-def _panel(title: str, sample: Mapping[str, np.ndarray], colours: np.ndarray, ignore_index: int | None) -> np.ndarray:
+def panel(title: str, sample: Mapping[str, np.ndarray], colours: np.ndarray, ignore_index: int | None) -> np.ndarray:
+    """One column of `draw_predictions`, H x W x 3 uint8: the image, labels by name, or where the student is wrong."""
     if title == "image":
         return sample["image"]
     truth = sample["truth"]

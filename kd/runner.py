@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kd import models
 from kd.answers import Answers
+from kd.close_look import CloseLook
 from kd.console import Display, Watched
 from kd.course import Course, Onlooker, best_of
 from kd.data import Source
@@ -24,7 +25,7 @@ from kd.data.cache import Samples, kept
 from kd.data.loading import EvalLoader, TrainLoader
 from kd.data.views import Augmentation
 from kd.errors import ConfigError
-from kd.evaluation import Evaluation, evaluate, latency_ms
+from kd.evaluation import Evaluation, evaluate, latency_ms, macs
 from kd.files import write_json
 from kd.losses import DistillationLoss
 from kd.network import Network, Segmenter
@@ -105,14 +106,19 @@ class Bench:
         return DistillationLoss(weights, self.data.classes, self.data.ignore_index, total)
 
     def evaluate(
-        self, network: Segmenter, split: str, reference: Sequence[Tensor] | None = None, keep_labels: bool = False
+        self,
+        network: Segmenter,
+        split: str,
+        reference: Sequence[Tensor] | None = None,
+        keep_labels: bool = False,
+        look: CloseLook | None = None,
     ) -> Evaluation:
         if split not in self.loaders:
             self.loaders[split] = EvalLoader(
                 self.samples, split, self.settings.trainer.batch_size, self.workers, self._pin, self.world
             )
         loader, void = self.loaders[split], self.data.ignore_index
-        return evaluate(network, loader, self.precision, void, reference, keep_labels, self.world)
+        return evaluate(network, loader, self.precision, void, reference, keep_labels, self.world, look)
 
     @property
     def _pin(self) -> bool:
@@ -124,6 +130,11 @@ class Bench:
             seed, optimizer.weight_decay, optimizer.betas, optimizer.clip_norm, trainer.accumulate,
             skip_nonfinite=trainer.nonfinite == "skip", validate_every=trainer.validate_every,
         )  # fmt: skip
+
+    def look(self, baseline_HW: Tensor | None = None, reference: Sequence[Tensor] | None = None) -> CloseLook:
+        """A closer look that can be taken at one split."""
+        labels, void = len(self.data.class_names), self.data.ignore_index
+        return CloseLook(labels, void, self.precision.device, baseline_HW, reference)
 
     def build(self, who: str, seed: int) -> Network:
         """The student or the teacher of the backbone, its random parts drawn from `seed`, on the device."""
@@ -263,14 +274,19 @@ def _epochs(lesson: Lesson, bench: Bench, loader: Watched, folder: RunFolder | N
         raise
 
 
-def figures(network: Segmenter, bench: Bench, file: Path) -> tuple[dict[str, Any], list[Tensor]]:
+def figures(
+    network: Segmenter, bench: Bench, file: Path, looks: Mapping[str, CloseLook] | None = None
+) -> tuple[dict[str, Any], list[Tensor]]:
     """What a network is and how good it is: size, speed, and its metrics on validation and (where there is one) test.
 
-    Also returns its labels over the validation split. Several processes share the work; the first one takes the time.
+    Also returns its labels over the validation split; `looks` are shown the predictions of their split. Several
+    processes share the work; the first one takes the time.
     """
-    world, evaluation = bench.world, bench.evaluate(network, "val", keep_labels=True)
+    looks = looks or {}
+    world, evaluation = bench.world, bench.evaluate(network, "val", keep_labels=True, look=looks.get("val"))
     result = {
         "parameters": network.count_parameters(),
+        "macs": macs(network, bench.data.image_size),
         "file_bytes": file.stat().st_size,
         "latency_ms": world.broadcast(
             latency_ms(network, bench.data.image_size, bench.precision) if world.is_main else None
@@ -278,6 +294,6 @@ def figures(network: Segmenter, bench: Bench, file: Path) -> tuple[dict[str, Any
         **{f"val/{name}": value for name, value in evaluation.metrics(network.class_names).items()},
     }
     if bench.data.size("test"):
-        test = bench.evaluate(network, "test").metrics(network.class_names)
+        test = bench.evaluate(network, "test", look=looks.get("test")).metrics(network.class_names)
         result |= {f"test/{name}": value for name, value in test.items()}
     return result, evaluation.labels

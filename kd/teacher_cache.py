@@ -8,7 +8,8 @@ import hashlib
 import json
 import logging
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from kd import console, models, sealed
+from kd import close_look, console, models, sealed
 from kd.answers import Answers
 from kd.errors import DiskError
 from kd.files import digest, touch, write_atomically
@@ -32,6 +33,7 @@ from kd.spec import read_spec
 from kd.teacher import CachedTeacher, LiveTeacher, Teacher
 
 FORMAT = 1  # raise it when the same settings would give other answers
+FIGURES = 2  # raise it when other figures are taken of a teacher
 GB = 10**9
 
 log = logging.getLogger(__name__)
@@ -39,11 +41,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Known:
-    """A teacher: the file of its weights, how good it is, and its labels over the validation split, N x H x W uint8."""
+    """A teacher: the file of its weights, how good it is, and its labels over the validation split, N x H x W uint8.
+
+    `seen` is what a closer look at its predictions left, <split>/<name> as `kd.evidence.CloseLook.tensors` has it.
+    """
 
     file: Path
     figures: dict[str, Any]
     labels: Tensor
+    seen: Mapping[str, Tensor] = field(default_factory=dict)
 
     def batches(self, batch_size: int) -> tuple[Tensor, ...]:
         """The labels, batch by batch."""
@@ -54,6 +60,7 @@ def known(bench: Bench, file: Path) -> Known:
     """What a teacher is and how good it is; measured once, unless teacher.cache=off."""
     mode, trainer, world = bench.settings.teacher.cache, bench.settings.trainer, bench.world
     follows_from = _follows_from(bench, file) | {
+        "figures": FIGURES,
         "class_names": bench.data.class_names,
         "batch_size": trainer.batch_size,
         "machine": platform.node(),  # of the latency
@@ -63,9 +70,10 @@ def known(bench: Bench, file: Path) -> Known:
         if world.is_main and mode == "auto":
             touch(path)
         return found
-    measured, labels = figures(network(bench, file), bench, file)
+    looks = {split: bench.look() for split in ("val", "test") if bench.data.size(split)}
+    measured, labels = figures(network(bench, file), bench, file, looks)
     measured["file_bytes"] = sum(part.stat().st_size for part in _parts(bench, file))
-    found = Known(file, measured, torch.cat(labels))
+    found = Known(file, measured, torch.cat(labels), close_look.tensors(looks))
     if world.is_main and mode == "auto":
         _keep(path, found)
     return found
@@ -183,7 +191,7 @@ def _kept(path: Path, teacher: Path) -> Known | None:
         return None
     try:
         tensors, facts = sealed.read(path)
-        return Known(teacher, facts["figures"], tensors["labels"])
+        return Known(teacher, facts["figures"], tensors.pop("labels"), tensors)
     except sealed.DAMAGES as error:
         log.warning("%s is damaged (%s); the teacher is measured again", path, str(error).splitlines()[0])
         return None
@@ -192,7 +200,7 @@ def _kept(path: Path, teacher: Path) -> Known | None:
 def _keep(path: Path, found: Known) -> None:
     facts = {"teacher": str(found.file), "figures": found.figures}
     try:
-        write_atomically(path, lambda temporary: sealed.write(temporary, {"labels": found.labels}, facts))
+        write_atomically(path, lambda temporary: sealed.write(temporary, {"labels": found.labels, **found.seen}, facts))
     except DiskError as error:
         log.warning("teacher.cache: %s", error)
 

@@ -3,7 +3,8 @@
 Blocks of commands and of Python are found in the README, docs/, sweeps/README.md and CONTRIBUTING.md. `<!-- run -->`
 before a block has it run here, with trainings made small; a plain block right after it is what it prints, and a line
 `...` stands for any lines. `<!-- not run: why -->` leaves a block out. All other commands are looked at: options are
-composed and checked, verbs are parsed, targets exist. Blocks of Python are run.
+composed and checked, verbs are parsed, targets exist. Blocks of Python are run, unless `<!-- run by tests/x.py -->`
+says which other test does it; sessions (`pycon`) are run by a test of their page.
 """
 
 import importlib.util
@@ -24,6 +25,7 @@ import pytest
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
@@ -96,7 +98,9 @@ SHELL = [block for block in ALL if block.language in ("sh", "bash", "shell", "co
 RUN = [block for block in SHELL if block.mark == RUN_IT]
 LEFT_OUT = re.compile(r"<!-- not run: \S.* -->")
 LOOKED_AT = [block for block in SHELL if block not in RUN and not LEFT_OUT.fullmatch(block.mark)]
+RUN_BY = re.compile(r"<!-- run by (tests/\w+\.py) -->")
 PYTHON = [block for block in ALL if block.language == "python" and not LEFT_OUT.fullmatch(block.mark)]
+HERE = [block for block in PYTHON if not RUN_BY.fullmatch(block.mark)]
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -132,7 +136,7 @@ def test_there_are_commands_of_each_kind():
 @pytest.mark.parametrize("block", [each for each in ALL if each not in SHELL], ids=str)
 def test_commands_stand_in_blocks_that_say_so(block):
     """In a block without a language nobody would check them."""
-    assert block.language in ("", "text", "yaml", "python", "make")
+    assert block.language in ("", "text", "yaml", "json", "python", "pycon", "cpp")
     assert not re.search(r"^(python|kd|make|torchrun|pip) ", block.text, re.MULTILINE)
 
 
@@ -153,10 +157,10 @@ def look_at(words: list[str], folder: Path) -> None:
         case ["python", "train.py", *typed]:
             look_at_training(typed, folder)
         case ["torchrun", *typed]:
-            from torch.distributed.run import get_args_parser
+            from torch.distributed.run import get_args_parser as torchrun
 
             script = typed.index("train.py")
-            get_args_parser().parse_args(typed[: script + 1])
+            torchrun().parse_args(typed[: script + 1])
             look_at_training(typed[script + 1 :], folder)
         case ["kd", *typed]:
             composed(*getattr(cli._parser().parse_args(typed), "overrides", []))
@@ -168,6 +172,8 @@ def look_at(words: list[str], folder: Path) -> None:
             assert importlib.util.find_spec(module)
         case ["python", script, *_]:
             assert (PROJECT / script).is_file()
+        case ["source" | "eval" | "cd" | "export", *_]:  # the shell's own
+            pass
         case _:
             assert shutil.which(words[0], path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
@@ -182,27 +188,33 @@ def composed(*overrides: str) -> None:
     read(compose([*overrides]), look_at_data=False)
 
 
-def look_at_training(typed: list[str], folder: Path) -> None:
+def look_at_training(words: list[str], folder: Path) -> None:
     """Compose what is typed, and check it as a run of its own would be."""
-    if "--config-dir" in typed:
-        at = typed.index("--config-dir")
-        study = folder / typed[at + 1]
+    arguments = get_args_parser().parse_args(words)
+    typed, path = arguments.overrides, []
+    if arguments.shell_completion:
+        return
+    if arguments.config_dir:
+        study = folder / arguments.config_dir
         for name, text in {"experiment/best": recipe("best", [], []), "sweeps/winner": WINNER}.items():
             (study / name).parent.mkdir(parents=True, exist_ok=True)
             (study / f"{name}.yaml").write_text(text.format(study="s", folder=study))
-        typed = [*typed[:at], *typed[at + 2 :], f"hydra.searchpath=[file://{study}]"]
-    if "-m" not in typed:
-        composed(*typed)
-        return
-    typed = [word for word in typed if word != "-m"]
-    of_study = [word for word in typed if re.match(r"\+?(hydra|sweeps)\b", word)]
+        path = [f"hydra.searchpath=[file://{study}]"]
+    if arguments.multirun:
+        look_at_study(typed, path)
+    else:
+        composed(*path, *typed)
+
+
+def look_at_study(typed: list[str], path: list[str]) -> None:
+    """Compose the sweeper, read the space, and check two of its corners."""
     swept = [word for word in typed if OverridesParser.create().parse_override(word).is_sweep_override()]
     with initialize_config_dir(str(CONF)):
-        cfg = hydra_compose("config", [word for word in typed if word not in swept], return_hydra_config=True)
+        cfg = hydra_compose("config", [*path, *(word for word in typed if word not in swept)], return_hydra_config=True)
     params = [f"{name}={value}" for name, value in (cfg.hydra.sweeper.params or {}).items()]
-    searched, kept = sweep.search_space([*params, *(word for word in typed if word not in of_study)])
+    of_trials = [word for word in typed if not re.match(r"\+?(hydra|sweeps)\b", word)]
+    searched, kept = sweep.search_space([*params, *of_trials])
     space = Space(searched, kept, {}, {})
-    path = [word for word in of_study if word.startswith("hydra.searchpath")]
     first, *_, last = [*space.corners(), *space.corners()]
     for corner in (first, last):
         composed(*path, *space.overrides(corner))
@@ -244,10 +256,22 @@ def test_three_points_stand_for_any_lines(printed, fits):
     assert bool(re.fullmatch(pattern("a\n...\nd"), printed)) == fits
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=str)
-def test_every_block_of_python_runs(block, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", dict.fromkeys(block.page for block in HERE))
+def test_the_blocks_of_python_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
+    names = {"__name__": "__main__"}
+    for block in HERE:
+        if block.page == page:
+            exec(compile(block.text, str(block), "exec"), names)
+
+
+def test_python_that_is_run_elsewhere_is_run_by_a_test_that_names_its_page():
+    for block in PYTHON:
+        if test := RUN_BY.fullmatch(block.mark):
+            assert Path(block.page).name in (PROJECT / test[1]).read_text()
+    tests = [path.read_text() for path in (PROJECT / "tests").glob("*.py")]
+    for page in {Path(block.page).name for block in ALL if block.language == "pycon"}:
+        assert [text for text in tests if page in text and "import doctest" in text]
 
 
 # the site

@@ -186,3 +186,22 @@ def test_eight_bits_without_data_are_refused(tiny, tmp_path):
 def test_a_network_of_pictures_too_small_for_a_program_is_refused(tiny, tmp_path):
     with pytest.raises(ExportError, match="leave it out: --format=onnx,smp"):
         list(export(tiny, (32, 64), tmp_path, "student", Wanted(("pt2",)), check_of(tiny), ABOUT))
+
+
+class Interrupting(Check):
+    """A check during which somebody presses Ctrl-C."""
+
+    def passed(self, *_):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("form", ["onnx", "smp"])
+def test_an_interrupted_export_leaves_what_was_there_and_nothing_half_written(tiny, tmp_path, form):
+    (tmp_path / "student_smp").mkdir()
+    for name in ("student.onnx", "student_smp/config.json"):
+        (tmp_path / name).write_text("older")
+    check = Interrupting(**vars(check_of(tiny)))
+    with pytest.raises(KeyboardInterrupt):
+        list(export(tiny, SIZE, tmp_path, "student", Wanted((form,)), check, ABOUT, DATA))
+    assert {path.name for path in tmp_path.iterdir()} == {"student.onnx", "student_smp"}
+    assert (tmp_path / "student.onnx").read_text() == (tmp_path / "student_smp" / "config.json").read_text() == "older"

@@ -12,7 +12,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = {
-    0: ["errors", "files", "schedules", "unfreeze", "losses", "metrics", "timeline", "encoders", "launch", "terminal"],
+    0: [
+        "errors",
+        "files",
+        "schedules",
+        "unfreeze",
+        "losses",
+        "metrics",
+        "timeline",
+        "encoders",
+        "launch",
+        "terminal",
+        "calibration",
+        "environment",
+    ],
     1: [
         "world",
         "batch_norm",
@@ -34,7 +47,7 @@ FLOORS = {
         "foreign",
         "teacher",
     ],
-    2: ["snapshot", "steps", "training", "evaluation"],
+    2: ["snapshot", "steps", "training", "evaluation", "close_look"],
     3: [
         "stopping",
         "checkpoint",
@@ -43,7 +56,6 @@ FLOORS = {
         "plots",
         "data_report",
         "cache_folder",
-        "report",
         "export",
         "predict",
         "latency",
@@ -62,6 +74,8 @@ FLOORS = {
         "teacher_cache",
         "teacher_store",
         "deploy",
+        "evidence",
+        "report",
         "experiment",
         "cli",
     ],

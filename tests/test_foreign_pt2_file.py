@@ -228,7 +228,7 @@ def test_what_the_network_does_not_need_is_not_read(done, spoil, plain, tmp_path
     assert not (tmp_path / MARK).exists()
 
 
-@pytest.mark.parametrize("spoil", [sample_inputs, weights])
+@pytest.mark.parametrize("spoil", [sample_inputs, weights, expression])
 def test_the_traps_are_traps(spoil, plain, tmp_path):
     """The loader of torch springs them: it is not used (docs/adr/0011)."""
     file = rewritten(plain[1], tmp_path / "teacher.pt2", spoil(Trap(tmp_path)))

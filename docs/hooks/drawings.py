@@ -79,7 +79,7 @@ def targets() -> bytes:
     panels[0].imshow(image)
     panels[1].imshow(mask, cmap="magma", vmin=0, vmax=1)
     for ax, t in zip(panels[2:], (1, 4, 10), strict=True):
-        shown = ax.imshow(torch.sigmoid(logits / t), cmap="magma", vmin=0, vmax=1)
+        shown = ax.imshow(torch.sigmoid(logits / t).numpy(), cmap="magma", vmin=0, vmax=1)
     for ax, title in zip(panels, ("image", "hard target", "soft, T = 1", "soft, T = 4", "soft, T = 10"), strict=True):
         ax.set_title(title, fontsize=10)
         ax.set_axis_off()

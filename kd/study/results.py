@@ -13,7 +13,8 @@ from typing import Any
 import optuna
 from optuna import Study
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as TrialState  # for the report, which does not know optuna
 
 from kd.errors import StudyError, nearest
 from kd.study.ledger import FINISHED, failure, history
@@ -100,6 +101,11 @@ class Results:
         return optuna.importance.get_param_importances(
             self.study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
         )
+
+
+def names_in(storage: RDBStorage) -> list[str]:
+    """The studies of a database."""
+    return list(optuna.study.get_all_study_names(storage))
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
