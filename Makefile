@@ -2,16 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench crash lint lock clean
+.PHONY: demo test docs bench crash lint lock clean
 
 demo: .venv/ready            ## the main job on the built-in data: a teacher taught, a student distilled
 	$(BIN)/kd preview schedule=cosine unfreeze.rate=3
 	$(BIN)/python train.py schedule=cosine unfreeze.rate=3
 
-test: .venv/ready            ## style and the whole suite
+test: .venv/ready            ## style, types and the whole suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+docs: .venv/ready            ## the documentation, into site/index.html; every warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: .venv/ready           ## what distilling costs, against the student alone and what one would use instead (25 minutes)
 	$(BIN)/python -m benchmarks.bench
@@ -26,9 +30,10 @@ crash: .venv/ready           ## kill trainings at random moments and compare wit
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-lint: .venv/ready            ## mend the style
+lint: .venv/ready            ## mend the style, and look at the types
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/mypy
 
 lock:                        ## renew requirements.lock (needs uv)
 	uv pip compile --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --extra dev pyproject.toml -o requirements.lock

@@ -14,6 +14,7 @@ from kd.config import job
 from kd.launch import hush, place, refuse_a_study, throw_folder_away
 from kd.mistakes import one_line_errors
 from kd.sweep import check_recipes
+from kd.terminal import steady_output
 
 # Read when torch is loaded: idle threads sleep instead of spinning, so that two runs on one machine do not crawl.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @hydra.main(config_path="conf", config_name="config", execution_whitelist=TARGETS)
-def main(cfg: "DictConfig") -> float | tuple[float, ...]:
+def main(cfg: "DictConfig") -> float | tuple[float, ...] | None:
     alone = HydraConfig.get().mode is RunMode.RUN  # in a multirun it is the sweeper that deals with a failed job
     with one_line_errors() if alone else nullcontext():
         throw_folder_away()
@@ -34,6 +35,7 @@ def main(cfg: "DictConfig") -> float | tuple[float, ...]:
 
 
 if __name__ == "__main__":
+    steady_output()
     hush()
     with one_line_errors():
         refuse_a_study(sys.argv)

@@ -57,8 +57,8 @@ class Sizes:
     image_size: int = 128
     epochs: int = 6
     trials: int = 12
-    trial_epochs: int = 24
-    trial_images: int = 40
+    trial_epochs: int = 36
+    trial_images: int = 24
     trial_side: int = 64
     seeds: tuple[int, ...] = (0, 1, 2)
     quick: bool = False

@@ -1,1 +1,54 @@
-"""Knowledge distillation of segmentation networks: see README.md."""
+"""Knowledge distillation of segmentation networks: temperature schedules, progressive unfreezing, losses.
+
+What is public here is imported when it is first asked for, so that `import kd` costs nothing, and a schedule no torch.
+docs/api.md shows these in a training loop of one's own; `train.py` and the command `kd` do the rest.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kd.blocks import Block, Partition, partition
+    from kd.errors import ConfigError, DataError, ModelError, UserError
+    from kd.finished import load
+    from kd.losses import DistillationLoss, Terms, binary_kl, cross_entropy, logits_mse, multiclass_kl
+    from kd.metrics import Confusion, predict_labels
+    from kd.network import Network
+    from kd.opening import EncoderBlocks
+    from kd.schedules import Constant, Cosine, Exponential, Linear, Piecewise, Schedule, progress
+    from kd.timeline import EpochPlan, LearningRates, Timeline
+    from kd.unfreeze import All, AtEpoch, Frozen, Policy, Progressive
+
+__all__ = [
+    "All", "AtEpoch", "Block", "ConfigError", "Confusion", "Constant", "Cosine", "DataError", "DistillationLoss",
+    "EncoderBlocks", "EpochPlan", "Exponential", "Frozen", "LearningRates", "Linear", "ModelError", "Network",
+    "Partition", "Piecewise", "Policy", "Progressive", "Schedule", "Terms", "Timeline", "UserError", "binary_kl",
+    "cross_entropy", "load", "logits_mse", "multiclass_kl", "partition", "predict_labels", "progress",
+]  # fmt: skip
+
+_HOMES = {
+    "blocks": ("Block", "Partition", "partition"),
+    "errors": ("ConfigError", "DataError", "ModelError", "UserError"),
+    "finished": ("load",),
+    "losses": ("DistillationLoss", "Terms", "binary_kl", "cross_entropy", "logits_mse", "multiclass_kl"),
+    "metrics": ("Confusion", "predict_labels"),
+    "network": ("Network",),
+    "opening": ("EncoderBlocks",),
+    "schedules": ("Constant", "Cosine", "Exponential", "Linear", "Piecewise", "Schedule", "progress"),
+    "timeline": ("EpochPlan", "LearningRates", "Timeline"),
+    "unfreeze": ("All", "AtEpoch", "Frozen", "Policy", "Progressive"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+if not TYPE_CHECKING:  # else a type checker would take any name for one of ours
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME_OF:  # such as a module of ours, which the import system then looks for
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = found = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

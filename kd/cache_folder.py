@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from kd.errors import ConfigError, shown
 from kd.files import LEFTOVER
 from kd.slots import FACTS, FileSlots
+from kd.terminal import can_move
 
 KINDS = ("teacher", "data", "figures")
 LOCK = ".lock"
@@ -56,8 +57,9 @@ class Entry:
 
     @cached_property
     def bytes(self) -> int:
-        """What it takes on the disk; files of slots are promised more than they hold."""
-        return sum(512 * state.st_blocks for path in self.files if (state := _state(path)))
+        """What it takes on the disk; files of slots are promised more than they hold, which Windows does not tell."""
+        states = [state for path in self.files if (state := _state(path))]
+        return sum(512 * state.st_blocks if hasattr(state, "st_blocks") else state.st_size for state in states)
 
     @cached_property
     def used(self) -> float:
@@ -157,7 +159,7 @@ def verify(cache: Path) -> bool:
     """Read everything, empty what is damaged, and say what it was; returns whether all was whole."""
     found, console, errors = entries(cache), _console(), 0
     bar = Console(stderr=True)
-    for entry in track(found, "reading", console=bar, disable=not bar.is_terminal, transient=True):
+    for entry in track(found, "reading", console=bar, disable=not can_move(bar), transient=True):
         for line in entry.mend():
             errors += 1
             console.print(f"damaged: {shown(line)}")
@@ -173,10 +175,10 @@ def prune(cache: Path, older_than: float | None, keep_gb: float | None, everythi
         ConfigError: it is not said which, or by a number that is none.
     """
     if older_than is None and keep_gb is None and not everything:
-        raise ConfigError("kd cache prune: say what to delete: --older-than DAYS, --keep-gb GB, or --all")
+        raise ConfigError("kd cache prune: say what to delete: --older-than DAYS, --keep-gb GB, or --all", page="cache")
     for option, value, unit in (("--older-than", older_than, "days"), ("--keep-gb", keep_gb, "gigabytes")):
         if value is not None and not value >= 0:
-            raise ConfigError(f"{option} must be a number of {unit}, 0 or more, but got {value:g}")
+            raise ConfigError(f"{option} must be a number of {unit}, 0 or more, but got {value:g}", page="cache")
     found = entries(cache)
     doomed = found if everything else superfluous(found, older_than, keep_gb, time.time())
     for entry in doomed:

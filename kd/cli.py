@@ -11,22 +11,30 @@ from kd.composition import compose, project_root
 from kd.config import block_count, read
 from kd.errors import ConfigError
 from kd.mistakes import one_line_errors
+from kd.terminal import steady_output
 from kd.timeline import EpochPlan, Timeline
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console command."""
+    steady_output()
     arguments = _parser().parse_args(argv)
     with one_line_errors():
         arguments.verb(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kd", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="kd",
+        description=__doc__,
+        epilog="examples: kd preview schedule=cosine | kd check data=folder data.root=my_data | kd ui | "
+        "kd study temperature_unfreeze; kd VERB --help has more. python train.py --help shows what can be configured.",
+    )
     verbs = parser.add_subparsers(required=True, metavar="verb")
     for add in (
         _add_preview,
         _add_study,
+        _add_report,
         _add_check,
         _add_export,
         _add_predict,
@@ -73,6 +81,24 @@ def _add_study(verbs: Any) -> None:
     study.add_argument("--against", metavar="STUDY", help="set beside it (default: no_teacher, where there is one)")
     study.add_argument("--storage", metavar="URL", help="the database (default: KD_STORAGE, else the one under runs/)")
     study.add_argument("--no-files", action="store_true", help="print only; leave the study's folder as it is")
+
+
+def _add_report(verbs: Any) -> None:
+    report = _add_verb(
+        verbs, "report", _report,
+        help="a run, several runs or a study as one page of HTML, and in short here",
+        description="Write one page that is whole in itself: what was asked, what came out, how far it can be trusted, "
+        "what it cost. Two runs or more are set side by side; a study is shown with its winner's run.",
+        epilog="example: kd report runs/2026-11-21/08-00-00-000000 --open",
+    )  # fmt: skip
+    report.add_argument(
+        "names", nargs="+", metavar="run_or_study", help="the folder of a run, or a study's name or folder"
+    )
+    report.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="the page (default: report.html in the folder)"
+    )
+    report.add_argument("--storage", metavar="URL", help="a study's database (default: KD_STORAGE, else its own)")
+    report.add_argument("--open", action="store_true", help="show it in the browser")
 
 
 def _add_check(verbs: Any) -> None:
@@ -164,11 +190,13 @@ def _add_ui(verbs: Any) -> None:
     ui = _add_verb(
         verbs, "ui", _ui,
         help="MLflow's pages on the runs of this project",
-        description="Start MLflow's pages on the store of the configuration, for this machine alone, until Ctrl-C.",
-        epilog="example: kd ui --port 5001",
+        description="Start MLflow's pages on the store of the configuration, for this machine alone, until Ctrl-C. "
+        "A browser is opened where this is a terminal on a machine with a display.",
+        epilog="example: kd ui --port 5001 --no-open",
     )  # fmt: skip
     ui.add_argument("overrides", nargs="*", metavar="override", help="as for train.py: tracking.experiment=mine")
     ui.add_argument("--port", type=int, default=5000, help="where the browser finds them (default: 5000)")
+    ui.add_argument("--open", action=argparse.BooleanOptionalAction, help="open a browser, or do not")
 
 
 def _add_cache(verbs: Any) -> None:
@@ -213,6 +241,12 @@ def _study(arguments: argparse.Namespace) -> None:
     from kd import study_folder  # heavy: optuna, matplotlib
 
     study_folder.show(arguments.name, arguments.against, arguments.storage, write_files=not arguments.no_files)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from kd.report import report  # heavy: torch, matplotlib
+
+    report(arguments.names, arguments.output, arguments.storage, arguments.open)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -287,7 +321,7 @@ def _ui(arguments: argparse.Namespace) -> None:
     store = tracking.Store(
         tracking.store_uri(settings.tracking, settings.root), settings.tracking.experiment, settings.root
     )
-    sys.exit(tracking.serve(store, arguments.port))
+    sys.exit(tracking.serve(store, arguments.port, arguments.open))
 
 
 def _cache(arguments: argparse.Namespace) -> None:

@@ -5,8 +5,9 @@ The project's root, the resolvers that conf/ uses, and composing outside `hydra.
 
 import os
 from collections.abc import Iterator
+from inspect import isabstract
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,7 +25,7 @@ CONF = PROJECT / "conf"
 def _public_classes(module: Any, base: type) -> list[str]:
     """`module.Class` of every concrete subclass of `base` that a module shows."""
     found = (value for value in vars(module).values() if isinstance(value, type) and issubclass(value, base))
-    return [f"{module.__name__}.{value.__name__}" for value in found if not value.__abstractmethods__]
+    return [f"{module.__name__}.{value.__name__}" for value in found if not isabstract(value)]
 
 
 #: What a configuration may instantiate by name; hydra refuses everything else.
@@ -55,14 +56,19 @@ def compose(overrides: list[str]) -> DictConfig:
         return hydra_compose("config", overrides)
 
 
+def container(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """A mapping of a configuration as a dict of dicts, lists and scalars."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=resolve))
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as dicts, lists and scalars, every interpolation resolved."""
-    cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("hydra", "experiment", "resume")])
+    cfg = OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key not in ("hydra", "experiment", "resume")])
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ConfigError(f"{missing[0]} has no value; give one: {missing[0]}=...")
     try:
-        return OmegaConf.to_container(cfg, resolve=True)
+        return container(cfg)
     except OmegaConfBaseException as error:
         raise ConfigError(
             f"{getattr(error, 'full_key', '') or 'configuration'}: {str(error.msg or error).splitlines()[0]}"
@@ -85,7 +91,7 @@ def known_keys() -> list[str]:
                 if isinstance(value, dict):
                     yield from walk(value, f"{prefix}{key}.")
 
-    return [*walk(OmegaConf.to_container(compose([])), ""), *(path.name for path in CONF.iterdir() if path.is_dir())]
+    return [*walk(container(compose([]), resolve=False), ""), *(path.name for path in CONF.iterdir() if path.is_dir())]
 
 
 def options(group: str) -> str:

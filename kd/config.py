@@ -21,7 +21,7 @@ from kd.composition import TARGETS, known_keys, options, plain
 from kd.data import Source
 from kd.encoders import BLOCK_COUNTS, FULL_DEPTH
 from kd.errors import ConfigError, UserError, nearest
-from kd.settings import OBJECTIVES, NetworkSettings, Settings, TeacherFile
+from kd.settings import OBJECTIVES, ForeignTeacher, NetworkSettings, Settings, TeacherFile
 from kd.spec import find_weights, read_spec
 from kd.sweep import TrialJob, trial_job
 from kd.tracking import without_credentials
@@ -63,7 +63,9 @@ def job(cfg: DictConfig) -> Job:
         config, typed = plain(cfg), list(hydra.overrides.task)
         if cfg.resume is not None:
             if hydra.mode is not RunMode.RUN:
-                raise ConfigError(f"resume={cfg.resume} is for a single run; a study goes on by its own command")
+                raise ConfigError(
+                    f"resume={cfg.resume} is for a single run; a study goes on by its own command", page="studies"
+                )
             if not fresh:  # resume=auto may have found nothing to go on with
                 config = resume.merged(folder, config, [each for each in typed if not each.startswith("resume=")])
         settings = checked(config)
@@ -124,7 +126,7 @@ def source(config: dict[str, Any]) -> Source:
     return _instantiate("data", config.get("data"))
 
 
-def _instantiate(group: str, node: dict[str, Any]) -> Any:
+def _instantiate(group: str, node: Any) -> Any:
     if not isinstance(node, dict) or "_target_" not in node:
         raise ConfigError(f"{group}={node!r} is not an option of conf/{group}; {options(group)}")
     if unknown := sorted(key for key in node if str(key).startswith("_") and key != "_target_"):
@@ -147,7 +149,8 @@ def _first_mistake(error: ValidationError) -> str:
     """One line on the first mistake that the checks found, and how many more there are."""
     mistakes = error.errors(include_url=False)
     first = mistakes[0]
-    where = [part for part in first["loc"] if part not in ("auto", "file")]  # which kind of teacher: not a key
+    kinds = ("auto", "file", "foreign")  # of teachers: no keys
+    where = [part for part in first["loc"] if part not in kinds]
     key = ".".join(map(str, where)) or "configuration"
     values = {repr(mistake["input"]) for mistake in mistakes}  # one value may fill several keys
     more = f" (and {len(values) - 1} more)" if len(values) > 1 else ""
@@ -182,15 +185,29 @@ def _check_together(settings: Settings) -> None:
 
 def _check_teacher(settings: Settings) -> None:
     """Refuse a teacher file that is missing or that knows other classes than the data."""
-    if not isinstance(settings.teacher, TeacherFile) or not settings.loss.needs_teacher:
+    if not settings.loss.needs_teacher:
+        return
+    if isinstance(settings.teacher, ForeignTeacher):
+        _check_foreign(settings.teacher, settings.data.class_names)
+    if not isinstance(settings.teacher, TeacherFile):
         return
     file = find_weights(Path(settings.teacher.path), "teacher.path")
     spec = read_spec(file)
     if (spec.classes, spec.class_names) != (settings.data.classes, settings.data.class_names):
         raise ConfigError(
             f"teacher.path={file}: this teacher knows {_few(spec.class_names)} by {spec.classes} logits, the data has "
-            f"{_few(settings.data.class_names)} with data.classes={settings.data.classes}; they must be the same"
+            f"{_few(settings.data.class_names)} with data.classes={settings.data.classes}; they must be the same",
+            page="your-teacher",
         )
+
+
+def _check_foreign(teacher: ForeignTeacher, class_names: tuple[str, ...]) -> None:
+    """Refuse a foreign teacher whose file is not there; of smp's also its classes, which it tells without torch."""
+    from kd.foreign import files
+
+    file = files.find(teacher)
+    if teacher.kind == "smp":
+        files.channels(teacher, files.smp_config(file).classes, class_names)
 
 
 def _few(names: tuple[str, ...]) -> str:

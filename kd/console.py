@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from kd.data.loading import Batch, TrainLoader
+from kd.terminal import can_move
 
 console = Console(highlight=False)
 
@@ -39,7 +40,7 @@ class Display:
         self.progress = Progress(
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[last]}"),
-            console=console, disable=not console.is_terminal,
+            console=console, disable=not can_move(console),
         )  # fmt: skip
         self.task = self.progress.add_task(who, total=epochs * steps, last="")
 
@@ -108,4 +109,7 @@ def say(*lines: str) -> None:
 
 
 def show(table: Table) -> None:
+    """Print a table; where the terminal is narrow its cells fold, and no figure is cut."""
+    for column in table.columns:
+        column.overflow = "fold"
     console.print(table)

@@ -58,7 +58,7 @@ class Course:
             )
         self._compare(start.facts.get("environment"))
         self._weights = {name: value for name, value in start.tensors.items() if name.startswith(BEST)}
-        if self._weights and models.saved_facts(self.file).get("epoch") != self.best["epoch"]:
+        if self._weights and self.best and models.saved_facts(self.file).get("epoch") != self.best["epoch"]:
             self.network.load_state_dict({name.removeprefix(BEST): value for name, value in self._weights.items()})
             self._save_best(self.best["epoch"])
 
@@ -70,7 +70,7 @@ class Course:
 
     def over(self, result: EpochResult) -> dict[str, Any]:
         """Put an epoch on the disk; returns its record."""
-        record = {**result.metrics(), "time": time.time()}
+        record: dict[str, Any] = {**result.metrics(), "time": time.time()}
         if self.best is None or improves(record, self.best, self.objective):
             self.best = record
             self._weights = {BEST + name: value for name, value in _copy(self.network).items()}
@@ -120,14 +120,14 @@ def best_of(records: Sequence[dict[str, Any]], objective: str) -> dict[str, Any]
 
 def improves(record: Mapping[str, Any], best: Mapping[str, Any], objective: str) -> bool:
     """Whether an epoch is better than the best so far; a figure is better than none."""
-    new, old = record.get(objective), best.get(objective)
-    if _is_missing(new) or _is_missing(old):
-        return _is_missing(old) and not _is_missing(new)
+    new, old = _known(record.get(objective)), _known(best.get(objective))
+    if new is None or old is None:
+        return old is None and new is not None
     return new > old if more_is_better(objective) else new < old
 
 
-def _is_missing(value: float | None) -> bool:
-    return value is None or math.isnan(value)
+def _known(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
 
 
 def _copy(network: Network) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from kd.data.check import Report, Split
 from kd.data.look import Look, Problem
 from kd.errors import shown
+from kd.terminal import can_move
 
 MOST = 20  # lines for problems of one kind
 FEW = 3  # sizes or formats named for a split
@@ -20,7 +21,7 @@ FEW = 3  # sizes or formats named for a split
 def watched(looks: Iterable[Look], total: int) -> Iterable[Look]:
     """The same looks; on a terminal with a progress bar, which leaves no trace."""
     console = Console(stderr=True)
-    return track(looks, "reading", total, console=console, disable=not console.is_terminal, transient=True)
+    return track(looks, "reading", total, console=console, disable=not can_move(console), transient=True)
 
 
 def show(report: Report) -> None:

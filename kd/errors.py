@@ -11,9 +11,19 @@ LONGEST = 2000  # characters of a message
 
 
 class UserError(Exception):
-    """One line that names the key or file, the value, what is allowed, and what to do."""
+    """One line that names the key or file, the value, what is allowed, and what to do.
+
+    `page` is the page of docs/ that helps further, as in docs/<page>.md: each kind has one, which an error may replace.
+    It is no part of the message; `kd.mistakes` shows it at the end of the line.
+    """
 
     exit_code = 1
+    page: str | None = None
+
+    def __init__(self, *message: object, page: str | None = None) -> None:
+        super().__init__(*message)
+        if page is not None:
+            self.page = page
 
     def __str__(self) -> str:
         return one_line(super().__str__())
@@ -23,26 +33,37 @@ class ConfigError(UserError):
     """The composed configuration asks for something impossible."""
 
     exit_code = 2
+    page = "configuration"
 
 
 class DiskError(UserError):
     """A file cannot be written: no space, no permission, no disk."""
 
+    page = "resume"
+
 
 class DataError(UserError):
     """An image, a mask or a data folder is not what the configuration says it is."""
+
+    page = "your-data"
 
 
 class ModelError(UserError):
     """A network or a weights file cannot be built or read."""
 
+    page = "networks"
+
 
 class RunError(UserError):
     """A run cannot go on from what its folder holds, or another process is at work there."""
 
+    page = "resume"
+
 
 class StudyError(UserError):
     """A study cannot be begun, continued or read."""
+
+    page = "studies"
 
 
 class Superseded(UserError):

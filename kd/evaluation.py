@@ -10,12 +10,14 @@ from operator import mul
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from kd.close_look import CloseLook
 from kd.data.loading import EvalLoader
 from kd.errors import UserError
 from kd.losses import cross_entropy
 from kd.metrics import Confusion, predict_labels
-from kd.network import Network
+from kd.network import Network, Segmenter
 from kd.precision import Precision
 from kd.world import SOLO, World
 
@@ -46,15 +48,18 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    network: Network,
+    network: Segmenter,
     loader: EvalLoader,
     precision: Precision,
     ignore_index: int | None,
     reference: Sequence[Tensor] | None = None,
     keep_labels: bool = False,
     world: World = SOLO,
+    look: CloseLook | None = None,
 ) -> Evaluation:
     """Evaluate over every sample of a loader; `reference` is another network's `labels` over the same loader.
+
+    A `look` is shown every batch.
 
     Several processes take whole batches in turn, as their loaders deal them, and each is given the figures of all:
     those of one process, as each batch is computed as it would be there.
@@ -81,12 +86,16 @@ def evaluate(
                 agreement.add(labels, expected.masked_fill(~valid, NOT_COUNTED))
             if keep_labels:
                 kept.append(labels.cpu())
+            if look is not None:
+                look.add(index, logits, labels, batch.masks)
     except UserError as failed:
         error = failed
     world.agree(error)
     network.train(was_training)
     for counted in (confusion, agreement):
         counted.counts = world.total(counted.counts)
+    if look is not None:
+        look.gather(world, len(loader))
     means = world.collect(list(zip(_plain(nats), _plain(pixels), strict=True)), len(loader))
     return Evaluation(
         loss=_mean_per_pixel(means),
@@ -100,14 +109,14 @@ def _plain(values: list[Tensor]) -> list[float]:
     return torch.stack(values).tolist() if values else []
 
 
-def _mean_per_pixel(batches: list[tuple[float, int]]) -> float | None:
+def _mean_per_pixel(batches: list[tuple[float, float]]) -> float | None:
     """From a mean and a number of pixels of each batch."""
     pixels = sum(count for _, count in batches)
     return math.fsum(starmap(mul, batches)) / pixels if pixels else None
 
 
 @torch.no_grad()
-def latency_ms(network: Network, image_size: tuple[int, int], precision: Precision, rounds: int = 11) -> float:
+def latency_ms(network: Segmenter, image_size: tuple[int, int], precision: Precision, rounds: int = 11) -> float:
     """Median milliseconds from one H x W image to its logits, batch 1, after two warm-up calls."""
     was_training = network.training
     network.eval()
@@ -120,3 +129,26 @@ def latency_ms(network: Network, image_size: tuple[int, int], precision: Precisi
         seconds.append(time.perf_counter() - started)
     network.train(was_training)
     return statistics.median(seconds[2:]) * 1000
+
+
+_macs: dict[tuple[object, ...], int] = {}  # they follow from the names, and a study asks often
+
+
+@torch.no_grad()
+def macs(network: Segmenter, image_size: tuple[int, int]) -> int | None:
+    """Multiply-adds from one H x W image to its logits: of convolutions and matrix products, which are nearly all.
+
+    Half of the operations that `torch.utils.flop_counter` counts; None of a network from elsewhere, which torch may not
+    compute.
+    """
+    if not isinstance(network, Network):
+        return None
+    key = (network.settings.arch.lower(), network.settings.encoder, network.count_parameters(), image_size)
+    if key not in _macs:
+        was_training, device = network.training, next(network.parameters()).device
+        network.eval()
+        with FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, 3, *image_size, dtype=torch.uint8, device=device))
+        network.train(was_training)
+        _macs[key] = counter.get_total_flops() // 2
+    return _macs[key]

@@ -15,10 +15,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import Tensor
 
-from kd import checkpoint, console, models, plots, resume, stopping, teacher_store, tracking
+from kd import checkpoint, console, evidence, models, plots, resume, stopping, teacher_store, tracking
 from kd.composition import public
 from kd.config import Job, discard
 from kd.data.transforms import TRANSFORMS
+from kd.environment import environment
 from kd.errors import ConfigError, RunError, UserError
 from kd.run_folder import RunFolder
 from kd.runner import Bench, Lesson, figures, train
@@ -42,7 +43,12 @@ def run(job: Job | None) -> float | tuple[float, ...] | None:
     """
     with stopping.listen() as stop, joined() as world:
         asked = world.broadcast(job)
-        return _run(asked, stop, world) if world.is_main else _train_along(asked, stop, world)
+        if asked is None:
+            raise ValueError("the first process was given no job")
+        if world.is_main:
+            return _run(asked, stop, world)
+        _train_along(asked, stop, world)
+        return None
 
 
 def _run(job: Job, stop: stopping.Stop, world: World) -> float | tuple[float, ...]:
@@ -94,8 +100,8 @@ def _lesson(bench: Bench, known: Known | None, label: str = "") -> Lesson:
         loss=bench.loss(settings.loss.model_dump()),
         seed=settings.seed,
         objective=settings.objective[0],
-        teacher=known and answering(bench, known, settings.trainer.epochs),
-        reference=known and known.batches(settings.trainer.batch_size),
+        teacher=answering(bench, known, settings.trainer.epochs) if known else None,
+        reference=known.batches(settings.trainer.batch_size) if known else None,
         label=label,
     )
 
@@ -105,7 +111,7 @@ def _distil(job: Job, trial: Alone, stop: stopping.Stop, world: World) -> float 
     if (folder / "summary.json").exists():
         raise RunError(f"{folder.path} holds a run that is over; give another hydra.run.dir, or leave it out")
     bench = Bench.of(settings, build_transforms(settings.augment.transforms), stop, world)
-    if trial.predecessor and resume.inherit(trial.predecessor, folder.path, config):
+    if job.trial and trial.predecessor and resume.inherit(trial.predecessor, folder.path, config):
         console.say(f"trial {job.trial.number} goes on from where {trial.predecessor} was cut off")
     folder.write_config(config)
     folder.write_overrides(job.overrides)
@@ -116,11 +122,12 @@ def _distil(job: Job, trial: Alone, stop: stopping.Stop, world: World) -> float 
     name, tags = settings.tracking.run_name or job.name, {**_tags(job), **trial.tags}
     goes_on = checkpoint.exists(folder.path)
     with tracking.run(settings.tracking, settings.root, folder, name, tags, job.choices, continued=goes_on) as mirror:
+        folder.identify(environment=environment(bench.precision.device, world.size))
         mirror.refresh()
         if job.trial:  # a run of its own does not wait for the store
             trial.note({"mlflow_run": mirror.run_id})
         lesson = _lesson(bench, known, f"trial {job.trial.number} " if job.trial else "")
-        if not job.trial:  # a trial's pictures are worth drawing once it has come to its end
+        if settings.pictures and not job.trial:  # a trial's pictures are worth drawing once it has come to its end
             plots.draw_timeline(lesson.timeline, folder / "timeline.png")
         best = train(lesson, bench, folder, mirror, trial.report)
         answered = _answered(lesson.teacher, world)
@@ -167,19 +174,28 @@ def _finish(
     """Measure the best student as it was saved, draw the pictures, show the table."""
     file = folder / "student.safetensors"
     student = bench.precision.place(models.load(file))
-    student_figures, labels = figures(student, bench, file)
+    looks = evidence.looks(bench, teacher)
+    student_figures, labels = figures(student, bench, file, looks)
     if student_figures["val/miou"] != best["val/miou"]:
         log.warning(
             "the saved student reaches val/miou %s, its epoch said %s", student_figures["val/miou"], best["val/miou"]
         )
+    if bench.settings.pictures:
+        _draw(bench, folder, best, teacher, timeline, torch.cat(labels))
+    evidence.leave(bench, folder, looks, torch.cat(labels), teacher)
+    console.show(console.comparison(student_figures, teacher.figures if teacher else None))
+    return {"student": student_figures, **({"teacher": teacher.figures} if teacher else {})}
+
+
+def _draw(
+    bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher: Known | None, timeline: Timeline, labels: Tensor
+) -> None:
     if not (folder / "timeline.png").exists():
         plots.draw_timeline(timeline, folder / "timeline.png")
     reached = teacher.figures.get("val/miou") if teacher else None
     plots.draw_curves(folder.metrics(), best["epoch"], reached, folder / "curves.png")
-    samples = list(_samples(bench, torch.cat(labels), teacher and teacher.labels))
+    samples = list(_samples(bench, labels, teacher.labels if teacher else None))
     plots.draw_predictions(samples, bench.data.class_names, bench.data.ignore_index, folder / "predictions.png")
-    console.show(console.comparison(student_figures, teacher and teacher.figures))
-    return {"student": student_figures, **({"teacher": teacher.figures} if teacher else {})}
 
 
 def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,19 +6,23 @@ import math
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from kd.errors import DiskError, UserError
 
 #: The temporary file of `name.suffix` is .name.suffix.<8 characters>.suffix
 LEFTOVER = re.compile(r"\..+(\.\w+)\.[a-z0-9_]{8}\1")
 
+_SEEKING = threading.Lock()  # where a system can only seek first and read then
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Have `write` fill a temporary file beside `path`, and put it in place whole; an error leaves nothing behind.
 
     Raises:
@@ -31,7 +35,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary = Path(name)
         try:
             write(temporary)
-            with temporary.open("rb") as file:
+            with temporary.open("r+b") as file:  # Windows flushes what is open for writing only
                 os.fsync(file.fileno())
             temporary.chmod(0o644)
             temporary.replace(path)
@@ -46,11 +50,11 @@ def clear_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _for_reading(path: Path) -> BinaryIO:
+def _for_reading(path: Path) -> BufferedReader:
     return path.open("rb")
 
 
-def digest(path: Path, opened: Callable[[Path], BinaryIO] = _for_reading) -> str:
+def digest(path: Path, opened: Callable[[Path], BufferedReader] = _for_reading) -> str:
     """A digest of a file's content, 128 bits as hex; taken once in a process, unless the file changes meanwhile.
 
     `opened` opens it, and says in its own words where that cannot be.
@@ -63,9 +67,29 @@ def digest(path: Path, opened: Callable[[Path], BinaryIO] = _for_reading) -> str
 
 
 @lru_cache(maxsize=2**17)
-def _digest(path: Path, opened: Callable[[Path], BinaryIO], *_state: int) -> str:
+def _digest(path: Path, opened: Callable[[Path], BufferedReader], *_state: int) -> str:
     with opened(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def read_at(file: int, target: memoryview, offset: int) -> int:
+    """Fill `target` from an open file's bytes at `offset`; returns how many there were."""
+    if hasattr(os, "preadv"):
+        return os.preadv(file, [target], offset)
+    with _SEEKING:  # Windows
+        os.lseek(file, offset, os.SEEK_SET)
+        data = os.read(file, target.nbytes)
+    target[: len(data)] = data
+    return len(data)
+
+
+def write_at(file: int, data: memoryview, offset: int) -> int:
+    """Write `data` into an open file at `offset`; returns how many bytes were written."""
+    if hasattr(os, "pwrite"):
+        return os.pwrite(file, data, offset)
+    with _SEEKING:
+        os.lseek(file, offset, os.SEEK_SET)
+        return os.write(file, data)
 
 
 def touch(path: Path) -> None:

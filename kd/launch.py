@@ -76,5 +76,6 @@ def refuse_a_study(arguments: Sequence[str]) -> None:
         raise ConfigError(
             f"-m was started in {place().size} processes, each of which would run the study; start it once, without "
             "torchrun, and give each trial several tasks: hydra/launcher=submitit_slurm "
-            "hydra.launcher.tasks_per_node=2 (or submitit_local)"
+            "hydra.launcher.tasks_per_node=2 (or submitit_local)",
+            page="gpus",
         )

@@ -19,11 +19,16 @@ Shapes: B batch, C classes, H and W pixels; C = 1 is binary, one foreground logi
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import reduce
+from operator import add
 
 import torch
 import torch.nn.functional as F
 from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor
+
+#: The weights of the four terms.
+WEIGHTS = ("alpha", "beta", "gamma", "delta")
 
 #: The sum of a tensor over the processes that share a batch, through which gradients flow.
 Total = Callable[[Tensor], Tensor] | None
@@ -49,6 +54,12 @@ def binary_kl(
     With p = sigmoid(t / T) and q = sigmoid(s / T): p log(p / q) + (1 - p) log((1 - p) / (1 - q)). A softmax over one
     channel would be 1 everywhere, and its KL 0. As T grows it tends to (s - t)^2 / 8.
 
+    Shape:
+        student and teacher B x 1 x H x W raw logits, valid B x H x W booleans (None: all) -> a scalar.
+
+    >>> binary_kl(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5), temperature=10.0)  # nearly 0.5^2 / 8
+    tensor(0.0312)
+
     Reference: Hinton, Vinyals, Dean, arXiv 1503.02531, section 2 (and 2.1 for the limit).
     """
     s, t = student_B1HW.float() / temperature, teacher_B1HW.float() / temperature
@@ -64,6 +75,13 @@ def multiclass_kl(
 
     A sum over classes and a mean over valid pixels. As T grows it tends to half the mean square, over classes, of the
     difference between the two sets of logits, each centred on its own mean.
+
+    Shape:
+        student and teacher B x C x H x W raw logits, valid B x H x W booleans (None: all) -> a scalar.
+
+    >>> logits = torch.randn(2, 3, 4, 4)
+    >>> multiclass_kl(logits + 1, logits, temperature=4.0).abs() < 1e-6  # softmax knows no common offset
+    tensor(True)
 
     Reference: Hinton, Vinyals, Dean, arXiv 1503.02531, section 2 (and 2.1 for the limit).
     """
@@ -100,7 +118,9 @@ def cross_entropy(
     return _mean_over_valid(per_pixel, valid_BHW, total)
 
 
-def pooled_dice(logits_BCHW: Tensor, mask_BHW: Tensor, valid_BHW: Tensor | None, total: Callable) -> Tensor:
+def pooled_dice(
+    logits_BCHW: Tensor, mask_BHW: Tensor, valid_BHW: Tensor | None, total: Callable[[Tensor], Tensor]
+) -> Tensor:
     """1 - Dice from sums over the batch that all processes share, a mean over the C classes, in [0, 1].
 
     What smp's DiceLoss is to one process: a class that has no true pixel in the whole batch adds 0.
@@ -140,21 +160,36 @@ class DistillationLoss(torch.nn.Module):
     """The weighted sum of the four terms; a term of weight 0 is not computed.
 
     Args:
-        weights: `alpha`, `beta`, `gamma`, `delta`, each at least 0.
+        weights: `alpha`, `beta`, `gamma`, `delta`, each at least 0; one that is not named is 0.
         classes: 1 for binary, otherwise the number C of classes.
         ignore_index: the mask value of void pixels, which take part in no term; None where there are none.
         total: the sum over the processes that share the batch; None for one process.
 
     Shape:
-        student B x C x H x W, mask B x H x W, teacher B x C x H x W (or None where alpha = beta = 0).
+        student B x C x H x W, mask B x H x W, teacher B x C x H x W (or None where alpha = beta = 0), all raw logits
+        and labels -> `Terms` of scalars.
+
+    Raises:
+        ValueError: a weight is unknown or negative, or all are 0; later, shapes do not fit.
+
+    >>> loss = DistillationLoss({"alpha": 0.5, "gamma": 0.5}, classes=1)
+    >>> student, teacher = torch.zeros(2, 1, 4, 4, requires_grad=True), torch.ones(2, 1, 4, 4)
+    >>> terms = loss(student, mask_BHW=torch.ones(2, 4, 4), teacher_BCHW=teacher, temperature=4.0)
+    >>> torch.allclose(terms.loss, 0.5 * terms.kl + 0.5 * terms.ce), terms.dice
+    (True, None)
+    >>> terms.loss.backward()
     """
 
     def __init__(
         self, weights: Mapping[str, float], classes: int, ignore_index: int | None = None, total: Total = None
     ) -> None:
         super().__init__()
-        self.weights = {name: float(weights[name]) for name in ("alpha", "beta", "gamma", "delta")}
-        self.ignore_index, self.total = ignore_index, total
+        self.weights = {name: float(weights.get(name, 0.0)) for name in WEIGHTS}
+        if not set(weights) <= set(WEIGHTS) or min(self.weights.values()) < 0 or not any(self.weights.values()):
+            raise ValueError(
+                f"weights must be of {', '.join(WEIGHTS)}, none below 0 and not all 0, but got {dict(weights)}"
+            )
+        self.classes, self.ignore_index, self.total = classes, ignore_index, total
         self.kl = binary_kl if classes == 1 else multiclass_kl
         # smp pools Dice over the batch; a class that has no true pixel in it adds 0 to the mean over classes.
         self.soft_dice = DiceLoss("binary" if classes == 1 else "multiclass", ignore_index=ignore_index)
@@ -165,11 +200,12 @@ class DistillationLoss(torch.nn.Module):
         return self.weights["alpha"] > 0 or self.weights["beta"] > 0
 
     def forward(self, student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, temperature: float) -> Terms:
+        _check_shapes(student_BCHW, mask_BHW, teacher_BCHW if self.needs_teacher else student_BCHW, self.classes)
         valid = None if self.ignore_index is None else mask_BHW != self.ignore_index
         weights, total, terms = self.weights, self.total, {}
-        if weights["alpha"]:
+        if weights["alpha"] and teacher_BCHW is not None:
             terms["kl"] = self.kl(student_BCHW, teacher_BCHW, temperature, valid, total)
-        if weights["beta"]:
+        if weights["beta"] and teacher_BCHW is not None:
             terms["mse"] = logits_mse(student_BCHW, teacher_BCHW, valid, total)
         if weights["gamma"]:
             terms["ce"] = cross_entropy(student_BCHW, mask_BHW, valid, total)
@@ -180,4 +216,18 @@ class DistillationLoss(torch.nn.Module):
                 else pooled_dice(student_BCHW, mask_BHW, valid, total)
             )
         names = {"kl": "alpha", "mse": "beta", "ce": "gamma", "dice": "delta"}
-        return Terms(loss=sum(weights[names[name]] * term for name, term in terms.items()), **terms)
+        return Terms(loss=reduce(add, (weights[names[name]] * term for name, term in terms.items())), **terms)
+
+
+def _check_shapes(student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, classes: int) -> None:
+    """Refuse what would be broadcast to a loss that means something else."""
+    expected = (len(student_BCHW), classes, *student_BCHW.shape[2:])
+    batch, _, height, width = expected if len(expected) == 4 else ("B", classes, "H", "W")
+    for what, tensor, shape in (
+        ("the student's logits", student_BCHW, (batch, classes, height, width)),
+        ("the teacher's logits", teacher_BCHW, (batch, classes, height, width)),
+        ("the mask", mask_BHW, (batch, height, width)),
+    ):
+        if tensor is None or tuple(tensor.shape) != shape:
+            got = None if tensor is None else tuple(tensor.shape)
+            raise ValueError(f"{what} must have the shape {shape}, but got {got}")

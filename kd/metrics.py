@@ -14,7 +14,11 @@ from torch import Tensor
 
 
 def predict_labels(logits_BCHW: Tensor) -> Tensor:
-    """The most probable label of each pixel, B x H x W uint8; C = 1 is foreground where its logit is above 0."""
+    """The most probable label of each pixel, B x H x W uint8; C = 1 is foreground where its logit is above 0.
+
+    >>> predict_labels(torch.tensor([-1.0, 2.0]).view(1, 1, 1, 2))
+    tensor([[[0, 1]]], dtype=torch.uint8)
+    """
     if logits_BCHW.shape[1] == 1:
         return (logits_BCHW.squeeze(1) > 0).to(torch.uint8)
     return logits_BCHW.argmax(dim=1).to(torch.uint8)
@@ -26,6 +30,12 @@ class Confusion:
     Args:
         labels: how many labels there are: 2 for binary data.
         ignore_index: the mask value of void pixels, which are not counted.
+        device: where it counts: that of the predictions.
+
+    >>> confusion = Confusion(labels=2, ignore_index=255)
+    >>> confusion.add(torch.tensor([[[0, 1, 1, 1]]]), mask_BHW=torch.tensor([[[0, 0, 1, 255]]]))
+    >>> confusion.iou(), confusion.summary(["background", "foreground"])["miou"]
+    ([0.5, 0.5], 0.5)
     """
 
     def __init__(self, labels: int, ignore_index: int | None = None, device: torch.device | str = "cpu") -> None:

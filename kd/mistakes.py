@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from kd.composition import CONF, known_keys, options
-from kd.errors import ConfigError, UserError, nearest, one_line
+from kd.errors import ConfigError, DiskError, UserError, nearest
 from kd.launch import place
 
 #: What a system says of a path that it will not let anyone write.
@@ -36,11 +36,11 @@ def one_line_errors() -> Iterator[None]:
         _say("interrupted")
         sys.exit(getattr(error, "exit_code", 130))
     except Exception as error:
-        line, code = _one_line(error)
-        if FULL or line is None:
+        told = _told(error)
+        if FULL or told is None:
             raise
-        _say(f"error: {one_line(line)}")
-        sys.exit(code)
+        _say(f"error: {told}{f' (docs/{told.page}.md)' if told.page else ''}")
+        sys.exit(told.exit_code)
     finally:
         if not FULL:
             os.environ.pop("HYDRA_FULL_ERROR", None)
@@ -52,25 +52,25 @@ def _say(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _one_line(error: BaseException) -> tuple[str | None, int]:
+def _told(error: Exception) -> UserError | None:
+    """What a person did wrong, and where help is; None for a defect of ours."""
     if told := _user_error(error):
-        return str(told), told.exit_code
+        return told
     if isinstance(error, OSError) and error.errno in DISK and error.filename:
-        return f"{error.filename}: {error.strerror}; mend that and give the same command again", 1
+        return DiskError(f"{error.filename}: {error.strerror}; mend that and give the same command again")
     if _from_composing(error):
-        return _composition_mistake(error), ConfigError.exit_code
+        return ConfigError(_composition_mistake(error))
     ours = {name for name in _modules(error) if name.startswith("kd.")} - {__name__}
     if isinstance(error, OSError) and not ours:  # hydra, before anything of ours has begun
-        return (
-            f"{error.filename}: {error.strerror}; no run folder can be made there, set root=... to a place of yours",
-            1,
+        return UserError(
+            f"{error.filename}: {error.strerror}; no run folder can be made there, set root=... to a place of yours"
         )
     if "torchvision::" in str(error):
-        return (
+        return UserError(
             f"torch and torchvision are not a matching pair ({str(error).splitlines()[0]}); install the versions that "
             "requirements.lock names: pip install --require-hashes -r requirements.lock"
-        ), 1
-    return None, 1
+        )
+    return None
 
 
 def _user_error(error: BaseException | None) -> UserError | None:
@@ -93,7 +93,7 @@ def _modules(error: BaseException) -> list[str]:
     return [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
 
 
-def _composition_mistake(error: Exception) -> str:
+def _composition_mistake(error: BaseException) -> str:
     """What hydra could not compose, with the nearest that it could."""
     message = "\n".join(line.strip() for line in str(error).splitlines() if not NOISE.match(line.strip()))
     key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None) or ""

@@ -19,8 +19,8 @@ from torch import nn
 from kd.blocks import Partition, partition
 from kd.errors import ModelError, nearest
 from kd.files import write_atomically, write_json
-from kd.network import IMAGENET_MEAN, IMAGENET_STD, Network
-from kd.settings import NetworkSettings
+from kd.network import RGB, Network
+from kd.settings import IMAGENET_MEAN, IMAGENET_STD, NetworkSettings
 from kd.spec import NetworkSpec, read_spec
 from kd.weights import fill, opened
 
@@ -38,12 +38,12 @@ def build(settings: NetworkSettings, classes: int, class_names: tuple[str, ...],
         ModelError: unknown architecture or encoder, weights that cannot be had or do not fit.
     """
     weights = settings.weights
-    from_file = weights is not None and (Path(weights).suffix != "" or os.sep in weights)
+    from_file = weights is not None and (Path(weights).suffix != "" or "/" in weights or os.sep in weights)
     named_weights = None if from_file else weights
     body = _create(settings, classes, f"{key}.", named_weights)
     mean, std = IMAGENET_MEAN, IMAGENET_STD
-    if from_file:
-        _load_encoder(body.encoder, Path(weights), f"{key}.weights={weights}")
+    if weights is not None and from_file:
+        _load_encoder(body.get_submodule("encoder"), Path(weights), f"{key}.weights={weights}")
     elif weights is not None:
         mean, std = _normalisation(settings, key)
     else:
@@ -60,7 +60,7 @@ def _create(settings: NetworkSettings, classes: int, where: str, weights: str | 
         raise ModelError(
             f"{where}arch={settings.arch} is not an architecture; {nearest(settings.arch.lower(), ARCHITECTURES)}"
         )
-    _check_encoder(settings.encoder, where)
+    check_encoder(settings.encoder, where)
     if weights is not None and settings.encoder.startswith("tu-") and weights != "imagenet":
         raise ModelError(
             f"{where}weights={weights}: timm's encoders take imagenet or null; another set of weights is part of the "
@@ -81,11 +81,11 @@ def _parts(settings: NetworkSettings, body: nn.Module) -> Partition:
     """The blocks of a network's encoder, which follow from the names of architecture and encoder."""
     name = settings.arch.lower(), settings.encoder
     if name not in _known:
-        _known[name] = partition(body.encoder)
+        _known[name] = partition(body.get_submodule("encoder"))
     return _known[name]
 
 
-def _check_encoder(encoder: str, where: str) -> None:
+def check_encoder(encoder: str, where: str) -> None:
     names = smp.encoders.get_encoder_names()
     if encoder.startswith("tu-"):
         known, names = timm.is_model(encoder.removeprefix("tu-")), [f"tu-{name}" for name in timm.list_models()]
@@ -110,14 +110,15 @@ def _cannot_build(error: Exception, settings: NetworkSettings, where: str) -> Ex
     )
 
 
-def _normalisation(settings: NetworkSettings, key: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(settings: NetworkSettings, key: str) -> tuple[RGB, RGB]:
     """Mean and standard deviation that named weights were trained with, of RGB in [0, 1]."""
     try:
         params = smp.encoders.get_preprocessing_params(settings.encoder, pretrained=settings.weights)
     except Exception as error:  # from the hub, as above
         raise _cannot_build(error, settings, f"{key}.") from error
     scale = params["input_range"][1]
-    return tuple(m / scale for m in params["mean"]), tuple(s / scale for s in params["std"])
+    mean, std = ((r / scale, g / scale, b / scale) for r, g, b in (params["mean"], params["std"]))
+    return mean, std
 
 
 def _quicken_batch_norm(body: nn.Module) -> None:
@@ -182,4 +183,5 @@ def load(path: Path) -> Network:
 
 def count_blocks(settings: NetworkSettings) -> int:
     """How many encoder blocks a network has; builds it, which takes a moment."""
-    return len(partition(_create(settings, 1, "backbone.student.", None).encoder).blocks)
+    body = _create(settings, 1, "backbone.student.", None)
+    return len(partition(body.get_submodule("encoder")).blocks)

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from kd.files import write_atomically
 from kd.timeline import Timeline
@@ -28,6 +29,7 @@ def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
     figure.align_ylabels()
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
+        ax.xaxis.get_major_locator().set_params(integer=True)
     return figure, axes
 
 
@@ -128,8 +130,7 @@ def draw_predictions(
     for row, sample in enumerate(samples):
         for column, title in enumerate(titles):
             at = row * (height + gap), column * (width + gap)
-            panel = _panel(title, sample, colours, ignore_index)
-            sheet[at[0] : at[0] + height, at[1] : at[1] + width] = panel
+            sheet[at[0] : at[0] + height, at[1] : at[1] + width] = panel(title, sample, colours, ignore_index)
     inches, head, foot = 2.2 * len(titles), 0.3, 0.2 + 0.2 * -(-len(class_names) // 6)
     tall = inches * sheet.shape[0] / sheet.shape[1]
     figure = plt.figure(figsize=(inches, tall + head + foot))
@@ -138,19 +139,20 @@ def draw_predictions(
     ax.set_axis_off()
     for column, title in enumerate(titles):
         ax.text(column * (width + gap) + width / 2, -gap, title, fontsize=9, ha="center", va="bottom")
-    handles = [plt.Line2D([], [], marker="s", linestyle="", color=colours[i] / 255) for i in range(len(class_names))]
+    handles = [Line2D([], [], marker="s", linestyle="", color=colours[i] / 255) for i in range(len(class_names))]
     figure.legend(handles, class_names, loc="lower center", ncols=min(len(class_names), 6), frameon=False, fontsize=8)
     _save(figure, path)
 
 
 def class_colours(count: int) -> np.ndarray:
     """`count` RGB colours (uint8), one per label; the first is dark, for background."""
-    palette = np.array(plt.get_cmap("tab20").colors + plt.get_cmap("tab20b").colors)[:, :3] * 255
+    palette = np.array([*matplotlib.color_sequences["tab20"], *matplotlib.color_sequences["tab20b"]])[:, :3] * 255
     repeated = palette[np.arange(max(count - 1, 0)) % len(palette)]
     return np.concatenate([[[40, 40, 48]], repeated]).astype(np.uint8)[:count]
 
 
-def _panel(title: str, sample: Mapping[str, np.ndarray], colours: np.ndarray, ignore_index: int | None) -> np.ndarray:
+def panel(title: str, sample: Mapping[str, np.ndarray], colours: np.ndarray, ignore_index: int | None) -> np.ndarray:
+    """One column of `draw_predictions`, H x W x 3 uint8: the image, labels by name, or where the student is wrong."""
     if title == "image":
         return sample["image"]
     truth = sample["truth"]

@@ -5,15 +5,18 @@ import os
 import sys
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from kd.errors import ConfigError
 from kd.launch import Place
-from kd.network import Network
+from kd.network import Network, Segmenter
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Placed = TypeVar("Placed", bound=Segmenter)
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Precision:
     name: str = "fp32"
     channels_last: bool = True
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision, or nothing where the precision is fp32."""
         return torch.autocast(self.device.type, dtype=DTYPES[self.name], enabled=self.name != "fp32")
 
@@ -32,11 +35,11 @@ class Precision:
         """Loss scaling, which only fp16 needs; disabled for the others."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
 
-    def place(self, network: Network) -> Network:
+    def place(self, network: Placed) -> Placed:
         """Move a network to the device, in the layout."""
         fits = self.channels_last and not (self.device.type == "cpu" and _corrupts_memory(network))
         network.layout = torch.channels_last if fits else torch.contiguous_format
-        return network.to(self.device, memory_format=network.layout)
+        return network.to(self.device, memory_format=network.layout)  # type: ignore[call-overload]  # stubs lack it
 
 
 def hold_memory() -> None:
@@ -92,7 +95,9 @@ def choose_device(name: str, place: Place = Place()) -> torch.device:  # noqa: B
     device = torch.device(name)
     there = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}[device.type]
     if (device.index or 0) >= there:
-        raise ConfigError(f"trainer.device={name}: this machine has {there} such device(s); use auto or cpu")
+        raise ConfigError(
+            f"trainer.device={name}: this machine has {there} such device(s); use auto or cpu", page="gpus"
+        )
     return device
 
 
@@ -100,7 +105,8 @@ def _choose_own(name: str, place: Place) -> torch.device:
     """One device of those that several processes use."""
     if name not in ("auto", "cpu", "cuda"):
         raise ConfigError(
-            f"trainer.device={name} is a single device, and {place.size} processes train; use auto, cuda or cpu"
+            f"trainer.device={name} is a single device, and {place.size} processes train; use auto, cuda or cpu",
+            page="gpus",
         )
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and not gpus):
@@ -108,7 +114,8 @@ def _choose_own(name: str, place: Place) -> torch.device:
     if gpus < place.local_size:
         raise ConfigError(
             f"trainer.device={name}: this machine has {gpus} GPU(s) for {place.local_size} processes; start as many "
-            "(--nproc-per-node), or use cpu"
+            "(--nproc-per-node), or use cpu",
+            page="gpus",
         )
     return torch.device("cuda", place.local_rank)
 

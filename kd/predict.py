@@ -31,8 +31,11 @@ from kd.precision import Precision
 
 Kind = Literal["masks", "probabilities", "overlays"]
 KINDS = ("masks", "probabilities", "overlays")
-#: The axes that each look turns round.
-FLIPS: Mapping[str, Sequence[tuple[int, ...]]] = {"": [()], "h": [(), (3,)], "hv": [(), (3,), (2,), (2, 3)]}
+FLIPS: dict[str, list[tuple[int, ...]]] = {
+    "": [()],
+    "h": [(), (3,)],
+    "hv": [(), (3,), (2,), (2, 3)],
+}  # the axes that each look turns round
 SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 
 

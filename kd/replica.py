@@ -7,6 +7,7 @@ takes is the whole batch's gradient.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -44,7 +45,7 @@ class Replica:
         with self._mode:
             return self._wrapped(images)
 
-    def keeping_gradients(self, keep: bool) -> AbstractContextManager:
+    def keeping_gradients(self, keep: bool) -> AbstractContextManager[Any]:
         """Where `keep` holds, gradients are added up here, to be shared with those of a later batch."""
         if keep and isinstance(self._wrapped, DistributedDataParallel):
             return self._wrapped.no_sync()

@@ -23,7 +23,7 @@ from kd.launch import folder_of_this_process, place
 from kd.settings import CACHE_KEYS
 
 #: Keys, and groups of keys, that may be another after a resume.
-FREE = ("trainer.workers", "trainer.checkpoint_minutes", "tracking", "root", *CACHE_KEYS)
+FREE = ("trainer.workers", "trainer.checkpoint_minutes", "tracking", "root", "pictures", *CACHE_KEYS)
 AUTO = "auto"
 
 
@@ -105,7 +105,8 @@ def merged(folder: Path, config: dict[str, Any], typed: Iterable[str]) -> dict[s
         shown = ", ".join(f"{key} is {saved.get(key)!r} and not {asked.get(key)!r}" for key in sorted(other)[:4])
         raise ConfigError(
             f"resume={folder} cannot go on with another configuration: {shown}; leave "
-            f"{'these' if len(other) > 1 else 'it'} out, or begin a new run"
+            f"{'these' if len(other) > 1 else 'it'} out, or begin a new run",
+            page="resume",
         )
     result = _saved(folder) | {"root": config["root"]}
     if any(_is_in("tracking", [name.partition(".")[0]]) for name in names) or "***" in str(saved.get("tracking.uri")):

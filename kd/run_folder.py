@@ -7,6 +7,7 @@ metrics.jsonl         one line per epoch, with the time (seconds since 1970) at 
 checkpoint*           while the run goes on: what it goes on from after a kill, and the one before
 student.safetensors   the best student, with student.json beside it (teacher.* in a teacher's folder)
 summary.json          the best epoch, the final table, test figures, cost
+evidence.json         what `kd report` shows beside the figures, with evidence.safetensors
 timeline.png  curves.png  predictions.png
 """
 

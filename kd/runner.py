@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from kd import models
 from kd.answers import Answers
+from kd.close_look import CloseLook
 from kd.console import Display, Watched
 from kd.course import Course, Onlooker, best_of
 from kd.data import Source
@@ -24,10 +25,10 @@ from kd.data.cache import Samples, kept
 from kd.data.loading import EvalLoader, TrainLoader
 from kd.data.views import Augmentation
 from kd.errors import ConfigError
-from kd.evaluation import Evaluation, evaluate, latency_ms
+from kd.evaluation import Evaluation, evaluate, latency_ms, macs
 from kd.files import write_json
 from kd.losses import DistillationLoss
-from kd.network import Network
+from kd.network import Network, Segmenter
 from kd.precision import Precision, choose_device, compiled, hold_memory, repeat_bit_for_bit
 from kd.run_folder import RunFolder
 from kd.settings import Settings
@@ -68,7 +69,7 @@ class Bench:
         if device.type == "cpu":
             hold_memory()
         workers = settings.trainer.workers
-        if workers == "auto":  # on a CPU the cores are busy training
+        if isinstance(workers, str):  # auto: on a CPU the cores are busy training
             cores = max(1, (os.cpu_count() or 1) // world.local_size)
             workers = min(8, cores) if device.type == "cuda" else 0
         precision = Precision(device, settings.trainer.precision, settings.trainer.channels_last)
@@ -105,14 +106,19 @@ class Bench:
         return DistillationLoss(weights, self.data.classes, self.data.ignore_index, total)
 
     def evaluate(
-        self, network: Network, split: str, reference: Sequence[Tensor] | None = None, keep_labels: bool = False
+        self,
+        network: Segmenter,
+        split: str,
+        reference: Sequence[Tensor] | None = None,
+        keep_labels: bool = False,
+        look: CloseLook | None = None,
     ) -> Evaluation:
         if split not in self.loaders:
             self.loaders[split] = EvalLoader(
                 self.samples, split, self.settings.trainer.batch_size, self.workers, self._pin, self.world
             )
         loader, void = self.loaders[split], self.data.ignore_index
-        return evaluate(network, loader, self.precision, void, reference, keep_labels, self.world)
+        return evaluate(network, loader, self.precision, void, reference, keep_labels, self.world, look)
 
     @property
     def _pin(self) -> bool:
@@ -124,6 +130,11 @@ class Bench:
             seed, optimizer.weight_decay, optimizer.betas, optimizer.clip_norm, trainer.accumulate,
             skip_nonfinite=trainer.nonfinite == "skip", validate_every=trainer.validate_every,
         )  # fmt: skip
+
+    def look(self, baseline_HW: Tensor | None = None, reference: Sequence[Tensor] | None = None) -> CloseLook:
+        """A closer look that can be taken at one split."""
+        labels, void = len(self.data.class_names), self.data.ignore_index
+        return CloseLook(labels, void, self.precision.device, baseline_HW, reference)
 
     def build(self, who: str, seed: int) -> Network:
         """The student or the teacher of the backbone, its random parts drawn from `seed`, on the device."""
@@ -141,7 +152,8 @@ def _check_shares(settings: Settings, world: World) -> None:
     if min(batch, samples) < world.size:
         raise ConfigError(
             f"trainer.batch_size={batch} (of {samples} training images) is shared by {world.size} processes, and is "
-            "too small to give each an image; raise it, or start fewer processes (--nproc-per-node)"
+            "too small to give each an image; raise it, or start fewer processes (--nproc-per-node)",
+            page="gpus",
         )
 
 
@@ -168,6 +180,14 @@ class Lesson:
 Judge = Callable[[float | None, int, int], bool]
 
 
+@overload
+def train(lesson: Lesson, bench: Bench, folder: RunFolder, mirror: NullRun, judge: Judge = ...) -> dict[str, Any]: ...
+
+
+@overload
+def train(lesson: Lesson, bench: Bench, folder: None, mirror: NullRun) -> None: ...
+
+
 def train(
     lesson: Lesson, bench: Bench, folder: RunFolder | None, mirror: NullRun, judge: Judge = lambda *_: False
 ) -> dict[str, Any] | None:
@@ -182,8 +202,9 @@ def train(
         RunError: there are checkpoints, but none to go on from.
     """
     facts, minutes = {"image_size": list(bench.data.image_size)}, bench.settings.trainer.checkpoint_minutes
-    world, course = bench.world, Onlooker()
-    if world.is_main:
+    world = bench.world
+    course: Course | Onlooker = Onlooker()
+    if folder is not None:
         course = Course(lesson.who, lesson.network, folder, lesson.objective, facts, minutes)
     start = world.broadcast(course.start)
     answers = lesson.teacher.answers if isinstance(lesson.teacher, CachedTeacher) else None
@@ -191,7 +212,9 @@ def train(
     if start is None and _enters_closed(lesson):
         measure_batch_norm(lesson.network, loader, bench.precision, lesson.seed, world=world)
     for past in range(len(course.records)):  # which the judge may not have heard of
-        enough = judge(best_of(course.records[: past + 1], lesson.objective).get(lesson.objective), past + 1, epochs)
+        enough = judge(
+            (best_of(course.records[: past + 1], lesson.objective) or {}).get(lesson.objective), past + 1, epochs
+        )
 
     def pause() -> bool:
         return world.any(bench.stop.asked or course.due())
@@ -202,12 +225,12 @@ def train(
     ):
         epochs_left = _epochs(lesson, bench, Watched(loader, display), folder, pause, start)
         for item in () if world.broadcast(enough) else epochs_left:
-            if world.is_main and isinstance(item, EpochResult):
+            if isinstance(course, Course) and isinstance(item, EpochResult):
                 record = course.over(item)
                 display.epoch(record, course.best is record and lesson.objective in record)
                 mirror.refresh()
-                enough = judge(course.best.get(lesson.objective), record["epoch"] + 1, epochs)
-            elif world.is_main:
+                enough = judge((course.best or record).get(lesson.objective), record["epoch"] + 1, epochs)
+            elif isinstance(course, Course):
                 course.save(item.snapshot())
             if world.broadcast(enough):
                 break
@@ -251,14 +274,19 @@ def _epochs(lesson: Lesson, bench: Bench, loader: Watched, folder: RunFolder | N
         raise
 
 
-def figures(network: Network, bench: Bench, file: Path) -> tuple[dict[str, Any], list[Tensor]]:
+def figures(
+    network: Segmenter, bench: Bench, file: Path, looks: Mapping[str, CloseLook] | None = None
+) -> tuple[dict[str, Any], list[Tensor]]:
     """What a network is and how good it is: size, speed, and its metrics on validation and (where there is one) test.
 
-    Also returns its labels over the validation split. Several processes share the work; the first one takes the time.
+    Also returns its labels over the validation split; `looks` are shown the predictions of their split. Several
+    processes share the work; the first one takes the time.
     """
-    world, evaluation = bench.world, bench.evaluate(network, "val", keep_labels=True)
+    looks = looks or {}
+    world, evaluation = bench.world, bench.evaluate(network, "val", keep_labels=True, look=looks.get("val"))
     result = {
         "parameters": network.count_parameters(),
+        "macs": macs(network, bench.data.image_size),
         "file_bytes": file.stat().st_size,
         "latency_ms": world.broadcast(
             latency_ms(network, bench.data.image_size, bench.precision) if world.is_main else None
@@ -266,6 +294,6 @@ def figures(network: Network, bench: Bench, file: Path) -> tuple[dict[str, Any],
         **{f"val/{name}": value for name, value in evaluation.metrics(network.class_names).items()},
     }
     if bench.data.size("test"):
-        test = bench.evaluate(network, "test").metrics(network.class_names)
+        test = bench.evaluate(network, "test", look=looks.get("test")).metrics(network.class_names)
         result |= {f"test/{name}": value for name, value in test.items()}
     return result, evaluation.labels

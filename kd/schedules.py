@@ -32,7 +32,7 @@ def _listed(name: str, values: Sequence[float]) -> tuple[float, ...]:
 
 
 class Schedule(ABC):
-    """Temperature as a pure function of progress."""
+    """Temperature as a pure function of progress: `schedule(progress(epoch, epochs))`."""
 
     @abstractmethod
     def __call__(self, progress: float) -> float:
@@ -41,7 +41,14 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """T = initial, throughout."""
+    """T = initial, throughout.
+
+    >>> Constant(4.0)(0.5)
+    4.0
+
+    Raises:
+        ValueError: `initial` is no positive, finite number; so do the others for theirs.
+    """
 
     initial: float = 4.0
 
@@ -77,7 +84,11 @@ class _FromTo(Schedule):
 
 @dataclass(frozen=True)
 class Linear(_FromTo):
-    """T = initial + (final - initial) p."""
+    """T = initial + (final - initial) p.
+
+    >>> [Linear(4, 1)(progress(epoch, epochs=4)) for epoch in range(4)]
+    [4.0, 3.0, 2.0, 1.0]
+    """
 
     def between(self, progress: float) -> float:
         return self.initial + (self.final - self.initial) * progress
@@ -85,7 +96,11 @@ class Linear(_FromTo):
 
 @dataclass(frozen=True)
 class Cosine(_FromTo):
-    """T = final + (initial - final) (1 + cos(pi p)) / 2: slow at both ends, fast in the middle."""
+    """T = final + (initial - final) (1 + cos(pi p)) / 2: slow at both ends, fast in the middle.
+
+    >>> [Cosine(4, 1)(p) for p in (0, 0.5, 1)]
+    [4.0, 2.5, 1.0]
+    """
 
     def between(self, progress: float) -> float:
         return self.final + (self.initial - self.final) * (1 + math.cos(math.pi * progress)) / 2
@@ -93,7 +108,11 @@ class Cosine(_FromTo):
 
 @dataclass(frozen=True)
 class Exponential(_FromTo):
-    """T = initial (final / initial)^p: the same factor every epoch."""
+    """T = initial (final / initial)^p: the same factor every epoch.
+
+    >>> [round(Exponential(8, 1)(progress(epoch, epochs=4)), 9) for epoch in range(4)]
+    [8.0, 4.0, 2.0, 1.0]
+    """
 
     def between(self, progress: float) -> float:
         # In logarithms, as final / initial alone may overflow although every temperature between them is finite.
@@ -105,6 +124,9 @@ class Piecewise(Schedule):
     """Straight lines through (progress, temperature) points, given as two lists of one length.
 
     `at` rises strictly from 0 to 1; `temperatures` holds the temperature at each of those moments.
+
+    >>> Piecewise(at=[0, 0.5, 1], temperatures=[10, 2, 1])(0.25)
+    6.0
     """
 
     at: Sequence[float] = (0.0, 0.2, 0.8, 1.0)

@@ -26,9 +26,11 @@ from kd.schedules import Schedule
 from kd.timeline import LearningRates, Timeline
 from kd.unfreeze import Policy
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
 Epochs = Annotated[PositiveInt, Field(le=100_000)]  # a plan is a list of them
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MOST_WORKERS = 1024  # more are a slip, and would bring the machine down
 
 #: Keys that say how a result is come by, and change none.
@@ -58,7 +60,7 @@ class Group(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError("should be no true or false")
         return value
 
@@ -150,6 +152,51 @@ class TeacherFile(Cached):
     path: str
 
 
+class Normalisation(Group):
+    """What a network wants to be fed: (x - mean) / std of RGB, after x in [0, 1] was multiplied by `scale`."""
+
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Positive, Positive, Positive]
+    scale: Positive = 1.0
+
+
+#: The names that a normalisation may have in a configuration.
+NORMALISATIONS = {
+    "imagenet": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+    "none": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},
+}
+
+
+class ForeignTeacher(Cached):
+    """A teacher that was trained elsewhere: smp's save_pretrained, torchvision's networks, or an exported network.
+
+    `class_map` has the teacher's channel of each of the data's classes (for binary data: of background, foreground);
+    null where they are the same. `model` is torchvision's name of the network.
+    """
+
+    kind: Literal["smp", "torchvision", "exported"]
+    path: str
+    normalisation: Normalisation
+    class_map: tuple[Annotated[int, Field(strict=True, ge=0)], ...] | None
+    model: str = ""
+
+    @field_validator("normalisation", mode="before")
+    @classmethod
+    def _known_by_name(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return value
+        if value not in NORMALISATIONS:
+            raise ValueError("should be imagenet, none (RGB from 0 to 1), or {mean: [r,g,b], std: [r,g,b]}")
+        return NORMALISATIONS[value]
+
+    @field_validator("class_map")
+    @classmethod
+    def _each_channel_once(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError("should name each channel once: two classes cannot be told apart by one")
+        return value
+
+
 class TrainedTeacher(Cached):
     """A teacher that is trained first, supervised; `seed` is its own, so that students of several seeds share it."""
 
@@ -236,10 +283,13 @@ class Settings(Group):
     data: Source
     trainer: Trainer
     teacher: Annotated[
-        Annotated[TrainedTeacher, Tag("auto")] | Annotated[TeacherFile, Tag("file")],
-        Discriminator(lambda node: "file" if "path" in node else "auto"),
+        Annotated[TrainedTeacher, Tag("auto")]
+        | Annotated[TeacherFile, Tag("file")]
+        | Annotated[ForeignTeacher, Tag("foreign")],
+        Discriminator(lambda node: "foreign" if "kind" in node else "file" if "path" in node else "auto"),
     ]
     tracking: Tracking
+    pictures: bool = True  # runs of older configurations lack it
 
     @field_validator("objective", mode="before")
     @classmethod
@@ -259,6 +309,13 @@ class Settings(Group):
         if value == "":
             raise ValueError("should be a folder, for runs/ and mlruns/")
         return value
+
+    @property
+    def trained_teacher(self) -> TrainedTeacher:
+        """The teacher that is trained first, where it is not a file."""
+        if not isinstance(self.teacher, TrainedTeacher):
+            raise TypeError("this teacher is a file, and is not trained")
+        return self.teacher
 
     def timeline(self, blocks: int) -> Timeline:
         """The student's plan over an encoder of `blocks` blocks."""

@@ -28,7 +28,7 @@ import numpy as np
 import xxhash
 
 from kd.errors import DiskError
-from kd.files import write_json
+from kd.files import read_at, write_at, write_json
 
 HEADER = 4096  # bytes
 FACTS = "facts.json"
@@ -50,7 +50,7 @@ class Slots(ABC):
         known = np.zeros(1, dtype="<u8")
         try:
             return (
-                self._load(HEADER + 8 * slot, memoryview(known).cast("B"))
+                self._load(HEADER + 8 * slot, known.data.cast("B"))
                 and known[0] != 0
                 and self._load(self._place(slot), target)
                 and int(known[0]) == _checksum(target, slot)
@@ -79,7 +79,7 @@ class Slots(ABC):
     def filled(self) -> np.ndarray:
         """Which slots were written, count booleans; whether they are whole is seen when they are read."""
         table = np.zeros(self.count, dtype="<u8")
-        self._load(HEADER, memoryview(table).cast("B"))
+        self._load(HEADER, table.data.cast("B"))
         return table != 0
 
     def damaged(self) -> list[int]:
@@ -111,7 +111,7 @@ class MemorySlots(Slots):
     def _store(self, offset: int, data: memoryview) -> None:
         self._memory[offset : offset + data.nbytes] = data.tobytes() if data.nbytes <= 8 else data
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return MemorySlots, (0, self.size)
 
 
@@ -125,18 +125,20 @@ class FileSlots(Slots):
 
     def __init__(self, path: Path, writable: bool = True) -> None:
         self.path, self.writable = path, writable
-        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_NONBLOCK  # a named pipe would have us wait
+        flags = os.O_RDWR if writable else os.O_RDONLY
+        flags |= getattr(os, "O_NONBLOCK", 0)  # a named pipe would have us wait; Windows has none
+        flags |= getattr(os, "O_BINARY", 0)  # Windows'
         self._file = FileIO(os.open(path, flags), "r+" if writable else "r")
         super().__init__(*_read_header(self._file.fileno(), path))
 
     def _load(self, offset: int, target: memoryview) -> bool:
-        return os.preadv(self._file.fileno(), [target], offset) == target.nbytes
+        return read_at(self._file.fileno(), target, offset) == target.nbytes
 
     def _store(self, offset: int, data: memoryview) -> None:
-        if os.pwrite(self._file.fileno(), data, offset) != data.nbytes:
+        if write_at(self._file.fileno(), data, offset) != data.nbytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return FileSlots, (self.path, self.writable)
 
 
@@ -181,7 +183,8 @@ def _read_header(file: int, path: Path) -> tuple[int, int]:
     state = os.fstat(file)
     if not stat.S_ISREG(state.st_mode):
         raise ValueError(f"{path} is not a file")
-    header = os.pread(file, HEADER, 0)
+    header = bytearray(HEADER)
+    del header[read_at(file, memoryview(header), 0) :]
     try:
         facts = json.loads(header)
         count, size = facts["slots"], facts["bytes"]

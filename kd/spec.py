@@ -93,4 +93,7 @@ def find_weights(path: Path, key: str, names: tuple[str, ...] = ("teacher.safete
     for file in [home] if is_file(home) else [home / name for name in names]:
         if is_file(file) and file.suffix == ".safetensors":
             return file
-    raise ModelError(f"{key}={path}: no weights there; give a .safetensors file, or the folder of the run that made it")
+    raise ModelError(
+        f"{key}={path}: no weights there; give a .safetensors file, or the folder of the run that made it",
+        page="your-teacher" if key == "teacher.path" else "networks",
+    )

@@ -23,7 +23,7 @@ from kd import console, tracking
 from kd.composition import CONF, project_root
 from kd.errors import StudyError
 from kd.files import clear_leftovers, write_atomically
-from kd.settings import Tracking
+from kd.settings import Settings
 from kd.study import pictures
 from kd.study import show as tables
 from kd.study.ledger import FINISHED, Ledger, failure
@@ -43,8 +43,9 @@ class StudyFolder:
     Several sweepers may work on one study: what they write here, they write one after the other.
     """
 
-    def __init__(self, ledger: Ledger, settings: Tracking, root: Path, path: Path) -> None:
-        self.ledger, self.settings, self.root, self.path = ledger, settings, root, path
+    def __init__(self, ledger: Ledger, settings: Settings, path: Path) -> None:
+        self.ledger, self.settings, self.root, self.path = ledger, settings.tracking, settings.root, path
+        self.pictures = settings.pictures
         self.mirror, self.shown = tracking.NullRun(), tracking.Shown(ledger.name)
 
     def _lock(self) -> Any:
@@ -90,7 +91,7 @@ class StudyFolder:
         with self._lock():
             results = self._update()
             if results.complete:
-                write(results, self.path)
+                write(results, self.path, self.pictures)
                 made = [*tracking.files(self.path), *tracking.files(self.path / "experiment")]
                 plots = [(path, "plots") for path in tracking.files(self.path / "plots", ".png")]
                 self.shown = replace(self.shown, artifacts=(*((path, None) for path in made), *plots))
@@ -118,7 +119,7 @@ class StudyFolder:
 
 def _timed(results: Results) -> dict[tuple[str, int], tuple[float, int]]:
     """A chart's points over trials, each with the time at which its trial was over, in ms."""
-    ended = {trial.number: trial.datetime_complete for trial in results.trials}
+    ended = {trial.number: trial.datetime_complete for trial in results.trials if trial.datetime_complete}
     return {
         (name, number): (value, round(ended[number].timestamp() * 1000))
         for number, values in points(results.trials, results.space.objectives).items()
@@ -145,7 +146,7 @@ def _ending(trial: FrozenTrial, results: Results) -> str:
     return f"{shown}{'  * best so far' if best else ''}"
 
 
-def write(results: Results, path: Path) -> list[str]:
+def write(results: Results, path: Path, draw: bool = True) -> list[str]:
     """Write table, recipes and plots of a study into its folder; returns the names of the plots."""
     text = table(results)
     write_atomically(path / "trials.csv", lambda file: file.write_text(text, encoding="utf-8"))
@@ -153,7 +154,7 @@ def write(results: Results, path: Path) -> list[str]:
         _write(path / "experiment" / f"{name}.yaml", recipe_of(results, trial))
     if "best" in _winners(results):
         _write(path / "sweeps" / "winner.yaml", WINNER.format(study=results.name, folder=_shown(path)))
-    return pictures.draw(results, path / "plots")
+    return pictures.draw(results, path / "plots") if draw else []
 
 
 def _winners(results: Results) -> dict[str, FrozenTrial]:

@@ -17,9 +17,8 @@ from hydra.core.override_parser.types import Quote, QuotedString, Transformer
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
-from kd.composition import CONF
+from kd.composition import CONF, container
 from kd.errors import ConfigError
 from kd.study.recipe import check_folder
 
@@ -42,7 +41,7 @@ def trial_job(root: Path) -> TrialJob | None:
     hydra = HydraConfig.get()
     if hydra.mode is not RunMode.MULTIRUN or hydra.sweeper.get("_target_") != SWEEPER:
         return None
-    return TrialJob(int(hydra.job.num), root, OmegaConf.to_container(hydra.sweeper, resolve=True))
+    return TrialJob(int(hydra.job.num), root, container(hydra.sweeper))
 
 
 def ticket(job: TrialJob | None) -> Any:
@@ -85,7 +84,8 @@ def sampler(node: Mapping[str, Any], seed: int) -> Callable[[int], Any]:
     seed = seed if node.get("seed") is None else node["seed"]
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ConfigError(
-            f"hydra.sweeper.sampler.seed={seed!r}: should be a whole number from 0 to 4294967295, or null"
+            f"hydra.sweeper.sampler.seed={seed!r}: should be a whole number from 0 to 4294967295, or null",
+            page="studies",
         )
 
     def make(place: int) -> Any:
@@ -108,25 +108,29 @@ def is_grid(node: Mapping[str, Any]) -> bool:
 
 def _build(kind: str, node: Mapping[str, Any], allowed: tuple[str, ...], independent: Any = None) -> Any:
     if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ConfigError(f"hydra.sweeper.{kind}={node!r} is not one; choose hydra/sweeper/{kind}=<name>")
+        raise ConfigError(
+            f"hydra.sweeper.{kind}={node!r} is not one; choose hydra/sweeper/{kind}=<name>", page="studies"
+        )
     more = {} if independent is None else {"independent_sampler": independent}
     try:
         return instantiate(dict(node), **more, _execution_whitelist_=allowed, _convert_="all")
     except Exception as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise ConfigError(f"hydra.sweeper.{kind} ({node['_target_']}): {reason}") from error
+        raise ConfigError(f"hydra.sweeper.{kind} ({node['_target_']}): {reason}", page="studies") from error
 
 
 def check_name(name: Any) -> str:
-    """A study's name, which is also its folder's.
+    """A study's name, which is also its folder's, on Windows too.
 
     Raises:
-        ConfigError: empty, too long, or more than letters, digits and . _ -
+        ConfigError: empty, too long, more than letters, digits and . _ -, or what Windows calls a device.
     """
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}", name):
+    device = r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))"
+    if not isinstance(name, str) or not re.fullmatch(device + r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}(?<!\.)", name):
         raise ConfigError(
             f"hydra.sweeper.study_name={name!r}: a folder has that name too; use up to 80 letters, digits and . _ -, "
-            "and begin with a letter, a digit or _"
+            "begin with a letter, a digit or _, end with no point, and leave out Windows' devices (con, nul, ...)",
+            page="studies",
         )
     return name
 
@@ -156,7 +160,7 @@ def search_space(overrides: Sequence[str]) -> tuple[dict[str, Any], tuple[str, .
     try:
         searched, fixed, deleted = create_params_from_overrides(lines)
     except (AssertionError, NotImplementedError, ValueError) as error:
-        raise ConfigError(f"the search space cannot be read: {error}") from error
+        raise ConfigError(f"the search space cannot be read: {error}", page="studies") from error
     searched |= _choices_as_typed(lines)
     return searched, (*(f"{name}={value}" for name, value in fixed.items()), *deleted)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kd.answers import Answers, rounded
 from kd.data.loading import Batch
-from kd.network import Network
+from kd.network import Segmenter
 from kd.precision import Precision
 
 
@@ -33,13 +33,13 @@ class LiveTeacher:
     """
 
     def __init__(
-        self, network: Network | Callable[[], Network], precision: Precision, one_by_one: bool = False
+        self, network: Segmenter | Callable[[], Segmenter], precision: Precision, one_by_one: bool = False
     ) -> None:
         self._network, self.precision, self.one_by_one = network, precision, one_by_one
 
     @cached_property
-    def network(self) -> Network:
-        network = self._network if isinstance(self._network, Network) else self._network()
+    def network(self) -> Segmenter:
+        network = self._network if isinstance(self._network, Segmenter) else self._network()
         return network.requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -51,7 +51,7 @@ class LiveTeacher:
         """The answers as they are stored, B x C x H x W float16 on the device."""
         if self.network.training:
             self.network.eval()
-        images = batch.images.split(1) if self.one_by_one else (batch.images,)
+        images = torch.split(batch.images, 1) if self.one_by_one else (batch.images,)
         with self.precision.autocast():
             answers = [self.network(part) for part in images]
         return rounded(torch.cat(answers).float())
@@ -66,7 +66,8 @@ class CachedTeacher:
     def __init__(self, live: LiveTeacher, answers: Answers) -> None:
         self.live, self.answers = live, answers
         self.read, self.computed = 0, 0  # samples
-        self._writer, self._writing = ThreadPoolExecutor(1), Future()
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[None] = Future()
         self._writing.set_result(None)
 
     @torch.no_grad()

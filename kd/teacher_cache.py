@@ -8,7 +8,8 @@ import hashlib
 import json
 import logging
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,20 @@ import PIL
 import torch
 from torch import Tensor
 
-from kd import console, models, sealed
+from kd import close_look, console, models, sealed
 from kd.answers import Answers
 from kd.errors import DiskError
 from kd.files import digest, touch, write_atomically
-from kd.network import Network
+from kd.network import Segmenter
 from kd.precision import Precision
 from kd.runner import Bench, figures
+from kd.settings import ForeignTeacher
 from kd.slots import describe
 from kd.spec import read_spec
 from kd.teacher import CachedTeacher, LiveTeacher, Teacher
 
 FORMAT = 1  # raise it when the same settings would give other answers
+FIGURES = 2  # raise it when other figures are taken of a teacher
 GB = 10**9
 
 log = logging.getLogger(__name__)
@@ -38,21 +41,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Known:
-    """A teacher: the file of its weights, how good it is, and its labels over the validation split, N x H x W uint8."""
+    """A teacher: the file of its weights, how good it is, and its labels over the validation split, N x H x W uint8.
+
+    `seen` is what a closer look at its predictions left, <split>/<name> as `kd.evidence.CloseLook.tensors` has it.
+    """
 
     file: Path
     figures: dict[str, Any]
     labels: Tensor
+    seen: Mapping[str, Tensor] = field(default_factory=dict)
 
     def batches(self, batch_size: int) -> tuple[Tensor, ...]:
         """The labels, batch by batch."""
-        return self.labels.split(batch_size)
+        return torch.split(self.labels, batch_size)
 
 
 def known(bench: Bench, file: Path) -> Known:
     """What a teacher is and how good it is; measured once, unless teacher.cache=off."""
     mode, trainer, world = bench.settings.teacher.cache, bench.settings.trainer, bench.world
     follows_from = _follows_from(bench, file) | {
+        "figures": FIGURES,
         "class_names": bench.data.class_names,
         "batch_size": trainer.batch_size,
         "machine": platform.node(),  # of the latency
@@ -62,8 +70,10 @@ def known(bench: Bench, file: Path) -> Known:
         if world.is_main and mode == "auto":
             touch(path)
         return found
-    measured, labels = figures(network(bench, file), bench, file)
-    found = Known(file, measured, torch.cat(labels))
+    looks = {split: bench.look() for split in ("val", "test") if bench.data.size(split)}
+    measured, labels = figures(network(bench, file), bench, file, looks)
+    measured["file_bytes"] = sum(part.stat().st_size for part in _parts(bench, file))
+    found = Known(file, measured, torch.cat(labels), close_look.tensors(looks))
     if world.is_main and mode == "auto":
         _keep(path, found)
     return found
@@ -100,16 +110,47 @@ def answering(bench: Bench, teacher: Known, epochs: int) -> Teacher:
     return CachedTeacher(live, answers)
 
 
-def network(bench: Bench, file: Path) -> Network:
+def network(bench: Bench, file: Path) -> Segmenter:
     """The teacher's network on the device; built once in a process for all trials that it runs."""
-    built = _built(file, digest(file), bench.precision)
+    teacher, data = bench.settings.teacher, bench.data
+    foreign = None
+    if isinstance(teacher, ForeignTeacher):
+        foreign = teacher, data.classes, data.class_names, data.image_size
+    built = _built(file, _key(_made_of(bench, file)), bench.precision, foreign)
     built.class_names = bench.data.class_names  # names are no part of what is learnt, nor of any fingerprint
     return built
 
 
 @lru_cache(maxsize=1)
-def _built(file: Path, _digest: str, precision: Precision) -> Network:
-    return precision.place(models.load(file)).requires_grad_(False).eval()
+def _built(
+    file: Path, _made: str, precision: Precision,
+    foreign: tuple[ForeignTeacher, int, tuple[str, ...], tuple[int, int]] | None,
+) -> Segmenter:  # fmt: skip
+    if foreign is None:
+        return precision.place(models.load(file)).requires_grad_(False).eval()
+    from kd.foreign.load import load
+
+    teacher, classes, class_names, image_size = foreign
+    return load(teacher, file, classes, class_names, image_size, precision)
+
+
+def _made_of(bench: Bench, file: Path) -> dict[str, Any]:
+    """What a teacher is: its weights, and what makes a network of them."""
+    if isinstance(bench.settings.teacher, ForeignTeacher):
+        from kd.foreign.load import follows_from
+
+        return follows_from(bench.settings.teacher, file)
+    spec = read_spec(file).model_dump(mode="json", exclude={"class_names"})  # normalisation included
+    return {"weights": digest(file), "network": spec}
+
+
+def _parts(bench: Bench, file: Path) -> tuple[Path, ...]:
+    """The files that hold a teacher's weights."""
+    if isinstance(bench.settings.teacher, ForeignTeacher):
+        from kd.foreign.load import parts
+
+        return parts(bench.settings.teacher, file)
+    return (file,)
 
 
 def _follows_from(bench: Bench, file: Path) -> dict[str, Any]:
@@ -117,8 +158,7 @@ def _follows_from(bench: Bench, file: Path) -> dict[str, Any]:
     precision = bench.precision
     return {
         "format": FORMAT,
-        "weights": digest(file),
-        "network": read_spec(file).model_dump(mode="json", exclude={"class_names"}),  # normalisation included
+        **_made_of(bench, file),
         "data": bench.data.fingerprint(),
         "precision": precision.name,
         "channels_last": precision.channels_last,
@@ -151,7 +191,7 @@ def _kept(path: Path, teacher: Path) -> Known | None:
         return None
     try:
         tensors, facts = sealed.read(path)
-        return Known(teacher, facts["figures"], tensors["labels"])
+        return Known(teacher, facts["figures"], tensors.pop("labels"), tensors)
     except sealed.DAMAGES as error:
         log.warning("%s is damaged (%s); the teacher is measured again", path, str(error).splitlines()[0])
         return None
@@ -160,7 +200,7 @@ def _kept(path: Path, teacher: Path) -> Known | None:
 def _keep(path: Path, found: Known) -> None:
     facts = {"teacher": str(found.file), "figures": found.figures}
     try:
-        write_atomically(path, lambda temporary: sealed.write(temporary, {"labels": found.labels}, facts))
+        write_atomically(path, lambda temporary: sealed.write(temporary, {"labels": found.labels, **found.seen}, facts))
     except DiskError as error:
         log.warning("teacher.cache: %s", error)
 

@@ -1,4 +1,4 @@
-"""Where a teacher comes from: a file, or a supervised training of its own that is kept under a fingerprint.
+"""Where a teacher comes from: a file (ours, or a foreign one), or a training of its own, kept under a fingerprint.
 
 The fingerprint covers everything that made the teacher (network, data, views, optimiser, length, seed), so that the
 next run with the same teacher settings starts at once, and no run is ever given another's. A lock lets processes that
@@ -15,10 +15,11 @@ from filelock import FileLock, Timeout
 
 from kd import checkpoint, console, plots, tracking
 from kd.files import digest
+from kd.foreign import files
 from kd.run_folder import RunFolder
 from kd.runner import Bench, Lesson, train
 from kd.schedules import Constant
-from kd.settings import Settings, TeacherFile
+from kd.settings import ForeignTeacher, Settings, TeacherFile
 from kd.spec import find_weights, is_file
 from kd.teacher_cache import Known, known
 from kd.timeline import LearningRates, Timeline
@@ -37,7 +38,7 @@ def fingerprint(settings: Settings) -> str:
         "data": settings.data.fingerprint(),
         "augment": settings.augment.transforms,
         **({} if settings.augment.views is None else {"views": settings.augment.views}),
-        "teacher": settings.teacher.lesson,
+        "teacher": settings.trained_teacher.lesson,
         "optimizer": optimizer.model_dump(exclude={"lr", "encoder_lr_scale", "depth_decay"}),
         "trainer": trainer.model_dump(include={"batch_size", "accumulate", "precision"}),
         **({"compile": True} if trainer.compile else {}),
@@ -56,10 +57,13 @@ def obtain(bench: Bench) -> Known:
 
     Raises:
         ModelError: a file that is not there, is damaged, or holds other classes.
+        ConfigError: the channels of a foreign teacher are not the data's classes, and nothing says which are.
     """
     settings = bench.settings
     if isinstance(settings.teacher, TeacherFile):
         file = find_weights(Path(settings.teacher.path), "teacher.path")
+    elif isinstance(settings.teacher, ForeignTeacher):
+        file = files.find(settings.teacher)
     else:
         path = settings.root / "runs" / "teachers" / fingerprint(settings)
         file = path / "teacher.safetensors"
@@ -100,7 +104,7 @@ def _have_trained(bench: Bench, folder: RunFolder) -> None:
 
 def _lesson(bench: Bench) -> Lesson:
     """A supervised training, all blocks open from the first epoch."""
-    settings, teacher = bench.settings, bench.settings.teacher
+    settings, teacher = bench.settings, bench.settings.trained_teacher
     network = bench.build("teacher", teacher.seed)
     rates = LearningRates(teacher.lr, min(settings.optimizer.min_lr, teacher.lr), teacher.encoder_lr_scale)
     timeline = Timeline(Constant(1.0), All(), rates, teacher.epochs, len(network.partition.blocks))
@@ -110,7 +114,7 @@ def _lesson(bench: Bench) -> Lesson:
 
 def _train(bench: Bench, folder: RunFolder) -> None:
     """Train the teacher; summary.json, written last, completes its folder."""
-    settings, teacher = bench.settings, bench.settings.teacher
+    settings, teacher = bench.settings, bench.settings.trained_teacher
     encoder, file = settings.backbone.teacher.encoder, folder / "teacher.safetensors"
     console.say(f"teacher  {encoder}, trained first, for {teacher.epochs} epochs: {folder.path}")
     tags = {"role": "teacher", "teacher": folder.path.name}
@@ -120,7 +124,8 @@ def _train(bench: Bench, folder: RunFolder) -> None:
         settings.tracking, settings.root, folder, name, tags, parameters=parameters, continued=goes_on
     ) as mirror:
         best = train(_lesson(bench), bench, folder, mirror)
-        plots.draw_curves(folder.metrics(), best["epoch"], None, folder / "curves.png")
+        if settings.pictures:
+            plots.draw_curves(folder.metrics(), best["epoch"], None, folder / "curves.png")
         measured = known(bench.alone(), file).figures
         folder.write_summary({"best_epoch": best["epoch"], "epochs": teacher.epochs, "teacher": measured})
     checkpoint.remove(folder.path)

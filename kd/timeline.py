@@ -19,7 +19,13 @@ class LearningRates:
 
     The decoder's rate falls on a half cosine from `lr` towards `min_lr`, by the formula of
     `torch.optim.lr_scheduler.CosineAnnealingLR` with T_max = epochs. Encoder block d (0 is the deepest) trains at
-    decoder rate x `encoder_lr_scale` x `depth_decay`^d (Howard and Ruder 2018, section 3.2, discriminative rates).
+    decoder rate x `encoder_lr_scale` x `depth_decay`^d (Howard and Ruder, arXiv 1801.06146, section 3.2).
+
+    >>> rates = LearningRates(lr=0.8, min_lr=0.0, encoder_lr_scale=0.5, depth_decay=0.5)
+    >>> [rates.decoder(epoch, epochs=2) for epoch in range(2)]
+    [0.8, 0.4]
+    >>> [rates.block(depth, epoch=0, epochs=2) for depth in range(3)]
+    [0.4, 0.2, 0.1]
     """
 
     lr: float
@@ -54,10 +60,25 @@ class EpochPlan:
         """The deepest encoder block's rate: the one that opens first."""
         return self.lr_blocks[0]
 
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The decoder's rate and one per block, deepest first: an optimiser's groups, as `EncoderBlocks.groups` has."""
+        return (self.lr_decoder, *self.lr_blocks)
+
 
 @dataclass(frozen=True)
 class Timeline:
-    """The plan of a run of `epochs` epochs over an encoder of `blocks` blocks; `timeline[e]` is epoch e's."""
+    """The plan of a run of `epochs` epochs over an encoder of `blocks` blocks; `timeline[e]` is epoch e's.
+
+    >>> from kd.schedules import Linear
+    >>> from kd.unfreeze import Progressive
+    >>> rates = LearningRates(lr=1e-3, min_lr=0, encoder_lr_scale=0.5)
+    >>> plan = Timeline(Linear(4, 1), Progressive(start_epoch=1, rate=1), rates, epochs=4, blocks=2)
+    >>> [(epoch.temperature, epoch.unfrozen_blocks) for epoch in plan]
+    [(4.0, 0), (3.0, 1), (2.0, 2), (1.0, 2)]
+    >>> plan[0].rates  # decoder, deepest block, next block
+    (0.001, 0.0005, 0.0005)
+    """
 
     schedule: Schedule
     unfreeze: Policy

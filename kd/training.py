@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -38,6 +39,16 @@ from kd.teacher import Teacher
 from kd.timeline import EpochPlan, Timeline
 from kd.whole_batch import WholeBatch
 from kd.world import SOLO, World
+
+
+class Epochs(Protocol):
+    """Training batches by the epoch: a `TrainLoader`, or whoever stands before one."""
+
+    def steps(self) -> int: ...
+
+    def batch_size(self) -> int: ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
 
 
 @dataclass(frozen=True)
@@ -109,10 +120,8 @@ def optimizer_for(network: Network, recipe: Recipe) -> torch.optim.AdamW:
 
     What the encoder never runs is in no group. Reference: Loshchilov and Hutter, arXiv 1711.05101.
     """
-    blocks = range(len(network.partition.blocks))
-    groups = [network.decoder_parameters(), *(network.block_parameters(depth) for depth in blocks)]
     return torch.optim.AdamW(
-        [{"params": group} for group in groups],
+        network.blocks.groups(network),
         lr=0.0,
         betas=recipe.betas,
         weight_decay=recipe.weight_decay,
@@ -123,7 +132,7 @@ def optimizer_for(network: Network, recipe: Recipe) -> torch.optim.AdamW:
 def apply_plan(network: Network, optimizer: torch.optim.Optimizer, plan: EpochPlan) -> None:
     """Open the blocks of an epoch and set its learning rates, as plain floats."""
     network.open(plan.unfrozen_blocks)
-    for group, rate in zip(optimizer.param_groups, (plan.lr_decoder, *plan.lr_blocks), strict=True):
+    for group, rate in zip(optimizer.param_groups, plan.rates, strict=True):
         group["lr"] = float(rate)
 
 
@@ -137,7 +146,7 @@ def fit(
     teacher: Teacher | None,
     loss: DistillationLoss,
     timeline: Timeline,
-    train: TrainLoader,
+    train: Epochs,
     validate: Callable[[], dict[str, float | None]],
     recipe: Recipe,
     precision: Precision,
@@ -161,7 +170,7 @@ def fit(
     if start is not None:
         restore(start, student, optimizer, scaler)
     batch_size = train.batch_size() if world.size > 1 else None
-    replica = Replica(student, world, batch_size)
+    replica = Replica(student, world, batch_size or 0)
     replica.compare(start.epoch if start else 0)
 
     def snapshot(epoch: int, step: int, steps: Steps | None = None) -> Callable[[], Snapshot]:
@@ -229,7 +238,7 @@ def _update(student: Network, optimizer: torch.optim.Optimizer, scaler: torch.am
     """One step of the optimiser, without effect where loss or gradient is not finite; returns the gradient's norm."""
     scaler.unscale_(optimizer)
     opened = [parameter for parameter in student.parameters() if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in opened])
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in opened if parameter.grad is not None])
     if clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(opened, clip_norm, norm)
     if scaler.is_enabled():
@@ -237,7 +246,7 @@ def _update(student: Network, optimizer: torch.optim.Optimizer, scaler: torch.am
         scaler.update()
     else:
         finite = torch.stack([norm, *(each["loss"] for each in terms)]).isfinite().all()
-        optimizer.found_inf = (~finite).float()  # torch's fused steps look for it, as its own loss scaling tells them
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # torch's fused steps look for it, as its own loss scaling tells them
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm

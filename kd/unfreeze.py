@@ -31,7 +31,14 @@ class Policy(ABC):
 
 @dataclass(frozen=True)
 class Progressive(Policy):
-    """One block at `start_epoch` and one more every `rate` epochs, until all, or `max_blocks` of them, are open."""
+    """One block at `start_epoch` and one more every `rate` epochs, until all, or `max_blocks` of them, are open.
+
+    >>> [Progressive(start_epoch=2, rate=2)(epoch, total=3) for epoch in range(8)]
+    [0, 0, 1, 1, 2, 2, 3, 3]
+
+    Raises:
+        ValueError: a number is not whole, or too small.
+    """
 
     start_epoch: int = 5
     rate: int = 3
@@ -54,7 +61,11 @@ class Progressive(Policy):
 
 @dataclass(frozen=True)
 class AtEpoch(Policy):
-    """Every block at once, at `start_epoch`."""
+    """Every block at once, at `start_epoch`.
+
+    >>> [AtEpoch(start_epoch=2)(epoch, total=3) for epoch in range(4)]
+    [0, 0, 3, 3]
+    """
 
     start_epoch: int = 5
 

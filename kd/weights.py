@@ -37,7 +37,7 @@ def opened(path: Path) -> Weights:
     if path.suffix == ".safetensors":
         shapes, whole = _header(path), cache(lambda: load_file(path))
     else:
-        _check_records(path)
+        check_records(path)
         shapes = {name: value.shape for name, value in _state_dict(path, "meta").items()}
         whole = cache(lambda: _state_dict(path, "cpu"))
     return Weights(shapes, lambda name: whole()[name])
@@ -66,7 +66,7 @@ def _state_dict(path: Path, device: str) -> dict[str, Tensor]:
     return state
 
 
-def _check_records(path: Path) -> None:
+def check_records(path: Path) -> None:
     """Refuse an archive that would grow when it is read: torch stores its records as they are."""
     try:
         with zipfile.ZipFile(path) as archive:

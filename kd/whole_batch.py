@@ -37,11 +37,17 @@ class WholeBatch(TorchFunctionMode):
         super().__init__()
         self.world, self.size, self.rows = world, size, world.rows(size)
         self.own = self.rows.stop - self.rows.start
-        self._calls = {F.batch_norm: self._batch_norm, torch.rand: self._rand, Tensor.bernoulli_: self._bernoulli}
+        self._calls: dict[Any, Callable[..., Any]] = {
+            F.batch_norm: self._batch_norm, torch.rand: self._rand, Tensor.bernoulli_: self._bernoulli,
+        }  # fmt: skip
         self._calls |= {dropout: partial(self._dropout, dropout) for dropout in DROPOUTS}
 
     def __torch_function__(
-        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         return self._calls.get(func, func)(*args, **(kwargs or {}))
 
@@ -64,7 +70,7 @@ class WholeBatch(TorchFunctionMode):
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
     def _dropout(
-        self, func: Callable, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+        self, func: Callable[..., Tensor], input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> Tensor:
         if not training or input.shape[0] != self.own:
             return func(input, p, training, inplace)

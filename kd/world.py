@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from kd.errors import RunError, UserError, one_line
 from kd.launch import Place, place
@@ -96,7 +97,7 @@ class World(Place):
             return list(dealt)
         found: list[T] = []
         for start in range(0, count, self.size):  # one round at a time: a split's labels are large
-            mine = dealt[start // self.size] if start + self.rank < count else None
+            mine: Any = dealt[start // self.size] if start + self.rank < count else None
             found += self.gather(mine)
         return found[:count]
 
@@ -194,14 +195,15 @@ def joined() -> Iterator[World]:
     if cuda:
         torch.cuda.set_device(here.local_rank)
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=MEET))
+        store, _, _ = next(rendezvous("env://", timeout=MEET))
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size, timeout=MEET)
         words = dist.new_group(backend="gloo", timeout=WORDS)
     except RuntimeError as error:
         raise RunError(
             f"process {here.rank} of {here.size} could not meet the others at {os.environ['MASTER_ADDR']}:"
-            f"{os.environ['MASTER_PORT']} ({_brief(error)}); see that all are started and can reach that address"
+            f"{os.environ['MASTER_PORT']} ({_brief(error)}); see that all are started and can reach that address",
+            page="gpus",
         ) from error
     world = World(here.rank, here.size, here.local_rank, here.local_size, words, store)
     with world.telling():

@@ -22,15 +22,16 @@ def free_port() -> int:
 
 
 class Server:
-    """A server that keeps everything in `folder`."""
+    """A server that keeps everything in `folder`, or has its runs in the store `store`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: str | None = None) -> None:
         self.folder, self.port = folder, free_port()
+        self.store = store or f"sqlite:///{folder}/server.db"
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process = None
 
     def start(self) -> "Server":
-        self._process = forks.Process(target=_serve, args=(self.folder, self.port))
+        self._process = forks.Process(target=_serve, args=(self.folder, self.port, self.store))
         self._process.start()
         for _ in range(600):
             try:
@@ -59,12 +60,12 @@ class Server:
         self._signal(signal.SIGCONT)
 
 
-def _serve(folder: Path, port: int) -> None:
+def _serve(folder: Path, port: int, store: str) -> None:
     import mlflow.server
     from werkzeug.serving import make_server
 
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
-    os.environ[mlflow.server.BACKEND_STORE_URI_ENV_VAR] = f"sqlite:///{folder}/server.db"
+    os.environ[mlflow.server.BACKEND_STORE_URI_ENV_VAR] = store
     os.environ[mlflow.server.ARTIFACT_ROOT_ENV_VAR] = "mlflow-artifacts:/"
     os.environ[mlflow.server.ARTIFACTS_DESTINATION_ENV_VAR] = str(folder / "artifacts")
     os.environ[mlflow.server.SERVE_ARTIFACTS_ENV_VAR] = "true"

@@ -7,6 +7,7 @@ checked, a file of weights is loaded; the few that must train go through `train.
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 
 from kd import models, sweep
 from kd.cli import main
-from kd.composition import compose
+from kd.composition import PROJECT, compose
 from kd.config import read
 from kd.mistakes import one_line_errors
 from kd.settings import NetworkSettings
@@ -28,7 +29,7 @@ from kd.study.recipe import WINNER
 MARK = "executed"  # the folder that every trap makes under the root
 SMALL = (
     "backbone=tiny loss=hard_only unfreeze=all data.image_size=[32,32] trainer.batch_size=8 trainer.epochs=1 "
-    "trainer.device=cpu tracking=none"
+    "trainer.device=cpu tracking=none pictures=false"
 ).split()
 
 
@@ -52,6 +53,8 @@ def told(error: str, says: list[str]) -> None:
     assert error.count("\n") == 1, error
     assert error[:-1].isprintable(), repr(error)
     assert len(error) < 2100
+    page = re.search(r" \((docs/[a-z-]+\.md)\)\n$", error)
+    assert page is None or (PROJECT / page[1]).is_file(), error
     assert all(part in error for part in says), error
 
 

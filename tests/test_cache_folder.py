@@ -172,7 +172,8 @@ def test_what_is_damaged_is_emptied_and_the_rest_stays(cache, capsys):
 def test_without_a_word_about_what_nothing_is_deleted(cache, capsys):
     before = everything(cache)
     err = refused(capsys, "prune")
-    assert err == "error: kd cache prune: say what to delete: --older-than DAYS, --keep-gb GB, or --all\n"
+    choices = "--older-than DAYS, --keep-gb GB, or --all"
+    assert err == f"error: kd cache prune: say what to delete: {choices} (docs/cache.md)\n"
     for option in ("--older-than", "--keep-gb"):
         for value in ("-1", "nan"):
             assert refused(capsys, "prune", f"{option}={value}").count("\n") == 1

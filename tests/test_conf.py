@@ -12,12 +12,14 @@ FILES = sorted(CONF.rglob("*.yaml"))
 SWEEPS = sorted((CONF / "sweeps").glob("*.yaml"))  # through a link, which rglob does not follow
 STUDY = CONF / "hydra"
 OPTIONS = [(file.parent.name, file.stem) for file in FILES if file.parent != CONF and STUDY not in file.parents]
-NEEDED = {("data", "folder"): "data.root=.", ("data", "camvid"): "data.root=.", ("teacher", "file"): "teacher.path=x"}
+NEEDED = {("data", "folder"): "data.root=.", ("data", "camvid"): "data.root=.", ("teacher", "file"): "teacher.path=x",
+          ("teacher", "smp"): "teacher.path=x", ("teacher", "torchvision"): "teacher.path=x",
+          ("teacher", "exported"): "teacher.path=x teacher.normalisation=none"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_is_read(group, option):
-    overrides = [f"{group}={option}", *([NEEDED[group, option]] if (group, option) in NEEDED else [])]
+    overrides = [f"{group}={option}", *NEEDED.get((group, option), "").split()]
     settings = read(compose(overrides), look_at_data=False)
     assert len(settings.timeline(blocks=7)) == settings.trainer.epochs
 

@@ -1,6 +1,8 @@
 """What a person reads: plain lines where there is no terminal, and a table whose ratios are right."""
 
 import io
+import re
+from collections import Counter
 
 import pytest
 from rich.console import Console
@@ -42,11 +44,17 @@ def rows(table) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in cells[1:]}
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
 @pytest.fixture
 def terminal(monkeypatch):
     """A terminal of 100 columns in place of this program's output."""
-    file = io.StringIO()
-    made = Console(file=file, force_terminal=True, width=100, highlight=False)
+    file = Terminal()
+    made = Console(file=file, width=100, highlight=False)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(console, "console", made)
     return file
 
@@ -101,6 +109,16 @@ def test_the_table_fits_eighty_columns():
     lines = printed(comparison(FIGURES, TEACHER), width=80).splitlines()
     assert max(map(len, lines)) <= 80
     assert "…" not in "".join(lines)
+
+
+@pytest.mark.parametrize("width", [20, 40, 200])
+def test_no_figure_is_cut_however_narrow_the_terminal_is(width, monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=file, width=width))
+    console.show(comparison(FIGURES, TEACHER))
+    assert "…" not in file.getvalue()
+    digits = re.sub(r"[^0-9]", "", file.getvalue())
+    assert Counter(digits) == Counter(re.sub(r"[^0-9]", "", printed(comparison(FIGURES, TEACHER), 200)))
 
 
 # epoch by epoch

@@ -22,7 +22,7 @@ from kd.study.ledger import failure, history
 
 SMALL = [
     "backbone=tiny", "data.image_size=[32,32]", "data.train=40", "data.val=8", "data.test=8", "trainer.batch_size=4",
-    "trainer.epochs=3", "trainer.device=cpu", "trainer.checkpoint_minutes=0.003", "tracking=none",
+    "trainer.epochs=3", "trainer.device=cpu", "trainer.checkpoint_minutes=0.003", "tracking=none", "pictures=false",
     "unfreeze.start_epoch=1", "unfreeze.rate=1",
 ]  # fmt: skip
 ALONE = [*SMALL, "loss=hard_only"]

@@ -333,7 +333,7 @@ def test_a_run_whose_data_vanishes_ends_in_one_line(workers, root):
     running = program.begin(
         root, "data=folder", f"data.root={data}", "data.image_size=[32,64]", "backbone=tiny", "loss=hard_only",
         "unfreeze=all", "trainer.batch_size=2", "trainer.epochs=500", "trainer.device=cpu", "tracking=none",
-        f"trainer.workers={workers}", "data.cache=off",
+        "pictures=false", f"trainer.workers={workers}", "data.cache=off",
     )  # fmt: skip
     give_up = time.monotonic() + 120
     while not any(path.stat().st_size for path in root.glob("runs/**/metrics.jsonl")):

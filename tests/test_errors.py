@@ -1,9 +1,15 @@
 """Laws of what a user is told: one line, an exit code, and the nearest word to a misspelt one."""
 
+import ast
+import pickle
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kd import errors
+from kd.composition import PROJECT
 from kd.errors import LONGEST, ConfigError, DataError, ModelError, UserError, nearest
 
 
@@ -82,3 +88,43 @@ def test_up_to_twelve_words_are_listed_and_more_are_not(known, listed):
 
 def test_where_nothing_is_known_help_is_offered():
     assert "--help" in nearest("cosine", [])
+
+
+# the page that helps
+
+SOURCES = [
+    PROJECT / "train.py",
+    *sorted((PROJECT / "kd").rglob("*.py")),
+    *sorted((PROJECT / "hydra_plugins").rglob("*.py")),
+]
+
+
+def pages(source: Path) -> list[str]:
+    """Every page that a source file names: `page=...` in a call, `page = ...` in a class."""
+    found = []
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        named = [node.value] if isinstance(node, ast.keyword) and node.arg == "page" else []
+        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "page" for target in node.targets):
+            named = [node.value]
+        for value in named:  # one page, or one of two
+            choices = [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]
+            found += [choice.value for choice in choices if isinstance(choice, ast.Constant) and choice.value]
+    return found
+
+
+def test_every_page_that_an_error_names_is_there():
+    named = {page for source in SOURCES for page in pages(source)}
+    assert len(named) >= 8
+    assert [page for page in sorted(named) if not (PROJECT / "docs" / f"{page}.md").is_file()] == []
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DataError, ModelError, errors.RunError, errors.StudyError])
+def test_a_kind_of_error_has_a_page_which_one_of_them_may_replace(kind):
+    assert kind("x").page == kind.page is not None
+    assert kind("x", page="cache").page == "cache"
+    assert str(kind("x", page="cache")) == "x"
+
+
+def test_an_error_from_another_process_keeps_its_page():
+    error = pickle.loads(pickle.dumps(ConfigError("x", page="cache")))
+    assert (str(error), error.page, error.exit_code) == ("x", "cache", 2)

@@ -10,7 +10,7 @@ from torch import nn
 
 from kd.data import Shapes, Source
 from kd.data.loading import EvalLoader
-from kd.evaluation import evaluate, latency_ms
+from kd.evaluation import evaluate, latency_ms, macs
 from kd.network import Network
 from kd.precision import Precision
 from kd.settings import NetworkSettings
@@ -259,3 +259,13 @@ def test_latency_is_that_of_one_picture_in_eval_mode():
     who.register_forward_pre_hook(lambda module, inputs: shown.append((inputs[0].shape, inputs[0].dtype, who.training)))
     assert latency_ms(who, (32, 64), CPU, rounds=3) > 0
     assert shown == [((1, 3, 32, 64), torch.uint8, False)] * 5
+
+
+@pytest.mark.parametrize("source", [BINARY, SOURCES[2]])
+def test_multiply_adds_are_those_of_the_convolutions_and_looking_changes_nothing(source):
+    who = network(source).train()
+    pixels = 64 * 96
+    assert macs(who, (64, 96)) == pixels * (3 * 8 + 8 * source.classes)
+    assert macs(who, (64, 96)) == pixels * (3 * 8 + 8 * source.classes)  # the second answer is kept from the first
+    assert macs(who, (32, 32)) == 32 * 32 * (3 * 8 + 8 * source.classes)
+    assert who.training

@@ -11,7 +11,7 @@ import yaml
 from kd import files
 from kd.composition import PROJECT, compose
 from kd.config import read
-from kd.errors import ConfigError
+from kd.errors import ConfigError, UserError
 from kd.mistakes import one_line_errors
 
 
@@ -41,6 +41,20 @@ def test_train_tells_the_same_line_and_leaves_nothing_behind(root):
     assert done.returncode == 2
     assert "schedule.initial must be a positive" in one_line(done.stderr)
     assert leftovers(root) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ConfigError("a=1 is wrong"), "error: a=1 is wrong (docs/configuration.md)\n"),
+        (ConfigError("a=1 is wrong", page="gpus"), "error: a=1 is wrong (docs/gpus.md)\n"),
+        (UserError("no place"), "error: no place\n"),
+    ],
+)
+def test_the_line_ends_with_the_page_that_helps(error, line, capsys):
+    with pytest.raises(SystemExit), one_line_errors():
+        raise error
+    assert capsys.readouterr().err == line
 
 
 def test_the_traceback_is_there_for_who_asks():

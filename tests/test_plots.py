@@ -188,9 +188,13 @@ def names(count):
     return [f"class number {number}" for number in range(count)]
 
 
-def panels(figure) -> dict[str, np.ndarray]:
-    """The pictures of the first row, by title."""
-    return {axes.get_title(): np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.get_title()}
+def panels(figure, rows=1) -> dict[str, np.ndarray]:
+    """The pictures of the first of so many rows, by title; they stand on one sheet."""
+    axes = figure.axes[0]
+    sheet, titles = np.asarray(axes.images[0].get_array()), [text.get_text() for text in axes.texts]
+    pitch, width = sheet.shape[1] // len(titles), round(2 * axes.texts[0].get_position()[0])
+    height = sheet.shape[0] // rows - (pitch - width)
+    return {title: sheet[:height, at * pitch : at * pitch + width] for at, title in enumerate(titles)}
 
 
 @pytest.mark.parametrize(
@@ -201,8 +205,10 @@ def test_predictions_are_drawn(count, classes, void, teacher, drawn):
     samples = [sample(classes, teacher=teacher, seed=seed, void=void == VOID) for seed in range(count)]
     figure = drawn(draw_predictions, samples, names(classes), void)
     titles = ["image", "truth", *(["teacher"] if teacher else []), "student", "where student and truth differ"]
-    assert list(panels(figure)) == titles
-    assert len(figure.axes) == count * len(titles)
+    found = panels(figure, count)
+    assert list(found) == titles
+    assert {picture.shape for picture in found.values()} == {(32, 48, 3)}
+    assert np.array_equal(found["image"], samples[0]["image"])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == names(classes)
 
 

@@ -58,7 +58,9 @@ def test_auto_leaves_the_trials_of_studies_alone(root):
     assert found(root, "seed=1") == "fresh"
 
 
-@pytest.mark.parametrize("free", ["trainer.workers=0", "trainer.checkpoint_minutes=1", "tracking=none"])
+@pytest.mark.parametrize(
+    "free", ["trainer.workers=0", "trainer.checkpoint_minutes=1", "tracking=none", "pictures=false"]
+)
 def test_auto_looks_past_what_cannot_change_the_result(root, free):
     path = folder(root, "a")
     assert found(root, free) == str(path)

@@ -208,7 +208,13 @@ def test_figures_say_what_a_network_is_and_how_good(trained):
     network = on.precision.place(models.load(file))
     found, labels = figures(network, on, file)
     measures = ["loss", "miou", "dice", "iou/background", "iou/foreground"]
-    expected = ["parameters", "file_bytes", "latency_ms", *(f"{s}/{m}" for s in ("val", "test") for m in measures)]
+    expected = [
+        "parameters",
+        "macs",
+        "file_bytes",
+        "latency_ms",
+        *(f"{s}/{m}" for s in ("val", "test") for m in measures),
+    ]
     assert list(found) == expected
     assert found["parameters"] == sum(parameter.numel() for parameter in network.parameters())
     assert found["file_bytes"] == file.stat().st_size > 4 * found["parameters"]

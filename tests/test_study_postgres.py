@@ -39,7 +39,7 @@ SMALL = [
     "backbone=tiny", "data.image_size=[32,32]", "data.train=16", "data.val=8", "data.test=8", "trainer.batch_size=8",
     "trainer.device=cpu", "loss=hard_only", "schedule=cosine", "schedule.initial=4", "schedule.final=1",
     "unfreeze.start_epoch=0", "unfreeze.rate=1", "optimizer.encoder_lr_scale=interval(0.1,1)",
-    "hydra/sweeper/pruner=none", f"hydra.sweeper.study_name={STUDY}",
+    "hydra/sweeper/pruner=none", f"hydra.sweeper.study_name={STUDY}", "pictures=false",
 ]  # fmt: skip
 TARGET = 8  # trials of the toy study
 GATE: Any = None

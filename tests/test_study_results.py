@@ -339,7 +339,7 @@ def test_the_best_trials_are_shown_best_first_with_what_was_searched(storage):
     table = {line[0]: [cell for cell in line[1:] if cell not in "│┃"] for line in lines if len(line) > 1}
     assert table["trial"] == ["1", "0"]
     assert table["val/miou"] == ["0.7500", "0.5000"]
-    assert table["test/miou"] == ["0.625", "-"]
+    assert table["test/miou"] == ["0.6250", "-"]
     assert table["epochs"] == ["-", "7"]
     assert table["lr"] == ["0.02", "0.01"]
     assert table["loss"] == ["hard_only", "hinton"]

@@ -25,7 +25,7 @@ from kd.study.ledger import FINISHED, failure, history
 NAME = "temperature_unfreeze"
 TRAINING = [
     "backbone=tiny", "trainer.batch_size=8", "trainer.epochs=3", "trainer.device=cpu", "loss=hard_only",
-    "tracking=none", "data.image_size=[32,32]",
+    "tracking=none", "pictures=false", "data.image_size=[32,32]",
 ]  # fmt: skip
 SHAPES = ["data.train=16", "data.val=8", "data.test=8"]
 ONE_PLAN = ["schedule.final=1.0", "unfreeze.start_epoch=1", "unfreeze.rate=1"]
@@ -234,6 +234,11 @@ def test_what_a_study_refuses_and_fewer_trials_than_it_has_run_nothing(asked, st
 def test_another_name_is_another_study_in_the_same_database(asked, straight):
     assert (asked["another name"].code, asked["another name"].err) == (0, "")
     assert len(finished(straight.root, "other")) == 1
+
+
+def test_where_no_pictures_are_asked_for_none_are_drawn(straight):
+    assert (folder(straight.root) / "trials.csv").exists()
+    assert list(straight.root.rglob("*.png")) == []
 
 
 # several at once

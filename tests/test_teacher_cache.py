@@ -32,7 +32,7 @@ from kd.tracking import NullRun
 BASE = [
     "backbone=tiny", "backbone.teacher.encoder=tu-mobilenetv3_small_050", "data.image_size=[32,32]", "data.train=16",
     "data.val=8", "data.test=8", "trainer.batch_size=8", "trainer.epochs=3", "trainer.device=cpu",
-    "unfreeze.start_epoch=1", "unfreeze.rate=1", "tracking=none", "teacher.epochs=1",
+    "unfreeze.start_epoch=1", "unfreeze.rate=1", "tracking=none", "pictures=false", "teacher.epochs=1",
 ]  # fmt: skip
 TIMES = ("time", "seconds", "images_per_second")
 ANSWERS = 3 * 16  # asked for in a run: epochs x samples

@@ -18,7 +18,8 @@ from kd.teacher_store import fingerprint, obtain
 
 BASE = ["backbone=tiny", "data.image_size=[32,32]", "data.train=4", "data.val=2", "data.test=1", "trainer.device=cpu"]
 TINY = [
-    *BASE, "backbone.teacher.encoder=tu-mobilenetv3_small_050", "tracking=none", "augment=none", "trainer.batch_size=4",
+    *BASE, "backbone.teacher.encoder=tu-mobilenetv3_small_050", "tracking=none", "augment=none",
+    "trainer.batch_size=4",
     "trainer.epochs=1", "unfreeze=all",
 ]  # fmt: skip
 
@@ -135,6 +136,7 @@ def test_what_makes_a_teacher_is_in_its_fingerprint(change, usual):
         "trainer.device=auto",
         "trainer.workers=2",
         "tracking=none",
+        "pictures=false",
         "tracking.experiment=other",
         "tracking.run_name=x",
         "teacher.cache=off",

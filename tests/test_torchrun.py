@@ -17,7 +17,7 @@ from kd.composition import PROJECT
 SMALL = [
     "backbone=tiny", "data.image_size=[32,32]", "data.train=40", "data.val=12", "data.test=4", "trainer.batch_size=8",
     "trainer.epochs=3", "trainer.device=cpu", "unfreeze.start_epoch=1", "unfreeze.rate=1", "loss=hard_only",
-    "tracking=none",
+    "tracking=none", "pictures=false",
 ]  # fmt: skip
 CLOCK = {"time", "seconds", "images_per_second"}
 

@@ -30,7 +30,7 @@ from kd.tracking import mirror as mirrors
 
 SMALL = (
     "backbone=tiny loss=hard_only data.image_size=[32,32] data.train=16 data.val=8 data.test=8 trainer.batch_size=8 "
-    "trainer.epochs=3 trainer.device=cpu unfreeze.start_epoch=1 unfreeze.rate=1"
+    "trainer.epochs=3 trainer.device=cpu unfreeze.start_epoch=1 unfreeze.rate=1 pictures=false"
 ).split()
 
 

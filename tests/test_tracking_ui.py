@@ -1,5 +1,6 @@
 """`kd ui` shows the project's store to this machine and to nobody else, or says in one line why it does not."""
 
+import shutil
 import socket
 
 import mlflow
@@ -15,12 +16,19 @@ def say(capsys, *arguments: str) -> tuple[int, str, str]:
     return end.value.code, *capsys.readouterr()
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """MLflow's database with an experiment in it; making one takes seconds."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{file}").create_experiment("kd-sweeper")
+    return file
+
+
 @pytest.fixture
-def store(root):
+def store(root, database):
     (root / "mlruns").mkdir()
-    uri = f"sqlite:///{root}/mlruns/mlflow.db"
-    mlflow.MlflowClient(uri).create_experiment("kd-sweeper")
-    return Store(uri, "kd-sweeper", root)
+    shutil.copyfile(database, root / "mlruns" / "mlflow.db")
+    return Store(f"sqlite:///{root}/mlruns/mlflow.db", "kd-sweeper", root)
 
 
 def test_it_listens_on_loopback_alone_and_hides_the_address_from_others(tmp_path):
@@ -71,3 +79,49 @@ def test_a_port_that_is_none_is_told(store, capsys, port):
     code, _, err = say(capsys, "--port", port)
     assert code == 2
     assert err.count("\n") == 1
+
+
+# the browser
+
+
+@pytest.mark.parametrize(
+    ("terminal", "env", "looks"),
+    [
+        (True, {"DISPLAY": ":0"}, True),
+        (True, {"WAYLAND_DISPLAY": "wayland-0"}, True),
+        (True, {}, False),
+        (False, {"DISPLAY": ":0"}, False),
+        (True, {"DISPLAY": "localhost:10.0", "SSH_CONNECTION": "1.2.3.4 5 6.7.8.9 22"}, False),
+    ],
+)
+def test_a_browser_is_opened_only_where_somebody_sits(terminal, env, looks, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ui.sys, "platform", "linux")
+    monkeypatch.setattr(ui.sys.stdout, "isatty", lambda: terminal, raising=False)
+    assert ui._somebody_looks() is looks
+
+
+@pytest.mark.parametrize(("flag", "opened"), [("--open", True), ("--no-open", False)])
+def test_the_page_is_opened_once_the_server_listens(flag, opened, store, capsys, monkeypatch):
+    pages = []
+    monkeypatch.setattr(ui.webbrowser, "open", pages.append)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    listens = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); s.accept()"
+    ends = "import time; time.sleep(0.1)"
+    monkeypatch.setattr(ui, "_server", lambda *_: ([ui.sys.executable, "-c", listens if opened else ends], None))
+    code, out, _ = say(capsys, "--port", str(port), flag)
+    page = f"http://127.0.0.1:{port}/#/experiments/1/runs"
+    assert code == 0
+    assert page in out
+    assert pages == ([page] if opened else [])
+
+
+def test_a_server_that_does_not_start_opens_nothing(store, capsys, monkeypatch):
+    monkeypatch.setattr(ui.webbrowser, "open", lambda _: pytest.fail("nothing is there to be opened"))
+    monkeypatch.setattr(ui, "_server", lambda *_: ([ui.sys.executable, "-c", "raise SystemExit(3)"], None))
+    assert say(capsys, "--port", "0", "--open")[0] == 3

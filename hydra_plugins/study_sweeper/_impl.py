@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ from optuna import Trial
 from optuna.trial import FrozenTrial, TrialState
 
 from kd import console, stopping, sweep
-from kd.composition import plain
+from kd.composition import container, plain
 from kd.config import read
 from kd.errors import ConfigError, Superseded, UserError
 from kd.resume import flat
 from kd.settings import Settings, more_is_better
 from kd.study import worker
 from kd.study.ledger import Ledger, Now
-from kd.study.space import Space
+from kd.study.space import Direction, Space
 from kd.study.storage import holds_password
 from kd.study_folder import StudyFolder
 from kd.tracking import without_credentials
@@ -33,10 +34,16 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0  # how often a worker without a trial, and the watch over silent ones, looks again
 IN_PROCESS = "BasicLauncher"
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has none, and psutil's SIGTERM there leaves no choice
 
 
 class StudySweeperImpl(OptunaSweeperImpl):
     """The stock sweeper's configuration and search-space grammar, with a study that prunes and resumes."""
+
+    config: DictConfig
+    hydra_context: HydraContext
+    launcher: Any
+    study_name: str
 
     def __init__(self, *, folder: str, pruner: Any, max_retries: int, heartbeat_interval: int, grace_period: int | None,
                  sampler: Any, direction: Any, storage: str | None, study_name: str, n_trials: int, n_jobs: int,
@@ -85,37 +92,43 @@ class StudySweeperImpl(OptunaSweeperImpl):
             database, self.study_name, space, sampler, sweep.pruner(self.options["pruner"]), target, grid,
             self.max_retries, self.max_failure_rate,
         )  # fmt: skip
-        with StudyFolder(ledger, settings.tracking, settings.root, Path(self.sweep_dir)) as output:
+        with StudyFolder(ledger, settings, Path(self.sweep_dir)) as output:
             console.say(f"study    {self.study_name}: {ledger.tally().finished} of {target} trials are there")
             self._work(ledger, space, output)
 
     def _check_options(self, typed: Sequence[str]) -> None:
         sweep.check_name(self.study_name)
-        raw = OmegaConf.to_container(self.config.hydra.sweeper, resolve=False)["storage"]
+        raw = container(self.config.hydra.sweeper, resolve=False)["storage"]
         if isinstance(raw, str) and holds_password(raw):
             raise ConfigError(
                 "hydra.sweeper.storage holds a password, which would be written into every run folder; leave it out "
-                "and set PGPASSWORD (or ~/.pgpass), or set the whole address in the variable KD_STORAGE"
+                "and set PGPASSWORD (or ~/.pgpass), or set the whole address in the variable KD_STORAGE",
+                page="studies",
             )
         for key, _, value in (override.partition("=") for override in typed):
             if without_credentials(value) != value:
                 raise ConfigError(
                     f"{key} holds a password, which would be written into the study's database; leave it out and set "
-                    "the whole address in the variable MLFLOW_TRACKING_URI"
+                    "the whole address in the variable MLFLOW_TRACKING_URI",
+                    page="mlflow",
                 )
         for name, least in (("n_trials", 1), ("n_jobs", 1), ("max_retries", 0), ("heartbeat_interval", 1)):
-            value = {**self.options, "n_trials": self.n_trials, "n_jobs": self.n_jobs, "max_retries": self.max_retries}
-            if not isinstance(value[name], int) or value[name] < least:
-                raise ConfigError(f"hydra.sweeper.{name}={value[name]!r}: should be a whole number, {least} or more")
+            known = {**self.options, "n_trials": self.n_trials, "n_jobs": self.n_jobs, "max_retries": self.max_retries}
+            if not isinstance(known[name], int) or known[name] < least:
+                raise ConfigError(
+                    f"hydra.sweeper.{name}={known[name]!r}: should be a whole number, {least} or more", page="studies"
+                )
         grace, beat = self.options["grace_period"], self.options["heartbeat_interval"]
         if grace is not None and (not isinstance(grace, int) or grace <= beat):
             raise ConfigError(
-                f"hydra.sweeper.grace_period={grace!r}: should be more than heartbeat_interval={beat}, or null"
+                f"hydra.sweeper.grace_period={grace!r}: should be more than heartbeat_interval={beat}, or null",
+                page="studies",
             )
         if self.n_jobs > 1 and self._in_process:
             raise ConfigError(
                 f"hydra.sweeper.n_jobs={self.n_jobs} needs processes: add hydra/launcher=joblib (or submitit_local, "
-                "submitit_slurm, ray); or start the same command several times"
+                "submitit_slurm, ray); or start the same command several times",
+                page="studies",
             )
 
     @property
@@ -126,7 +139,8 @@ class StudySweeperImpl(OptunaSweeperImpl):
         """The study's question, every corner of it composed and checked as a run of its own would be."""
         searched, kept = sweep.search_space(overrides)
         space = Space(searched, kept, {}, {})
-        settings, config = None, {}
+        settings: Settings | None = None
+        config: dict[str, Any] = {}
         for corner in space.corners():
             cfg = self.hydra_context.config_loader.load_sweep_config(self.config, space.overrides(corner))
             found = read(cfg, look_at_data=settings is None)
@@ -135,11 +149,14 @@ class StudySweeperImpl(OptunaSweeperImpl):
                 plan = "grid" if sweep.is_grid(self.options["sampler"]) else "suggested"
                 config = dict(flat(plain(cfg)))
                 config |= {"data.fingerprint": found.data.fingerprint(), "hydra.sweeper.sampler": plan}
+        if settings is None:
+            raise ValueError("a space has at least one corner")
         directions = self._directions(settings)
         if len(directions) > 1 and not str(self.options["pruner"].get("_target_")).endswith("NopPruner"):
             raise ConfigError(
                 f"optuna cannot prune for {len(directions)} objectives ({', '.join(directions)}); add "
-                "hydra/sweeper/pruner=none"
+                "hydra/sweeper/pruner=none",
+                page="studies",
             )
         shared = {
             name: value
@@ -148,13 +165,16 @@ class StudySweeperImpl(OptunaSweeperImpl):
         }
         return Space(searched, kept, directions, shared), settings
 
-    def _directions(self, settings: Settings) -> dict[str, str]:
+    def _directions(self, settings: Settings) -> dict[str, Direction]:
         """The direction of each objective: what it calls for, which hydra.sweeper.direction must not contradict."""
-        natural = {name: "maximize" if more_is_better(name) else "minimize" for name in settings.objective}
+        natural: dict[str, Direction] = {
+            name: "maximize" if more_is_better(name) else "minimize" for name in settings.objective
+        }
         if self.direction is not None and self._get_directions() != list(natural.values()):
             raise ConfigError(
                 f"hydra.sweeper.direction={self._get_directions()} does not fit objective={list(natural)}, which calls "
-                f"for {list(natural.values())}; leave direction out"
+                f"for {list(natural.values())}; leave direction out",
+                page="studies",
             )
         return natural
 
@@ -191,7 +211,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
     def _end_silent_workers(self, ledger: Ledger) -> None:
         """Kill those of our own workers whose trial was taken from them: they would block their thread for ever."""
         for trial in ledger.database.patiently(ledger.bury):
-            if worker.end_own(trial.user_attrs.get("worker"), signal.SIGKILL):
+            if worker.end_own(trial.user_attrs.get("worker"), KILL):
                 log.warning("trial %d: its worker fell silent and was ended", trial.number)
 
     def _run_trials(self, ledger: Ledger, space: Space, output: StudyFolder, slot: int | None = None,
@@ -204,13 +224,13 @@ class StudySweeperImpl(OptunaSweeperImpl):
                 time.sleep(POLL_SECONDS)
                 continue
             self._run_trial(claimed, ledger, space, slot)
-            ledger.database.patiently(lambda number=claimed.number: output.after(number))
+            ledger.database.patiently(partial(output.after, claimed.number))
 
     def _run_trial(self, trial: Trial, ledger: Ledger, space: Space, slot: int | None) -> None:
         """Launch one trial's job and wait for its end; whatever happens to it stays with it."""
         suggest = trial._suggest
         params = {
-            name: ledger.database.patiently(lambda name=name, distribution=distribution: suggest(name, distribution))
+            name: ledger.database.patiently(partial(suggest, name, distribution))
             for name, distribution in space.searched.items()
         }
         place = [] if slot is None else [f"++hydra.job.env_set.KD_SLOT='{slot}'"]  # which GPU, where there are several

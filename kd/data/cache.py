@@ -40,7 +40,7 @@ class Samples:
             return self.source.read(split, index)
         height, width = self.source.image_size
         record = np.empty(slots.size, dtype=np.uint8)
-        if not slots.read_into(index, memoryview(record)):
+        if not slots.read_into(index, record.data):
             image, mask = self.source.read(split, index)
             record[: image.size], record[image.size :] = image.reshape(-1), mask.reshape(-1)
             self._keep(split, slots, index, record)
@@ -49,7 +49,7 @@ class Samples:
 
     def _keep(self, split: str, slots: Slots, index: int, record: np.ndarray) -> None:
         try:
-            slots.write(index, memoryview(record))
+            slots.write(index, record.data)
         except OSError as error:  # a full disk takes the cache, not the run
             self._slots.pop(split, None)
             log.warning("data.cache: %s; samples of %s are read anew from here on", error.strerror, split)

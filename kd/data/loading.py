@@ -195,7 +195,8 @@ def _unwrapped(loader: "DataLoader[Batch | UserError]") -> Iterator[Batch]:
             raise
         raise DataError(
             f"a loader process was ended from outside ({str(error).splitlines()[0]}), mostly for want of memory; lower "
-            "trainer.workers"
+            "trainer.workers",
+            page="remedies",
         ) from error
 
 

@@ -47,7 +47,7 @@ class Source(ABC):
         if self.ignore_index is not None:
             whole_number("ignore_index", self.ignore_index, max(self.classes, 2), 255)
         object.__setattr__(self, "class_names", _class_names(self.class_names, self.classes))
-        if self.cache is False:  # what YAML makes of off
+        if self.cache is False:  # type: ignore[comparison-overlap]  # what YAML makes of off
             object.__setattr__(self, "cache", "off")
         if self.cache not in CACHES:
             raise ValueError(f"cache must be one of {', '.join(CACHES)}, but got {self.cache!r}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kd import console, export
-from kd.deploy.finished import Finished, facts, find
+from kd.deploy.run import Finished, facts, find
 from kd.files import write_json
 
 

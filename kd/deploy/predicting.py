@@ -9,9 +9,10 @@ from typing import Any
 from rich.progress import Progress
 
 from kd import console, predict
-from kd.deploy.finished import Finished, device_of, find
+from kd.deploy.run import Finished, device_of, find
 from kd.errors import DataError, shown
 from kd.precision import Precision, hold_memory
+from kd.terminal import can_move
 
 
 def predict_pictures(
@@ -65,7 +66,7 @@ def _check_apart(jobs: list[tuple[Path, Path]], out: Path) -> None:
 def _shown(steps: Iterator[int], total: int) -> Iterator[int]:
     """The same steps with a bar on a terminal, elsewhere with a line every ten seconds."""
     done, told = 0, time.monotonic()
-    with Progress(console=console.console, disable=not console.console.is_terminal, transient=True) as progress:
+    with Progress(console=console.console, disable=not can_move(console.console), transient=True) as progress:
         task = progress.add_task("predicting", total=total)
         for step in steps:
             done += step

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kd import console, export, tracking
 from kd.deploy.exporting import export_run, record
-from kd.deploy.finished import find
+from kd.deploy.run import find
 from kd.errors import UserError
 from kd.files import digest
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from kd import console, export, latency, models
 from kd.data.source import SIDE
 from kd.deploy.exporting import figure, record
-from kd.deploy.finished import LONGEST_SIDE, Finished, device_of, find, noted
+from kd.deploy.run import LONGEST_SIDE, Finished, device_of, find, noted
 from kd.errors import ConfigError, ModelError
 from kd.network import Network
 from kd.precision import Precision

@@ -21,7 +21,7 @@ from kd.export.onnx_file import INPUT
 QUANTISED = ["Conv", "ConvTranspose", "MatMul", "Gemm"]
 
 
-class _Images(CalibrationDataReader):
+class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     def __init__(self, images: Iterable[np.ndarray]) -> None:
         self._images = iter(images)
 

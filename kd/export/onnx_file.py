@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -62,8 +61,9 @@ def to_onnx(network: Network, image_size: tuple[int, int], metadata: Mapping[str
     free = {0: "batch", 2: "height", 3: "width"}
     with _quiet():
         torch.onnx.export(
-            network, (images,), cast(Any, written), dynamo=False, opset_version=OPSET, input_names=[INPUT],
-            output_names=[OUTPUT], dynamic_axes={INPUT: free, OUTPUT: free},
+            network, (images,), written,  # type: ignore[arg-type]  # a buffer will do, its annotation lacks that
+            dynamo=False, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT],
+            dynamic_axes={INPUT: free, OUTPUT: free},
         )  # fmt: skip
     model = onnx.load_from_string(written.getvalue())
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = network.classes

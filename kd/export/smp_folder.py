@@ -46,8 +46,8 @@ def save_folder(network: Network, image_size: tuple[int, int], folder: Path) -> 
         names=", ".join(network.class_names), mean=mean, std=std, meaning=meaning,
     )  # fmt: skip
     (folder / "README.md").write_text(text, encoding="utf-8")  # smp writes one of its own where there is none
-    body: Any = network.body
-    body.save_pretrained(folder)
+    model: Any = network.body  # smp's, which has more than nn.Module
+    model.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     about = {"_mean": mean, "_std": std, "_class_names": network.class_names, "_image_size": image_size}
     (folder / "config.json").write_text(json.dumps(config | about, indent=2, sort_keys=True), encoding="utf-8")

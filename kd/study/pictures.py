@@ -76,8 +76,9 @@ def _picture(plot: Callable[..., Any], results: Results, arguments: dict[str, An
     axes = plot(results.study, **arguments)
     figure = np.asarray(axes).flat[0].figure
     figure.set_size_inches(max(9, 3.2 * np.asarray(axes).size), 5)
-    figure.tight_layout()
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png", bbox_inches="tight"))
+    # one colour bar may belong to several axes, which "tight" does not know
+    figure.set_layout_engine("tight" if np.asarray(axes).size == 1 else "constrained")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     plt.close(figure)
 
 

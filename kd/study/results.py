@@ -13,7 +13,8 @@ from typing import Any
 import optuna
 from optuna import Study
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as TrialState  # for the report, which does not know optuna
 
 from kd.errors import StudyError, nearest
 from kd.study.ledger import FINISHED, failure, history
@@ -58,7 +59,7 @@ class Results:
         if len(self.space.objectives) > 1:
             return self.study.best_trials if self.complete else []
         sign = -1 if self.space.directions == ["maximize"] else 1
-        return sorted(self.complete, key=lambda trial: (sign * trial.value, trial.number))
+        return sorted(self.complete, key=lambda trial: (sign * trial.values[0], trial.number))
 
     def count(self, state: TrialState) -> int:
         return sum(trial.state == state for trial in self.trials)
@@ -79,11 +80,15 @@ class Results:
     @property
     def seconds(self) -> tuple[float, float]:
         """From the first start to the last end, and the sum over all trials: seconds of wall time."""
-        ended = [trial for trial in self.trials if trial.datetime_complete and trial.datetime_start]
-        if not ended:
+        spans = [
+            (trial.datetime_start, trial.datetime_complete)
+            for trial in self.trials
+            if trial.datetime_start and trial.datetime_complete
+        ]
+        if not spans:
             return 0.0, 0.0
-        first, last = min(trial.datetime_start for trial in ended), max(trial.datetime_complete for trial in ended)
-        return (last - first).total_seconds(), sum(trial.duration.total_seconds() for trial in ended)
+        first, last = min(begun for begun, _ in spans), max(over for _, over in spans)
+        return (last - first).total_seconds(), sum((over - begun).total_seconds() for begun, over in spans)
 
     def importances(self) -> dict[str, float]:
         """The share of the objective's variance that each key explains (fANOVA, Hutter et al. 2014), largest first.
@@ -96,6 +101,11 @@ class Results:
         return optuna.importance.get_param_importances(
             self.study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
         )
+
+
+def names_in(storage: RDBStorage) -> list[str]:
+    """The studies of a database."""
+    return list(optuna.study.get_all_study_names(storage))
 
 
 def rows(results: Results) -> list[dict[str, Any]]:

@@ -26,7 +26,9 @@ def best_trials(results: Results, count: int = 5) -> Table:
         table.add_column(str(trial.number), justify="right")
     for index, name in enumerate(results.space.objectives):
         table.add_row(name, *(f"{trial.values[index]:.4f}" for trial in shown))
-    for title, fact in (("test/miou", "test/miou"), ("epochs", "epochs"), ("best epoch", "best_epoch")):
+    reached = (trial.user_attrs.get("test/miou") for trial in shown)
+    table.add_row("test/miou", *("-" if value is None else f"{value:.4f}" for value in reached))
+    for title, fact in (("epochs", "epochs"), ("best epoch", "best_epoch")):
         table.add_row(title, *(_plain(trial.user_attrs.get(fact)) for trial in shown))
     table.add_section()
     for name in results.space.searched:
@@ -79,7 +81,7 @@ def against(results: Results, baseline: Results) -> Iterator[Table | str]:
         yield f"not equal: {reason}"
 
 
-def winners(results: Results, baseline: Results) -> Iterator[Table | str]:
+def winners(results: Results, baseline: Results) -> Iterator[Table]:
     """Two studies' winners, each trained again with several seeds: the difference with its spread."""
     spreads, others = over_seeds(results), over_seeds(baseline)
     shared = [name for name in spreads if name in others]

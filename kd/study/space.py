@@ -7,12 +7,13 @@ configuration that it was begun with.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from optuna import Study
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
+    FloatDistribution,
     IntDistribution,
     distribution_to_json,
     json_to_distribution,
@@ -25,7 +26,10 @@ ATTRIBUTE = "space"
 #: Where a study is shown: no part of its question, and not written down, as an address may hold a password.
 SHOWN = ("root", "tracking")
 #: What cannot change a trial's result beside that: where it runs, and where its data lies (their content is compared).
-FREE = (*SHOWN, "trainer.device", "trainer.workers", "data.root", *CACHE_KEYS)
+FREE = (*SHOWN, "trainer.device", "trainer.workers", "data.root", "pictures", *CACHE_KEYS)
+
+
+Direction = Literal["minimize", "maximize"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,11 @@ class Space:
 
     searched: Mapping[str, BaseDistribution]
     fixed: tuple[str, ...]
-    objectives: Mapping[str, str]
+    objectives: Mapping[str, Direction]
     config: Mapping[str, Any]
 
     @property
-    def directions(self) -> list[str]:
+    def directions(self) -> list[Direction]:
         return list(self.objectives.values())
 
     def overrides(self, params: Mapping[str, Any]) -> list[str]:
@@ -126,15 +130,23 @@ def _under(name: str, keys: Iterable[str]) -> bool:
     return any(name == key or name.startswith(f"{key}.") for key in keys)
 
 
+def _numbers(distribution: BaseDistribution) -> FloatDistribution | IntDistribution:
+    """A distribution that is no choice."""
+    if not isinstance(distribution, FloatDistribution | IntDistribution):
+        raise TypeError(f"optuna has a new kind of distribution: {distribution!r}")
+    return distribution
+
+
 def _extremes(distribution: BaseDistribution) -> list[Any]:
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
-    return list(dict.fromkeys((distribution.low, distribution.high)))
+    return list(dict.fromkeys((_numbers(distribution).low, _numbers(distribution).high)))
 
 
 def _values(name: str, distribution: BaseDistribution) -> list[Any]:
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
+    distribution = _numbers(distribution)
     if distribution.step is None or distribution.log:
         raise StudyError(
             f"{name} takes any value from {distribution.low} to {distribution.high}, so the sampler grid has no end; "
@@ -149,6 +161,7 @@ def describe(distribution: BaseDistribution) -> str:
     """A distribution in the words of an override: choice(1,2), range 0..4, interval 1..2 (log)."""
     if isinstance(distribution, CategoricalDistribution):
         return f"choice({','.join(map(str, distribution.choices))})"
+    distribution = _numbers(distribution)
     usual = 1 if isinstance(distribution, IntDistribution) else None
     step = "" if distribution.step == usual else f" by {distribution.step}"
     return f"{distribution.low}..{distribution.high}{step}{' (log)' if distribution.log else ''}"

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class StudyTrial(Alone):
 
     def note(self, facts: Mapping[str, Any]) -> None:
         for name, value in facts.items():
-            self.ticket.database.patiently(lambda name=name, value=value: self._note(name, value))
+            self.ticket.database.patiently(partial(self._note, name, value))
 
     def _note(self, name: str, value: Any) -> None:
         with self._still_ours():

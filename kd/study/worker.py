@@ -46,7 +46,7 @@ def heartbeat(storage: RDBStorage, trial_id: int, over: Callable[[], bool] = lam
     stop = threading.Event()
 
     def beat() -> None:
-        pause = 0
+        pause: float | None = 0.0
         while not stop.wait(pause):
             pause = storage.get_heartbeat_interval()
             try:
@@ -76,12 +76,16 @@ def _started(process: psutil.Process) -> float:
 def _host() -> str:
     """The machine since its last start, and the container: process numbers mean the same within it."""
     parts = [platform.node()]
-    for tell in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(), _namespace):
+    for tell in (_boot, _namespace):
         try:
             parts.append(tell())
         except OSError:
             continue
     return " ".join(parts)
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _namespace() -> str:

@@ -53,7 +53,8 @@ class Delivery:
         alone: Callable[[], AbstractContextManager[Any]] = nullcontext,
         shared: bool = False,
     ) -> None:
-        self.identity, self.run_id, self.sent = identity, known, Counter()
+        self.identity, self.run_id = identity, known
+        self.sent: Counter[str] = Counter()
         self._connect, self._noted, self._heard, self._alone, self._shared = connect, noted, heard, alone, shared
         self._client, self._experiment = None, ""
         self._there: There | None = None

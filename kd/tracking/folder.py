@@ -96,14 +96,18 @@ def _note(folder: RunFolder, store: Store, run_id: str) -> None:
 
 
 def _source() -> dict[str, str]:
-    """What started the run, in MLflow's own tags: the script, and the commit where there is one."""
+    """What started the run, in MLflow's own tags: the script, and the commit where there is one.
+
+    `git.dirty` says whether files that git knows differed from it.
+    """
     tags = {"mlflow.source.name": "train.py", "mlflow.source.type": "LOCAL"}
     try:
-        command = ["git", "rev-parse", "HEAD"]
+        command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
         commit = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return tags
-    return tags | {"mlflow.source.git.commit": commit.stdout.strip()}
+    found, _, dirty = commit.stdout.strip().partition("-")
+    return tags | {"mlflow.source.git.commit": found, "git.dirty": str(bool(dirty)).lower()}
 
 
 def sync(path: Path, root: Path) -> Counter[str]:
@@ -157,7 +161,7 @@ def store_of(folder: RunFolder, root: Path) -> Store:
             f"{folder.path}: its store is {uri}, whose password is not written down; give the whole address in the "
             "variable MLFLOW_TRACKING_URI"
         )
-    settings = Tracking(enabled=True, uri=uri, experiment=wanted["experiment"], run_name=None, tags={})
+    settings = Tracking(enabled=True, uri=uri, experiment=wanted["experiment"], run_name=None, tags={}, register=None)
     return Store(store_uri(settings, root), settings.experiment, root)
 
 

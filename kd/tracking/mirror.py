@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 class NullRun:
     """A mirror that shows nothing."""
 
-    run_id: str | None = None
+    @property
+    def run_id(self) -> str | None:
+        """The run's id in MLflow; None where it has none."""
+        return None
 
     def refresh(self) -> None:
         """Say that there is more to show."""

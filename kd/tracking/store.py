@@ -30,6 +30,8 @@ CONNECT_SECONDS = 5
 class TrackingError(UserError):
     """A run cannot be delivered to the tracking store."""
 
+    page = "mlflow"
+
 
 def store_uri(settings: Tracking, root: Path) -> str:
     """The tracking store: MLFLOW_TRACKING_URI, else the setting, else an absolute sqlite address under `root`."""
@@ -83,7 +85,7 @@ class Store:
             else:  # nothing is asked of a server until it is needed
                 mlflow.MlflowClient(tracking_uri=self.uri)
         except (MlflowException, ArgumentError) as error:
-            raise ConfigError(f"tracking.uri={self}: {brief(error)}") from error
+            raise ConfigError(f"tracking.uri={self}: {brief(error)}", page="mlflow") from error
 
     def open(self) -> tuple[Any, str]:
         """A client, and the id of the experiment; store and experiment are made where they are missing.

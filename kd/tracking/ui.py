@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+import time
+import webbrowser
 
 from kd import stopping
 from kd.errors import ConfigError
@@ -12,8 +14,17 @@ from kd.tracking.store import Store, TrackingError, brief
 HOST = "127.0.0.1"  # nobody else's: MLflow's pages know no passwords
 
 
-def serve(store: Store, port: int) -> int:
+COMPARE = """\
+compare  runs: tick some in the list, then Compare: parallel coordinates, scatter, and their settings side by side
+         epochs: the chart symbol left of the search field draws val/miou, train/kl, temperature, ... of all runs
+         studies: the + beside a study unfolds its trials; its own charts have a point per trial
+Ctrl-C   ends it"""
+
+
+def serve(store: Store, port: int, show: bool | None = None) -> int:
     """Show the store's experiment until Ctrl-C; returns MLflow's exit code. A store that is a server shows itself.
+
+    `show` opens a browser; None does where a person sits at a display.
 
     Raises:
         ConfigError: the port is taken.
@@ -27,16 +38,22 @@ def serve(store: Store, port: int) -> int:
         _, experiment = store.open()
     except Exception as error:  # every transport and store has errors of its own
         raise TrackingError(f"MLflow at {store} cannot be reached ({brief(error)})") from error
+    show = _somebody_looks() if show is None else show
     if store.uri.startswith(("http:", "https:")):
-        print(f"ui       {store}/#/experiments/{experiment}/runs")
+        page = f"{store}/#/experiments/{experiment}/runs"
+        print(f"ui       {page}")
+        if show:
+            webbrowser.open(page)
         return 0
     _check_free(port)
-    print(f"ui       http://{HOST}:{port}/#/experiments/{experiment}/runs  (Ctrl-C ends it)")
-    print("compare  tick runs in the list, then Compare; a study's trials fold open under its run", flush=True)
+    page = f"http://{HOST}:{port}/#/experiments/{experiment}/runs"
+    print(f"ui       {page}\n{COMPARE}", flush=True)
     command, env = _server(store, port)
     with stopping.listen():
         process = subprocess.Popen(command, env=env)
         try:
+            if show and _answers(port, process):
+                webbrowser.open(page)
             return process.wait()
         except stopping.Interrupted:
             process.terminate()
@@ -48,6 +65,25 @@ def _server(store: Store, port: int) -> tuple[list[str], dict[str, str]]:
     """The command and its environment; the address goes by the latter, which `ps` does not show to others."""
     command = [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(port), "--workers", "1"]
     return command, {**os.environ, "MLFLOW_BACKEND_STORE_URI": store.uri}
+
+
+def _somebody_looks() -> bool:
+    """Whether a page that is opened would be seen: a terminal, on a machine with a display."""
+    if not sys.stdout.isatty() or "SSH_CONNECTION" in os.environ:
+        return False
+    return sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+def _answers(port: int, process: "subprocess.Popen[bytes]") -> bool:
+    """Wait until the server listens; False where it ended, or takes longer than a minute."""
+    for _ in range(600):
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) == 0:
+                return True
+        if process.poll() is not None:
+            return False
+        time.sleep(0.1)
+    return False
 
 
 def _check_free(port: int) -> None:

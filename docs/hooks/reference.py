@@ -1,0 +1,162 @@
+"""The reference in Markdown: of conf/ from its own files, of the verbs of `kd` from their own help."""
+
+import argparse
+import os
+import pydoc
+import re
+from collections.abc import Iterator
+from inspect import getdoc
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_args
+
+import yaml
+from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
+
+from kd import cli
+from kd.composition import CONF, TARGETS
+from kd.settings import Group, Settings
+
+RECIPES = ("experiment", "sweeps", "augment", "hydra/sweeper/pruner")  # shown as they are written
+STUDY = CONF / "hydra" / "sweeper" / "study.yaml"
+
+
+class Key(NamedTuple):
+    """One key of an option file: its dotted name, its default as it is written, and the comment beside it."""
+
+    name: str
+    default: str
+    comment: str
+
+
+def configuration() -> str:
+    """Every group of conf/, each option with its purpose, keys, defaults, limits and comments."""
+    parts = ["## The top level\n", _table(CONF / "config.yaml", "")]
+    for group in groups():
+        parts.append(f"## {group}\n")
+        for file in sorted((CONF / group).glob("*.yaml")):
+            parts += [f"### {group}={file.stem}\n", f"{purpose(file)}\n", _option(group, file)]
+    parts += ["## hydra/sweeper=study\n", f"{purpose(STUDY)}\n", _table(STUDY, "hydra.sweeper.")]
+    return "\n".join(parts)
+
+
+def groups() -> list[str]:
+    """The folders of conf/ that hold options, with the sweeper's at the end."""
+    plain = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "sweeps"))
+    return [*plain, "sweeps", "hydra/sweeper/pruner"]
+
+
+def purpose(file: Path) -> str:
+    """The first line of an option file that says what it is for."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return lines[lines[0].startswith("# @package")].removeprefix("# ")
+
+
+def _option(group: str, file: Path) -> str:
+    if group in RECIPES:
+        return f"```yaml\n{file.read_text(encoding='utf-8').strip()}\n```\n"
+    target = yaml.safe_load(file.read_text(encoding="utf-8")).get("_target_")
+    said = f"{_prose(getdoc(pydoc.locate(target)) or '')}\n" if target in TARGETS else ""
+    return "\n".join([said, _table(file, f"{group}.")])
+
+
+def _prose(docstring: str) -> str:
+    """A docstring without its examples, which the page of the Python names shows."""
+    return docstring.partition("\n>>>")[0].rstrip()
+
+
+def _table(file: Path, prefix: str) -> str:
+    """The keys of a file in a table; what is allowed stands in it where the types of the settings say so."""
+    rows = [(f"`{prefix}{key.name}`", f"`{key.default}`", _allowed(f"{prefix}{key.name}", file.stem), key.comment)
+            for key in keys(file)]  # fmt: skip
+    if not rows:
+        return "It has no keys.\n"
+    titles = ("key", "default", "allowed", "")
+    shown = [column for column in range(4) if any(row[column] for row in rows)]
+    lines = [titles, ("---",) * 4, *rows]
+    return "".join("| " + " | ".join(line[at].replace("|", "\\|") for at in shown) + " |\n" for line in lines)
+
+
+def keys(file: Path) -> list[Key]:
+    """The keys of an option file in the order of its lines, but for what hydra alone reads."""
+    text = file.read_text(encoding="utf-8")
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    return list(_walk(root, "", text)) if isinstance(root, yaml.MappingNode) else []
+
+
+def _walk(node: yaml.MappingNode, prefix: str, text: str) -> Iterator[Key]:
+    for key, value in node.value:
+        if not prefix and key.value in ("defaults", "hydra", "_target_"):
+            continue
+        name = f"{prefix}{key.value}"
+        if isinstance(value, yaml.MappingNode) and value.value:
+            yield from _walk(value, f"{name}.", text)
+        else:
+            rest = text[value.end_mark.index :].partition("\n")[0]
+            comment = re.fullmatch(r"\s*# *(.*)", rest)
+            default = text[value.start_mark.index : value.end_mark.index]
+            yield Key(name, default, comment[1] if comment else "")
+
+
+def _allowed(name: str, option: str) -> str:
+    """What the settings accept for a dotted key, in words; nothing where no type says so."""
+    kind: Any = Settings
+    for part in name.split("."):
+        if part == "teacher" and kind is Settings:
+            kind = _teachers().get(option)
+            continue
+        field: FieldInfo | None = getattr(kind, "model_fields", {}).get(part)
+        if field is None:
+            return ""
+        kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    is_group = isinstance(kind, type) and issubclass(kind, Group)
+    return "" if kind is None or is_group else in_words(TypeAdapter(kind).json_schema())
+
+
+def _teachers() -> dict[str, type[Group]]:
+    """The kinds of teacher that the settings know, by the option that makes one."""
+    kinds = (get_args(kind) for kind in get_args(Settings.model_fields["teacher"].annotation))
+    return {tag.tag: kind for kind, tag in kinds}
+
+
+NAMES = {
+    "integer": "whole number", "number": "number", "boolean": "true or false", "string": "text", "null": "null",
+    "object": "mapping", "array": "list",
+}  # fmt: skip
+LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+def in_words(schema: dict[str, Any]) -> str:
+    """A JSON schema of one value, as a person would say it."""
+    if "anyOf" in schema:
+        return " or ".join(map(in_words, schema["anyOf"]))
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    if "prefixItems" in schema:
+        return f"list of {len(schema['prefixItems'])}: {in_words(schema['prefixItems'][0])}"
+    if isinstance(schema.get("items"), dict):
+        return f"list of {in_words(schema['items'])}"
+    limits = [f"{sign} {schema[limit]:.20g}" for limit, sign in LIMITS.items() if limit in schema]
+    return f"{NAMES[schema['type']]} {', '.join(limits)}".strip()
+
+
+def commands() -> str:
+    """The help of every verb of `kd`, as it prints it."""
+    width = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100"  # what argparse takes for the terminal's width
+    try:
+        return "\n".join(f"## {parser.prog}\n\n```text\n{parser.format_help().strip()}\n```\n" for parser in parsers())
+    finally:
+        os.environ.pop("COLUMNS")
+        if width is not None:
+            os.environ["COLUMNS"] = width
+
+
+def parsers(parser: argparse.ArgumentParser | None = None) -> Iterator[argparse.ArgumentParser]:
+    """The parser of `kd` and those of its verbs, each verb before its own."""
+    parser = parser or cli._parser()
+    yield parser
+    for action in parser._actions:  # argparse has no public way to its verbs
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in dict.fromkeys(action.choices.values()):
+                yield from parsers(verb)

@@ -1,0 +1,45 @@
+"""What a run ran on: versions, machine, device. Nothing of a person or a place: no user, no host name, no path."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+#: The packages whose version may change a figure.
+PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations",
+            "opencv-python-headless", "pillow", "numpy", "hydra-core", "optuna", "mlflow")  # fmt: skip
+
+
+def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Plain facts for run.json: python, system, cpu, cores, threads, device, processes, and the packages' versions."""
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        **({"cuda": torch.version.cuda} if device.type == "cuda" else {}),
+        "processes": processes,
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _cpu() -> str:
+    """The processor's name, as Linux knows it, or as Python does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""Teachers that this project did not train: their files, how they are run, and how they come to speak as ours do."""

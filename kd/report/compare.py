@@ -1,0 +1,151 @@
+"""Several runs on one page: what they differ in, their curves on top of each other, their figures side by side."""
+
+import shlex
+from collections.abc import Sequence
+from string import ascii_uppercase
+from typing import Any
+
+from kd.calibration import expected_error
+from kd.report import pictures
+from kd.report.blocks import Cell, Code, Facts, Folded, Page, Picture, Section, Table, Text, barred, facts, figure, row
+from kd.report.outcome import SPLITS, side_by_side
+from kd.report.read import DAMAGES, Run
+from kd.report.run import flat_config
+from kd.resume import FREE
+
+MOST = len(ascii_uppercase)
+
+
+def compare(runs: Sequence[Run]) -> Page:
+    """The page of two runs or more."""
+    letters = dict(zip(ascii_uppercase, runs, strict=False))
+    sections, missing = [], [f"{letter}: {line}" for letter, run in letters.items() for line in run.missing]
+    for part in (_which, _differences, _curves, _figures, _classes, _calibration, _cost, _again):
+        try:
+            section = part(letters)
+        except DAMAGES as error:
+            missing.append(f"{part.__name__.strip('_')}: its data is damaged ({type(error).__name__})")
+            continue
+        if section is not None:
+            sections.append(section)
+    title = " against ".join(run.name for run in runs) if len(runs) == 2 else f"{len(runs)} runs"
+    states = [f"{letter} {run.state}" for letter, run in letters.items()]
+    return Page(title, "what they differ in, and what became of it", states, [], sections, missing)
+
+
+Letters = dict[str, Run]
+
+
+def _which(runs: Letters) -> Section:
+    rows = [(letter, f"{run.name}: {run.identity.get('name') or ' '.join(run.overrides) or 'defaults'}"
+             f"{' (without a teacher)' if run.learns_alone else ''}") for letter, run in runs.items()]  # fmt: skip
+    return Section("which", "Which runs", [facts(rows)], [facts(rows)])
+
+
+def _differences(runs: Letters) -> Section:
+    configs = {letter: flat_config(run.config) for letter, run in runs.items()}
+    keys = dict.fromkeys(key for config in configs.values() for key in config)
+    differ = [key for key in keys if len({config.get(key, "–") for config in configs.values()}) > 1]
+    free = [key for key in differ if any(key == name or key.startswith(f"{name}.") for name in FREE)]
+    rest = [key for key in differ if key not in free]
+
+    def table(keys: Sequence[str]) -> Table:
+        return Table(
+            ["setting", *runs], [row(key, *(_setting(c.get(key, "–")) for c in configs.values())) for key in keys]
+        )
+
+    blocks: list[Any] = [table(rest)] if rest else [Text(["No setting that changes a result."])]
+    if alone := [letter for letter, run in runs.items() if run.learns_alone]:
+        told = "has no teacher: its temperature and its teacher's settings have" if len(alone) == 1 else (
+            "have no teacher: their temperatures and their teachers' settings have")  # fmt: skip
+        blocks.append(Text([f"{' and '.join(alone)} {told} no effect."]))
+    if free:
+        blocks.append(Folded(f"settings that change no result ({len(free)})", [table(free)]))
+    commits = {letter: run.commit or "unknown" for letter, run in runs.items()}
+    if len(set(commits.values())) > 1:
+        told = ", ".join(f"{letter} {commit}" for letter, commit in commits.items())
+        blocks.append(Text([f"They ran from different commits: {told}."], "warning"))
+    return Section("differences", "What they differ in", blocks, blocks[:1])
+
+
+def _setting(text: str) -> Cell:
+    """A value of a configuration; a long number is rounded where it is shown."""
+    try:
+        return figure(float(text), form=".6g") if "." in text and len(text) > 8 else Cell(text)
+    except ValueError:
+        return Cell(text)
+
+
+def _curves(runs: Letters) -> Section | None:
+    records = {letter: run.records for letter, run in runs.items() if run.records}
+    if not records:
+        return None
+    caption = "Quality on validation, training loss (of each run's own terms), temperature and open blocks by epoch."
+    alone = {letter for letter, run in runs.items() if run.learns_alone}
+    picture = Picture(pictures.overlay(records, alone), "the curves of all runs on top of each other", caption)
+    return Section("curves", "Learning curves", [picture])
+
+
+def _figures(runs: Letters) -> Section | None:
+    columns: dict[str, Any] = {}
+    keys: dict[str, str] = {}
+    for letter, run in runs.items():
+        title = f"{letter}, without a teacher" if run.learns_alone else f"{letter}, student"
+        for name, figures, key in ((f"{letter}, teacher", run.teacher, "teacher"), (title, run.student, "student")):
+            if figures:
+                columns[name], keys[name] = figures, f"{letter}.{key}"
+    baseline = next((run.baseline for run in runs.values() if run.baseline), None)
+    if baseline:
+        columns["trivial baseline"] = baseline
+    if not columns:
+        return None
+    table = side_by_side(columns, keys)
+    note = "One run is one seed: a difference of less than what another seed makes is none."
+    return Section("figures", "What came out", [table, Text([note])], [table])
+
+
+def _classes(runs: Letters) -> Section | None:
+    columns = [
+        (f"{letter}, {split}", run, split, f"{letter}.student.")
+        for split in SPLITS
+        for letter, run in runs.items()
+        if any(name.startswith(f"{split}/iou/") for name in run.student)
+    ]
+    names = dict.fromkeys(name for run in runs.values() for name in run.class_names)
+    if not columns:
+        return None
+    rows = [
+        [Cell(name, swatch=number), *(barred(figure(run.student.get(f"{split}/iou/{name}"), f"{key}{split}/iou/{name}"))
+                                      for _, run, split, key in columns)]
+        for number, name in enumerate(names)
+    ]  # fmt: skip
+    return Section("classes", "Class by class", [Table(["IoU, student", *(title for title, *_ in columns)], rows)])
+
+
+def _calibration(runs: Letters) -> Section | None:
+    rows = []
+    for split, title in SPLITS.items():
+        cells = [table if (table := run.seen.get(f"student/{split}/calibration")) is None else expected_error(table)
+                 for run in runs.values()]  # fmt: skip
+        if any(cell is not None for cell in cells):
+            rows.append(row(f"ECE, {title}", *(figure(cell) for cell in cells)))
+    return Section("calibration", "Calibration", [Table(["", *runs], rows)]) if rows else None
+
+
+def _cost(runs: Letters) -> Section:
+    def spent(run: Run) -> list[Any]:
+        return [figure(run.summary.get("total_seconds"), form=".1f"), len(run.records),
+                figure(run.summary.get("best_epoch"), form="d")]  # fmt: skip
+
+    columns = [spent(run) for run in runs.values()]
+    titles = ("seconds, whole run", "epochs", "best epoch")
+    rows = [row(title, *cells) for title, cells in zip(titles, zip(*columns, strict=True), strict=True)]
+    return Section("cost", "Cost", [Table(["", *runs], rows)])
+
+
+def _again(runs: Letters) -> Section:
+    lines: list[str] = []
+    for letter, run in runs.items():
+        lines += [f"# {letter}", " ".join(["python", "train.py", *map(shlex.quote, run.overrides)])]
+    pages: list[Facts] = [facts([(letter, str(run.path)) for letter, run in runs.items()])]
+    return Section("again", "How to get them again", [Code(lines), *pages])

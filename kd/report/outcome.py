@@ -1,0 +1,163 @@
+"""What came out of a run: its figures, class by class, its curves, its worst and best predictions."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from kd import plots
+from kd.console import ROWS
+from kd.evidence import MASKS
+from kd.report import pictures
+from kd.report.blocks import (
+    Cell,
+    Facts,
+    Folded,
+    Legend,
+    Picture,
+    Section,
+    Strip,
+    Table,
+    Text,
+    barred,
+    facts,
+    figure,
+    row,
+)
+from kd.report.read import Run
+
+SPLITS = {"val": "validation", "test": "test"}
+#: Rows of the closing table, and what each is called.
+CLOSING = (("parameters", "parameters"), ("macs", "multiply-adds"), *((key, title) for key, title, _ in ROWS[1:]))
+
+Others = Mapping[str, Mapping[str, Any]]  # title of a column -> figures by name
+
+
+def came_out(run: Run, others: Others) -> Section | None:
+    best = [] if run.student or not run.records else [facts_of_best(run)]
+    columns = {
+        **({"teacher": ("teacher", run.teacher)} if run.teacher else {}),
+        **({"student": ("student", run.student)} if run.student else {}),
+        **{title: ("", figures) for title, figures in others.items()},
+        **({"trivial baseline": ("baseline", run.baseline)} if run.baseline else {}),
+    }
+    if not columns:
+        return Section("figures", "What came out", best, best) if best else None
+    table = side_by_side({title: figures for title, (_, figures) in columns.items()},
+                         {title: key for title, (key, _) in columns.items()})  # fmt: skip
+    notes = [f"Best epoch {run.summary['best_epoch']}, chosen on validation."] if "best_epoch" in run.summary else []
+    if run.teacher and run.student:
+        notes += _against_teacher(run)
+    if masks := run.baseline.get("masks"):
+        notes.append(
+            f"The trivial baseline predicts the most frequent class at each pixel, whatever the image; it is made from "
+            f"{masks} training masks{', evenly spaced' if masks == MASKS else ''}."
+        )
+    told = [Text(notes)] if notes else []
+    warned = [Text([beaten], "warning")] if (beaten := _beaten(run)) else []
+    return Section("figures", "What came out", [*best, table, *told, *warned], [*best, table, *warned])
+
+
+def _beaten(run: Run) -> str:
+    """Where a student is no better than what looks at no image."""
+    worse = [
+        f"{run.student[key]:.4f} against {run.baseline[key]:.4f} on {SPLITS[split]}"
+        for split in SPLITS
+        if run.student.get(key := f"{split}/miou") is not None and run.student[key] <= (run.baseline.get(key) or -1)
+    ]
+    return f"The student does not beat the trivial baseline: mIoU {', '.join(worse)}." if worse else ""
+
+
+def _against_teacher(run: Run) -> list[str]:
+    split = "test" if run.student.get("test/miou") is not None else "val"
+    one, other = run.student.get(f"{split}/miou"), run.teacher.get(f"{split}/miou")
+    if not one or not other:
+        return []
+    small = run.student["parameters"] / run.teacher["parameters"]
+    return [f"The student keeps {one / other:.1%} of its teacher's mIoU on {SPLITS[split]}, with {small:.1%} of its "
+            "parameters."]  # fmt: skip
+
+
+def side_by_side(columns: Mapping[str, Mapping[str, Any]], prefixes: Mapping[str, str] | None = None) -> Table:
+    """Figures of several networks, a row each; a row that nobody has is left out."""
+    rows = []
+    for key, title in CLOSING:
+        cells = [figure(figures.get(key), _key(prefixes, name, key)) for name, figures in columns.items()]
+        if any(cell.value is not None for cell in cells):
+            rows.append(row(title, *cells))
+    return Table(["", *columns], rows)
+
+
+def _key(prefixes: Mapping[str, str] | None, name: str, key: str) -> str:
+    return f"{prefixes[name]}.{key}" if prefixes and prefixes.get(name) else ""
+
+
+def facts_of_best(run: Run) -> Facts:
+    """What a run without an end has reached."""
+    looked = [record for record in run.records if record.get("val/miou") is not None]
+    best = max(looked, key=lambda record: record["val/miou"], default=None)
+    return facts([
+        ("epochs trained", len(run.records)),
+        ("best val/miou so far", None if best is None else figure(best["val/miou"])),
+        ("in epoch", None if best is None else best["epoch"]),
+        ("planned epochs", run.summary.get("planned_epochs")),
+    ])  # fmt: skip
+
+
+def by_class(run: Run) -> Section | None:
+    columns = [(f"{who}, {split}", who, figures, split)
+               for split in SPLITS
+               for who, figures in (("teacher", run.teacher), ("student", run.student), ("baseline", run.baseline))
+               if any(name.startswith(f"{split}/iou/") for name in figures)]  # fmt: skip
+    if not columns:
+        return None
+    rows = []
+    for number, name in enumerate(run.class_names):
+        cells = [barred(figure(figures.get(f"{split}/iou/{name}"), f"{who}.{split}/iou/{name}"))
+                 for _, who, figures, split in columns]  # fmt: skip
+        rows.append([Cell(name, swatch=number), *cells])
+    note = "IoU of each class over all pixels of the split. A class that is neither there nor predicted has none (–)."
+    return Section("classes", "Class by class", [Table(["IoU", *(title for title, *_ in columns)], rows), Text([note])])
+
+
+def curves(run: Run) -> Section | None:
+    if not run.records:
+        return None
+    best = run.summary.get("best_epoch")
+    if best is None:
+        looked = [record for record in run.records if record.get("val/miou") is not None]
+        best = max(looked, key=lambda record: record["val/miou"], default=run.records[-1])["epoch"]
+    picture = run.picture("curves.png") or pictures.drawn(
+        lambda path: plots.draw_curves(run.records, best, run.teacher.get("val/miou"), path)
+    )
+    opened = [
+        f"{after['unfrozen_blocks']} from epoch {after['epoch']}"
+        for before, after in pairwise(run.records)
+        if after["unfrozen_blocks"] != before["unfrozen_blocks"]
+    ]
+    told = ", ".join([f"{run.records[0]['unfrozen_blocks']} at first", *opened[:20]])
+    caption = f"Losses and quality by epoch. Grey lines: an encoder block opens. Open blocks: {told}."
+    shown = Picture(picture, "losses and validation figures over epochs", caption)
+    return Section("curves", "Learning curves", [shown])
+
+
+def samples(run: Run) -> Section | None:
+    names, void = run.class_names, run.evidence.get("ignore_index")
+    blocks: list[Any] = []
+    for number, sample in enumerate(run.evidence.get("samples") or []):
+        prefix = f"sample/{number}/"
+        tensors = {name.removeprefix(prefix): t for name, t in run.seen.items() if name.startswith(prefix)}
+        if tensors:
+            title = f"{sample['end']}: {sample['name']}, mIoU {sample['miou']:.4f} over its own classes"
+            blocks.append(Strip(title, pictures.panels(tensors, len(names), void)))
+    even = run.picture("predictions.png")
+    if even:
+        shown = Picture(
+            even, "image, truth, teacher, student and errors of samples", "Image, truth, predictions, errors."
+        )
+        blocks.append(Folded("samples at even distances through the validation split", [shown]) if blocks else shown)
+    if not blocks:
+        return None
+    note = (
+        "The validation images with the lowest and the highest mean IoU of the student, truth and predictions beside."
+    )
+    return Section("samples", "Worst and best", [Text([note]), Legend(names), *blocks])

@@ -1,0 +1,57 @@
+"""A page as HTML: one file that fetches nothing and runs nothing.
+
+Whatever a run folder says is text: jinja escapes it, characters that do not print are written out, and the page's own
+policy forbids scripts, frames, forms, and pictures from anywhere but the page itself. Only the one style sheet that
+stands in it is allowed, by its digest.
+"""
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from kd.errors import shown
+from kd.plots import class_colours
+from kd.report.blocks import SHADES, Page
+
+HERE = Path(__file__).parent
+
+
+def html(page: Page) -> str:
+    """The whole page."""
+    style = _style(page.classes())
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    return _template().render(page=page, style=Markup(style), policy=Markup(policy), uri=_uri)
+
+
+@cache
+def _template() -> Any:
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, finalize=_printable
+    )
+    return environment.get_template("page.html.j2")
+
+
+def _printable(value: Any) -> Any:
+    """Texts without what does not print: no control characters, nothing that turns the order of letters around."""
+    return shown(value, None) if type(value) is str and not value.isprintable() else value
+
+
+def _uri(png: bytes) -> Markup:
+    return Markup(f"data:image/png;base64,{base64.b64encode(png).decode()}")
+
+
+def _style(classes: int) -> str:
+    """The style sheet, with the colours of so many classes and of the shades of a cell."""
+    lines = [(HERE / "page.css").read_text(encoding="utf-8")]
+    for number, (red, green, blue) in enumerate(class_colours(classes).tolist()):
+        lines.append(f".k{number} {{ background: #{red:02x}{green:02x}{blue:02x}; }}")
+    for shade in range(SHADES + 1):
+        white = " color: #fff;" if shade > 0.7 * SHADES else ""
+        lines.append(f".s{shade} {{ background: rgba(var(--blue), {shade / SHADES:.2f});{white} }}")
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""Pictures that only a report has, as PNG bytes, in the style of `kd.plots`."""
+
+import io
+import tempfile
+from collections.abc import Callable, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+from torch import Tensor
+
+from kd.calibration import BINS, expected_error
+from kd.plots import GREY, STUDENT, TEACHER, WARM, class_colours, panel
+
+WHOSE = {"teacher": TEACHER, "student": STUDENT}
+RUNS = (STUDENT, WARM, "#2a9d8f", TEACHER, "#e9a23b", "#5c677d", "#8f5d3b", "#c05299")
+DASHES = ("-", "--", ":", "-.")  # where two runs agree, both are seen
+DPI = 130
+
+
+def drawn(draw: Callable[[Path], None]) -> bytes:
+    """What a function of `kd.plots` writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture.png"
+        draw(path)
+        return path.read_bytes()
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=DPI, format="png")
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def _axes(columns: int, width: float, height: float, rows: int = 1, **margins: float) -> tuple[Figure, list[Axes]]:
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
+    figure.subplots_adjust(**{"left": 0.1, "right": 0.97, "top": 0.9, "bottom": 0.14, **margins})
+    for ax in axes.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes.flat)
+
+
+def reliability(tables: Mapping[str, Tensor]) -> bytes:
+    """Accuracy over confidence, a panel per network, with the share of pixels in each bin below.
+
+    Reference: Guo et al., arXiv 1706.04599, figure 1.
+    """
+    columns = len(tables)
+    figure, axes = plt.subplots(2, columns, figsize=(4.4 * columns, 4.6), squeeze=False, sharex=True,
+                                gridspec_kw={"height_ratios": [3, 1]})  # fmt: skip
+    figure.subplots_adjust(left=0.16 / columns**0.7, right=0.97, top=0.92, bottom=0.11, hspace=0.12, wspace=0.28)
+    for column, (name, table) in enumerate(tables.items()):
+        _reliability(axes[0, column], axes[1, column], name, table)
+    axes[0, 0].set_ylabel("accuracy")
+    axes[1, 0].set_ylabel("pixels")
+    return _png(figure)
+
+
+def _reliability(above: Axes, below: Axes, name: str, table: Tensor) -> None:
+    pixels, right, sums = (column.numpy() for column in table.unbind(dim=1))
+    there, colour = pixels > 0, WHOSE.get(name.partition(",")[0], STUDENT)
+    left = np.arange(BINS) / BINS
+    accuracy, claimed = right[there] / pixels[there], sums[there] / pixels[there]
+    above.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--", zorder=1)
+    above.bar(left[there], accuracy, 1 / BINS, align="edge", color=colour, alpha=0.55, edgecolor="white", zorder=2)
+    above.plot(claimed, accuracy, color=colour, marker="o", markersize=3, linewidth=1, zorder=3)
+    above.set(xlim=(0, 1), ylim=(0, 1), title=f"{name}: ECE {expected_error(table) or 0:.4f}")
+    below.bar(left, pixels / max(pixels.sum(), 1), 1 / BINS, align="edge", color=GREY, alpha=0.6, edgecolor="white")
+    below.set(xlabel="confidence", ylim=(0, None))
+    for ax in (above, below):
+        ax.spines[["top", "right"]].set_visible(False)
+
+
+#: What is laid on top of each other, each in a panel of its own.
+OVERLAID = (("val/miou", "mIoU, val"), ("train/loss", "loss, training"), ("temperature", "temperature"),
+            ("unfrozen_blocks", "open encoder blocks"))  # fmt: skip
+
+
+def overlay(runs: Mapping[str, Sequence[Mapping[str, Any]]], alone: Set[str] = frozenset()) -> bytes:
+    """The records of several runs over their epochs, a colour each; a run that learns alone has no temperature."""
+    figure, axes = _axes(2, 10, 6.4, rows=2, left=0.07, right=0.985, top=0.94, bottom=0.13, hspace=0.3, wspace=0.17)
+    for ax, (name, title) in zip(axes, OVERLAID, strict=True):
+        for number, (label, records) in enumerate(runs.items()):
+            if name == "temperature" and label in alone:
+                continue
+            looked = [record for record in records if record.get(name) is not None]
+            epochs, values = [record["epoch"] for record in looked], [record[name] for record in looked]
+            style: dict[str, Any] = {"drawstyle": "steps-mid"} if name == "unfrozen_blocks" else {"marker": "."}
+            dashes = DASHES[number % len(DASHES)]
+            ax.plot(epochs, values, dashes, color=RUNS[number % len(RUNS)], label=label, linewidth=1.5, **style)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_title(title, fontsize=10, loc="left")
+    for ax in axes[2:]:
+        ax.set_xlabel("epoch (0 is the first)")
+    for ax in (axes[0], *axes[2:]):
+        ax.set_ylim(bottom=0)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=min(len(labels), 6), frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def panels(sample: Mapping[str, Tensor], labels: int, ignore_index: int | None) -> list[tuple[str, bytes]]:
+    """The pictures of one sample: image, truth, teacher (where there is one), student, where the student is wrong."""
+    arrays = {name: tensor.numpy() for name, tensor in sample.items()}
+    shapes = {array.shape[:2] for array in arrays.values()}
+    if len(shapes) != 1 or any(array.dtype != np.uint8 for array in arrays.values()):
+        raise ValueError("the pictures of a sample are not of one size")
+    titles = ["image", "truth", *(["teacher"] if "teacher" in arrays else []), "student", "where the student is wrong"]
+    colours = class_colours(labels)
+    named = {titles[-1]: "the student's errors"}
+    return [(named.get(each, each), _picture(panel(each, arrays, colours, ignore_index))) for each in titles]
+
+
+def _picture(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

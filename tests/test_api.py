@@ -1,0 +1,120 @@
+"""What `import kd` offers: light, typed, and every example of docs/api.md and of the docstrings true."""
+
+import ast
+import doctest
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+import kd
+from kd import models
+from kd.composition import PROJECT
+from kd.settings import NetworkSettings
+
+DOCUMENT = PROJECT / "docs" / "api.md"
+#: Modules whose docstrings have examples.
+EXAMPLES = sorted(p.stem for p in (PROJECT / "kd").glob("*.py") if re.search(r"^ +>>> ", p.read_text("utf-8"), re.M))
+
+
+@pytest.fixture
+def run_folder(tmp_path, monkeypatch):
+    """A working directory with the finished run that the documents name."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    settings = NetworkSettings(arch="unet", encoder="tu-mobilenetv3_small_050")
+    network = models.build(settings, 1, ("background", "foreground"), "student")
+    folder = Path("runs/2026-11-21/10-15-30-123456")
+    models.save(network, folder / "student.safetensors")
+    return network, folder
+
+
+def failures(text: str, name: str, names: dict) -> str:
+    """Run the examples of a text; what went wrong, as doctest reports it."""
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    runner.run(doctest.DocTestParser().get_doctest(text, names, name, name, 0), out=said.append)
+    return "".join(said)
+
+
+def test_every_example_of_the_document_is_true(run_folder):
+    text = DOCUMENT.read_text(encoding="utf-8")
+    examples = "\n".join(re.findall(r"```pycon\n(.*?)```", text, re.DOTALL))
+    assert examples.count(">>>") > 30
+    failed = failures(examples, DOCUMENT.name, {"__name__": "__main__"})
+    assert not failed, f"\n{failed}"
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
+def test_every_example_of_a_docstring_is_true(module):
+    found = import_module(f"kd.{module}")
+    tests = [test for test in doctest.DocTestFinder().find(found) if test.examples]
+    assert tests
+    said: list[str] = []
+    for test in tests:
+        doctest.DocTestRunner().run(test, out=said.append)
+    assert said == []
+
+
+def test_public_names_are_said_once_for_people_and_once_for_type_checkers():
+    tree = ast.parse((PROJECT / "kd" / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    typed = {f"{node.module}.{alias.name}" for node in block.body for alias in node.names}
+    lazy = {f"kd.{module}.{name}" for module, names in kd._HOMES.items() for name in names}
+    assert typed == lazy
+    assert sorted(kd.__all__) == sorted(name.rpartition(".")[2] for name in lazy)
+
+
+@pytest.mark.parametrize("name", kd.__all__)
+def test_a_public_name_is_there_documented_and_listed(name):
+    found = getattr(kd, name)
+    assert found.__doc__
+    assert found.__module__.startswith("kd.")
+    assert name in dir(kd)
+    assert f"`{name}`" in DOCUMENT.read_text(encoding="utf-8")
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'Cosin'"):
+        kd.Cosin  # noqa: B018
+    with pytest.raises(ImportError):
+        from kd import Cosin  # noqa: F401
+
+
+def test_the_package_and_its_plans_need_no_torch():
+    code = (
+        "import sys, kd; assert not {m for m in sys.modules if m.startswith('kd.')};"
+        "from kd import Cosine, Progressive, Timeline, LearningRates;"
+        "assert not {'torch', 'numpy', 'hydra', 'mlflow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT)
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (PROJECT / "kd" / "py.typed").exists()
+
+
+# kd.load
+
+
+def test_a_loaded_student_answers_as_the_one_that_was_saved(run_folder):
+    network, folder = run_folder
+    images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    for path in (folder, str(folder), folder / "student.safetensors"):
+        loaded = kd.load(path)
+        assert not loaded.training
+        with torch.inference_mode():
+            assert torch.equal(loaded(images), network.eval()(images))
+
+
+def test_what_is_no_network_is_told_in_one_line(tmp_path):
+    (tmp_path / "notes.safetensors").write_text("no weights")
+    for path in (tmp_path / "nowhere", tmp_path, tmp_path / "notes.safetensors"):
+        with pytest.raises(kd.ModelError) as error:
+            kd.load(path)
+        assert "\n" not in str(error.value)
+        assert path.name in str(error.value)
