@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test docs bench crash lint lock clean
+.PHONY: demo test slow docs bench crash lint lock clean
 
 demo: .venv/ready            ## the main job on the built-in data: a teacher taught, a student distilled
 	$(BIN)/kd preview schedule=cosine unfreeze.rate=3
@@ -16,6 +16,9 @@ test: .venv/ready            ## style, types and the whole suite
 
 docs: .venv/ready            ## the documentation, into site/index.html; every warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+slow: .venv/ready            ## the tests that `make test` leaves out: launchers, every encoder of the table, servers that restart
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m slow
 
 bench: .venv/ready           ## what distilling costs, against the student alone and what one would use instead (25 minutes)
 	$(BIN)/python -m benchmarks.bench

@@ -6,6 +6,7 @@ a shell's point of view, from nothing.
 """
 
 import atexit
+import gc
 import multiprocessing
 import os
 import runpy
@@ -90,6 +91,7 @@ def run_alone(code: str, cwd: Path) -> None:
 
 def _main(arguments: list[str], env: dict[str, str], cwd: Path, outputs: list[str], before: list[Any]) -> None:
     """In the fork: what a shell and the interpreter do before and after a script."""
+    gc.freeze()  # else each collection goes through all that was imported before the fork
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream, name in zip((1, 2), outputs, strict=True):

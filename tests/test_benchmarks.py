@@ -198,6 +198,7 @@ def results(tmp_path_factory):
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_STATE)
 def test_a_ratio_is_told_for_a_closed_and_for_an_open_encoder(results, name):
     assert set(results[name]) == {"closed", "open"}
@@ -206,6 +207,7 @@ def test_a_ratio_is_told_for_a_closed_and_for_an_open_encoder(results, name):
         assert 0 < found["min"] <= found["median"] <= found["max"]
 
 
+@pytest.mark.slow
 def test_a_ratio_lies_between_those_of_its_rounds(results):
     """The ratio of two medians would not: it is the median of ratios that is told."""
     for name, (over, *under) in bench.steps.RATIOS.items():
@@ -215,12 +217,14 @@ def test_a_ratio_lies_between_those_of_its_rounds(results):
             assert found["max"] >= seconds[over]["min"] / sum(seconds[each]["max"] for each in under)
 
 
+@pytest.mark.slow
 def test_the_start_is_told_in_cpu_seconds(results):
     assert set(results["startup_cpu_seconds"]) == {"help", "error"}
     assert all(found["min"] > 0 for found in results["startup_cpu_seconds"].values())
     assert results["tracking_share"]["min"] > 0
 
 
+@pytest.mark.slow
 def test_the_machine_and_the_libraries_are_told(results):
     assert results["machine"]["threads"] == torch.get_num_threads()
     assert torch.__version__.startswith(results["versions"]["torch"])
@@ -228,6 +232,7 @@ def test_the_machine_and_the_libraries_are_told(results):
     assert {"python", "optuna", "mlflow", "hydra-core", "segmentation-models-pytorch"} <= set(results["versions"])
 
 
+@pytest.mark.slow
 def test_every_ratio_stands_in_the_table(results):
     assert {report.TITLES[name] for name in BY_STATE} <= set(report.table(results).columns[0].cells)
 
@@ -238,6 +243,7 @@ def test_the_readme_says_what_was_measured():
     assert report.PLACE.findall(bench.README.read_text()) == [figures]
 
 
+@pytest.mark.slow
 def test_figures_are_put_into_their_place_in_a_readme_and_nothing_else_is_changed(results, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- speed -->\nold\n<!-- /speed -->\nafter\n")

@@ -132,6 +132,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(straight, tmp_pa
     assert outcome(folder) == straight
 
 
+@pytest.mark.slow
 def test_whatever_is_damaged_the_run_goes_on_and_says_so(straight, killed):
     """The last checkpoint, the last line, the best weights; the process may die between any two of them."""
     folder = run_folder(killed)

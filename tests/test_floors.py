@@ -215,7 +215,7 @@ def test_only_tracking_knows_mlflow():
 
 
 def test_only_export_and_foreign_teachers_know_onnx():
-    onnx = {"onnx", "onnxruntime", "onnxscript"}
+    onnx = {"onnx", "onnxruntime"}
     knowing = {source for source, tree in TREES.items() if onnx & foreign_imports(source, tree)}
     assert {module_of(source) for source in knowing} == {"export", "foreign"}
 

@@ -1,4 +1,7 @@
-"""Studies whose trials run in processes of their own: joblib, submitit and ray, with workers that die or hang."""
+"""Studies whose trials run in processes of their own: joblib, submitit and ray, with workers that die or hang.
+
+Each process imports everything from nothing, so that most of them are slow.
+"""
 
 import os
 import signal
@@ -151,11 +154,13 @@ def stop_between_writes(root: Path, pid: int) -> None:
             os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_joblib_runs_trials_in_several_processes_of_its_own(troubled):
     assert len({*pids(trials(troubled.root)), troubled.done.pid}) >= 3
     assert troubled.done.pid not in pids(trials(troubled.root))
 
 
+@pytest.mark.slow
 def test_a_study_survives_the_death_of_one_of_its_workers(troubled):
     lost = trials(troubled.root)[troubled.lost.number]
     assert lost.state == TrialState.FAIL
@@ -163,16 +168,19 @@ def test_a_study_survives_the_death_of_one_of_its_workers(troubled):
     assert "Traceback" not in troubled.done.err
 
 
+@pytest.mark.slow
 def test_the_trial_of_a_worker_that_hangs_is_taken_over(troubled):
     assert trials(troubled.root)[troubled.hanging.number].state == TrialState.FAIL
     assert len(finished(troubled.root)) == 2
     assert_every_failed_trial_ran_again(trials(troubled.root))
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_ended_with_its_study(troubled):
     assert is_over(troubled.hanging.user_attrs["worker"]["pid"])
 
 
+@pytest.mark.slow
 def test_no_trial_of_a_troubled_study_shares_a_folder(troubled):
     told = [trial.user_attrs["run_folder"] for trial in trials(troubled.root) if "run_folder" in trial.user_attrs]
     assert len(told) == len(set(told))
@@ -182,6 +190,7 @@ def test_no_trial_of_a_troubled_study_shares_a_folder(troubled):
     )
 
 
+@pytest.mark.slow
 def test_trials_of_other_processes_are_children_of_the_study_in_mlflow(troubled):
     client = mlflow.MlflowClient(f"sqlite:///{troubled.root}/mlruns/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("kd-sweeper").experiment_id])
@@ -236,6 +245,7 @@ def remote(tmp_path_factory):
     return SimpleNamespace(root=root, done=ended(begin(root, *ray, UNSEEN, "hydra.sweeper.n_trials=1")))
 
 
+@pytest.mark.slow
 def test_ray_runs_trials_in_processes_of_its_own(remote):
     assert [trial.state for trial in trials(remote.root)] == [TrialState.COMPLETE]
     assert remote.done.pid not in pids(trials(remote.root))

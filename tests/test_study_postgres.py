@@ -485,6 +485,7 @@ def refuse_one_connection(port: int) -> None:
         caller.close()
 
 
+@pytest.mark.slow
 def test_a_restart_of_the_server_between_two_epochs_costs_nothing(server, database, url, tmp_path):
     with halted(tmp_path, url, KD_STORAGE=address(server, database, PASSWORD)) as process:
         control(server, "restart", "-m", "fast")
@@ -497,6 +498,7 @@ def test_a_restart_of_the_server_between_two_epochs_costs_nothing(server, databa
     assert TOKEN not in out + err
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_for_a_while_costs_a_trial_at_most(server, database, url, tmp_path):
     with halted(tmp_path, url, "tracking=none", KD_STORAGE=address(server, database, PASSWORD)) as process:
         control(server, "stop", "-m", "fast")

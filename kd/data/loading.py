@@ -188,6 +188,7 @@ def _unwrapped(loader: "DataLoader[Batch | UserError]") -> Iterator[Batch]:
     try:
         for batch in loader:
             if isinstance(batch, UserError):
+                _end_workers(loader)
                 raise batch
             yield cast(Batch, batch)
     except RuntimeError as error:
@@ -198,6 +199,13 @@ def _unwrapped(loader: "DataLoader[Batch | UserError]") -> Iterator[Batch]:
             "trainer.workers",
             page="remedies",
         ) from error
+
+
+def _end_workers(loader: Any) -> None:
+    """End the loader's processes now: torch waits 5 s for each of them where it is left to the garbage collector."""
+    if loader.num_workers and loader._iterator is not None:
+        loader._iterator._shutdown_workers()
+        loader._iterator = None
 
 
 def _slices(indices: Sequence[int], length: int) -> list[list[int]]:
