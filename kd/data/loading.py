@@ -203,9 +203,9 @@ def _unwrapped(loader: "DataLoader[Batch | UserError]") -> Iterator[Batch]:
 
 def _end_workers(loader: Any) -> None:
     """End the loader's processes now: torch waits 5 s for each of them where it is left to the garbage collector."""
-    if loader.num_workers and loader._iterator is not None:
-        loader._iterator._shutdown_workers()
-        loader._iterator = None
+    iterator, loader._iterator = loader._iterator, None
+    if loader.num_workers and iterator is not None:
+        iterator._shutdown_workers()
 
 
 def _slices(indices: Sequence[int], length: int) -> list[list[int]]:
