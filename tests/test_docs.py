@@ -164,7 +164,7 @@ def look_at(words: list[str], folder: Path) -> None:
             torchrun().parse_args(typed[: script + 1])
             look_at_training(typed[script + 1 :], folder)
         case ["kd", *typed]:
-            composed(*getattr(cli._parser().parse_args(typed), "overrides", []))
+            composed(*getattr(cli.parser().parse_args(typed), "overrides", []))
         case ["make", *targets]:
             assert set(targets) <= set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
         case ["pip", "install", extra]:

@@ -103,7 +103,7 @@ def test_other_names_of_studies_are_taken(name):
 # help
 
 
-VERBS = sorted(next(action for action in cli._parser()._actions if action.choices).choices)
+VERBS = sorted(next(action for action in cli.parser()._actions if action.choices).choices)
 
 
 @pytest.mark.parametrize("verb", VERBS)

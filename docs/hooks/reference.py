@@ -154,7 +154,7 @@ def commands() -> str:
 
 def parsers(parser: argparse.ArgumentParser | None = None) -> Iterator[argparse.ArgumentParser]:
     """The parser of `kd` and those of its verbs, each verb before its own."""
-    parser = parser or cli._parser()
+    parser = parser or cli.parser()
     yield parser
     for action in parser._actions:  # argparse has no public way to its verbs
         if isinstance(action, argparse._SubParsersAction):
