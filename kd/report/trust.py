@@ -93,7 +93,7 @@ def agreement(run: Run) -> Section | None:
     blocks: list[Any] = []
     if best:
         told = figure(best[0]["val/teacher_agreement"], "best.val/teacher_agreement")
-        blocks.append(facts([("pixels that both label alike, validation", told), ("in epoch", best[0]["epoch"])]))
+        blocks.append(facts([("pixels that both label alike, validation", told), ("best epoch", best[0]["epoch"])]))
     if counts is not None and counts.sum():
         (neither, student), (teacher, both) = (counts.double() / counts.sum()).tolist()
         rows = [
