@@ -182,6 +182,7 @@ def test_a_second_process_on_one_run_is_told_so(killed):
 # a teacher's training
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_killed_goes_on_to_the_same_teacher(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     go_on(whole, *TAUGHT)
@@ -207,6 +208,7 @@ def the_trials(root: Path) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="temperature_unfreeze", storage=storage).get_trials()
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_cut_off_is_gone_on_with_and_not_begun_again(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     go_on(whole, *STUDY)

@@ -217,11 +217,13 @@ def submitted(tmp_path_factory):
     return SimpleNamespace(root=root, done=done)
 
 
+@pytest.mark.slow
 def test_submitit_runs_a_trial_in_processes_of_its_own(submitted):
     assert [trial.state for trial in trials(submitted.root)] == [TrialState.COMPLETE]
     assert submitted.done.pid not in pids(trials(submitted.root))
 
 
+@pytest.mark.slow
 def test_the_tasks_of_a_trial_train_it_together(submitted):
     """Apart, each would run the trial as its own, and the second would find its folder held."""
     logs = sorted((folder(submitted.root) / ".submitit").glob("*/*_log.out"))
@@ -231,6 +233,7 @@ def test_the_tasks_of_a_trial_train_it_together(submitted):
         assert ("run      " in log.read_text()) == log.stem.endswith("_0_log")
 
 
+@pytest.mark.slow
 def test_what_submitit_leaves_lies_in_the_study_folder(submitted):
     assert {path.name for path in submitted.root.iterdir()} == {"runs"}
     numbers = [path.name for path in folder(submitted.root).iterdir() if path.name.isdigit()]

@@ -510,6 +510,7 @@ def as_process(url: str) -> None:
     print(json.dumps(numbers))
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_share_a_study_that_was_not_there(tmp_path):
     url = f"sqlite:///{tmp_path}/deep/studies.db"
     command = [sys.executable, __file__, url]

@@ -445,14 +445,27 @@ BEHIND = [
 PLAIN = ["hydra/sweeper=basic", "trainer.epochs=1", "unfreeze=frozen", "schedule=linear,cosine"]
 
 
+class Forms(dict[str, SimpleNamespace]):
+    """Studies by name, each run when it is first asked for."""
+
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        self.folders = folders
+
+    def __missing__(self, name: str) -> SimpleNamespace:
+        behind, plain = ([*TRAINING, *SHAPES, *more] for more in (BEHIND, PLAIN))
+        overrides = {**FORMS, "behind": behind, "plain": plain}[name]
+        self[name] = named({name: (self.folders.mktemp(name), overrides)})[name]
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def forms(tmp_path_factory):
-    behind, plain = ([*TRAINING, *SHAPES, *more] for more in (BEHIND, PLAIN))
-    every = {**FORMS, "behind": behind, "plain": plain}
-    return named({name: (tmp_path_factory.mktemp(name), overrides) for name, overrides in every.items()})
+    return Forms(tmp_path_factory)
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    "name", ["ablation", *(pytest.param(name, marks=pytest.mark.slow) for name in FORMS if name != "ablation")]
+)
 def test_every_sampler_pruner_and_shipped_study_runs(forms, name):
     assert (forms[name].code, forms[name].err) == (0, "")
     study_name = name if name in ("no_teacher", "ablation", "pareto") else NAME
@@ -472,6 +485,7 @@ def test_an_ablation_gives_each_arm_its_own_loss(forms):
         assert ("train/kl" in line) == has_teacher
 
 
+@pytest.mark.slow
 def test_several_objectives_have_a_value_each(forms):
     for trial in trials(forms["pareto"].root, "pareto"):
         assert len(trial.values) == 2

@@ -355,6 +355,7 @@ def test_where_the_cache_is_only_read_a_damaged_answer_is_computed_and_nothing_i
     assert content(home.root) == before
 
 
+@pytest.mark.slow
 def test_a_damaged_answer_is_mended_and_workers_and_the_cache_of_the_data_change_nothing(home, off, together):
     first, second, _ = slots_of(home.root)
     damage(first)

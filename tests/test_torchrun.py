@@ -113,6 +113,7 @@ def disturbed(tmp_path_factory):
     return {"root": root, "asked": asked, "killed": killed, "last": last, "one": one, "other": other / "run"}
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_has_all_of_them_save_and_end(disturbed):
     codes, ((out, _), (silent, _)) = disturbed["asked"]
     assert codes == [128 + signal.SIGTERM] * 2
@@ -120,12 +121,14 @@ def test_a_signal_to_one_process_has_all_of_them_save_and_end(disturbed):
     assert silent == ""
 
 
+@pytest.mark.slow
 def test_several_processes_that_were_stopped_and_killed_end_as_if_they_had_not_been(disturbed, undisturbed):
     assert disturbed["killed"][0] == [-signal.SIGKILL] * 2
     assert disturbed["last"][0] == [0, 0], disturbed["last"][1]
     assert metrics(only_run(disturbed["root"])) == metrics(only_run(undisturbed[0]))
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_with_what_two_have_begun(disturbed, undisturbed):
     assert disturbed["one"].returncode == 0, disturbed["one"].stderr
     found, expected = metrics(disturbed["other"]), metrics(only_run(undisturbed[0]))
