@@ -106,7 +106,7 @@ def killed(stopped, tmp_path):
 # one run
 
 
-@pytest.mark.parametrize("epoch", [0, 2])
+@pytest.mark.parametrize("epoch", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_goes_on_to_the_same_student(straight, tmp_path, epoch):
     cut_off(tmp_path, lambda: any(in_epoch(f, epoch) for f in tmp_path.glob("runs/2*/*")), signal.SIGKILL, *ALONE)
     go_on(tmp_path, f"resume={run_folder(tmp_path)}")

@@ -75,7 +75,7 @@ def multiclass(tmp_path_factory):
     home = tmp_path_factory.mktemp("multiclass")
     return train(
         home, "data.classes=4", "trainer.precision=bf16", "augment=heavy", "trainer.workers=2", "trainer.accumulate=2",
-        "unfreeze=frozen", "objective=[val/dice,student/parameters]",
+        "unfreeze=frozen", "teacher.epochs=1", "objective=[val/dice,student/parameters]",
     )  # fmt: skip
 
 
@@ -196,6 +196,7 @@ def test_a_teacher_can_be_given_as_a_file_and_must_know_the_classes(home, distil
     assert "knows 2 classes (background, foreground) by 1 logits, the data has 3" in refused.value.stderr
 
 
+@pytest.mark.slow
 def test_several_classes_in_mixed_precision(multiclass):
     folder = folder_of(multiclass)
     records, summary = lines(folder), json.loads((folder / "summary.json").read_text())

@@ -217,6 +217,7 @@ def test_one_process_finishes_exactly_what_was_asked_for(url, tmp_path):
     check_complete(url, work(url, tmp_path, grid=False), grid=False)
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_on_an_empty_database_share_one_study(server, database, url, tmp_path):
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(4, spawn, initializer=set_gate, initargs=(spawn.Barrier(4),)) as pool:
