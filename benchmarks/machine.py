@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.case import Case
 from benchmarks.rounds import Times
+from kd.environment import processor
 
 LIBRARIES = ("torch", "segmentation-models-pytorch", "optuna", "mlflow", "hydra-core", "albumentations")
 BUSY_SECONDS = 5.0  # for which a contestant trains on while its GPU is watched
@@ -28,7 +28,7 @@ def facts() -> dict[str, Any]:
     """Processor, cores, threads and memory, and the GPU where there is one."""
     cuda = torch.cuda.is_available()
     return {
-        "cpu": _processor(),
+        "cpu": processor(),
         "cores": psutil.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -40,16 +40,6 @@ def facts() -> dict[str, Any]:
 def busy(seconds: float = 1.0) -> float:
     """The share of the processor, in [0, 1], that others use: where it is much, figures are worth less."""
     return psutil.cpu_percent(interval=seconds) / 100
-
-
-def _processor() -> str:
-    """The processor's name; where the system keeps it secret, its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from kd.calibration import Calibration
 from kd.metrics import Confusion
 from kd.world import SOLO, World
 
-NOT_COUNTED = 255  # as a label: there are at most 255
+NOT_COUNTED = 255  # a label that no network predicts: there are at most 255 of them
 
 
 class CloseLook:

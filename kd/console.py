@@ -63,14 +63,15 @@ class Display:
         line = (
             f"{self.who} {record['epoch'] + 1:>3}/{self.epochs}  T {record['temperature']:.2f}  "
             f"open {record['unfrozen_blocks']}  lr {record['lr/decoder']:.1e}  loss {record['train/loss']:.4f}  "
-            f"mIoU {_figure(record.get('val/miou'), '.4f')}  {record['images_per_second']:.1f} img/s"
+            f"mIoU {figure(record.get('val/miou'), '.4f')}  {record['images_per_second']:.1f} img/s"
             f"{'  *' if best else ''}"
         )
         self.progress.console.print(line, soft_wrap=True, markup=False)
         self.progress.update(self.task, last=f"best {self.objective} marked *")
 
 
-def _figure(value: float | None, form: str) -> str:
+def figure(value: float | None, form: str = ".4f") -> str:
+    """A number as it is shown; a dash where there is none."""
     return "-" if value is None else format(value, form)
 
 
@@ -95,10 +96,10 @@ def comparison(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) ->
     for key, title, form in ROWS:
         if student.get(key) is None:
             continue
-        cells = [_figure(student[key], form)]
+        cells = [figure(student[key], form)]
         if teacher:
             known = teacher.get(key)
-            cells = [_figure(known, form), *cells, f"{student[key] / known:.3f}" if known else "-"]
+            cells = [figure(known, form), *cells, f"{student[key] / known:.3f}" if known else "-"]
         table.add_row(title, *cells)
     return table
 

@@ -18,7 +18,7 @@ def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -28,14 +28,14 @@ def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
     }
 
 
-def _cpu() -> str:
-    """The processor's name, as Linux knows it, or as Python does."""
+def processor() -> str:
+    """The processor's name, as Linux knows it, or as Python does; where both keep it secret, its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return platform.processor()
+        lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from kd.close_look import CloseLook
+from kd.close_look import NOT_COUNTED, CloseLook
 from kd.data.loading import EvalLoader
 from kd.errors import UserError
 from kd.losses import cross_entropy
@@ -20,8 +20,6 @@ from kd.metrics import Confusion, predict_labels
 from kd.network import Network, Segmenter
 from kd.precision import Precision
 from kd.world import SOLO, World
-
-NOT_COUNTED = 255  # a label that no network predicts: there are at most 255 of them
 
 
 @dataclass(frozen=True)

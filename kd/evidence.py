@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kd import sealed
 from kd.close_look import CloseLook, tensors
+from kd.data.source import spaced
 from kd.files import write_atomically, write_json
 from kd.metrics import Confusion
 from kd.run_folder import RunFolder
@@ -72,11 +73,18 @@ def _samples(bench: Bench, scores: Tensor, labels: Tensor, teacher: Tensor | Non
     """The validation samples that the student did worst and best on, each with its pictures."""
     for end, indices in ends(scores).items():
         for index in indices:
-            image, truth = bench.samples.read("val", index)
-            pictures = {"image": image, "truth": truth, "student": labels[index].numpy()}
-            pictures |= {} if teacher is None else {"teacher": teacher[index].numpy()}
-            name = bench.data.name("val", index)
+            pictures, name = sample(bench, index, labels, teacher), bench.data.name("val", index)
             yield {"end": end, "index": index, "name": name, "miou": float(scores[index]), "pictures": pictures}
+
+
+def sample(bench: Bench, index: int, student: Tensor, teacher: Tensor | None) -> dict[str, np.ndarray]:
+    """A validation sample by number: image, truth, and what student and teacher (where there is one) made of it.
+
+    `student` and `teacher` are their labels over the split, N x H x W uint8.
+    """
+    image, truth = bench.samples.read("val", index)
+    found = {"image": image, "truth": truth, "student": student[index].numpy()}
+    return found if teacher is None else {**found, "teacher": teacher[index].numpy()}
 
 
 def usual_labels(
@@ -95,12 +103,6 @@ def usual_labels(
     usual = counts.argmax(axis=0)
     usual[counts.max(axis=0) == 0] = counts.sum(axis=1, dtype=np.int64).argmax()
     return torch.from_numpy(usual.astype(np.uint8).reshape(size))
-
-
-def spaced(samples: int, most: int) -> list[int]:
-    """At most `most` of so many indices, at even distances, the first and the last among them."""
-    count = min(samples, most)
-    return sorted({round(i * (samples - 1) / max(count - 1, 1)) for i in range(count)})
 
 
 def ends(scores: Tensor, count: int = SHOWN) -> dict[str, list[int]]:

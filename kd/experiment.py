@@ -6,10 +6,9 @@ MLflow is given a copy. Where no term of the loss looks at a teacher, none is bu
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -18,6 +17,7 @@ from torch import Tensor
 from kd import checkpoint, console, evidence, models, plots, resume, stopping, teacher_store, tracking
 from kd.composition import public
 from kd.config import Job, discard
+from kd.data.source import spaced
 from kd.data.transforms import TRANSFORMS
 from kd.environment import environment
 from kd.errors import ConfigError, RunError, UserError
@@ -29,6 +29,8 @@ from kd.teacher import CachedTeacher, Teacher
 from kd.teacher_cache import Known, answering
 from kd.timeline import Timeline
 from kd.world import World, joined
+
+SAMPLES = 5  # in the picture of predictions, at even distances through the validation split
 
 log = logging.getLogger(__name__)
 
@@ -175,14 +177,15 @@ def _finish(
     file = folder / "student.safetensors"
     student = bench.precision.place(models.load(file))
     looks = evidence.looks(bench, teacher)
-    student_figures, labels = figures(student, bench, file, looks)
+    student_figures, batches = figures(student, bench, file, looks)
+    labels = torch.cat(batches)
     if student_figures["val/miou"] != best["val/miou"]:
         log.warning(
             "the saved student reaches val/miou %s, its epoch said %s", student_figures["val/miou"], best["val/miou"]
         )
     if bench.settings.pictures:
-        _draw(bench, folder, best, teacher, timeline, torch.cat(labels))
-    evidence.leave(bench, folder, looks, torch.cat(labels), teacher)
+        _draw(bench, folder, best, teacher, timeline, labels)
+    evidence.leave(bench, folder, looks, labels, teacher)
     console.show(console.comparison(student_figures, teacher.figures if teacher else None))
     return {"student": student_figures, **({"teacher": teacher.figures} if teacher else {})}
 
@@ -194,7 +197,8 @@ def _draw(
         plots.draw_timeline(timeline, folder / "timeline.png")
     reached = teacher.figures.get("val/miou") if teacher else None
     plots.draw_curves(folder.metrics(), best["epoch"], reached, folder / "curves.png")
-    samples = list(_samples(bench, labels, teacher.labels if teacher else None))
+    taught = teacher.labels if teacher else None
+    samples = [evidence.sample(bench, index, labels, taught) for index in spaced(len(labels), SAMPLES)]
     plots.draw_predictions(samples, bench.data.class_names, bench.data.ignore_index, folder / "predictions.png")
 
 
@@ -203,17 +207,6 @@ def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
     plain = {name: summary[name] for name in ("epochs", "planned_epochs", "best_epoch", "total_seconds")}
     student = {name: summary.get("student", {}).get(name) for name in ("val/miou", "test/miou", "latency_ms")}
     return plain | {name: value for name, value in student.items() if value is not None}
-
-
-def _samples(
-    bench: Bench, student_labels: Tensor, teacher_labels: Tensor | None, count: int = 5
-) -> Iterator[dict[str, np.ndarray]]:
-    """Validation samples at even distances through the split, with the labels both networks gave them."""
-    size = bench.data.size("val")
-    for index in sorted({round(i * (size - 1) / max(count - 1, 1)) for i in range(count)}):
-        image, truth = bench.samples.read("val", index)
-        sample = {"image": image, "truth": truth, "student": student_labels[index].numpy()}
-        yield sample if teacher_labels is None else {**sample, "teacher": teacher_labels[index].numpy()}
 
 
 def _objective(name: str, best: Mapping[str, Any], student: Mapping[str, Any]) -> float:

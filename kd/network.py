@@ -25,11 +25,19 @@ class Segmenter(nn.Module):
         classes: C.
         class_names: one name per label; background and foreground where C = 1.
         layout: the memory format its pixels take.
+        mean, std: of a pixel's three numbers from 0 to 255, 1 x 3 x 1 x 1.
     """
 
     classes: int
     class_names: tuple[str, ...]
     layout: torch.memory_format
+    mean: Tensor
+    std: Tensor
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """The pixels that the network itself takes, of images as they are."""
+        pixels = (images.to(self.mean.dtype) - self.mean) / self.std
+        return pixels.contiguous(memory_format=self.layout)
 
     def count_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
@@ -43,9 +51,6 @@ class Network(Segmenter):
         blocks: the encoder's blocks, which open and close.
         normalisation: mean and standard deviation of RGB in [0, 1].
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, settings: NetworkSettings, body: nn.Module, classes: int, class_names: tuple[str, ...],
                  mean: RGB = IMAGENET_MEAN, std: RGB = IMAGENET_STD,
@@ -61,9 +66,9 @@ class Network(Segmenter):
         self.blocks = EncoderBlocks(body.get_submodule("encoder"), parts, watch=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = (images.to(self.mean.dtype) - self.mean) / self.std
+        pixels = self.normalised(images)
         try:
-            return self.body(pixels.contiguous(memory_format=self.layout))
+            return self.body(pixels)
         except ValueError as error:  # torch's, where the deepest map of a training batch is a single number
             if "more than 1 value per channel" not in str(error):
                 raise

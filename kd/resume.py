@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from kd.composition import plain, public
 from kd.errors import ConfigError, RunError
 from kd.launch import folder_of_this_process, place
-from kd.settings import CACHE_KEYS
+from kd.settings import CACHE_KEYS, is_under
 
 #: Keys, and groups of keys, that may be another after a resume.
 FREE = ("trainer.workers", "trainer.checkpoint_minutes", "tracking", "root", "pictures", *CACHE_KEYS)
@@ -87,7 +87,7 @@ def _saved(folder: Path) -> dict[str, Any]:
 
 def _fixed(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration without what is free."""
-    return dict(sorted((key, value) for key, value in flat(config) if not _is_in(key, FREE)))
+    return dict(sorted((key, value) for key, value in flat(config) if not is_under(key, FREE)))
 
 
 def merged(folder: Path, config: dict[str, Any], typed: Iterable[str]) -> dict[str, Any]:
@@ -99,8 +99,8 @@ def merged(folder: Path, config: dict[str, Any], typed: Iterable[str]) -> dict[s
     saved, asked = dict(flat(_saved(folder))), dict(flat(config))
     names = [override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".") for override in typed]
     everything = "experiment" in names  # a recipe touches what it likes
-    touched = [key for key in {**saved, **asked} if everything or _is_in(key, names)]
-    other = [key for key in touched if not _is_in(key, FREE) and not _alike(key, saved.get(key), asked.get(key))]
+    touched = [key for key in {**saved, **asked} if everything or is_under(key, names)]
+    other = [key for key in touched if not is_under(key, FREE) and not _alike(key, saved.get(key), asked.get(key))]
     if other:
         shown = ", ".join(f"{key} is {saved.get(key)!r} and not {asked.get(key)!r}" for key in sorted(other)[:4])
         raise ConfigError(
@@ -109,7 +109,7 @@ def merged(folder: Path, config: dict[str, Any], typed: Iterable[str]) -> dict[s
             page="resume",
         )
     result = _saved(folder) | {"root": config["root"]}
-    if any(_is_in("tracking", [name.partition(".")[0]]) for name in names) or "***" in str(saved.get("tracking.uri")):
+    if any(is_under("tracking", [name.partition(".")[0]]) for name in names) or "***" in str(saved.get("tracking.uri")):
         result["tracking"] = config["tracking"]
     for group, _, key in (name.partition(".") for name in touched):
         if group in ("trainer", "data", "teacher"):  # free, or alike
@@ -122,10 +122,6 @@ def _alike(key: str, saved: Any, asked: Any) -> bool:
     if key == "trainer.device":
         return str(saved).partition(":")[0] == str(asked).partition(":")[0]
     return saved == asked
-
-
-def _is_in(key: str, groups: Iterable[str]) -> bool:
-    return any(key == group or key.startswith(f"{group}.") for group in groups)
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

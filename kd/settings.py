@@ -5,6 +5,7 @@ DictConfig. No torch here: a wrong value must be reported before anything heavy 
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +36,12 @@ MOST_WORKERS = 1024  # more are a slip, and would bring the machine down
 
 #: Keys that say how a result is come by, and change none.
 CACHE_KEYS = ("data.cache", "data.cache_gb", "teacher.cache", "teacher.cache_gb")
+
+
+def is_under(key: str, groups: Iterable[str]) -> bool:
+    """Whether a dotted key is one of `groups`, or stands below one."""
+    return any(key == group or key.startswith(f"{group}.") for group in groups)
+
 
 #: Metrics that `objective` may name, beside val/iou/<class>; True where more is better.
 OBJECTIVES = {

@@ -5,11 +5,13 @@ Light, so that a teacher that cannot teach is refused before torch is imported.
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from kd.errors import ModelError
+
+Described = TypeVar("Described", bound=BaseModel)
 
 LARGEST = 2**20  # bytes of a description; ours have less than a thousand
 
@@ -49,6 +51,17 @@ class NetworkSpec(BaseModel):
         return names
 
 
+def described(path: Path, kind: type[Described]) -> Described:
+    """What a JSON file says of a network; raises OSError, ValueError (pydantic's among them) or RecursionError.
+
+    Raises:
+        ModelError: it is too large for a description.
+    """
+    if path.stat().st_size > LARGEST:
+        raise ModelError(f"{path} has {path.stat().st_size} bytes, which is no description of a network")
+    return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+
+
 def read_spec(weights: Path) -> NetworkSpec:
     """The description beside a .safetensors file.
 
@@ -57,9 +70,7 @@ def read_spec(weights: Path) -> NetworkSpec:
     """
     path = weights.with_suffix(".json")
     try:
-        if path.stat().st_size > LARGEST:
-            raise ModelError(f"{path} has {path.stat().st_size} bytes, which is no description of a network")
-        return NetworkSpec.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return described(path, NetworkSpec)
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing; it says which network {weights.name} holds") from error
     except ValidationError as error:
@@ -80,16 +91,21 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def expanded(path: Path) -> Path:
+    """A path with its ~ as a folder; as it is where that is somebody's who is not there."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def find_weights(path: Path, key: str, names: tuple[str, ...] = ("teacher.safetensors", "student.safetensors")) -> Path:
     """The weights that a path means: a .safetensors file, or the first of `names` in a run folder.
 
     Raises:
         ModelError: there is none; `key` is the option that named the path.
     """
-    try:
-        home = path.expanduser()
-    except RuntimeError:  # ~somebody who is not there
-        home = path
+    home = expanded(path)
     for file in [home] if is_file(home) else [home / name for name in names]:
         if is_file(file) and file.suffix == ".safetensors":
             return file

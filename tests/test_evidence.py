@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.evidence import MASKS, SIDE, baseline_figures, ends, peak_memory, small, spaced, usual_labels
+from kd.data.source import spaced
+from kd.evidence import MASKS, SIDE, baseline_figures, ends, peak_memory, small, usual_labels
 from kd.metrics import Confusion
 
 VOID = 255

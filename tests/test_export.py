@@ -14,9 +14,9 @@ from kd import models
 from kd.composition import CONF
 from kd.data import Shapes
 from kd.data.loading import EvalLoader
+from kd.data.source import spaced
 from kd.evaluation import evaluate
 from kd.export import Check, ExportError, OnnxNetwork, Session, Wanted, export, pictures
-from kd.export.formats import spread
 from kd.export.onnx_file import to_onnx
 from kd.precision import Precision
 from kd.settings import NetworkSettings
@@ -165,9 +165,9 @@ def test_a_format_that_there_is_not_is_refused():
 
 
 def test_a_spread_begins_and_ends_with_its_range_and_takes_no_number_twice():
-    assert spread(6, 8) == [0, 1, 2, 3, 4, 5]
-    assert spread(9, 3) == [0, 4, 8]
-    assert spread(5, 1) == [0]
+    assert spaced(6, 8) == [0, 1, 2, 3, 4, 5]
+    assert spaced(9, 3) == [0, 4, 8]
+    assert spaced(5, 1) == [0]
 
 
 def test_where_the_data_is_gone_noise_is_said_to_be_noise():

@@ -22,7 +22,7 @@ from kd.composition import container, plain
 from kd.config import read
 from kd.errors import ConfigError, Superseded, UserError
 from kd.resume import flat
-from kd.settings import Settings, more_is_better
+from kd.settings import Settings, is_under, more_is_better
 from kd.study import worker
 from kd.study.ledger import Ledger, Now
 from kd.study.space import Direction, Space
@@ -158,11 +158,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
                 "hydra/sweeper/pruner=none",
                 page="studies",
             )
-        shared = {
-            name: value
-            for name, value in config.items()
-            if not any(name == key or name.startswith(f"{key}.") for key in searched)
-        }
+        shared = {name: value for name, value in config.items() if not is_under(name, searched)}
         return Space(searched, kept, directions, shared), settings
 
     def _directions(self, settings: Settings) -> dict[str, Direction]:

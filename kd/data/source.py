@@ -169,3 +169,9 @@ def known_split(split: str) -> str:
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, but got {split!r}")
     return split
+
+
+def spaced(samples: int, most: int) -> list[int]:
+    """At most `most` of so many indices, at even distances, the first and the last among them."""
+    count = min(samples, most)
+    return sorted({round(i * (samples - 1) / max(count - 1, 1)) for i in range(count)})

@@ -44,11 +44,7 @@ def _told(name: str, found: Mapping[str, Any]) -> str:
     apart = found["difference"]
     line = f"export   {name}: {found['bytes'] / 1e6:.1f} MB, largest difference {apart['largest']:.2g}"
     quality = "".join(
-        f", {split} {figure(each['int8'])} (float32: {figure(each['fp32'])})"
+        f", {split} {console.figure(each['int8'])} (float32: {console.figure(each['fp32'])})"
         for split, each in found.get("quality", {}).items()
     )
     return f"{line} ({apart['relative']:.1g} of the largest logit){quality}"
-
-
-def figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -1,7 +1,6 @@
 """`kd bench-model`: teacher, student and what was exported of it, timed in turn on this machine."""
 
 import json
-import platform
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -15,8 +14,9 @@ from rich.table import Table
 
 from kd import console, export, latency, models
 from kd.data.source import SIDE
-from kd.deploy.exporting import figure, record
+from kd.deploy.exporting import record
 from kd.deploy.run import LONGEST_SIDE, Finished, device_of, find, noted
+from kd.environment import processor
 from kd.errors import ConfigError, ModelError
 from kd.network import Network
 from kd.precision import Precision
@@ -45,12 +45,12 @@ def bench(
             "times_faster": latency.times_faster(seconds[contestants[0].name, count], seconds[each.name, count]),
             "file_bytes": each.file_bytes,
             "parameters": each.parameters,
-            **{name: value for name, value in (each.miou or {}).items()},
+            **(each.miou or {}),
         }
         for count in batches
         for each in contestants
     ]
-    where = {"processor": _processor(), "device": str(precision.device), "threads": threads, "rounds": rounds,
+    where = {"processor": processor(), "device": str(precision.device), "threads": threads, "rounds": rounds,
              "image_size": list(image_size), "torch": torch.__version__}  # fmt: skip
     if as_json:
         print(json.dumps({**where, "rows": rows, "verdict": lines}, indent=2))
@@ -109,14 +109,6 @@ def _quality(figures: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: figures[name] for name in ("val/miou", "test/miou") if name in figures}
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def _table(rows: list[dict[str, Any]], where: Mapping[str, Any]) -> Table:
     height, width = where["image_size"]
     title = (
@@ -132,6 +124,6 @@ def _table(rows: list[dict[str, Any]], where: Mapping[str, Any]) -> Table:
             row["name"], str(row["batch"]), f"{row['median']:.1f}", f"{row['p10']:.1f} - {row['p90']:.1f}",
             f"{row['batch'] / row['median'] * 1000:.1f}", f"{row['times_faster']:.2f}",
             "-" if row["file_bytes"] is None else f"{row['file_bytes'] / 1e6:.1f}", f"{row['parameters']:,d}",
-            figure(row.get("val/miou")), figure(row.get("test/miou")),
+            console.figure(row.get("val/miou")), console.figure(row.get("test/miou")),
         )  # fmt: skip
     return table

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 
 from kd.data import Source
 from kd.data.loading import EvalLoader
+from kd.data.source import spaced
 from kd.errors import DataError, UserError
 from kd.evaluation import evaluate
 from kd.export.check import HALF, Check, ExportError
@@ -107,7 +108,7 @@ def _write_int8(
     """Calibrated on training images, and measured on validation and test beside the network itself."""
     if data is None:
         raise ExportError(f"{path}: 8 bits need images of the run's data, which is not there; leave --int8 out")
-    images = (_sample(data, "train", index)[None] for index in spread(data.size("train"), CALIBRATION))
+    images = (_sample(data, "train", index)[None] for index in spaced(data.size("train"), CALIBRATION))
     write_atomically(path, lambda temporary: quantise(model, images, temporary))
     small = OnnxNetwork(path, network.class_names)
     found = check.difference(small)
@@ -169,17 +170,11 @@ def _sample(data: Source, split: str, index: int) -> np.ndarray:
     return np.ascontiguousarray(data.read(split, index)[0].transpose(2, 0, 1))
 
 
-def spread(size: int, count: int) -> list[int]:
-    """`count` numbers (or fewer) at even distances through range(size)."""
-    count = min(count, size)
-    return [round(step * (size - 1) / max(count - 1, 1)) for step in range(count)]
-
-
 def pictures(data: Source | None, image_size: tuple[int, int], count: int = 8) -> tuple[Tensor, str]:
     """Images to check with, N x 3 x H x W uint8, and where they come from: validation, or noise where it is gone."""
     try:
         if data is not None and tuple(data.image_size) == image_size:
-            indices = spread(data.size("val"), count)
+            indices = spaced(data.size("val"), count)
             images = torch.from_numpy(np.stack([_sample(data, "val", index) for index in indices]))
             return images.repeat(2 if len(indices) == 1 else 1, 1, 1, 1), f"{len(indices)} images of val"
     except DataError:  # moved, deleted, on another machine

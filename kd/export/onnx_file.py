@@ -1,8 +1,6 @@
 """ONNX: written by torch, run by ONNX Runtime.
 
-Torch has two exporters. The newer one (`dynamo=True`) takes 5 to 20 s for a student, and 10 s more for the first; the
-older one takes 1 s, leaves fewer batch norms unfolded, and gave the same logits for every shipped student at every
-size. Since each file is compared with the network anyway, the older one is used for as long as torch has it.
+Of torch's two exporters the older one is used (docs/adr/0012).
 """
 
 import logging

@@ -1,6 +1,5 @@
 """Which files a foreign teacher is, and what they say of themselves. Light: refuses before torch is imported."""
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -10,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kd.errors import ConfigError, ModelError
 from kd.settings import ForeignTeacher
-from kd.spec import LARGEST, Name, is_file
+from kd.spec import Name, described, expanded, is_file
 
 HUB = "hf-hub:"
 MOST_CHANNELS = 4096  # more are a slip or an attack
@@ -41,10 +40,7 @@ def find(teacher: ForeignTeacher) -> Path:
     """
     if teacher.kind == "smp":
         return _from_hub(teacher.path) if teacher.path.startswith(HUB) else _in_folder(teacher.path)
-    try:
-        file = Path(teacher.path).expanduser()
-    except RuntimeError:  # ~somebody who is not there
-        file = Path(teacher.path)
+    file = expanded(Path(teacher.path))
     wanted = " or ".join(ENDINGS[teacher.kind])
     if not is_file(file):
         raise ModelError(f"teacher.path={teacher.path}: no such file; give a {wanted} file")
@@ -60,10 +56,7 @@ def find(teacher: ForeignTeacher) -> Path:
 
 
 def _in_folder(path: str) -> Path:
-    try:
-        folder = Path(path).expanduser()
-    except RuntimeError:
-        folder = Path(path)
+    folder = expanded(Path(path))
     for name in SMP_WEIGHTS:
         if is_file(folder / name) and is_file(folder / "config.json"):
             return folder / name
@@ -110,9 +103,7 @@ def smp_config(weights: Path) -> SmpConfig:
     """
     path = weights.with_name("config.json")
     try:
-        if path.stat().st_size > LARGEST:
-            raise ModelError(f"{path} has {path.stat().st_size} bytes, which is no description of a network")
-        return SmpConfig.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return described(path, SmpConfig)
     except ValidationError as error:
         first = error.errors()[0]
         where, what = ".".join(map(str, first["loc"])) or "content", first["msg"]

@@ -35,8 +35,6 @@ class Body:
 class Foreign(Segmenter):
     """A network that was trained elsewhere, and what stands around it."""
 
-    mean: Tensor
-    std: Tensor
     channels: Tensor
 
     def __init__(self, body: Body, normalisation: Normalisation, classes: int, class_names: tuple[str, ...]) -> None:
@@ -57,8 +55,7 @@ class Foreign(Segmenter):
 
     def raw(self, images: Tensor) -> Tensor:
         """What the network itself says, B x K x h x w, at its own size and in its own classes."""
-        pixels = (images.to(self.mean.dtype) - self.mean) / self.std
-        pixels, batch = pixels.contiguous(memory_format=self.layout), self.takes[0]
+        pixels, batch = self.normalised(images), self.takes[0]
         if batch is None:
             return first(self.body(pixels))
         missing = -len(pixels) % batch

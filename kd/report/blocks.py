@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from kd.console import ROWS
+
 SHADES = 20  # of a cell's background
 
 
@@ -139,7 +141,7 @@ def _colours(block: Any) -> int:
 
 
 #: How a figure is rounded, by the last part of its name; the same on the page, on the terminal and in the tables.
-FORMS = {"parameters": ",d", "macs": ",d", "file_bytes": ",d", "latency_ms": ".1f"}
+FORMS = {"macs": ",d", **{key: form for key, _, form in ROWS}}
 
 
 def figure(value: Any, key: str = "", form: str | None = None) -> Cell:

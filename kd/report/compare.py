@@ -12,6 +12,7 @@ from kd.report.outcome import SPLITS, side_by_side
 from kd.report.read import DAMAGES, Run
 from kd.report.run import flat_config
 from kd.resume import FREE
+from kd.settings import is_under
 
 MOST = len(ascii_uppercase)
 
@@ -39,14 +40,15 @@ Letters = dict[str, Run]
 def _which(runs: Letters) -> Section:
     rows = [(letter, f"{run.name}: {run.identity.get('name') or ' '.join(run.overrides) or 'defaults'}"
              f"{' (without a teacher)' if run.learns_alone else ''}") for letter, run in runs.items()]  # fmt: skip
-    return Section("which", "Which runs", [facts(rows)], [facts(rows)])
+    shown = facts(rows)
+    return Section("which", "Which runs", [shown], [shown])
 
 
 def _differences(runs: Letters) -> Section:
     configs = {letter: flat_config(run.config) for letter, run in runs.items()}
     keys = dict.fromkeys(key for config in configs.values() for key in config)
     differ = [key for key in keys if len({config.get(key, "–") for config in configs.values()}) > 1]
-    free = [key for key in differ if any(key == name or key.startswith(f"{name}.") for name in FREE)]
+    free = [key for key in differ if is_under(key, FREE)]
     rest = [key for key in differ if key not in free]
 
     def table(keys: Sequence[str]) -> Table:

@@ -93,8 +93,7 @@ def _key(prefixes: Mapping[str, str] | None, name: str, key: str) -> str:
 
 def facts_of_best(run: Run) -> Facts:
     """What a run without an end has reached."""
-    looked = [record for record in run.records if record.get("val/miou") is not None]
-    best = max(looked, key=lambda record: record["val/miou"], default=None)
+    best = run.best
     return facts([
         ("epochs trained", len(run.records)),
         ("best val/miou so far", None if best is None else figure(best["val/miou"])),
@@ -124,8 +123,7 @@ def curves(run: Run) -> Section | None:
         return None
     best = run.summary.get("best_epoch")
     if best is None:
-        looked = [record for record in run.records if record.get("val/miou") is not None]
-        best = max(looked, key=lambda record: record["val/miou"], default=run.records[-1])["epoch"]
+        best = (run.best or run.records[-1])["epoch"]
     picture = run.picture("curves.png") or pictures.drawn(
         lambda path: plots.draw_curves(run.records, best, run.teacher.get("val/miou"), path)
     )

@@ -42,14 +42,6 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _axes(columns: int, width: float, height: float, rows: int = 1, **margins: float) -> tuple[Figure, list[Axes]]:
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
-    figure.subplots_adjust(**{"left": 0.1, "right": 0.97, "top": 0.9, "bottom": 0.14, **margins})
-    for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes.flat)
-
-
 def reliability(tables: Mapping[str, Tensor]) -> bytes:
     """Accuracy over confidence, a panel per network, with the share of pixels in each bin below.
 
@@ -88,7 +80,9 @@ OVERLAID = (("val/miou", "mIoU, val"), ("train/loss", "loss, training"), ("tempe
 
 def overlay(runs: Mapping[str, Sequence[Mapping[str, Any]]], alone: Set[str] = frozenset()) -> bytes:
     """The records of several runs over their epochs, a colour each; a run that learns alone has no temperature."""
-    figure, axes = _axes(2, 10, 6.4, rows=2, left=0.07, right=0.985, top=0.94, bottom=0.13, hspace=0.3, wspace=0.17)
+    figure, grid = plt.subplots(2, 2, figsize=(10, 6.4))
+    figure.subplots_adjust(left=0.07, right=0.985, top=0.94, bottom=0.13, hspace=0.3, wspace=0.17)
+    axes: list[Axes] = list(grid.flat)
     for ax, (name, title) in zip(axes, OVERLAID, strict=True):
         for number, (label, records) in enumerate(runs.items()):
             if name == "temperature" and label in alone:
@@ -98,6 +92,7 @@ def overlay(runs: Mapping[str, Sequence[Mapping[str, Any]]], alone: Set[str] = f
             style: dict[str, Any] = {"drawstyle": "steps-mid"} if name == "unfrozen_blocks" else {"marker": "."}
             dashes = DASHES[number % len(DASHES)]
             ax.plot(epochs, values, dashes, color=RUNS[number % len(RUNS)], label=label, linewidth=1.5, **style)
+        ax.spines[["top", "right"]].set_visible(False)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_title(title, fontsize=10, loc="left")
     for ax in axes[2:]:

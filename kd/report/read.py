@@ -67,6 +67,12 @@ class Run:
         return _mapping(self.evidence.get("baseline"))
 
     @property
+    def best(self) -> Mapping[str, Any] | None:
+        """The record of the epoch with the highest val/miou, as far as it was looked at; the first of equals."""
+        looked = [record for record in self.records if record.get("val/miou") is not None]
+        return max(looked, key=lambda record: record["val/miou"], default=None)
+
+    @property
     def tags(self) -> Mapping[str, Any]:
         return _mapping(self.identity.get("tags"))
 
@@ -130,9 +136,9 @@ def read(path: Path) -> Run:
         )
     missing: list[str] = []
 
-    def part(name: str, parse: Callable[[bytes], Any], kind: type) -> Any:
+    def part(name: str, parse: Callable[[Path], Any], kind: type) -> Any:
         try:
-            found = parse(_content(path / name))
+            found = parse(path / name)
             if not isinstance(found, kind):
                 raise ValueError(f"it should be a {kind.__name__}")
             return found
@@ -142,18 +148,17 @@ def read(path: Path) -> Run:
             missing.append(f"{name} is damaged ({one_line(str(error).strip() or type(error).__name__)[:200]})")
         return kind()
 
-    run = Run(
+    return Run(
         path=path.absolute(),
-        config=part("config.yaml", yaml.safe_load, dict),
-        overrides=[str(line) for line in part(".hydra/overrides.yaml", yaml.safe_load, list)],
-        identity=part("run.json", json.loads, dict),
-        records=_records(part("metrics.jsonl", bytes, bytes), missing),
-        summary=part("summary.json", json.loads, dict),
-        evidence=part("evidence.json", json.loads, dict),
-        seen=part("evidence.safetensors", lambda _: sealed.read(path / "evidence.safetensors")[0], dict),
+        config=part("config.yaml", _yaml, dict),
+        overrides=[str(line) for line in part(".hydra/overrides.yaml", _yaml, list)],
+        identity=part("run.json", _json, dict),
+        records=_records(part("metrics.jsonl", _content, bytes), missing),
+        summary=part("summary.json", _json, dict),
+        evidence=part("evidence.json", _json, dict),
+        seen=part("evidence.safetensors", lambda file: sealed.read(file)[0], dict),
         missing=missing,
     )
-    return run
 
 
 def _records(text: bytes, missing: list[str]) -> list[dict[str, Any]]:
@@ -183,6 +188,14 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _content(path: Path) -> bytes:
-    if path.stat().st_size > LARGEST and path.suffix != ".safetensors":
+    if path.stat().st_size > LARGEST:
         raise OSError(f"it is larger than {LARGEST} bytes")
-    return path.read_bytes() if path.suffix != ".safetensors" else path.open("rb").read(1)
+    return path.read_bytes()
+
+
+def _json(path: Path) -> Any:
+    return json.loads(_content(path))
+
+
+def _yaml(path: Path) -> Any:
+    return yaml.safe_load(_content(path))

@@ -26,20 +26,20 @@ def sections(run: Run, others: Others | None = None) -> tuple[list[Section], lis
 
     `others`: figures to be set beside the student's, as those of a student without a teacher.
     """
-    parts: list[tuple[str, str, Callable[[], Section | None]]] = [
-        ("asked", "What was asked", lambda: asked(run)),
-        ("figures", "What came out", lambda: came_out(run, others or {})),
-        ("classes", "Class by class", lambda: by_class(run)),
-        ("curves", "Learning curves", lambda: curves(run)),
-        ("samples", "Worst and best", lambda: samples(run)),
-        ("confusion", "Confusion", lambda: confusion(run)),
-        ("calibration", "Calibration", lambda: calibration(run)),
-        ("agreement", "Agreement with the teacher", lambda: agreement(run)),
-        ("cost", "Cost", lambda: cost(run)),
-        ("again", "How to get it again", lambda: again(run)),
+    parts: list[tuple[str, Callable[[], Section | None]]] = [
+        ("What was asked", lambda: asked(run)),
+        ("What came out", lambda: came_out(run, others or {})),
+        ("Class by class", lambda: by_class(run)),
+        ("Learning curves", lambda: curves(run)),
+        ("Worst and best", lambda: samples(run)),
+        ("Confusion", lambda: confusion(run)),
+        ("Calibration", lambda: calibration(run)),
+        ("Agreement with the teacher", lambda: agreement(run)),
+        ("Cost", lambda: cost(run)),
+        ("How to get it again", lambda: again(run)),
     ]
     made, missing = [], []
-    for _, title, part in parts:
+    for title, part in parts:
         try:
             section = part()
         except (UserError, *DAMAGES) as error:

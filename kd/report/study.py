@@ -87,7 +87,7 @@ def page(study: Study) -> Page:
     else:
         inner, damaged = one.sections(winner, _without_teacher(study.baseline))
         missing += [f"the winner's run: {line}" for line in [*winner.missing, *damaged]]
-        sections += [replace(s, id=f"winner-{s.id}", title=f"Winner: {s.title.lower()}", brief=s.brief) for s in inner]
+        sections += [replace(s, id=f"winner-{s.id}", title=f"Winner: {s.title.lower()}") for s in inner]
         tiles = [*one.tiles(winner), ("trials", Cell(str(len(results.trials))), "")]
     return Page(
         title=f"Study {study.name}",

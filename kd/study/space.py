@@ -4,7 +4,7 @@ Trials of different settings cannot be compared, so a study goes on only with th
 configuration that it was begun with.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from optuna.distributions import (
 )
 
 from kd.errors import StudyError
-from kd.settings import CACHE_KEYS
+from kd.settings import CACHE_KEYS, is_under
 
 ATTRIBUTE = "space"
 #: Where a study is shown: no part of its question, and not written down, as an address may hold a password.
@@ -80,9 +80,9 @@ class Space:
             ATTRIBUTE,
             {
                 "searched": searched,
-                "fixed": [line for line in self.fixed if not _under(line.lstrip("+~").partition("=")[0], SHOWN)],
+                "fixed": [line for line in self.fixed if not is_under(line.lstrip("+~").partition("=")[0], SHOWN)],
                 "objectives": dict(self.objectives),
-                "config": {name: value for name, value in self.config.items() if not _under(name, SHOWN)},
+                "config": {name: value for name, value in self.config.items() if not is_under(name, SHOWN)},
             },
         )
 
@@ -121,13 +121,8 @@ class Space:
 
     def _shown(self) -> dict[str, Any]:
         """Every key that can change a result: its range where it is searched, its value where it is fixed."""
-        fixed = {name: value for name, value in self.config.items() if not _under(name, FREE)}
+        fixed = {name: value for name, value in self.config.items() if not is_under(name, FREE)}
         return {**fixed, **{name: describe(distribution) for name, distribution in self.searched.items()}}
-
-
-def _under(name: str, keys: Iterable[str]) -> bool:
-    """Whether a dotted key is one of `keys`, or stands below one."""
-    return any(name == key or name.startswith(f"{key}.") for key in keys)
 
 
 def _numbers(distribution: BaseDistribution) -> FloatDistribution | IntDistribution:
