@@ -9,12 +9,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from kd.composition import TARGETS
-from kd.config import job
-from kd.launch import hush, place, refuse_a_study, throw_folder_away
-from kd.mistakes import one_line_errors
-from kd.sweep import check_recipes
-from kd.terminal import steady_output
+from kd.config.compose import WHITELIST
+from kd.config.hydra_errors import one_line_errors
+from kd.experiment.job import job
+from kd.study.hydra_options import check_recipes
+from kd.system.launch import hush, place, refuse_a_study, throw_folder_away
+from kd.system.terminal import steady_output
 
 # Read when torch is loaded: idle threads sleep instead of spinning, so that two runs on one machine do not crawl.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-@hydra.main(config_path="conf", config_name="config", execution_whitelist=TARGETS)
+@hydra.main(config_path="conf", config_name="config", execution_whitelist=WHITELIST)
 def main(cfg: "DictConfig") -> float | tuple[float, ...] | None:
     alone = HydraConfig.get().mode is RunMode.RUN  # in a multirun it is the sweeper that deals with a failed job
     with one_line_errors() if alone else nullcontext():
         throw_folder_away()
         asked = job(cfg) if place().rank == 0 else None
-        from kd.experiment import run  # heavy: torch, albumentations, mlflow
+        from kd.experiment.distil import run  # heavy: torch, albumentations, mlflow
 
         return run(asked)
 

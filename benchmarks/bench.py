@@ -22,9 +22,9 @@ from rich.console import Console
 
 from benchmarks import costs, growth, machine, pipeline, report, steps, study
 from benchmarks.case import SIZES, Case, folder_of
-from kd.composition import PROJECT
+from kd.config.compose import PROJECT
 from kd.errors import UserError
-from kd.files import write_json
+from kd.system.files import write_json
 
 RESULTS, README = Path(__file__).with_name("results.json"), PROJECT / "README.md"
 Say = Callable[[str], None]

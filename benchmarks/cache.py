@@ -10,10 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.case import Case, Remembered
-from kd.answers import Answers
 from kd.data.loading import Batch, TrainLoader
-from kd.teacher import CachedTeacher
-from kd.training import EpochResult
+from kd.distillation.logit_cache import Answers
+from kd.distillation.teacher import CachedTeacher
+from kd.training.loop import EpochResult
 
 VIEWS = 2  # that the warm cache holds
 

@@ -18,20 +18,20 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.hand_written import Job
-from kd.composition import compose
-from kd.config import read
+from kd.config.compose import compose
+from kd.config.read import read
+from kd.config.transforms import build_transforms
 from kd.data import Folder, Shapes
+from kd.data.augmentation import Augmentation
 from kd.data.loading import Batch, TrainLoader
-from kd.data.views import Augmentation
-from kd.experiment import build_transforms
-from kd.losses import DistillationLoss
-from kd.network import Network
-from kd.runner import Bench
-from kd.schedules import Constant
-from kd.teacher import LiveTeacher, Teacher
-from kd.timeline import Timeline
-from kd.training import EpochResult, fit, measure_batch_norm
-from kd.unfreeze import All, Frozen
+from kd.distillation.losses import DistillationLoss
+from kd.distillation.teacher import LiveTeacher, Teacher
+from kd.experiment.context import Bench
+from kd.networks.network import Network
+from kd.plan.schedules import Constant
+from kd.plan.timeline import Timeline
+from kd.plan.unfreeze import All, Frozen
+from kd.training.loop import EpochResult, fit, measure_batch_norm
 
 PAIR = "b0_from_b3"
 STATES = {"closed": Frozen(), "open": All()}  # of the encoder, and the policy that keeps it so

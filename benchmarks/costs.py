@@ -14,11 +14,11 @@ from benchmarks.case import Case
 from benchmarks.memory import WAYS
 from benchmarks.rounds import Spread, cpu_of_children, spread
 from kd import tracking
-from kd.composition import PROJECT
-from kd.course import Course
-from kd.run_folder import RunFolder
+from kd.config.compose import PROJECT
+from kd.run.folder import RunFolder
+from kd.run.journal import Course
 from kd.settings import Tracking
-from kd.training import EpochResult
+from kd.training.loop import EpochResult
 
 EPOCH = 30.0  # seconds of an epoch that the cost of tracking is held against
 STARTS = {"help": (["--help"], 0), "error": (["schedule=nope"], 2)}  # arguments, exit code

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.case import Case
 from benchmarks.rounds import Times
-from kd.environment import processor
+from kd.system.environment import processor
 
 LIBRARIES = ("torch", "segmentation-models-pytorch", "optuna", "mlflow", "hydra-core", "albumentations")
 BUSY_SECONDS = 5.0  # for which a contestant trains on while its GPU is watched

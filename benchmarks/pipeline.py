@@ -9,10 +9,10 @@ from typing import Any
 
 from benchmarks.case import Case
 from benchmarks.rounds import race, spread
-from kd.composition import compose
+from kd.config.compose import compose
+from kd.config.transforms import build_transforms
+from kd.data.augmentation import Augmentation
 from kd.data.source import Source
-from kd.data.views import Augmentation
-from kd.experiment import build_transforms
 
 RECIPES = ("light", "heavy")
 SAMPLES = 32  # that each transform is timed on

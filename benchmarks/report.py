@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.case import STATES
-from kd.files import write_atomically
+from kd.system.files import write_atomically
 
 HIDDEN = ("machine", "versions", "seconds_per_step", "sections", "study_sizes")
 TITLES = {

@@ -25,7 +25,7 @@ import yaml
 
 from benchmarks.case import Sizes
 from benchmarks.rounds import cpu_of_children, ratios, spread
-from kd.composition import PROJECT
+from kd.config.compose import PROJECT
 
 STUDY = "temperature_unfreeze"
 SPACE = yaml.safe_load((PROJECT / "sweeps" / f"{STUDY}.yaml").read_text())["params"]

@@ -8,16 +8,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kd.blocks import Block, Partition, partition
+    from kd.distillation.losses import DistillationLoss, Terms, binary_kl, cross_entropy, logits_mse, multiclass_kl
     from kd.errors import ConfigError, DataError, ModelError, UserError
-    from kd.finished import load
-    from kd.losses import DistillationLoss, Terms, binary_kl, cross_entropy, logits_mse, multiclass_kl
-    from kd.metrics import Confusion, predict_labels
-    from kd.network import Network
-    from kd.opening import EncoderBlocks
-    from kd.schedules import Constant, Cosine, Exponential, Linear, Piecewise, Schedule, progress
-    from kd.timeline import EpochPlan, LearningRates, Timeline
-    from kd.unfreeze import All, AtEpoch, Frozen, Policy, Progressive
+    from kd.networks.encoder_blocks import EncoderBlocks
+    from kd.networks.network import Network
+    from kd.networks.partition import Block, Partition, partition
+    from kd.networks.saved import load
+    from kd.plan.schedules import Constant, Cosine, Exponential, Linear, Piecewise, Schedule, progress
+    from kd.plan.timeline import EpochPlan, LearningRates, Timeline
+    from kd.plan.unfreeze import All, AtEpoch, Frozen, Policy, Progressive
+    from kd.training.metrics import Confusion, predict_labels
 
 __all__ = [
     "All", "AtEpoch", "Block", "ConfigError", "Confusion", "Constant", "Cosine", "DataError", "DistillationLoss",
@@ -27,16 +27,30 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "blocks": ("Block", "Partition", "partition"),
+    "networks.partition": ("Block", "Partition", "partition"),
     "errors": ("ConfigError", "DataError", "ModelError", "UserError"),
-    "finished": ("load",),
-    "losses": ("DistillationLoss", "Terms", "binary_kl", "cross_entropy", "logits_mse", "multiclass_kl"),
-    "metrics": ("Confusion", "predict_labels"),
-    "network": ("Network",),
-    "opening": ("EncoderBlocks",),
-    "schedules": ("Constant", "Cosine", "Exponential", "Linear", "Piecewise", "Schedule", "progress"),
-    "timeline": ("EpochPlan", "LearningRates", "Timeline"),
-    "unfreeze": ("All", "AtEpoch", "Frozen", "Policy", "Progressive"),
+    "networks.saved": ("load",),
+    "distillation.losses": ("DistillationLoss", "Terms", "binary_kl", "cross_entropy", "logits_mse", "multiclass_kl"),
+    "training.metrics": ("Confusion", "predict_labels"),
+    "networks.network": ("Network",),
+    "networks.encoder_blocks": ("EncoderBlocks",),
+    "plan": (
+        "All",
+        "AtEpoch",
+        "Constant",
+        "Cosine",
+        "EpochPlan",
+        "Exponential",
+        "Frozen",
+        "LearningRates",
+        "Linear",
+        "Piecewise",
+        "Policy",
+        "Progressive",
+        "Schedule",
+        "Timeline",
+        "progress",
+    ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

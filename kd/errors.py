@@ -4,8 +4,10 @@ Everything that a user can cause (a wrong key, a broken file, a missing network)
 else that escapes is a defect of ours and keeps its traceback.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 LONGEST = 2000  # characters of a message
 
@@ -99,3 +101,30 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"choose from {', '.join(known)}" if 0 < len(known) <= 12 else "see --help for what there is"
+
+
+def without_credentials(text: str) -> str:
+    """`text` with the user and password of every address in it replaced by ***."""
+    plain = re.sub(r"//[^/\s]*@", "//***@", text)
+    return re.sub(r"([?&][^=&\s]*(?:pass|token|secret)[^=&\s]*=)[^&\s]*", r"\1***", plain)
+
+
+class DivergedError(UserError):
+    """A loss or a gradient is no longer a number.
+
+    Attributes:
+        epoch, step: where, both counted from 0.
+        indices: the training samples of that step.
+        values: the loss terms of each of its batches, and the gradient's norm.
+    """
+
+    def __init__(self, message: str, epoch: int, step: int = 0, indices: Sequence[int] = (),
+                 values: Mapping[str, Any] | None = None) -> None:  # fmt: skip
+        super().__init__(message)
+        self.epoch, self.step, self.indices, self.values = epoch, step, tuple(indices), dict(values or {})
+
+    def add_samples(self, names: Sequence[str]) -> None:
+        """Say in the message which samples those were."""
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            self.args = (f"{self.args[0]} (samples: {', '.join(names[:3])}{more}; see nonfinite.json)",)

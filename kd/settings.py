@@ -5,7 +5,7 @@ DictConfig. No torch here: a wrong value must be reported before anything heavy 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,9 +23,9 @@ from pydantic import (
 )
 
 from kd.data import Source
-from kd.schedules import Schedule
-from kd.timeline import LearningRates, Timeline
-from kd.unfreeze import Policy
+from kd.plan.schedules import Schedule
+from kd.plan.timeline import LearningRates, Timeline
+from kd.plan.unfreeze import Policy
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -327,3 +327,12 @@ class Settings(Group):
     def timeline(self, blocks: int) -> Timeline:
         """The student's plan over an encoder of `blocks` blocks."""
         return Timeline(self.schedule, self.unfreeze, self.optimizer.rates, self.trainer.epochs, blocks)
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A nested mapping as dotted keys and values."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

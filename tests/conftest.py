@@ -9,7 +9,7 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 import pytest
 
 #: The files whose trainings take longest: begun first, so that no process is left alone with them at the end.
-LONGEST = ["test_study_launchers", "test_study_sweeper", "test_crash", "test_study_postgres", "test_experiment"]
+LONGEST = ["test_study_launchers", "test_sweep", "test_crash", "test_study_postgres", "test_distil"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

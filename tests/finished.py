@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kd import models
-from kd.composition import compose, plain, public
-from kd.config import checked
+from kd.config.compose import compose, plain, public
+from kd.config.read import checked
 from kd.data import Source
-from kd.network import Network
-from kd.run_folder import RunFolder
+from kd.networks import build, saved
+from kd.networks.network import Network
+from kd.run.folder import RunFolder
 from kd.settings import Settings
 
 TINY = ["backbone=tiny", "data.image_size=[32,32]", "data.train=8", "data.val=6", "data.test=4"]
@@ -37,7 +37,7 @@ def balanced(network: Network, source: Source) -> Network:
 def built(settings: Settings, seed: int = 0) -> Network:
     torch.manual_seed(seed)
     data = settings.data
-    network = models.build(settings.backbone.student, data.classes, data.class_names, "backbone.student")
+    network = build.build(settings.backbone.student, data.classes, data.class_names, "backbone.student")
     return balanced(network, data)
 
 
@@ -48,5 +48,5 @@ def finished(folder: Path, *overrides: str, seed: int = 0) -> Network:
     run = RunFolder(folder)
     run.write_config(public(plain(compose([*TINY, *overrides]))))
     run.identify(id="0123456789abcdef")
-    models.save(network, run / "student.safetensors", image_size=list(settings.data.image_size))
+    saved.save(network, run / "student.safetensors", image_size=list(settings.data.image_size))
     return network

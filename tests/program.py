@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kd.composition import PROJECT
+from kd.config.compose import PROJECT
 
 LIBRARIES = [
     "torch", "torchvision", "segmentation_models_pytorch", "albumentations", "mlflow", "sqlalchemy", "alembic",

@@ -16,8 +16,8 @@ from benchmarks.elsewhere import elsewhere
 from benchmarks.hand_written import Loop, total_loss
 from benchmarks.rounds import exponent, race, ratios, spread
 from kd.data import Folder
+from kd.distillation.losses import DistillationLoss
 from kd.errors import DataError
-from kd.losses import DistillationLoss
 
 # arithmetic
 

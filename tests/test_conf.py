@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from kd.composition import CONF, PROJECT, compose, plain
-from kd.config import read
+from kd.config.compose import CONF, PROJECT, compose, plain
+from kd.config.read import read
 
 FILES = sorted(CONF.rglob("*.yaml"))
 SWEEPS = sorted((CONF / "sweeps").glob("*.yaml"))  # through a link, which rglob does not follow
@@ -26,7 +26,7 @@ def test_every_option_composes_and_is_read(group, option):
 
 @pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "augment"])
 def test_every_augmentation_is_built_by_albumentations(option):
-    from kd.experiment import build_transforms
+    from kd.config.transforms import build_transforms
 
     recipe = read(compose([f"augment={option}"])).augment.transforms
     assert [type(built).__name__ for built in build_transforms(recipe)] == [
@@ -36,7 +36,7 @@ def test_every_augmentation_is_built_by_albumentations(option):
 
 @pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "backbone"])
 def test_every_backbone_exists_in_smp(option):
-    from kd.models import count_blocks
+    from kd.networks.build import count_blocks
 
     backbone = read(compose([f"backbone={option}"])).backbone
     assert count_blocks(backbone.student) > 1
@@ -82,7 +82,7 @@ SHARED = {
 REFERENCE = {
     **SHARED,
     "trainer.epochs": 50,
-    "schedule._target_": "kd.schedules.Cosine",
+    "schedule._target_": "kd.plan.Cosine",
     "schedule.initial": 4.0,
     "schedule.final": 1.0,
 }
@@ -139,7 +139,7 @@ def test_finetune_starts_colder_and_opens_few_blocks():
 
 def test_an_override_wins_over_a_recipe():
     cfg = compose(["experiment=temp_prog_guide", "unfreeze.rate=2", "schedule=linear"])
-    assert (cfg.unfreeze.rate, cfg.schedule["_target_"]) == (2, "kd.schedules.Linear")
+    assert (cfg.unfreeze.rate, cfg.schedule["_target_"]) == (2, "kd.plan.Linear")
 
 
 def test_hinton_weighs_the_labels_with_what_alpha_leaves():

@@ -32,10 +32,11 @@ from mkdocs.config import load_config
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
-from kd import cli, sweep
-from kd.composition import CONF, PROJECT, compose
-from kd.config import read
-from kd.resume import flat
+from kd import cli
+from kd.config.compose import CONF, PROJECT, compose
+from kd.config.read import read
+from kd.settings import flat
+from kd.study import hydra_options
 from kd.study.recipe import WINNER, recipe
 from kd.study.space import Space
 
@@ -99,7 +100,7 @@ SHELL = [block for block in ALL if block.language in ("sh", "bash", "shell", "co
 RUN = [block for block in SHELL if block.mark == RUN_IT]
 LEFT_OUT = re.compile(r"<!-- not run: \S.* -->")
 LOOKED_AT = [block for block in SHELL if block not in RUN and not LEFT_OUT.fullmatch(block.mark)]
-RUN_BY = re.compile(r"<!-- run by (tests/\w+\.py) -->")
+RUN_BY = re.compile(r"<!-- run by (tests/[\w/]+\.py) -->")
 PYTHON = [block for block in ALL if block.language == "python" and not LEFT_OUT.fullmatch(block.mark)]
 HERE = [block for block in PYTHON if not RUN_BY.fullmatch(block.mark)]
 
@@ -214,7 +215,7 @@ def look_at_study(typed: list[str], path: list[str]) -> None:
         cfg = hydra_compose("config", [*path, *(word for word in typed if word not in swept)], return_hydra_config=True)
     params = [f"{name}={value}" for name, value in (cfg.hydra.sweeper.params or {}).items()]
     of_trials = [word for word in typed if not re.match(r"\+?(hydra|sweeps)\b", word)]
-    searched, kept = sweep.search_space([*params, *of_trials])
+    searched, kept = hydra_options.search_space([*params, *of_trials])
     space = Space(searched, kept, {}, {})
     first, *_, last = [*space.corners(), *space.corners()]
     for corner in (first, last):
@@ -270,7 +271,8 @@ def test_python_that_is_run_elsewhere_is_run_by_a_test_that_names_its_page():
     for block in PYTHON:
         if test := RUN_BY.fullmatch(block.mark):
             assert Path(block.page).name in (PROJECT / test[1]).read_text()
-    tests = [path.read_text() for path in (PROJECT / "tests").glob("*.py")]
+    tests = [path.read_text() for path in (PROJECT / "tests").rglob("test_*.py")]
+    assert len(tests) >= 96  # a search in the wrong place finds fewer
     for page in {Path(block.page).name for block in ALL if block.language == "pycon"}:
         assert [text for text in tests if page in text and "import doctest" in text]
 

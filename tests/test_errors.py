@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd import errors
-from kd.composition import PROJECT
+from kd.config.compose import PROJECT
 from kd.errors import LONGEST, ConfigError, DataError, ModelError, UserError, nearest
 
 

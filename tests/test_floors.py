@@ -4,94 +4,25 @@ Every import statement counts, at the top of a module or inside a function, run 
 """
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from kd.config.compose import PROJECT
 
-FLOORS = {
-    0: [
-        "errors",
-        "files",
-        "schedules",
-        "unfreeze",
-        "losses",
-        "metrics",
-        "timeline",
-        "encoders",
-        "launch",
-        "terminal",
-        "calibration",
-        "environment",
-    ],
-    1: [
-        "world",
-        "batch_norm",
-        "whole_batch",
-        "replica",
-        "settings",
-        "spec",
-        "blocks",
-        "opening",
-        "network",
-        "precision",
-        "weights",
-        "models",
-        "finished",
-        "sealed",
-        "slots",
-        "answers",
-        "data",
-        "foreign",
-        "teacher",
-    ],
-    2: ["snapshot", "steps", "training", "evaluation", "close_look"],
-    3: [
-        "stopping",
-        "checkpoint",
-        "course",
-        "tracking",
-        "plots",
-        "data_report",
-        "cache_folder",
-        "export",
-        "predict",
-        "latency",
-        "run_folder",
-        "console",
-        "study",
-    ],
-    4: [
-        "composition",
-        "config",
-        "mistakes",
-        "resume",
-        "sweep",
-        "study_folder",
-        "runner",
-        "teacher_cache",
-        "teacher_store",
-        "deploy",
-        "evidence",
-        "report",
-        "experiment",
-        "cli",
-    ],
-}
-FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
-#: On the ground floor: the plan is a schedule and a policy side by side; a file that cannot be written is an error, and
-#: so is a study that is started several times over.
-GROUND_FLOOR = {("timeline", "schedules"), ("timeline", "unfreeze"), ("files", "errors"), ("launch", "errors")}
+#: The rooms of kd/, from the ground up: a room imports only from rooms before it. CONTRIBUTING.md shows this list.
+ROOMS = (
+    "errors", "plan", "system", "data", "settings", "networks", "distillation", "training", "config", "run",
+    "tracking", "study", "deploy", "experiment", "report", "cli",
+)  # fmt: skip
 
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
-SOURCES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "kd").rglob("*.py"))}
+SOURCES = {path.relative_to(PROJECT).as_posix(): path for path in sorted((PROJECT / "kd").rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8"), name) for name, path in SOURCES.items()}
-#: Modules of the house that the table lacks: one test fails for each by name, and no other stumbles over them.
-UNPLACED = {Path(name).parts[1].removesuffix(".py") for name in SOURCES} - {"__init__", *FLOOR_OF}
-TRAIN = ast.parse((ROOT / "train.py").read_text(encoding="utf-8"), "train.py")
+TRAIN = ast.parse((PROJECT / "train.py").read_text(encoding="utf-8"), "train.py")
 
 
 def dotted(source):
@@ -100,8 +31,8 @@ def dotted(source):
     return parts[:-1] if parts[-1] == "__init__" else parts
 
 
-def module_of(source):
-    """A file's name in the table: kd/data/shapes.py -> data, kd/losses.py -> losses, kd/__init__.py -> ''."""
+def room_of(source):
+    """The room of a file: kd/data/shapes.py -> data, kd/errors.py -> errors, kd/__init__.py -> ''."""
     return (*dotted(source), "")[1]
 
 
@@ -117,8 +48,8 @@ def imports(source, tree):
             yield from (f"{start}.{alias.name}" for alias in node.names)
 
 
-def house_imports(source, tree):
-    """The names in the table of the kd modules that a file imports; '' for the bare package."""
+def rooms_imported(source, tree):
+    """The rooms that a file imports; '' for the bare package."""
     names = (name.split(".") for name in imports(source, tree))
     return {(*parts, "")[1] for parts in names if parts[0] == "kd"}
 
@@ -133,28 +64,32 @@ def for_type_checkers(node):
 
 
 def misplaced(source, tree):
-    """What a file imports and may not: (module, imported) pairs."""
-    here = module_of(source)
-    others = house_imports(source, tree) - {here}
-    if here == "":  # what it shows is fetched when it is asked for; type checkers are told where it lies
-        at_once = house_imports(source, ast.Module([node for node in tree.body if not for_type_checkers(node)], []))
-        return {(here, other) for other in others if other in at_once or FLOOR_OF.get(other, 0) == 4}
+    """What a file imports and may not: (room, imported room) pairs."""
+    here = room_of(source)
+    if here == "":  # what it exports is imported on first use; type checkers are told where it lies
+        tree = ast.Module([node for node in tree.body if not for_type_checkers(node)], [])
+        return {(here, other) for other in rooms_imported(source, tree)}
+    allowed = {here, *ROOMS[: ROOMS.index(here)]}
+    return {(here, other) for other in rooms_imported(source, tree) - allowed}
 
-    def allowed(other):
-        if other not in FLOOR_OF:
-            return other in UNPLACED
-        above_ground = FLOOR_OF[here] > 0 or (here, other) in GROUND_FLOOR
-        return FLOOR_OF[other] < FLOOR_OF[here] or (FLOOR_OF[other] == FLOOR_OF[here] and above_ground)
 
-    return {(here, other) for other in others if not allowed(other)}
+def modules_imported(source, tree):
+    """The files of kd/ that a file imports, at its top or later."""
+    for name in imports(source, tree):
+        parts = name.split(".")
+        for end in (len(parts), len(parts) - 1):  # the last part may be a name in a module
+            for suffix in (".py", "/__init__.py"):
+                if (found := "/".join(parts[:end]) + suffix) in SOURCES and found != "kd/__init__.py":
+                    yield found
+                    break
+            else:
+                continue
+            break
 
 
 def circle(trees):
-    """Modules that import each other in a circle, in order; empty where none do. `trees`: file name -> source tree."""
-    graph = {}
-    for source, tree in trees.items():
-        here = module_of(source)
-        graph.setdefault(here, set()).update(house_imports(source, tree) - {here})
+    """Files that import each other in a circle, in order; empty where none do. `trees`: file name -> source tree."""
+    graph = {source: {*modules_imported(source, tree)} - {source} for source, tree in trees.items()}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -187,17 +122,17 @@ def untrusted(tree):
 # floors
 
 
+@pytest.mark.parametrize("source", [source for source in SOURCES if source != "kd/__init__.py"])
+def test_every_module_is_in_a_room(source):
+    assert room_of(source) in ROOMS, f"{source} is in no room: add it to ROOMS"
+
+
+def test_every_room_is_there():
+    assert {room_of(source) for source in SOURCES} - {""} == set(ROOMS)
+
+
 @pytest.mark.parametrize("source", SOURCES)
-def test_every_module_stands_on_a_floor(source):
-    assert module_of(source) in FLOOR_OF or source == "kd/__init__.py", f"{source} is on no floor: add it to FLOORS"
-
-
-def test_no_module_stands_on_two_floors():
-    assert len(FLOOR_OF) == sum(len(modules) for modules in FLOORS.values())
-
-
-@pytest.mark.parametrize("source", [source for source in SOURCES if module_of(source) in {"", *FLOOR_OF}])
-def test_a_module_imports_only_from_lower_floors(source):
+def test_a_module_imports_only_from_rooms_before_its_own(source):
     assert misplaced(source, TREES[source]) == set()
 
 
@@ -205,29 +140,35 @@ def test_modules_do_not_import_each_other_in_a_circle():
     assert circle(TREES) == []
 
 
+def test_contributing_shows_the_rooms_in_this_order():
+    text = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^\| `(\w+)(?:\.py|/)` \|", text, re.M)) == ROOMS
+
+
 # who knows what
 
 
 def test_only_tracking_knows_mlflow():
     knowing = {source for source, tree in TREES.items() if "mlflow" in foreign_imports(source, tree)}
-    assert {module_of(source) for source in knowing} == {"tracking"}
+    assert {room_of(source) for source in knowing} == {"tracking"}
     assert "mlflow" not in foreign_imports("train.py", TRAIN)
 
 
 def test_only_export_and_foreign_teachers_know_onnx():
     onnx = {"onnx", "onnxruntime"}
     knowing = {source for source, tree in TREES.items() if onnx & foreign_imports(source, tree)}
-    assert {module_of(source) for source in knowing} == {"export", "foreign"}
+    assert {source.rpartition("/")[0] for source in knowing} == {"kd/deploy/export", "kd/distillation/foreign"}
 
 
-def test_only_the_study_rooms_know_optuna():
+def test_only_studies_know_optuna():
     knowing = {source for source, tree in TREES.items() if "optuna" in foreign_imports(source, tree)}
-    assert {module_of(source) for source in knowing} <= {"study", "study_folder", "sweep"}
+    assert {room_of(source) for source in knowing} == {"study"}
 
 
-def test_only_the_top_floor_and_train_know_hydra():
-    knowing = {source for source, tree in TREES.items() if {"hydra", "omegaconf"} & foreign_imports(source, tree)}
-    assert {module_of(source) for source in knowing} - UNPLACED <= set(FLOORS[4])
+def test_only_config_and_the_sweeper_know_hydra():
+    hydra = {"hydra", "omegaconf"}
+    knowing = {source for source, tree in TREES.items() if hydra & foreign_imports(source, tree)}
+    assert {room_of(source) for source in knowing} <= {"config", "study", "experiment"}
     assert "hydra" in foreign_imports("train.py", TRAIN)
 
 
@@ -245,23 +186,19 @@ def test_nothing_untrusted_is_unpickled_or_executed(source):
 @pytest.mark.parametrize(
     ("source", "code", "found"),
     [
-        ("kd/losses.py", "import kd.models", {("losses", "models")}),
-        ("kd/losses.py", "from kd import models", {("losses", "models")}),
-        ("kd/losses.py", "def f():\n  from kd.models import build", {("losses", "models")}),
-        ("kd/losses.py", "if TYPE_CHECKING:\n  from kd.cli import main", {("losses", "cli")}),
-        ("kd/losses.py", "from . import models", {("losses", "models")}),
-        ("kd/losses.py", "from .metrics import Confusion", {("losses", "metrics")}),
-        ("kd/data/shapes.py", "from ..training import fit", {("data", "training")}),
+        ("kd/plan/schedules.py", "import kd.data", {("plan", "data")}),
+        ("kd/plan/schedules.py", "from kd import data", {("plan", "data")}),
+        ("kd/plan/schedules.py", "def f():\n  from kd.data.folder import Folder", {("plan", "data")}),
+        ("kd/plan/schedules.py", "if TYPE_CHECKING:\n  from kd.cli import main", {("plan", "cli")}),
+        ("kd/plan/schedules.py", "from .. import data", {("plan", "data")}),
+        ("kd/data/shapes.py", "from ..training.loop import fit", {("data", "training")}),
         ("kd/data/__init__.py", "from .. import training", {("data", "training")}),
-        ("kd/models.py", "from kd.brand_new import thing", {("models", "brand_new")}),
-        ("kd/models.py", "import kd", {("models", "")}),
-        ("kd/__init__.py", "from kd.losses import binary_kl", {("", "losses")}),
-        ("kd/__init__.py", "if TYPE_CHECKING:\n  from kd.losses import binary_kl", set()),
-        ("kd/__init__.py", "if TYPE_CHECKING:\n  from kd.cli import main", {("", "cli")}),
-        ("kd/data/shapes.py", "from kd.data.keys import stream\nfrom . import source", set()),
-        ("kd/models.py", "from kd.blocks import Partition\nfrom kd.losses import binary_kl", set()),
-        ("kd/cli.py", "import kd.losses as losses, torch", set()),
-        ("kd/timeline.py", "from kd.schedules import Schedule", set()),
+        ("kd/data/shapes.py", "from kd.brand_new import thing", {("data", "brand_new")}),
+        ("kd/data/shapes.py", "import kd", {("data", "")}),
+        ("kd/__init__.py", "from kd.plan import Cosine", {("", "plan")}),
+        ("kd/__init__.py", "if TYPE_CHECKING:\n  from kd.plan import Cosine", set()),
+        ("kd/data/shapes.py", "from kd.data.random_streams import stream\nfrom . import source", set()),
+        ("kd/cli/plan.py", "import kd.plan as plan, torch", set()),
     ],
 )
 def test_an_import_is_found_wherever_and_however_it_is_written(source, code, found):
@@ -269,9 +206,13 @@ def test_an_import_is_found_wherever_and_however_it_is_written(source, code, fou
 
 
 def test_a_circle_is_found():
-    models, teacher = ast.parse("def f():\n  from kd.teacher import Live"), ast.parse("from kd import models")
-    assert set(circle({"kd/models.py": models, "kd/teacher.py": teacher})) == {"models", "teacher"}
-    assert circle({"kd/models.py": ast.parse(""), "kd/teacher.py": teacher}) == []
+    build, teacher = "kd/networks/build.py", "kd/distillation/teacher.py"
+    late, early = (
+        ast.parse("def f():\n  from kd.distillation.teacher import Live"),
+        ast.parse("from kd.networks import build"),
+    )
+    assert set(circle({build: late, teacher: early})) == {build, teacher}
+    assert circle({build: ast.parse(""), teacher: early}) == []
 
 
 @pytest.mark.parametrize(

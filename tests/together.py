@@ -9,7 +9,7 @@ from typing import Any
 
 from program import forks
 
-from kd.world import joined
+from kd.system.world import joined
 
 
 def run(function: Callable, *args: Any, size: int = 2) -> list[Any]:

@@ -9,17 +9,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from kd.data import Shapes
+from kd.data.augmentation import Augmentation
 from kd.data.loading import TrainLoader
-from kd.data.views import Augmentation
-from kd.losses import DistillationLoss
-from kd.network import Network
-from kd.precision import Precision
-from kd.schedules import Linear
+from kd.distillation.losses import DistillationLoss
+from kd.distillation.teacher import LiveTeacher
+from kd.networks.network import Network
+from kd.networks.precision import Precision
+from kd.plan.schedules import Linear
+from kd.plan.timeline import LearningRates, Timeline
+from kd.plan.unfreeze import Progressive
 from kd.settings import NetworkSettings
-from kd.teacher import LiveTeacher
-from kd.timeline import LearningRates, Timeline
-from kd.training import Recipe, fit
-from kd.unfreeze import Progressive
+from kd.training.loop import Recipe, fit
 
 SOURCE = Shapes(image_size=(32, 32), train=6, val=2, test=1)
 EIGHT = Shapes(image_size=(32, 32), train=8, val=2, test=1)

@@ -13,16 +13,16 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from kd import models
-from kd.composition import compose
-from kd.config import block_count, read
+from kd.config.compose import compose
+from kd.config.read import block_count, read
 from kd.data import Shapes
-from kd.losses import binary_kl, cross_entropy, multiclass_kl
-from kd.network import Network
-from kd.plots import GREY, STUDENT, WARM, draw_timeline
-from kd.schedules import Constant, Cosine, Exponential, Linear, Piecewise, progress
+from kd.distillation.losses import binary_kl, cross_entropy, multiclass_kl
+from kd.networks import build
+from kd.networks.network import Network
+from kd.plan.schedules import Constant, Cosine, Exponential, Linear, Piecewise, progress
+from kd.plan.unfreeze import All, AtEpoch, Frozen, Progressive
+from kd.run.plots import GREY, STUDENT, WARM, draw_timeline
 from kd.settings import NetworkSettings
-from kd.unfreeze import All, AtEpoch, Frozen, Progressive
 
 TEMPERATURES = {1: "#3b0f70", 2: "#b73779", 4: "#fb8861", 10: "#f2c14e"}
 
@@ -91,7 +91,7 @@ def closed() -> bytes:
     """How far three steps move each block of an EfficientNet-B0 of which the three deepest are open."""
     torch.manual_seed(0)
     settings = NetworkSettings(arch="unet", encoder="efficientnet-b0")
-    network = models.build(settings, 1, ("background", "foreground"), "backbone.student")
+    network = build.build(settings, 1, ("background", "foreground"), "backbone.student")
     network.open(3)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-3)

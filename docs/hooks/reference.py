@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from kd import cli
-from kd.composition import CONF, TARGETS
+from kd.config.compose import CONF, WHITELIST
 from kd.settings import Group, Settings
 
 RECIPES = ("experiment", "sweeps", "augment", "hydra/sweeper/pruner")  # shown as they are written
@@ -56,7 +56,7 @@ def _option(group: str, file: Path) -> str:
     if group in RECIPES:
         return f"```yaml\n{file.read_text(encoding='utf-8').strip()}\n```\n"
     target = yaml.safe_load(file.read_text(encoding="utf-8")).get("_target_")
-    said = f"{_prose(getdoc(pydoc.locate(target)) or '')}\n" if target in TARGETS else ""
+    said = f"{_prose(getdoc(pydoc.locate(target)) or '')}\n" if target in WHITELIST else ""
     return "\n".join([said, _table(file, f"{group}.")])
 
 

@@ -22,7 +22,7 @@ class StudySweeper(Sweeper):
     """
 
     def __init__(self, **options: Any) -> None:
-        from hydra_plugins.study_sweeper._impl import StudySweeperImpl
+        from kd.study.sweep import StudySweeperImpl
 
         self.sweeper = StudySweeperImpl(**options)
 

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 
 from kd.cli import data, plan, runs, student
-from kd.mistakes import one_line_errors
-from kd.terminal import steady_output
+from kd.config.hydra_errors import one_line_errors
+from kd.system.terminal import steady_output
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kd.cli.verb import add_verb
-from kd.composition import compose, project_root
-from kd.config import read
+from kd.config.compose import compose, project_root
+from kd.config.read import read
 
 
 def add_check(verbs: Any) -> None:
@@ -25,16 +25,16 @@ def add_check(verbs: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from kd import data_report
+    from kd.data import check_report
     from kd.data.check import check
 
     source = read(compose(arguments.overrides), look_at_data=False).data
-    report = check(source, arguments.headers, watch=data_report.watched)
+    report = check(source, arguments.headers, watch=check_report.watched)
     if arguments.json:
-        json.dump(data_report.as_json(report), sys.stdout, indent=2)
+        json.dump(check_report.as_json(report), sys.stdout, indent=2)
         print()
     else:
-        data_report.show(report)
+        check_report.show(report)
     if report.errors:
         sys.exit(1)
 
@@ -64,22 +64,22 @@ def add_cache(verbs: Any) -> None:
 
 
 def _cache(arguments: argparse.Namespace) -> None:
-    from kd import cache_folder
+    from kd.cli import cache
 
-    cache_folder.show(_cache_root())
+    cache.show(_cache_root())
 
 
 def _cache_verify(arguments: argparse.Namespace) -> None:
-    from kd import cache_folder
+    from kd.cli import cache
 
-    if not cache_folder.verify(_cache_root()):
+    if not cache.verify(_cache_root()):
         sys.exit(1)
 
 
 def _cache_prune(arguments: argparse.Namespace) -> None:
-    from kd import cache_folder
+    from kd.cli import cache
 
-    cache_folder.prune(_cache_root(), arguments.older_than, arguments.keep_gb, arguments.all)
+    cache.prune(_cache_root(), arguments.older_than, arguments.keep_gb, arguments.all)
 
 
 def _cache_root() -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from kd.cli.verb import add_verb
-from kd.composition import compose
-from kd.config import block_count, read
-from kd.timeline import EpochPlan, Timeline
+from kd.config.compose import compose
+from kd.config.read import block_count, read
+from kd.plan.timeline import EpochPlan, Timeline
 
 
 def add_preview(verbs: Any) -> None:
@@ -30,7 +30,7 @@ def _preview(arguments: argparse.Namespace) -> None:
     settings = read(compose(arguments.overrides), look_at_data=False)
     timeline = settings.timeline(block_count(settings.backbone.student))
     if arguments.png:
-        from kd.plots import draw_timeline  # heavy: matplotlib
+        from kd.run.plots import draw_timeline  # heavy: matplotlib
 
         draw_timeline(timeline, arguments.png)
     if arguments.json:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from kd.cli.verb import add_verb
-from kd.composition import compose, project_root
-from kd.config import read
+from kd.config.compose import compose, project_root
+from kd.config.read import read
 
 
 def add_study(verbs: Any) -> None:
@@ -24,9 +24,9 @@ def add_study(verbs: Any) -> None:
 
 
 def _study(arguments: argparse.Namespace) -> None:
-    from kd import study_folder  # heavy: optuna, matplotlib
+    from kd.study import folder  # heavy: optuna, matplotlib
 
-    study_folder.show(arguments.name, arguments.against, arguments.storage, write_files=not arguments.no_files)
+    folder.show(arguments.name, arguments.against, arguments.storage, write_files=not arguments.no_files)
 
 
 def add_report(verbs: Any) -> None:

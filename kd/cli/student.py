@@ -30,7 +30,8 @@ def add_export(verbs: Any) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     _at_least("--tolerance", arguments.tolerance, 0)
-    from kd import deploy, export  # heavy: torch, onnx
+    from kd import deploy
+    from kd.deploy import export  # heavy: torch, onnx
 
     formats = tuple(name.strip() for name in arguments.format.split(",") if name.strip())
     wanted = export.Wanted(formats, arguments.fp16, arguments.int8)

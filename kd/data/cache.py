@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 from kd.data.source import SPLITS, Source
-from kd.slots import FileSlots, MemorySlots, Slots, create, describe, file_bytes
+from kd.system.record_file import FileSlots, MemorySlots, Slots, create, describe, file_bytes
 
 GB = 10**9
 SPARE = 2  # at most one part in so many of the memory that is free

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kd.data.look import Look, Problem, looks_at, place, root_of, told
+from kd.data.inspection import Look, Problem, looks_at, place, root_of, told
 from kd.data.source import SPLITS, Source
 from kd.errors import shown
 

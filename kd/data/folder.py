@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kd import files
 from kd.data.decode import open_file, picture_size, read_image, read_mask, resized
-from kd.data.keys import key
-from kd.data.listing import IMAGE_SUFFIXES, Fault, Pair, paired
+from kd.data.pairing import IMAGE_SUFFIXES, Fault, Pair, paired
+from kd.data.random_streams import key
 from kd.data.source import SPLITS, Source, known_split
 from kd.errors import DataError, shown
+from kd.system import files
 
 VERSION = 1  # part of the fingerprint: raise it with any change to what `read` returns for the same files
 SAMPLE = 64  # masks that `check` reads

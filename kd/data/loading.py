@@ -9,21 +9,27 @@ wrapped in a worker's traceback.
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kd.answers import Answers
+from kd.data.augmentation import Augmentation
 from kd.data.cache import Samples
-from kd.data.keys import stream
+from kd.data.random_streams import stream
 from kd.data.source import Source, whole_number
-from kd.data.views import Augmentation
 from kd.errors import DataError, UserError
-from kd.world import SOLO, World
+from kd.system.world import SOLO, World
 
 UNAUGMENTED = -1
+
+
+class StoredLogits(Protocol):
+    """A teacher's logits that were computed before (`kd.distillation.logit_cache`)."""
+
+    def read(self, view: int, indices: Sequence[int]) -> torch.Tensor | None:
+        """The logits of a batch, B x C x H x W float16; None unless all of them are stored."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class TrainLoader:
         pin_memory: bool = False,
         world: World = SOLO,
         views: int | None = None,
-        answers: Answers | None = None,
+        answers: StoredLogits | None = None,
     ) -> None:
         whole_number("batch_size", batch_size, 1)
         if views is not None:
@@ -131,7 +137,11 @@ class _Batches(Dataset[Batch | UserError]):
     """Requests to batches; the part that runs in the workers."""
 
     def __init__(
-        self, source: Source | Samples, split: str, augmentation: Augmentation | None, answers: Answers | None = None
+        self,
+        source: Source | Samples,
+        split: str,
+        augmentation: Augmentation | None,
+        answers: StoredLogits | None = None,
     ) -> None:
         self._source, self._split, self._augmentation, self._answers = source, split, augmentation, answers
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from kd.data.decode import open_file, read_image, read_mask, resized
 from kd.data.folder import check_val_fraction, cut_off
-from kd.data.listing import Pair
+from kd.data.pairing import Pair
 from kd.data.source import SPLITS, Source, known_split
 from kd.errors import DataError, shown
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd.data.keys import stream
+from kd.data.random_streams import stream
 from kd.data.source import Source, known_split, whole_number
 
 FREE = ("class_names", "cache", "cache_gb")  # what changes no picture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.data.listing import Fault
+from kd.data.pairing import Fault
 from kd.errors import DataError
 
 SPLITS = ("train", "val", "test")

@@ -6,9 +6,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from kd import console, export
-from kd.deploy.run import Finished, facts, find
-from kd.files import write_json
+from kd.deploy import export
+from kd.deploy.finished import Finished, facts, find
+from kd.run import console
+from kd.system.files import write_json
 
 
 def export_run(path: Path, wanted: export.Wanted, out: Path | None, tolerance: float) -> None:

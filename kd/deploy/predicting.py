@@ -8,15 +8,16 @@ from typing import Any
 
 from rich.progress import Progress
 
-from kd import console, predict
-from kd.deploy.run import Finished, device_of, find
+from kd.deploy import predictor
+from kd.deploy.finished import Finished, device_of, find
 from kd.errors import DataError, shown
-from kd.precision import Precision, hold_memory
-from kd.terminal import can_move
+from kd.networks.precision import Precision, hold_memory
+from kd.run import console
+from kd.system.terminal import can_move
 
 
 def predict_pictures(
-    path: Path, images: Path, out: Path, kind: predict.Kind, flips: str, batch: int, device: str, overwrite: bool
+    path: Path, images: Path, out: Path, kind: predictor.Kind, flips: str, batch: int, device: str, overwrite: bool
 ) -> bool:
     """Write what a run's network says of pictures; False where some could not be read. Tells what it does."""
     run, place = find(path), device_of(device)
@@ -24,18 +25,18 @@ def predict_pictures(
         hold_memory()
     precision = Precision(place)
     classes = run.network.classes
-    style = predict.Style(kind, classes, run.mask_values, _colours(run) if kind == "overlays" else None)
-    names = predict.listed(images, out)
+    style = predictor.Style(kind, classes, run.mask_values, _colours(run) if kind == "overlays" else None)
+    names = predictor.listed(images, out)
     home = images.parent if images.is_file() else images
-    jobs = [(home / name, out / target) for name, target in predict.outputs(names, style.suffix).items()]
+    jobs = [(home / name, out / target) for name, target in predictor.outputs(names, style.suffix).items()]
     _check_apart(jobs, out)
     left = jobs if overwrite else [job for job in jobs if not job[1].exists()]
     if len(left) < len(jobs):
         console.say(f"predict  {len(jobs) - len(left)} of {len(jobs)} are there already; --overwrite makes them anew")
     network = precision.place(run.network)
-    tally, started = predict.Tally(), time.perf_counter()
-    predictor = predict.Predictor(network, run.image_size, precision, style, flips)
-    for _ in _shown(predictor.run(left, batch, min(8, os.cpu_count() or 1), tally), len(left)):
+    tally, started = predictor.Tally(), time.perf_counter()
+    working = predictor.Predictor(network, run.image_size, precision, style, flips)
+    for _ in _shown(working.run(left, batch, min(8, os.cpu_count() or 1), tally), len(left)):
         pass
     seconds = time.perf_counter() - started
     if tally.written:
@@ -50,7 +51,7 @@ def predict_pictures(
 
 
 def _colours(run: Finished) -> Any:
-    from kd.plots import class_colours  # heavy: matplotlib
+    from kd.run.plots import class_colours  # heavy: matplotlib
 
     return class_colours(len(run.network.class_names))
 

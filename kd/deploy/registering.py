@@ -3,11 +3,13 @@
 import logging
 from pathlib import Path
 
-from kd import console, export, tracking
+from kd import tracking
+from kd.deploy import export
 from kd.deploy.exporting import export_run, record
-from kd.deploy.run import find
+from kd.deploy.finished import find
 from kd.errors import UserError
-from kd.files import digest
+from kd.run import console
+from kd.system.files import digest
 
 log = logging.getLogger(__name__)
 

@@ -2,26 +2,58 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import asdict
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from rich.table import Table
 
-from kd import console, export, latency, models
 from kd.data.source import SIDE
+from kd.deploy import export
 from kd.deploy.exporting import record
-from kd.deploy.run import LONGEST_SIDE, Finished, device_of, find, noted
-from kd.environment import processor
+from kd.deploy.finished import LONGEST_SIDE, Finished, device_of, find, noted
 from kd.errors import ConfigError, ModelError
-from kd.network import Network
-from kd.precision import Precision
+from kd.networks import build
+from kd.networks.cost import seconds_in_turn
+from kd.networks.network import Network
+from kd.networks.precision import Precision
+from kd.networks.spec import find_weights, read_spec
+from kd.run import console
 from kd.settings import NetworkSettings
-from kd.spec import find_weights, read_spec
+from kd.system.environment import processor
+
+WARM_UP = 3  # rounds that are not counted
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Something that turns N x 3 x H x W uint8 images into logits, and what is known of it."""
+
+    name: str
+    answer: Callable[[np.ndarray], Any]
+    parameters: int | None = None
+    file_bytes: int | None = None
+    miou: Mapping[str, float | None] | None = None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds that a batch takes: the median, and the tenth and ninetieth percentile."""
+
+    median: float
+    p10: float
+    p90: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> "Latency":
+        low, middle, high = np.percentile(seconds, [10, 50, 90]) * 1000
+        return cls(float(middle), float(low), float(high))
 
 
 def bench(
@@ -35,14 +67,13 @@ def bench(
     threads, precision = torch.get_num_threads(), Precision(device_of(device))
     contestants = list(_contestants(run, precision, threads))
     batches = sorted({1, batch})
-    seconds = latency.measured(contestants, batches, image_size, rounds)
-    lines = latency.verdict(contestants[0], contestants[1], seconds) if contestants[0].name == "teacher" else []
+    seconds = measured(contestants, batches, image_size, rounds)
     rows = [
         {
             "name": each.name,
             "batch": count,
-            **asdict(latency.Latency.of(seconds[each.name, count])),
-            "times_faster": latency.times_faster(seconds[contestants[0].name, count], seconds[each.name, count]),
+            **asdict(Latency.of(seconds[each.name, count])),
+            "times_faster": times_faster(seconds[contestants[0].name, count], seconds[each.name, count]),
             "file_bytes": each.file_bytes,
             "parameters": each.parameters,
             **(each.miou or {}),
@@ -53,10 +84,35 @@ def bench(
     where = {"processor": processor(), "device": str(precision.device), "threads": threads, "rounds": rounds,
              "image_size": list(image_size), "torch": torch.__version__}  # fmt: skip
     if as_json:
-        print(json.dumps({**where, "rows": rows, "verdict": lines}, indent=2))
+        print(json.dumps({**where, "rows": rows}, indent=2))
         return
     console.show(_table(rows, where))
-    console.say(*lines)
+
+
+def measured(
+    contestants: Sequence[Contestant], batches: Sequence[int], size: tuple[int, int], rounds: int
+) -> dict[tuple[str, int], list[float]]:
+    """Seconds of each (contestant, batch size) in each round, on noise, as content does not matter."""
+    noise = np.random.default_rng(0)
+    images = {batch: noise.integers(0, 256, (batch, 3, *size), dtype=np.uint8) for batch in batches}
+    calls = {(each.name, batch): partial(each.answer, images[batch]) for batch in batches for each in contestants}
+    return seconds_in_turn(calls, rounds, WARM_UP)
+
+
+def times_faster(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """The median over the rounds of how many times as fast one is as the other."""
+    return statistics.median(one / other for one, other in zip(slow, fast, strict=True))
+
+
+def torch_answer(network: Network, precision: Precision) -> Callable[[np.ndarray], Any]:
+    """A network as a contestant, from numpy to numpy as the others."""
+    placed = precision.place(network).eval()
+
+    def answer(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode(), precision.autocast():
+            return placed(torch.from_numpy(images).to(precision.device)).float().cpu().numpy()
+
+    return answer
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -67,41 +123,42 @@ def _size(text: str) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _contestants(run: Finished, precision: Precision, threads: int) -> Iterator[latency.Contestant]:
+def _contestants(run: Finished, precision: Precision, threads: int) -> Iterator[Contestant]:
     """Teacher (where the run says which), student, and what `kd export` has made of it."""
     summary = noted(run.folder, "summary")
     if (teacher := _teacher(run)) is not None:
         known = summary.get("teacher", {})
-        yield latency.Contestant(
-            "teacher", latency.torch_answer(teacher, precision), teacher.count_parameters(), known.get("file_bytes"),
+        yield Contestant(
+            "teacher", torch_answer(teacher, precision), teacher.count_parameters(), known.get("file_bytes"),
             _quality(known),
         )  # fmt: skip
     size, own = run.network.count_parameters(), _quality(summary.get("student", {}))
-    answer = latency.torch_answer(run.network, precision)
-    yield latency.Contestant(run.weights.stem, answer, size, run.weights.stat().st_size, own)
+    answer = torch_answer(run.network, precision)
+    yield Contestant(run.weights.stem, answer, size, run.weights.stat().st_size, own)
     written = record(run, run.folder / "export")["files"]
     for name, title in (("", "ONNX"), (".fp16", "ONNX fp16"), (".int8", "ONNX int8")):
         file = run.folder / "export" / f"{run.weights.stem}{name}.onnx"
         if file.name in written and file.is_file():
             quality = {split: each["int8"] for split, each in written[file.name].get("quality", {}).items()}
             session = export.Session(file, threads)
-            yield latency.Contestant(title, session, size, file.stat().st_size, quality or (own if not name else None))
+            yield Contestant(title, session, size, file.stat().st_size, quality or (own if not name else None))
 
 
 def _teacher(run: Finished) -> Network | None:
-    """The teacher that the run's configuration names, with random weights, which take as long as its own."""
+    """The teacher that the run's configuration names, with random weights, which take as long as its own.
+
+    None where nobody can say which it was: a file that is gone, or somebody else's network.
+    """
     if run.weights.stem == "teacher":
         return None
     try:
         chosen = NetworkSettings(**{**run.config["backbone"]["teacher"], "weights": None})
-        path = run.config.get("teacher", {}).get("path")
-    except (KeyError, TypeError, AttributeError, ValidationError):  # no configuration, or another version's
-        return None
-    if path:
-        with suppress(ModelError):  # gone: the backbone's is what was meant to be there
+        if path := run.config.get("teacher", {}).get("path"):  # that file's network, not the backbone's
             spec = read_spec(find_weights(Path(path), "teacher.path"))
             chosen = NetworkSettings(arch=spec.arch, encoder=spec.encoder)
-    network = models.build(chosen, run.network.classes, run.network.class_names, "backbone.teacher")
+    except (KeyError, TypeError, AttributeError, ValidationError, ModelError):  # of another version, or gone
+        return None
+    network = build.build(chosen, run.network.classes, run.network.class_names, "backbone.teacher")
     return network.eval().requires_grad_(False)
 
 

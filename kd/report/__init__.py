@@ -21,16 +21,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kd import console
-from kd.composition import project_root
+from kd.config.compose import project_root
 from kd.errors import ConfigError, RunError
-from kd.files import write_atomically
 from kd.report import terminal
-from kd.report.blocks import Page
 from kd.report.compare import MOST, compare
+from kd.report.elements import Page
 from kd.report.page import html
-from kd.report.read import DAMAGES, Run, is_run, read
 from kd.report.run import sections, tiles
+from kd.report.run_files import DAMAGES, Run, is_run, read
+from kd.run import console
+from kd.system.files import write_atomically
 
 if TYPE_CHECKING:
     from kd.report.study import Study

@@ -5,14 +5,28 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from kd.calibration import expected_error
+from kd.config.resume import FREE
 from kd.report import pictures
-from kd.report.blocks import Cell, Code, Facts, Folded, Page, Picture, Section, Table, Text, barred, facts, figure, row
+from kd.report.elements import (
+    Cell,
+    Code,
+    Facts,
+    Folded,
+    Page,
+    Picture,
+    Section,
+    Table,
+    Text,
+    barred,
+    facts,
+    figure,
+    row,
+)
 from kd.report.outcome import SPLITS, side_by_side
-from kd.report.read import DAMAGES, Run
 from kd.report.run import flat_config
-from kd.resume import FREE
+from kd.report.run_files import DAMAGES, Run
 from kd.settings import is_under
+from kd.training.calibration import expected_error
 
 MOST = len(ascii_uppercase)
 

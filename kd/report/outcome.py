@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from kd import plots
-from kd.console import ROWS
-from kd.evidence import MASKS
+from kd.experiment.evidence import MASKS
 from kd.report import pictures
-from kd.report.blocks import (
+from kd.report.elements import (
     Cell,
     Facts,
     Folded,
@@ -23,7 +21,9 @@ from kd.report.blocks import (
     figure,
     row,
 )
-from kd.report.read import Run
+from kd.report.run_files import Run
+from kd.run import plots
+from kd.run.console import ROWS
 
 SPLITS = {"val": "validation", "test": "test"}
 #: Rows of the closing table, and what each is called.

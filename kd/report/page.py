@@ -15,8 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from kd.errors import shown
-from kd.plots import class_colours
-from kd.report.blocks import SHADES, Page
+from kd.report.elements import SHADES, Page
+from kd.run.plots import class_colours
 
 HERE = Path(__file__).parent
 

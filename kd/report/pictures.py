@@ -18,8 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
-from kd.calibration import BINS, expected_error
-from kd.plots import GREY, STUDENT, TEACHER, WARM, class_colours, panel
+from kd.run.plots import GREY, STUDENT, TEACHER, WARM, class_colours, panel
+from kd.training.calibration import BINS, expected_error
 
 WHOSE = {"teacher": TEACHER, "student": STUDENT}
 RUNS = (STUDENT, WARM, "#2a9d8f", TEACHER, "#e9a23b", "#5c677d", "#8f5d3b", "#c05299")

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
-from kd import plots
-from kd.config import block_count, checked
+from kd.config.read import block_count, checked
 from kd.errors import UserError, one_line
 from kd.report import pictures
-from kd.report.blocks import Cell, Code, Folded, Picture, Section, Text, facts, figure
+from kd.report.elements import Cell, Code, Folded, Picture, Section, Text, facts, figure
 from kd.report.outcome import Others, by_class, came_out, curves, samples
-from kd.report.read import DAMAGES, Run
-from kd.report.trust import agreement, calibration, confusion
-from kd.resume import flat
+from kd.report.reliability import agreement, calibration, confusion
+from kd.report.run_files import DAMAGES, Run
+from kd.run import plots
+from kd.settings import flat
 
 MOST_KEYS = 2000  # of a configuration: one that refers to itself has no end
 
@@ -112,11 +112,13 @@ def _recipe(run: Run) -> list[tuple[str, Any]]:
         found = node("backbone").get(who)
         return f"{found['arch']}, {found['encoder']}, weights {shortly(found['weights'])}" if found else None
 
+    own = network("teacher") if "path" not in node("teacher") else called("teacher")  # a file is not the backbone's
+    teacher = own if not run.learns_alone else "none: the loss has no term for one"
     images = run.evidence.get("images") or {}
     sizes = ", ".join(f"{count} {split}" for split, count in images.items())
     return [
         ("student", network("student")),
-        ("teacher", network("teacher") if not run.learns_alone else "none: the loss has no term for one"),
+        ("teacher", teacher),
         ("data", called("data")),
         ("images", sizes or None),
         ("temperature", called("schedule")),

@@ -11,11 +11,11 @@ from typing import Any
 
 from rich.table import Table as RichTable
 
-from kd.composition import CONF
+from kd.config.compose import CONF
 from kd.errors import StudyError
 from kd.report import run as one
-from kd.report.blocks import Cell, Facts, Folded, Page, Picture, Section, Table, Text, facts, figure, row
-from kd.report.read import DAMAGES, Run, is_run, picture_in, read
+from kd.report.elements import Cell, Facts, Folded, Page, Picture, Section, Table, Text, facts, figure, row
+from kd.report.run_files import DAMAGES, Run, is_run, picture_in, read
 from kd.study import show
 from kd.study.results import Results, TrialState, names_in, rows
 from kd.study.space import describe

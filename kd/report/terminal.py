@@ -6,9 +6,9 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
-from kd import console
 from kd.errors import shown
-from kd.report.blocks import Facts, Page, Table, Text
+from kd.report.elements import Facts, Page, Table, Text
+from kd.run import console
 
 
 def say(page: Page) -> None:

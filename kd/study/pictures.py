@@ -15,8 +15,8 @@ import numpy as np
 import optuna.visualization as pages
 import optuna.visualization.matplotlib as pictures
 
-from kd.files import write_atomically
 from kd.study.results import Results
+from kd.system.files import write_atomically
 
 log = logging.getLogger(__name__)
 

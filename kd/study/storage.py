@@ -25,8 +25,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from kd.errors import StudyError
-from kd.tracking import without_credentials
+from kd.errors import StudyError, without_credentials
 
 # Heartbeats have been "experimental" since 2021, and "supposed to be used with Study.optimize", whose place we take.
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

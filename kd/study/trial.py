@@ -18,13 +18,12 @@ from optuna.pruners import BasePruner
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from kd.errors import StudyError, Superseded, UserError
-from kd.files import write_atomically
-from kd.steps import DivergedError
+from kd.errors import DivergedError, StudyError, Superseded, UserError
 from kd.study import worker
-from kd.study.alone import Alone
 from kd.study.ledger import history
+from kd.study.no_trial import Alone
 from kd.study.storage import Database
+from kd.system.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ slow or dead costs the run nothing but a line; `kd sync <run folder>` delivers w
 process-global "active run", so that several runs can live in one process.
 """
 
+from kd.errors import without_credentials
 from kd.tracking.folder import run, sync
 from kd.tracking.mirror import Mirror, NullRun
 from kd.tracking.registry import register, wanted_name
 from kd.tracking.shown import Shown, files
-from kd.tracking.store import Store, TrackingError, store_uri, without_credentials
+from kd.tracking.store import Store, TrackingError, store_uri
 from kd.tracking.ui import serve
 
 __all__ = [

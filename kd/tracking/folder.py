@@ -12,12 +12,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kd.run_folder import RunFolder
+from kd.errors import without_credentials
+from kd.run.folder import RunFolder
 from kd.settings import Tracking
 from kd.tracking.delivery import Delivery
 from kd.tracking.mirror import Mirror, NullRun
 from kd.tracking.shown import FAILED, FINISHED, KILLED, RUNNING, of_folder
-from kd.tracking.store import Store, TrackingError, brief, store_uri, without_credentials
+from kd.tracking.store import Store, TrackingError, brief, store_uri
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kd.run_folder import RunFolder
+from kd.run.folder import RunFolder
 from kd.tracking.folder import known_run, opened, store_of
 from kd.tracking.store import Store, TrackingError, brief
 

@@ -5,7 +5,6 @@ The client's own patience (minutes of retries) is cut to seconds, unless the env
 
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from kd.errors import ConfigError, UserError
+from kd.errors import ConfigError, UserError, without_credentials
 from kd.settings import Tracking
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -37,12 +36,6 @@ def store_uri(settings: Tracking, root: Path) -> str:
     """The tracking store: MLFLOW_TRACKING_URI, else the setting, else an absolute sqlite address under `root`."""
     default = f"sqlite:///{(root / 'mlruns' / 'mlflow.db').resolve().as_posix()}"
     return os.environ.get("MLFLOW_TRACKING_URI") or settings.uri or default
-
-
-def without_credentials(text: str) -> str:
-    """`text` with the user and password of every address in it replaced by ***."""
-    plain = re.sub(r"//[^/\s]*@", "//***@", text)
-    return re.sub(r"([?&][^=&\s]*(?:pass|token|secret)[^=&\s]*=)[^&\s]*", r"\1***", plain)
 
 
 def brief(error: BaseException) -> str:

@@ -7,8 +7,8 @@ import sys
 import time
 import webbrowser
 
-from kd import stopping
 from kd.errors import ConfigError
+from kd.system import signals
 from kd.tracking.store import Store, TrackingError, brief
 
 HOST = "127.0.0.1"  # nobody else's: MLflow's pages know no passwords
@@ -49,13 +49,13 @@ def serve(store: Store, port: int, show: bool | None = None) -> int:
     page = f"http://{HOST}:{port}/#/experiments/{experiment}/runs"
     print(f"ui       {page}\n{COMPARE}", flush=True)
     command, env = _server(store, port)
-    with stopping.listen():
+    with signals.listen():
         process = subprocess.Popen(command, env=env)
         try:
             if show and _answers(port, process):
                 webbrowser.open(page)
             return process.wait()
-        except stopping.Interrupted:
+        except signals.Interrupted:
             process.terminate()
             process.wait()
             return 0

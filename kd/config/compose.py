@@ -1,0 +1,106 @@
+"""How a configuration is composed, and the short list of what one may build by name.
+
+The project's root, the resolvers that conf/ uses, and composing outside `hydra.main`. Light: no torch.
+"""
+
+import os
+from collections.abc import Iterator
+from inspect import isabstract
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import kd.data
+import kd.plan
+from kd.errors import ConfigError, without_credentials
+
+PROJECT = Path(kd.__file__).resolve().parent.parent
+CONF = PROJECT / "conf"
+
+
+def _exported(package: Any, base: type) -> dict[str, type]:
+    """`package.Class` of every concrete subclass of `base` that a package exports."""
+    found = (value for value in vars(package).values() if isinstance(value, type) and issubclass(value, base))
+    return {f"{package.__name__}.{value.__name__}": value for value in found if not isabstract(value)}
+
+
+#: What each config group may instantiate by name.
+TARGETS = {
+    "schedule": _exported(kd.plan, kd.plan.Schedule),
+    "unfreeze": _exported(kd.plan, kd.plan.Policy),
+    "data": _exported(kd.data, kd.data.Source),
+}
+#: What hydra may call; it refuses everything else. It knows a callable instance (a schedule) by its class's own module.
+WHITELIST = sorted(
+    {
+        name
+        for classes in TARGETS.values()
+        for exported, found in classes.items()
+        for name in (exported, f"{found.__module__}.{found.__name__}")
+    }
+)
+
+
+def project_root() -> Path:
+    """Where runs/ and mlruns/ live: KD_ROOT, else the folder of train.py, else the working directory."""
+    return Path(os.environ.get("KD_ROOT") or (PROJECT if (PROJECT / "train.py").exists() else Path.cwd()))
+
+
+OmegaConf.register_resolver("project_root", lambda: str(project_root()), replace=True)
+
+
+OmegaConf.register_resolver("one_minus", lambda value: round(1 - float(value), 12), replace=True)
+
+
+def compose(overrides: list[str]) -> DictConfig:
+    """Compose conf/config.yaml with command-line overrides, outside `hydra.main`."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    with initialize_config_dir(str(CONF)):
+        return hydra_compose("config", overrides)
+
+
+def container(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """A mapping of a configuration as a dict of dicts, lists and scalars."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=resolve))
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as dicts, lists and scalars, every interpolation resolved."""
+    cfg = OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key not in ("hydra", "experiment", "resume")])
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value; give one: {missing[0]}=...")
+    try:
+        return container(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(
+            f"{getattr(error, 'full_key', '') or 'configuration'}: {str(error.msg or error).splitlines()[0]}"
+        ) from error
+
+
+def public(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as it may be written down: without the password of a tracking server."""
+    uri = config["tracking"]["uri"]
+    return config | {"tracking": config["tracking"] | {"uri": uri and without_credentials(uri)}}
+
+
+def known_keys() -> list[str]:
+    """Every key and group of the default configuration, dotted."""
+
+    def walk(node: dict[str, Any], prefix: str) -> Iterator[str]:
+        for key, value in node.items():
+            if key != "_target_":
+                yield prefix + key
+                if isinstance(value, dict):
+                    yield from walk(value, f"{prefix}{key}.")
+
+    return [*walk(container(compose([]), resolve=False), ""), *(path.name for path in CONF.iterdir() if path.is_dir())]
+
+
+def options(group: str) -> str:
+    """The options of a config group, for a message."""
+    return "choose from " + ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))

@@ -1,0 +1,90 @@
+"""Augmentation as a pure function: the view of a sample depends on (seed, view, index) and on nothing else.
+
+albumentations keeps random state inside its transforms. Here that state is replaced before every sample by generators
+keyed with a hash of (seed, view, index), so the same view comes out in any order, in any worker, before and after a
+resume, and in every trial of a study. The 95 transforms of albumentations 2.0.8 that need only an image and a mask were
+found pure this way, with OpenCV 5.0.
+
+Masks follow geometry by nearest neighbour. Where geometry fills in from outside the picture, the mask becomes
+`ignore_index`, or background without one; transforms that reflect or wrap bring the mask's own classes in instead.
+Left out: GridElasticDeform offers no way to choose what its mask is filled with, and always takes 0.
+"""
+
+import os
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for news while it is imported
+
+import copy
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import albumentations
+import cv2
+import numpy as np
+
+from kd.data.random_streams import key
+from kd.errors import ConfigError
+
+_TRANSFORM = (albumentations.BasicTransform, albumentations.BaseCompose)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """`transforms` in order, each with its own probability; they are copied, and none may change size or type."""
+
+    transforms: Sequence[Any]  # albumentations has no types
+    seed: int
+    ignore_index: int | None = None
+
+    def __post_init__(self) -> None:
+        for position, transform in enumerate(self.transforms):
+            if not isinstance(transform, _TRANSFORM):
+                raise ConfigError(
+                    f"augment.transforms[{position}] must be an albumentations transform, but is {transform!r}: give "
+                    "it a _target_ such as albumentations.HorizontalFlip"
+                )
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray, view: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """View number `view` of sample `index`: image H x W x 3 uint8 and mask H x W uint8, both of the same size."""
+        number = key("view", self.seed, view, index)
+        self._compose.set_random_state(np.random.Generator(np.random.Philox(key=number)), random.Random(number))
+        try:
+            result = self._compose(image=image, mask=mask)
+        except Exception as error:  # image and mask are sound, so it is the recipe: a crop larger than the image, ...
+            raise ConfigError(f"augment.transforms cannot be applied to {_kind(image)}: {error}") from error
+        if _kind(result["image"]) != _kind(image) or _kind(result["mask"]) != _kind(mask):
+            raise ConfigError(
+                f"augment.transforms turn {_kind(image)} into {_kind(result['image'])}{self._culprit(image, mask)}: an "
+                "augmentation keeps size and type; data.image_size resizes, and each model normalises its own input"
+            )
+        return result["image"], result["mask"]
+
+    @cached_property
+    def _compose(self) -> albumentations.Compose:
+        transforms = copy.deepcopy(list(self.transforms))
+        _fill_masks(transforms, 0 if self.ignore_index is None else self.ignore_index)
+        return albumentations.Compose(transforms, mask_interpolation=cv2.INTER_NEAREST)
+
+    def _culprit(self, image: np.ndarray, mask: np.ndarray) -> str:
+        """Which transform changes the size or type, found by trying each alone."""
+        for transform in copy.deepcopy(list(self.transforms)):
+            result = transform(image=image, mask=mask, force_apply=True)
+            if _kind(result["image"]) != _kind(image) or _kind(result["mask"]) != _kind(mask):
+                return f" by {type(transform).__name__}"
+        return ""
+
+
+def _fill_masks(transforms: Iterable[Any], value: int) -> None:
+    """Let geometry fill masks with `value`; only geometry has a border. What dropout does to a mask is left as set."""
+    for transform in transforms:
+        if isinstance(transform, albumentations.BaseCompose):
+            _fill_masks(transform.transforms, value)
+        elif hasattr(transform, "border_mode") and hasattr(transform, "fill_mask"):
+            transform.fill_mask = value
+
+
+def _kind(array: object) -> str:
+    return f"{'x'.join(map(str, getattr(array, 'shape', ())))} {getattr(array, 'dtype', type(array).__name__)}"

@@ -1,0 +1,108 @@
+"""What `kd check` shows: a data set's splits, the balance of its classes, and a line for each problem."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from kd.data.check import Report, Split
+from kd.data.inspection import Look, Problem
+from kd.errors import shown
+from kd.system.terminal import can_move
+
+MOST = 20  # lines for problems of one kind
+FEW = 3  # sizes or formats named for a split
+
+
+def watched(looks: Iterable[Look], total: int) -> Iterable[Look]:
+    """The same looks; on a terminal with a progress bar, which leaves no trace."""
+    console = Console(stderr=True)
+    return track(looks, "reading", total, console=console, disable=not can_move(console), transient=True)
+
+
+def show(report: Report) -> None:
+    """Print the whole report, for people."""
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    for name, split in report.splits.items():
+        console.print(_outline(name, split))
+    if any(split.classes for split in report.splits.values()):
+        console.print(_balance(report.splits))
+    for severity, problems in (("error", report.errors), ("warning", report.warnings)):
+        for line in _lines(problems):
+            console.print(f"{severity}: {line}")
+    pairs = sum(split.pairs for split in report.splits.values())
+    console.print(f"{_count(pairs, 'pair')}, {_verdict(report)}")
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report as plain containers; `share` is of a split's valid pixels, `file` is relative to the root."""
+    return {
+        "splits": {name: _split_as_json(split) for name, split in report.splits.items()},
+        "errors": [problem._asdict() for problem in report.errors],
+        "warnings": [problem._asdict() for problem in report.warnings],
+    }
+
+
+def _split_as_json(split: Split) -> dict[str, Any]:
+    plain = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(split).items()}
+    classes = {name: {**figures, "share": split.share(name)} for name, figures in split.classes.items()}
+    return plain | {"classes": classes}
+
+
+def _outline(name: str, split: Split) -> str:
+    parts = [f"{name:<5} {_count(split.pairs, 'pair')}"]
+    for title, counter in (("", split.sizes), ("images ", split.images), ("masks ", split.masks)):
+        if counter:
+            parts.append(title + _most_common(counter))
+    if split.only_background:
+        parts.append(f"{_count(split.only_background, 'mask')} of nothing but {shown(next(iter(split.classes)))}")
+    return "  ".join(parts)
+
+
+def _most_common(counter: Counter[str]) -> str:
+    named = ", ".join(f"{value} ({count})" for value, count in counter.most_common(FEW))
+    return named + (f" and {len(counter) - FEW} more" if len(counter) > FEW else "")
+
+
+def _balance(splits: dict[str, Split]) -> Table:
+    """A row per class: its share of each split's valid pixels, and the images that it occurs in."""
+    table = Table(title="share of valid pixels, images with the class", title_justify="left")
+    table.add_column("")
+    filled = {name: split for name, split in splits.items() if split.classes}
+    for name in filled:
+        table.add_column(name, justify="right")
+        table.add_column("images", justify="right")
+    for label in next(iter(filled.values())).classes:
+        cells = ((f"{split.share(label):.2%}", str(split.classes[label]["images"])) for split in filled.values())
+        table.add_row(shown(label), *(cell for pair in cells for cell in pair))
+    if any(split.void for split in filled.values()):
+        table.add_row("void, of all", *(cell for split in filled.values() for cell in (_void(split), "")))
+    return table
+
+
+def _void(split: Split) -> str:
+    valid = sum(figures["pixels"] for figures in split.classes.values())
+    return f"{split.void / max(1, split.void + valid):.2%}"
+
+
+def _lines(problems: Iterable[Problem]) -> Iterator[str]:
+    """Their lines, kind by kind, and of each kind not more than `MOST`."""
+    for _, alike in groupby(sorted(problems, key=lambda problem: problem.kind), key=lambda problem: problem.kind):
+        lines = [problem.says for problem in alike]
+        yield from lines[:MOST]
+        if len(lines) > MOST:
+            yield f"and {len(lines) - MOST} more like the last (--json lists all)"
+
+
+def _verdict(report: Report) -> str:
+    if not report.errors and not report.warnings:
+        return "nothing is wrong"
+    return f"{_count(len(report.errors), 'error')}, {_count(len(report.warnings), 'warning')}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,67 @@
+"""segmentation-models-pytorch's own layout (config.json, model.safetensors): `smp.from_pretrained(folder)` loads it.
+
+smp's networks do not normalise: mean and standard deviation stand in the README, and in config.json under names that
+smp passes by, as it does with all that begin with an underscore.
+"""
+
+import json
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor
+
+from kd.networks.network import Network
+
+README = """\
+---
+library_name: segmentation-models-pytorch
+pipeline_tag: image-segmentation
+tags: [segmentation-models-pytorch, semantic-segmentation, pytorch]
+---
+# {arch} with {encoder}
+
+Trained with kd-sweeper on images of {height} x {width} (height x width), classes: {names}.
+
+This network does **not** normalise its input. Two lines load it and ask it; `images` are N x 3 x H x W, RGB, 0..255:
+
+```python
+model = smp.from_pretrained("path/of/this/folder").eval()
+logits = model((images / 255 - torch.tensor({mean}).view(3, 1, 1)) / torch.tensor({std}).view(3, 1, 1))
+```
+
+Sides must be multiples of 32. {meaning}
+"""
+
+
+def save_folder(network: Network, image_size: tuple[int, int], folder: Path) -> None:
+    """Fill `folder` (which exists) with config.json, model.safetensors and README.md."""
+    mean, std = ([float(value) for value in values] for values in network.normalisation)
+    meaning = "One logit: foreground where it is above 0." if network.classes == 1 else "The largest logit wins."
+    text = README.format(
+        arch=network.settings.arch, encoder=network.settings.encoder, height=image_size[0], width=image_size[1],
+        names=", ".join(network.class_names), mean=mean, std=std, meaning=meaning,
+    )  # fmt: skip
+    (folder / "README.md").write_text(text, encoding="utf-8")  # smp writes one of its own where there is none
+    model: Any = network.body  # smp's, which has more than nn.Module
+    model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    about = {"_mean": mean, "_std": std, "_class_names": network.class_names, "_image_size": image_size}
+    (folder / "config.json").write_text(json.dumps(config | about, indent=2, sort_keys=True), encoding="utf-8")
+
+
+class Normalised(torch.nn.Module):
+    """What a user of the folder does: load it in one line, normalise in another."""
+
+    def __init__(self, folder: Path, network: Network) -> None:
+        super().__init__()
+        with redirect_stdout(StringIO()):  # the hub's client says that it loads
+            self.body = smp.from_pretrained(str(folder)).eval()
+        mean, std = network.normalisation
+        self.mean, self.std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body((images / 255 - self.mean) / self.std)

@@ -1,0 +1,40 @@
+"""torch.export: the network as a graph that plain torch loads, with a free batch and a free size."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from kd.data.source import SIDE
+from kd.deploy.export.check import ExportError
+from kd.networks.network import Network
+
+LEAST, LARGEST = 2, 512  # times SIDE: 64 to 16384 pixels; torch's programs take a size of 1 for a special case
+
+
+def traced(network: Network, image_size: tuple[int, int]) -> ExportedProgram:
+    """The network in eval mode as a program: batch is free, and so are height and width, in multiples of SIDE.
+
+    Raises:
+        ExportError: it was trained on images too small for that.
+    """
+    if min(image_size) < LEAST * SIDE:
+        raise ExportError(
+            f"the format pt2 needs sides of {LEAST * SIDE} pixels or more, and this network was trained at "
+            f"{image_size[0]} x {image_size[1]}; leave it out: --format=onnx,smp"
+        )
+    images = torch.zeros(2, 3, *image_size, dtype=torch.uint8)
+    height, width = (SIDE * Dim(name, min=LEAST, max=LARGEST) for name in ("rows", "columns"))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        return torch.export.export(
+            network.eval(), (images,), dynamic_shapes={"images": {0: Dim("batch", min=1), 2: height, 3: width}}
+        )
+
+
+def save_program(program: ExportedProgram, metadata: Mapping[str, str], path: Path) -> None:
+    """Write a .pt2; what it says of itself is in it as about.json."""
+    torch.export.save(program, path, extra_files={"about.json": json.dumps(dict(metadata))})

@@ -1,0 +1,234 @@
+"""Pictures of any size and format through a network, each written at its own size.
+
+A picture is read and brought to the size that the network was trained at as its loader does, and the logits are brought
+back bilinearly before the labels are taken: at the training size this is exactly what evaluation does. Reading and
+writing go on in threads while the network computes. Temperature is 1.
+"""
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from kd.data.decode import read_image, resized_image
+from kd.data.pairing import IMAGE_SUFFIXES
+from kd.errors import DataError, shown
+from kd.networks.network import Network
+from kd.networks.precision import Precision
+from kd.system.files import write_atomically
+
+Kind = Literal["masks", "probabilities", "overlays"]
+KINDS = ("masks", "probabilities", "overlays")
+FLIPS: dict[str, list[tuple[int, ...]]] = {
+    "": [()],
+    "h": [(), (3,)],
+    "hv": [(), (3,), (2,), (2, 3)],
+}  # the axes that each look turns round
+SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
+
+
+@dataclass(frozen=True)
+class Style:
+    """What is written of a picture: `values[i]` stands for label i in masks, `colours[i]` in overlays."""
+
+    kind: Kind
+    classes: int
+    values: Sequence[int]
+    colours: np.ndarray | None = None
+
+    @property
+    def suffix(self) -> str:
+        if self.kind == "overlays":
+            return ".jpg"
+        return ".npy" if self.kind == "probabilities" and self.classes > 1 else ".png"
+
+
+@dataclass
+class Tally:
+    """What became of the pictures, and the seconds that the network computed."""
+
+    written: int = 0
+    failures: list[DataError] = field(default_factory=list)
+    network_seconds: float = 0.0
+
+
+def listed(images: Path, out: Path) -> list[Path]:
+    """The pictures below a folder, relative to it and sorted: nothing hidden, nothing of `out`. Or a file's own name.
+
+    Raises:
+        DataError: there is none.
+    """
+    if images.is_file():
+        return [Path(images.name)]
+    found, inside = [], out.resolve()
+    for folder, names, files in os.walk(images):
+        names[:] = [name for name in names if not name.startswith(".") and (Path(folder) / name).resolve() != inside]
+        found += [
+            (Path(folder) / name).relative_to(images)
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+        ]
+    if not found:
+        what = "holds no pictures" if images.is_dir() else "is neither a picture nor a folder"
+        raise DataError(f"{shown(images)} {what} ({', '.join(SUFFIXES)}): name another")
+    return sorted(found)
+
+
+def outputs(names: Sequence[Path], suffix: str) -> dict[Path, Path]:
+    """Where each picture's output goes: its name with another suffix, put behind the old one where two would meet."""
+    found, before = {name: name.with_suffix(suffix) for name in names}, None
+    while found != before:  # a.png and a.jpg meet; so do a.png.bmp and what a.png becomes then
+        before, often = found, Counter(str(path).lower() for path in found.values())
+        found = {
+            name: path if often[str(path).lower()] == 1 else name.with_name(name.name + suffix)
+            for name, path in found.items()
+        }
+    return found
+
+
+@torch.inference_mode()
+def logits_of(network: Network, images: Tensor, precision: Precision, flips: str = "") -> np.ndarray:
+    """Logits of a batch (N x 3 x H x W uint8), N x C x H x W float32; with flips, those of the mean probability."""
+    images = images.to(precision.device)
+    looks = []
+    for axes in FLIPS[flips]:
+        with precision.autocast():
+            looks.append(network(images.flip(axes) if axes else images).float().flip(axes))
+    return (looks[0] if len(looks) == 1 else _mean_probability(torch.stack(looks))).cpu().numpy()
+
+
+def _mean_probability(looks: Tensor) -> Tensor:
+    """Logits whose sigmoid, or softmax, is the mean of those of K x N x C x H x W logits."""
+    if looks.shape[2] == 1:
+        return F.logsigmoid(looks).logsumexp(0) - F.logsigmoid(-looks).logsumexp(0)
+    return looks.log_softmax(2).logsumexp(0)
+
+
+def labels_at(logits_CHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The labels at another size, H x W uint8; class by class, as all of a photograph's would fill the memory."""
+    if len(logits_CHW) == 1:
+        return (_resized(logits_CHW[0], size) > 0).astype(np.uint8)
+    best, labels = _resized(logits_CHW[0], size), np.zeros(size, np.uint8)
+    for label in range(1, len(logits_CHW)):
+        plane = _resized(logits_CHW[label], size)
+        labels[plane > best] = label
+        np.maximum(best, plane, out=best)
+    return labels
+
+
+def probabilities_at(logits_CHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Probabilities at another size: H x W of the foreground, or C x H x W."""
+    planes = np.stack([_resized(plane, size) for plane in logits_CHW])
+    if len(planes) == 1:
+        return (np.tanh(planes[0] / 2) + 1) / 2
+    planes -= planes.max(0)
+    np.exp(planes, out=planes)
+    return planes / planes.sum(0)
+
+
+def _resized(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network with all that decides what it says of a picture."""
+
+    network: Network
+    image_size: tuple[int, int]
+    precision: Precision
+    style: Style
+    flips: str = ""
+
+    def run(self, jobs: Sequence[tuple[Path, Path]], batch: int, threads: int, tally: Tally) -> Iterator[int]:
+        """Predict every (picture, output); yields how many more are done, and `tally` says what became of them.
+
+        Raises:
+            DiskError: an output cannot be written.
+        """
+        saved: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(threads) as writers:
+            read = _ahead(readers, self._read, jobs, 2 * batch + threads)
+            while group := list(islice(read, batch)):
+                good = []
+                for job, found in group:
+                    try:
+                        good.append((job[1], *found.result()))
+                    except DataError as error:
+                        tally.failures.append(error)
+                if good:
+                    started = time.perf_counter()
+                    images = torch.from_numpy(np.stack([small for _, small, _ in good])).permute(0, 3, 1, 2)
+                    answers = logits_of(self.network, images, self.precision, self.flips)
+                    tally.network_seconds += time.perf_counter() - started
+                    for (path, _, picture), logits in zip(good, answers, strict=True):
+                        saved.append(writers.submit(self._write, logits, picture, path))
+                while len(saved) > 2 * threads:
+                    saved.popleft().result()
+                tally.written += len(good)
+                yield len(group)
+            for each in saved:
+                each.result()
+
+    def _read(self, job: tuple[Path, Path]) -> tuple[np.ndarray, Any]:
+        """A picture at the network's size, and what its output needs of it: the picture itself, or its size."""
+        picture = read_image(job[0])
+        small = resized_image(picture, self.image_size)
+        return small, picture if self.style.kind == "overlays" else picture.shape[:2]
+
+    def _write(self, logits: np.ndarray, picture: Any, path: Path) -> None:
+        write, style = _WRITERS[self.style.kind], self.style
+        write_atomically(path, lambda temporary: write(style, logits, picture, temporary))
+
+
+def _write_mask(style: Style, logits: np.ndarray, size: tuple[int, int], path: Path) -> None:
+    values = np.asarray(style.values, np.uint8 if max(style.values) < 256 else np.uint16)
+    Image.fromarray(values[labels_at(logits, size)]).save(path)
+
+
+def _write_probabilities(style: Style, logits: np.ndarray, size: tuple[int, int], path: Path) -> None:
+    found = probabilities_at(logits, size)
+    if style.classes == 1:
+        Image.fromarray(np.round(found * 65535).astype(np.uint16)).save(path)
+    else:
+        np.save(path, found.astype(np.float16))
+
+
+def _write_overlay(style: Style, logits: np.ndarray, picture: np.ndarray, path: Path) -> None:
+    labels = labels_at(logits, picture.shape[:2])
+    assert style.colours is not None
+    mixed = (picture.astype(np.uint16) + style.colours[labels]) // 2
+    if style.classes == 1:  # the background as it is
+        mixed = np.where(labels[..., None] == 0, picture, mixed)
+    Image.fromarray(mixed.astype(np.uint8)).save(path, quality=92)
+
+
+_WRITERS: Mapping[str, Callable[..., None]] = {
+    "masks": _write_mask,
+    "probabilities": _write_probabilities,
+    "overlays": _write_overlay,
+}
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, call: Callable[[Any], Any], jobs: Sequence[Any], most: int
+) -> Iterator[tuple[Any, Future[Any]]]:
+    """Every job with its future, in order; so many are begun ahead of the one that is taken."""
+    begun: deque[tuple[Any, Future[Any]]] = deque()
+    for job in jobs:
+        begun.append((job, pool.submit(call, job)))
+        if len(begun) > most:
+            yield begun.popleft()
+    yield from begun

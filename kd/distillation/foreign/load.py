@@ -1,0 +1,70 @@
+"""A foreign teacher from its file to a network that answers as ours do."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd.distillation.foreign.files import channels
+from kd.distillation.foreign.libraries import smp_network, torchvision_network
+from kd.distillation.foreign.network import Body, Foreign, probe
+from kd.distillation.foreign.pt2_file import exported_network
+from kd.networks.precision import Precision
+from kd.settings import ForeignTeacher
+from kd.system.files import digest
+
+#: Whose code computes, beside torch.
+LIBRARIES = {"smp": "segmentation-models-pytorch", "torchvision": "torchvision", ".onnx": "onnxruntime"}
+
+
+def load(
+    teacher: ForeignTeacher, file: Path, classes: int, class_names: tuple[str, ...], image_size: tuple[int, int],
+    precision: Precision,
+) -> Foreign:  # fmt: skip
+    """The network of a file, on the device, in the classes of the data; asked once, to see that it can answer.
+
+    Raises:
+        ModelError: the file is damaged, or holds something other than a network of raw logits for pictures.
+        ConfigError: its channels are not the data's classes, and `teacher.class_map` does not say which are.
+    """
+    body = _body(teacher, file, precision.device)
+    network = Foreign(body, teacher.normalisation, classes, class_names)
+    network = network.to(precision.device) if not body.free_layout else precision.place(network)
+    network.eval()
+    given = probe(network, image_size, f"teacher.path={teacher.path}")
+    network.choose(channels(teacher, given, class_names))
+    return network.requires_grad_(False)
+
+
+def follows_from(teacher: ForeignTeacher, file: Path) -> dict[str, Any]:
+    """What the answers of a foreign teacher depend on, beside the data, the device and torch."""
+    library = LIBRARIES.get(file.suffix if teacher.kind == "exported" else teacher.kind)
+    return {
+        "weights": [digest(part) for part in parts(teacher, file)],
+        "network": teacher.model_dump(mode="json", exclude={"path", "cache", "cache_gb"}),
+        "library": library and f"{library} {version(library)}",
+    }
+
+
+def parts(teacher: ForeignTeacher, file: Path) -> tuple[Path, ...]:
+    """All the files that a network is read from, that of its weights first."""
+    if teacher.kind == "smp":
+        return file, file.with_name("config.json")
+    if file.suffix == ".onnx":
+        from kd.distillation.foreign.onnx_file import external_files  # heavy: onnx
+
+        return file, *external_files(file)
+    return (file,)
+
+
+def _body(teacher: ForeignTeacher, file: Path, device: torch.device) -> Body:
+    if teacher.kind == "smp":
+        return smp_network(file)
+    if teacher.kind == "torchvision":
+        return torchvision_network(teacher.model, file)
+    if file.suffix == ".pt2":
+        return exported_network(file)
+    from kd.distillation.foreign.onnx_file import onnx_network  # heavy: onnx
+
+    return onnx_network(file, device)

@@ -1,0 +1,131 @@
+"""A network in an ONNX file, run by onnxruntime on its own CPU or CUDA code; the file is data, and brings none."""
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import torch
+from google.protobuf.message import DecodeError, Message
+from torch import Tensor, nn
+
+from kd.distillation.foreign.network import Body
+from kd.errors import ModelError
+
+FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
+
+
+class Session(nn.Module):
+    """An onnxruntime session as a module: float pixels B x 3 x H x W in, the first output out."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        super().__init__()
+        self._session = session
+        self._input, self._output = session.get_inputs()[0], session.get_outputs()[0]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        fed = pixels.detach().to("cpu", FLOATS[self._input.type]).contiguous().numpy()
+        answer = self._session.run([self._output.name], {self._input.name: fed})[0]
+        return torch.from_numpy(answer).to(pixels.device)
+
+
+def external_files(path: Path) -> tuple[Path, ...]:
+    """The files beside an ONNX file that hold values of its tensors.
+
+    Raises:
+        ModelError: it is damaged, or refers to a file outside its folder.
+    """
+    folder, found = path.parent.resolve(), set()
+    for location in _locations(path, *_state(path)):
+        file = (folder / location).resolve()
+        if not location or not file.is_relative_to(folder) or not file.is_file():
+            raise ModelError(
+                f"teacher.path={path}: keeps values in {location!r}, which is no file in its own folder; put it "
+                "there, or save it in one piece: onnx.save(onnx.load(...), 'teacher.onnx')"
+            )
+        found.add(file)
+    return tuple(sorted(found))
+
+
+@lru_cache(maxsize=8)  # each trial of a study asks, and a file may be large
+def _locations(path: Path, *_state: int) -> tuple[str, ...]:
+    """Where a file says that values lie which it does not hold itself."""
+    tensors = (tensor for tensor in _tensors(_parsed(path)) if tensor.data_location == onnx.TensorProto.EXTERNAL)
+    said = (next((entry.value for entry in each.external_data if entry.key == "location"), "") for each in tensors)
+    return tuple(dict.fromkeys(said))
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes with a file; nothing where it is not there, which whoever opens it says."""
+    try:
+        state = path.stat()
+    except OSError:
+        return ()
+    return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def onnx_network(path: Path, device: torch.device) -> Body:
+    """The network of an ONNX file.
+
+    Raises:
+        ModelError: it is damaged, onnxruntime cannot run it, or it takes something other than pictures.
+    """
+    external_files(path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # as torch has, since results may depend on it
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what is wrong is told by the error
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=_providers(device))
+    except Exception as error:  # its own, one for each code
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(f"teacher.path={path}: onnxruntime cannot run it ({said}); export it again") from error
+    return Body(Session(session), _parameters(path), _takes(session, path))
+
+
+def _providers(device: torch.device) -> list[Any]:
+    """Of onnxruntime's own code: CUDA where the run is there and this onnxruntime has it, else the CPU."""
+    if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return [("CUDAExecutionProvider", {"device_id": device.index or 0}), "CPUExecutionProvider"]
+    return ["CPUExecutionProvider"]
+
+
+def _takes(session: onnxruntime.InferenceSession, path: Path) -> tuple[int | None, int | None, int | None]:
+    """The batch, height and width that it wants; None where it takes any."""
+    inputs = session.get_inputs()
+    shapes = ", ".join(f"{each.name}: {each.type} {each.shape}" for each in inputs)
+    shape: list[int | str | None] = inputs[0].shape if len(inputs) == 1 else []
+    if len(shape) != 4 or inputs[0].type not in FLOATS or (isinstance(shape[1], int) and shape[1] != 3):
+        raise ModelError(
+            f"teacher.path={path}: takes {shapes or 'nothing'}; a teacher takes one float batch x 3 x height x width"
+        )
+    batch, _, height, width = (size if isinstance(size, int) else None for size in shape)
+    return batch, height, width
+
+
+def _parsed(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except (DecodeError, OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"teacher.path={path}: not a readable ONNX file ({type(error).__name__})") from error
+
+
+def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
+    """Every tensor in a message, however deep: of graphs within graphs, of attributes, of functions."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for each in value if field.is_repeated else [value]:
+                yield from _tensors(each)
+
+
+def _parameters(path: Path) -> int:
+    """How many numbers of floating point it holds."""
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+    tensors = (tensor for tensor in _parsed(path).graph.initializer if tensor.data_type in floats)
+    return sum(math.prod(tensor.dims) for tensor in tensors)

@@ -1,0 +1,68 @@
+"""What a network costs: milliseconds and multiply-adds."""
+
+import statistics
+import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kd.networks.network import Network, Segmenter
+from kd.networks.precision import Precision
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+def seconds_in_turn(calls: Mapping[Name, Callable[[], Any]], rounds: int, warm_up: int) -> dict[Name, list[float]]:
+    """Wall time of each call in each round, after `warm_up` rounds that are not counted.
+
+    All calls have a turn in every round, so that a machine whose speed drifts treats them alike.
+    """
+    seconds: dict[Name, list[float]] = {name: [] for name in calls}
+    for turn in range(warm_up + rounds):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if turn >= warm_up:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+@torch.no_grad()
+def latency_ms(network: Segmenter, image_size: tuple[int, int], precision: Precision, rounds: int = 11) -> float:
+    """Median milliseconds from one H x W image to its logits, batch 1, after two warm-up calls."""
+    was_training = network.training
+    network.eval()
+    image = torch.zeros(1, 3, *image_size, dtype=torch.uint8, device=precision.device)
+
+    def call() -> None:
+        with precision.autocast():
+            network(image).sum().item()  # .item() waits for the device
+
+    seconds = seconds_in_turn({"network": call}, rounds, warm_up=2)
+    network.train(was_training)
+    return statistics.median(seconds["network"]) * 1000
+
+
+_macs: dict[tuple[object, ...], int] = {}  # they follow from the names, and a study asks often
+
+
+@torch.no_grad()
+def macs(network: Segmenter, image_size: tuple[int, int]) -> int | None:
+    """Multiply-adds from one H x W image to its logits: of convolutions and matrix products, which are nearly all.
+
+    Half of the operations that `torch.utils.flop_counter` counts; None for a foreign network, which may not run in
+    torch.
+    """
+    if not isinstance(network, Network):
+        return None
+    key = (network.settings.arch.lower(), network.settings.encoder, network.count_parameters(), image_size)
+    if key not in _macs:
+        was_training, device = network.training, next(network.parameters()).device
+        network.eval()
+        with FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, 3, *image_size, dtype=torch.uint8, device=device))
+        network.train(was_training)
+        _macs[key] = counter.get_total_flops() // 2
+    return _macs[key]

@@ -1,0 +1,112 @@
+"""A segmentation network that holds its own input normalisation and knows its encoder's blocks.
+
+Student and teacher are fed the same raw view, and a file of weights is all that a user needs to deploy. Which blocks
+are open is state of the network: a closed block stays closed through every later call of `.train()`.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from kd.errors import ModelError
+from kd.networks.encoder_blocks import EncoderBlocks
+from kd.networks.partition import Partition
+from kd.settings import IMAGENET_MEAN, IMAGENET_STD, NetworkSettings
+
+RGB = tuple[float, float, float]
+
+
+class Segmenter(nn.Module):
+    """What every student and teacher is: raw view in, raw logits out.
+
+    Shape:
+        images B x 3 x H x W, RGB, 0..255 (uint8 or float) -> raw logits B x C x H x W; C = 1 is binary.
+
+    Attributes:
+        classes: C.
+        class_names: one name per label; background and foreground where C = 1.
+        layout: the memory format its pixels take.
+        mean, std: of a pixel's three numbers from 0 to 255, 1 x 3 x 1 x 1.
+    """
+
+    classes: int
+    class_names: tuple[str, ...]
+    layout: torch.memory_format
+    mean: Tensor
+    std: Tensor
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """The pixels that the network itself takes, of images as they are."""
+        pixels = (images.to(self.mean.dtype) - self.mean) / self.std
+        return pixels.contiguous(memory_format=self.layout)
+
+    def count_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+class Network(Segmenter):
+    """A network of ours, with its normalisation inside.
+
+    Attributes:
+        settings: what was built.
+        blocks: the encoder's blocks, which open and close.
+        normalisation: mean and standard deviation of RGB in [0, 1].
+    """
+
+    def __init__(self, settings: NetworkSettings, body: nn.Module, classes: int, class_names: tuple[str, ...],
+                 mean: RGB = IMAGENET_MEAN, std: RGB = IMAGENET_STD,
+                 parts: Partition | None = None) -> None:  # fmt: skip
+        super().__init__()
+        self.settings, self.classes, self.class_names = settings, classes, class_names
+        self.body = body
+        self.layout = torch.contiguous_format
+        self.normalisation = mean, std
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+        # No watch: `train` settles closed blocks itself, and a hook would be one more thing to compile and export.
+        self.blocks = EncoderBlocks(body.get_submodule("encoder"), parts, watch=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = self.normalised(images)
+        try:
+            return self.body(pixels)
+        except ValueError as error:  # torch's, where the deepest map of a training batch is a single number
+            if "more than 1 value per channel" not in str(error):
+                raise
+            batch, _, height, width = images.shape
+            raise ModelError(
+                f"trainer.batch_size={batch} at data.image_size=[{height},{width}] leaves {self.settings.encoder} a "
+                "single value per channel, which its batch norms cannot train on; raise one of the two",
+                page="remedies",
+            ) from error
+
+    def open(self, count: int) -> None:
+        """Open the `count` deepest encoder blocks and close the others, and what the encoder never runs.
+
+        What closed means: `kd.opening.EncoderBlocks`.
+        """
+        self.blocks.open(count)
+
+    def train(self, mode: bool = True) -> "Network":
+        super().train(mode)
+        if mode:
+            self.blocks.settle()
+        return self
+
+    @property
+    def partition(self) -> Partition:
+        """The encoder's blocks, deepest first."""
+        return self.blocks.partition
+
+    @property
+    def open_blocks(self) -> int:
+        """How many blocks train; all of them until `open` says otherwise."""
+        return self.blocks.opened
+
+    def block_parameters(self, depth: int) -> list[nn.Parameter]:
+        """The parameters of the encoder block `depth` steps above the deepest."""
+        return self.blocks.parameters(depth)
+
+    def decoder_parameters(self) -> list[nn.Parameter]:
+        """Every parameter outside the encoder: decoder and head."""
+        encoder = {id(parameter) for parameter in self.blocks.encoder.parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in encoder]

@@ -1,0 +1,86 @@
+"""Networks on disk: `<name>.safetensors` holds the weights, `<name>.json` says in plain strings what to build.
+
+Nothing in either file is unpickled or imported by name.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from kd.networks.build import create, parts
+from kd.networks.network import Network
+from kd.networks.spec import NetworkSpec, find_weights, read_spec
+from kd.networks.weights import fill, opened
+from kd.settings import NetworkSettings
+from kd.system.files import write_atomically, write_json
+
+FACTS = "facts"  # what a file of weights notes of them in its header
+
+
+def save(network: Network, path: Path, **facts: Any) -> None:
+    """Write `path` (.safetensors) and the .json beside it; `facts` (plain JSON) are noted there too."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    header = {FACTS: json.dumps(facts)}  # one entry: the order of several is not the same each time
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    spec = NetworkSpec(
+        arch=network.settings.arch,
+        encoder=network.settings.encoder,
+        classes=network.classes,
+        class_names=network.class_names,
+        mean=network.normalisation[0],
+        std=network.normalisation[1],
+    )
+    write_json(path.with_suffix(".json"), {**spec.model_dump(), **facts})
+
+
+def saved_facts(path: Path) -> dict[str, Any]:
+    """The `facts` that `save` was given, from the weights' own file; empty where it is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(json.loads((file.metadata() or {}).get(FACTS, "{}")))
+    except (OSError, SafetensorError, ValueError, TypeError):
+        return {}
+
+
+def load_file(path: Path) -> Network:
+    """Build the network that `save` wrote.
+
+    Raises:
+        ModelError: a file is missing or damaged, or the two do not fit together.
+    """
+    spec = read_spec(path)
+    settings = NetworkSettings(arch=spec.arch, encoder=spec.encoder)
+    weights = opened(path)
+    body = create(settings, spec.classes, f"{path.with_suffix('.json')}: ", None)
+    network = Network(settings, body, spec.classes, spec.class_names, spec.mean, spec.std, parts(settings, body))
+    fill(network, weights, {name: name for name in weights.shapes}, str(path))
+    return network
+
+
+def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Network:
+    """The best student of a run folder, or any network that lies in a .safetensors with its .json beside it.
+
+    It is in eval mode and holds its own normalisation.
+
+    Args:
+        path: a run folder, or a .safetensors file; `~` is the home folder.
+        device: where it shall compute, in torch's words.
+
+    Shape:
+        of the network: images B x 3 x H x W, RGB, 0..255 (uint8 or float), H and W multiples of 32 -> raw logits
+        B x C x H x W; C = 1 is binary.
+
+    Raises:
+        ModelError: there is no network, or a file is damaged. Nothing in it is unpickled or imported by name.
+
+    >>> network = load("runs/2026-11-21/10-15-30-123456")  # doctest: +SKIP
+    >>> with torch.inference_mode():  # doctest: +SKIP
+    ...     labels = predict_labels(network(images))
+    """
+    file = find_weights(Path(path), "path", ("student.safetensors", "teacher.safetensors"))
+    return load_file(file).to(device).eval()

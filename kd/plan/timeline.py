@@ -1,0 +1,108 @@
+"""The whole plan of a run, epoch by epoch: temperature, open blocks, learning rates.
+
+Everything here is a pure function of the settings and the epoch, never state carried along, so that training, resuming,
+previewing and plotting look at the same plan. No torch: `kd preview` must answer at once.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from kd.plan.schedules import Schedule, progress
+from kd.plan.unfreeze import Policy
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Base rate, its fall, and how much slower encoder blocks learn.
+
+    The decoder's rate falls on a half cosine from `lr` towards `min_lr`, by the formula of
+    `torch.optim.lr_scheduler.CosineAnnealingLR` with T_max = epochs. Encoder block d (0 is the deepest) trains at
+    decoder rate x `encoder_lr_scale` x `depth_decay`^d (Howard and Ruder, arXiv 1801.06146, section 3.2).
+
+    >>> rates = LearningRates(lr=0.8, min_lr=0.0, encoder_lr_scale=0.5, depth_decay=0.5)
+    >>> [rates.decoder(epoch, epochs=2) for epoch in range(2)]
+    [0.8, 0.4]
+    >>> [rates.block(depth, epoch=0, epochs=2) for depth in range(3)]
+    [0.4, 0.2, 0.1]
+    """
+
+    lr: float
+    min_lr: float
+    encoder_lr_scale: float
+    depth_decay: float = 1.0
+
+    def decoder(self, epoch: int, epochs: int) -> float:
+        """The decoder's learning rate at a zero-based `epoch` of a run of `epochs`."""
+        return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+    def block(self, depth: int, epoch: int, epochs: int) -> float:
+        """The rate of the encoder block `depth` steps above the deepest, once it is open."""
+        return self.decoder(epoch, epochs) * self.encoder_lr_scale * self.depth_decay**depth
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """What one epoch trains with.
+
+    `lr_blocks` holds one learning rate per encoder block, deepest first, whether the block is open yet or not.
+    """
+
+    epoch: int
+    temperature: float
+    unfrozen_blocks: int
+    lr_decoder: float
+    lr_blocks: tuple[float, ...]
+
+    @property
+    def lr_encoder(self) -> float:
+        """The deepest encoder block's rate: the one that opens first."""
+        return self.lr_blocks[0]
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The decoder's rate and one per block, deepest first: an optimiser's groups, as `EncoderBlocks.groups` has."""
+        return (self.lr_decoder, *self.lr_blocks)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The plan of a run of `epochs` epochs over an encoder of `blocks` blocks; `timeline[e]` is epoch e's.
+
+    >>> from kd.plan import Linear
+    >>> from kd.plan import Progressive
+    >>> rates = LearningRates(lr=1e-3, min_lr=0, encoder_lr_scale=0.5)
+    >>> plan = Timeline(Linear(4, 1), Progressive(start_epoch=1, rate=1), rates, epochs=4, blocks=2)
+    >>> [(epoch.temperature, epoch.unfrozen_blocks) for epoch in plan]
+    [(4.0, 0), (3.0, 1), (2.0, 2), (1.0, 2)]
+    >>> plan[0].rates  # decoder, deepest block, next block
+    (0.001, 0.0005, 0.0005)
+    """
+
+    schedule: Schedule
+    unfreeze: Policy
+    rates: LearningRates
+    epochs: int
+    blocks: int
+
+    def __len__(self) -> int:
+        return self.epochs
+
+    def __iter__(self) -> Iterator[EpochPlan]:
+        return (self[epoch] for epoch in range(self.epochs))
+
+    def __getitem__(self, epoch: int) -> EpochPlan:
+        if not 0 <= epoch < self.epochs:
+            raise IndexError(f"epoch must be in 0..{self.epochs - 1}, but got {epoch}")
+        return EpochPlan(
+            epoch=epoch,
+            temperature=float(self.schedule(progress(epoch, self.epochs))),
+            unfrozen_blocks=self.unfreeze(epoch, self.blocks),
+            lr_decoder=self.rates.decoder(epoch, self.epochs),
+            lr_blocks=tuple(self.rates.block(depth, epoch, self.epochs) for depth in range(self.blocks)),
+        )
+
+    def phases(self) -> list[list[EpochPlan]]:
+        """The plan cut into runs of epochs with the same number of open blocks, as the recipe tables print it."""
+        return [list(phase) for _, phase in groupby(self, key=lambda plan: plan.unfrozen_blocks)]

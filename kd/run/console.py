@@ -1,0 +1,116 @@
+"""What a person sees while a run goes on and when it is over: a live display on a terminal, plain lines elsewhere."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from kd.data.loading import Batch, TrainLoader
+from kd.system.terminal import can_move
+
+console = Console(highlight=False)
+
+
+class Watched:
+    """A training loader that moves a progress bar as its batches are taken."""
+
+    def __init__(self, loader: TrainLoader, display: "Display") -> None:
+        self.loader, self.display = loader, display
+
+    def steps(self) -> int:
+        return self.loader.steps()
+
+    def batch_size(self) -> int:
+        return self.loader.batch_size()
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        self.display.go_on(epoch * self.steps() + start)
+        for batch in self.loader.epoch(epoch, start):
+            yield batch
+            self.display.advance()
+
+
+class Display:
+    """The progress of one training, named after who is trained; a context manager."""
+
+    def __init__(self, who: str, epochs: int, steps: int, objective: str) -> None:
+        self.who, self.epochs, self.objective = who, epochs, objective
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[last]}"),
+            console=console, disable=not can_move(console),
+        )  # fmt: skip
+        self.task = self.progress.add_task(who, total=epochs * steps, last="")
+
+    def __enter__(self) -> "Display":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def go_on(self, steps: int) -> None:
+        """Show that so many steps are done, which matters where a training goes on."""
+        self.progress.update(self.task, completed=steps)
+
+    def advance(self) -> None:
+        self.progress.advance(self.task)
+
+    def epoch(self, record: Mapping[str, Any], best: bool) -> None:
+        """One line per epoch, above the bar on a terminal."""
+        line = (
+            f"{self.who} {record['epoch'] + 1:>3}/{self.epochs}  T {record['temperature']:.2f}  "
+            f"open {record['unfrozen_blocks']}  lr {record['lr/decoder']:.1e}  loss {record['train/loss']:.4f}  "
+            f"mIoU {figure(record.get('val/miou'), '.4f')}  {record['images_per_second']:.1f} img/s"
+            f"{'  *' if best else ''}"
+        )
+        self.progress.console.print(line, soft_wrap=True, markup=False)
+        self.progress.update(self.task, last=f"best {self.objective} marked *")
+
+
+def figure(value: float | None, form: str = ".4f") -> str:
+    """A number as it is shown; a dash where there is none."""
+    return "-" if value is None else format(value, form)
+
+
+#: Rows of the closing table: key in a network's figures, title, format.
+ROWS = (
+    ("parameters", "parameters", ",d"),
+    ("file_bytes", "file, bytes", ",d"),
+    ("latency_ms", "latency, ms/image", ".1f"),
+    ("val/miou", "mIoU, val", ".4f"),
+    ("val/dice", "Dice, val", ".4f"),
+    ("test/miou", "mIoU, test", ".4f"),
+    ("test/dice", "Dice, test", ".4f"),
+)
+
+
+def comparison(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> Table:
+    """Teacher, student and their ratio: size, speed, quality."""
+    table = Table(title="what came out", title_justify="left")
+    table.add_column("")
+    for name in ("teacher", "student", "student / teacher") if teacher else ("student",):
+        table.add_column(name, justify="right")
+    for key, title, form in ROWS:
+        if student.get(key) is None:
+            continue
+        cells = [figure(student[key], form)]
+        if teacher:
+            known = teacher.get(key)
+            cells = [figure(known, form), *cells, f"{student[key] / known:.3f}" if known else "-"]
+        table.add_row(title, *cells)
+    return table
+
+
+def say(*lines: str) -> None:
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def show(table: Table) -> None:
+    """Print a table; where the terminal is narrow its cells fold, and no figure is cut."""
+    for column in table.columns:
+        column.overflow = "fold"
+    console.print(table)

@@ -1,0 +1,141 @@
+"""The course of one training on the disk: its epochs' lines, its best weights, its checkpoints, in that order.
+
+A training that begins in a folder with a checkpoint goes on from it: lines of later epochs are dropped (they will come
+again), and the best weights are those that the checkpoint knows, whatever was written after it.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kd.errors import RunError
+from kd.networks import saved
+from kd.networks.network import Network
+from kd.run import checkpoint
+from kd.run.folder import RunFolder
+from kd.settings import more_is_better
+from kd.system.files import clear_leftovers
+from kd.training.loop import EpochResult
+from kd.training.snapshot import Snapshot
+
+BEST = "best."
+
+log = logging.getLogger(__name__)
+
+
+class Course:
+    """How far a training is, in its folder.
+
+    Attributes:
+        records: one per epoch that is over.
+        best: the one of them that validation likes best; None before the first.
+        start: what to go on from; None where the training begins.
+    """
+
+    def __init__(self, who: str, network: Network, folder: RunFolder, objective: str, facts: Mapping[str, Any],
+                 minutes: float | None) -> None:  # fmt: skip
+        self.network, self.folder, self.objective, self.facts = network, folder, objective, facts
+        self.file = folder / f"{who}.safetensors"
+        self._seconds, self._saved = math.inf if minutes is None else minutes * 60, time.monotonic()
+        self._weights: dict[str, Tensor] = {}
+        self._begun, self._spent = time.monotonic(), checkpoint.spent(folder.path)
+        clear_leftovers(folder.path)
+        self.start = checkpoint.load(folder.path)
+        self.records = folder.keep_metrics(self.start.epoch if self.start else 0)
+        self.best = best_of(self.records, objective)
+        if self.start:
+            self._go_on(self.start)
+
+    def _go_on(self, start: Snapshot) -> None:
+        if [record["epoch"] for record in self.records] != list(range(start.epoch)):
+            raise RunError(
+                f"{self.folder / 'metrics.jsonl'} lacks an epoch below {start.epoch}, where the checkpoint goes on; "
+                "delete the folder's checkpoints to start it again"
+            )
+        self._compare(start.facts.get("environment"))
+        self._weights = {name: value for name, value in start.tensors.items() if name.startswith(BEST)}
+        if self._weights and self.best and saved.saved_facts(self.file).get("epoch") != self.best["epoch"]:
+            self.network.load_state_dict({name.removeprefix(BEST): value for name, value in self._weights.items()})
+            self._save_best(self.best["epoch"])
+
+    def _compare(self, then: Any) -> None:
+        now = _environment(self.network)
+        other = [f"{name} {then.get(name)} (now {now[name]})" for name in now if then and then.get(name) != now[name]]
+        if other:
+            log.warning("the run was begun with %s; its figures may differ in their last digits", ", ".join(other))
+
+    def over(self, result: EpochResult) -> dict[str, Any]:
+        """Put an epoch on the disk; returns its record."""
+        record: dict[str, Any] = {**result.metrics(), "time": time.time()}
+        if self.best is None or improves(record, self.best, self.objective):
+            self.best = record
+            self._weights = {BEST + name: value for name, value in _copy(self.network).items()}
+            self._save_best(record["epoch"])
+        self.folder.append_metrics(record)
+        self.records.append(record)
+        if left_out := record.get("train/skipped_steps"):
+            log.warning("epoch %d: %d steps left out, as loss or gradient was not finite", record["epoch"], left_out)
+        self.save(result.snapshot())
+        return record
+
+    def save(self, state: Snapshot) -> None:
+        """Write a checkpoint."""
+        spent = self._spent + time.monotonic() - self._begun
+        facts = {**state.facts, "environment": _environment(self.network), "spent": spent}
+        checkpoint.save(self.folder.path, Snapshot({**state.tensors, **self._weights}, facts))
+        self._saved = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the last checkpoint is old enough for another one."""
+        return time.monotonic() - self._saved >= self._seconds
+
+    def _save_best(self, epoch: int) -> None:
+        saved.save(self.network, self.file, epoch=epoch, **self.facts)
+
+
+class Onlooker:
+    """The course of a training as a process sees it that is not the first: it keeps nothing, and is never due."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+        self.start: Snapshot | None = None
+
+    def due(self) -> bool:
+        return False
+
+
+def best_of(records: Sequence[dict[str, Any]], objective: str) -> dict[str, Any] | None:
+    """The best of some epochs, the first of equals; None where there are none."""
+    best = None
+    for record in records:
+        if best is None or improves(record, best, objective):
+            best = record
+    return best
+
+
+def improves(record: Mapping[str, Any], best: Mapping[str, Any], objective: str) -> bool:
+    """Whether an epoch is better than the best so far; a figure is better than none."""
+    new, old = _known(record.get(objective)), _known(best.get(objective))
+    if new is None or old is None:
+        return old is None and new is not None
+    return new > old if more_is_better(objective) else new < old
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
+
+
+def _copy(network: Network) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
+
+
+def _environment(network: Network) -> dict[str, Any]:
+    """What the last digits of a training depend on, beside its configuration."""
+    device = next(network.parameters()).device.type
+    return {"torch": torch.__version__, "device": device, "threads": torch.get_num_threads() if device == "cpu" else 1}

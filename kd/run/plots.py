@@ -1,0 +1,166 @@
+"""Pictures of a run: its plan, its curves, its predictions. Each function draws one PNG."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from kd.plan.timeline import Timeline
+from kd.system.files import write_atomically
+
+TEACHER, STUDENT, WARM, GREY = "#7a5195", "#1f77b4", "#d1495b", "#8a8a8a"
+
+
+def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
+    """`count` axes below one another over the same epochs; margins are given, as fitting them costs a drawing more."""
+    figure, axes = plt.subplots(count, 1, figsize=(8, 7), sharex=True)
+    figure.subplots_adjust(left=0.11, right=0.97, top=0.94, bottom=0.08, hspace=0.16)
+    figure.align_ylabels()
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    return figure, axes
+
+
+def _save(figure: Figure, path: Path) -> None:
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
+    plt.close(figure)
+
+
+def draw_timeline(timeline: Timeline, path: Path) -> None:
+    """Temperature, open blocks and learning rates over the epochs of a plan."""
+    plans = list(timeline)
+    epochs = [plan.epoch for plan in plans]
+    figure, (heat, blocks, rates) = _panels(3)
+    heat.plot(epochs, [plan.temperature for plan in plans], color=WARM, marker=".")
+    heat.set(ylabel="temperature", title="plan: from soft to hard targets, from decoder to whole network")
+    heat.set_ylim(bottom=0)
+
+    shown = np.array([[depth < plan.unfrozen_blocks for plan in plans] for depth in range(timeline.blocks)])
+    blocks.imshow(shown, aspect="auto", origin="lower", cmap=ListedColormap(["#e8edf2", STUDENT]), vmin=0, vmax=1,
+                  extent=(-0.5, len(plans) - 0.5, 0.5, timeline.blocks + 0.5))  # fmt: skip
+    blocks.set(ylabel="encoder block", yticks=range(1, timeline.blocks + 1))
+    blocks.set_yticklabels(_block_names(timeline.blocks), fontsize=8)
+    blocks.set_title("open encoder blocks (blue trains, grey is closed)", fontsize=9, loc="left")
+
+    rates.plot(epochs, [plan.lr_decoder for plan in plans], color=GREY, marker=".", label="decoder")
+    opened = [(plan.epoch, plan.lr_encoder) for plan in plans if plan.unfrozen_blocks]
+    if opened:
+        rates.plot(*zip(*opened, strict=True), color=STUDENT, marker=".", label="deepest encoder block")
+    rates.set(ylabel="learning rate", xlabel="epoch (0 is the first)", yscale="log")
+    rates.legend(frameon=False)
+    _save(figure, path)
+
+
+def _block_names(blocks: int) -> list[str]:
+    return ["deepest" if depth == 0 else "stem" if depth == blocks - 1 else str(depth + 1) for depth in range(blocks)]
+
+
+def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int, teacher_miou: float | None, path: Path) -> None:
+    """Loss terms and validation figures over epochs, with the moments at which blocks opened."""
+    figure, (loss, quality) = _panels(2)
+    for name in ("train/loss", "train/kl", "train/mse", "train/ce", "train/dice", "val/loss"):
+        if any(name in record for record in records):
+            width = 2.2 if name.endswith("/loss") else 1.0
+            loss.plot(*_figures(records, name), label=name, linewidth=width, marker=".")
+    loss.set(ylabel="loss", yscale="log")
+    loss.legend(frameon=False, ncols=3, fontsize=8)
+
+    for name, style in (("val/miou", "-"), ("val/dice", "--"), ("val/teacher_agreement", ":")):
+        if any(name in record for record in records):
+            quality.plot(*_figures(records, name), style, color=STUDENT, label=name, marker=".")
+    if teacher_miou is not None:
+        quality.axhline(teacher_miou, color=TEACHER, linewidth=1, label="teacher's mIoU")
+    quality.axvline(best_epoch, color=GREY, linewidth=1, linestyle="-.", label="best epoch")
+    quality.set(xlabel="epoch (0 is the first)", ylabel="validation", ylim=(0, 1))
+    quality.legend(frameon=False, ncols=2, fontsize=8, loc="lower right")
+    _mark_openings((loss, quality), records)
+    _save(figure, path)
+
+
+def _figures(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """The epochs in which a figure was looked at, and the figures; NaN, and a gap in the line, where there was none."""
+    looked = [record for record in records if name in record]
+    return [record["epoch"] for record in looked], [
+        np.nan if record[name] is None else record[name] for record in looked
+    ]
+
+
+def _mark_openings(axes: Sequence[Axes], records: Sequence[Mapping[str, Any]]) -> None:
+    for before, after in pairwise(records):
+        if after["unfrozen_blocks"] > before["unfrozen_blocks"]:
+            for ax in axes:
+                ax.axvline(after["epoch"], color=GREY, linewidth=0.6, alpha=0.6, zorder=0)
+            axes[0].text(after["epoch"], 1.0, f" {after['unfrozen_blocks']}", fontsize=7, color=GREY, va="bottom",
+                         transform=axes[0].get_xaxis_transform())  # fmt: skip
+    axes[0].set_title(
+        "grey lines: an encoder block opens (number of open blocks above)", fontsize=9, loc="left", pad=14
+    )
+
+
+def draw_predictions(
+    samples: Sequence[Mapping[str, np.ndarray]], class_names: Sequence[str], ignore_index: int | None, path: Path
+) -> None:
+    """A row per sample: image, truth, teacher (where there is one), student, and where the student is wrong.
+
+    Each sample maps `image` to H x W x 3 uint8 and `truth`, `student` and perhaps `teacher` to H x W uint8 labels.
+    """
+    titles = [
+        "image",
+        "truth",
+        *(["teacher"] if "teacher" in samples[0] else []),
+        "student",
+        "where student and truth differ",
+    ]
+    height, width = samples[0]["image"].shape[:2]
+    colours = class_colours(len(class_names))
+    gap = max(2, round(0.03 * width))
+    sheet = np.full((len(samples) * (height + gap), len(titles) * (width + gap), 3), 255, np.uint8)
+    for row, sample in enumerate(samples):
+        for column, title in enumerate(titles):
+            at = row * (height + gap), column * (width + gap)
+            sheet[at[0] : at[0] + height, at[1] : at[1] + width] = panel(title, sample, colours, ignore_index)
+    inches, head, foot = 2.2 * len(titles), 0.3, 0.2 + 0.2 * -(-len(class_names) // 6)
+    tall = inches * sheet.shape[0] / sheet.shape[1]
+    figure = plt.figure(figsize=(inches, tall + head + foot))
+    ax = figure.add_axes((0.005, foot / (tall + head + foot), 0.99, tall / (tall + head + foot)))
+    ax.imshow(sheet, interpolation="nearest", aspect="auto")
+    ax.set_axis_off()
+    for column, title in enumerate(titles):
+        ax.text(column * (width + gap) + width / 2, -gap, title, fontsize=9, ha="center", va="bottom")
+    handles = [Line2D([], [], marker="s", linestyle="", color=colours[i] / 255) for i in range(len(class_names))]
+    figure.legend(handles, class_names, loc="lower center", ncols=min(len(class_names), 6), frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def class_colours(count: int) -> np.ndarray:
+    """`count` RGB colours (uint8), one per label; the first is dark, for background."""
+    palette = np.array([*matplotlib.color_sequences["tab20"], *matplotlib.color_sequences["tab20b"]])[:, :3] * 255
+    repeated = palette[np.arange(max(count - 1, 0)) % len(palette)]
+    return np.concatenate([[[40, 40, 48]], repeated]).astype(np.uint8)[:count]
+
+
+def panel(title: str, sample: Mapping[str, np.ndarray], colours: np.ndarray, ignore_index: int | None) -> np.ndarray:
+    """One column of `draw_predictions`, H x W x 3 uint8: the image, labels by name, or where the student is wrong."""
+    if title == "image":
+        return sample["image"]
+    truth = sample["truth"]
+    void = np.zeros_like(truth, bool) if ignore_index is None else truth == ignore_index
+    if title.startswith("where"):
+        wrong = (sample["student"] != truth) & ~void
+        grey = sample["image"].mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.6 + 80
+        return np.where(wrong[..., None], (209, 73, 91), grey).astype(np.uint8)
+    labels = sample[title]
+    panel = colours[np.minimum(labels, len(colours) - 1)]
+    return np.where((void & (title == "truth"))[..., None], 255, panel).astype(np.uint8)

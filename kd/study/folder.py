@@ -1,0 +1,238 @@
+"""What a study leaves behind: one folder, with its trials' run folders in it, and the parent of their MLflow runs.
+
+trials.csv                  one row per trial, kept up while the study runs
+experiment/best.yaml        the winner as a recipe: python train.py --config-dir <this folder> experiment=best
+sweeps/winner.yaml          the winner over several seeds: python train.py -m --config-dir <this folder> sweeps=winner
+plots/                      optuna's plots, each a picture and a page
+0/ 1/ 2/ ...                the run folder of each trial, named by its number
+
+All of it is made from the study's database, and made again whenever it is missing.
+"""
+
+import os
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from kd import tracking
+from kd.config.compose import CONF, project_root
+from kd.errors import StudyError
+from kd.run import console
+from kd.settings import Settings
+from kd.study import pictures
+from kd.study import show as tables
+from kd.study.hydra_options import overrides_as_values
+from kd.study.ledger import FINISHED, Ledger, failure
+from kd.study.recipe import WINNER, recipe
+from kd.study.results import Results, points, table
+from kd.study.space import describe
+from kd.study.storage import Database, default_url
+from kd.system.files import clear_leftovers, write_atomically
+
+PARENT = "mlflow_run"  # the study's attribute that names its parent run
+IDENTITY = "mlflow_identity"  # the study's attribute by which the parent run is found again
+
+
+class StudyFolder:
+    """The outside of a study while a sweeper works on it; a context manager.
+
+    Several sweepers may work on one study: what they write here, they write one after the other.
+    """
+
+    def __init__(self, ledger: Ledger, settings: Settings, path: Path) -> None:
+        self.ledger, self.settings, self.root, self.path = ledger, settings.tracking, settings.root, path
+        self.pictures = settings.pictures
+        self.mirror, self.shown = tracking.NullRun(), tracking.Shown(ledger.name)
+
+    def _lock(self) -> Any:
+        return self.ledger.database.lock(f"folder of {self.ledger.name}")
+
+    def __enter__(self) -> "StudyFolder":
+        study, space = self.ledger.study, self.ledger.space
+        with self._lock():
+            self._check_empty_or_ours()
+            clear_leftovers(self.path)
+            tags = {"role": "study", "study": self.ledger.name, "run_folder": str(self.path), **self.settings.tags}
+            searched = {f"space.{name}": describe(item) for name, item in space.searched.items()}
+            parameters = {**searched, "fixed": " ".join(space.fixed) or "none"}
+            self.shown = tracking.Shown(self.ledger.name, tags, parameters)
+            if self.settings.enabled:
+                self.mirror = self._parent(study)
+            self._update()
+        return self
+
+    def _parent(self, study: optuna.Study) -> tracking.Mirror:
+        """The mirror of the study itself; sweepers that share the study share its run."""
+        identity = study.user_attrs.get(IDENTITY) or uuid.uuid4().hex
+        study.set_user_attr(IDENTITY, identity)
+        store = tracking.Store(tracking.store_uri(self.settings, self.root), self.settings.experiment, self.root)
+        store.check()
+        return tracking.Mirror(
+            lambda: self.shown, store, identity, "the study's own command, given again",
+            known=study.user_attrs.get(PARENT), shared=True,
+            alone=lambda: self.ledger.database.lock(f"mirror of {self.ledger.name}"),
+        )  # fmt: skip
+
+    def _check_empty_or_ours(self) -> None:
+        """Refuse a folder with trials that the database does not know: their numbers will be given again."""
+        there = {int(path.name) for path in self.path.glob("[0-9]*") if path.name.isdecimal()}
+        unknown = there - {trial.number for trial in self.ledger.trials()}
+        if unknown:
+            raise StudyError(
+                f"{self.path} holds trial {min(unknown)}, which the study in {self.ledger.database} does not have (is "
+                "its database elsewhere, or lost?); move the folder away, or give a new hydra.sweeper.study_name"
+            )
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        with self._lock():
+            results = self._update()
+            if results.complete:
+                write(results, self.path, self.pictures)
+                made = [*tracking.files(self.path), *tracking.files(self.path / "experiment")]
+                plots = [(path, "plots") for path in tracking.files(self.path / "plots", ".png")]
+                self.shown = replace(self.shown, artifacts=(*((path, None) for path in made), *plots))
+        interrupted = error is not None and not isinstance(error, Exception)
+        self.mirror.finish("FINISHED" if error is None else "KILLED" if interrupted else "FAILED")
+
+    def after(self, number: int) -> None:
+        """Show how a trial ended, and bring table and parent run up to date."""
+        with self._lock():
+            results = self._update()
+        trial = results.trials[number]
+        finished = sum(results.count(state) for state in FINISHED)
+        console.say(f"trial    {number}: {_ending(trial, results)}  ({finished} of {self.ledger.target} finished)")
+
+    def _update(self) -> Results:
+        results = Results.of(self.ledger.storage, self.ledger.name)
+        text = table(results)
+        write_atomically(self.path / "trials.csv", lambda path: path.write_text(text, encoding="utf-8"))
+        self.shown = replace(self.shown, points=_timed(results), lost=_lost(results))
+        self.mirror.refresh()
+        if (run_id := self.mirror.run_id) and results.study.user_attrs.get(PARENT) != run_id:
+            results.study.set_user_attr(PARENT, run_id)
+        return results
+
+
+def _timed(results: Results) -> dict[tuple[str, int], tuple[float, int]]:
+    """A chart's points over trials, each with the time at which its trial was over, in ms."""
+    ended = {trial.number: trial.datetime_complete for trial in results.trials if trial.datetime_complete}
+    return {
+        (name, number): (value, round(ended[number].timestamp() * 1000))
+        for number, values in points(results.trials, results.space.objectives).items()
+        for name, value in values.items()
+    }
+
+
+def _lost(results: Results) -> frozenset[str]:
+    """The runs of failed trials, whose processes may have died before they could say so."""
+    failed = (trial.user_attrs.get("mlflow_run") for trial in results.trials if trial.state == TrialState.FAIL)
+    return frozenset(run_id for run_id in failed if run_id)
+
+
+def _ending(trial: FrozenTrial, results: Results) -> str:
+    if trial.state == TrialState.FAIL:
+        return f"failed: {failure(trial)['reason']}"
+    if trial.state not in FINISHED:
+        return trial.state.name.lower()
+    values = zip(results.space.objectives, trial.values, strict=True)
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in values)
+    if trial.state == TrialState.PRUNED:
+        return f"pruned after {trial.user_attrs.get('epochs')} epochs  {shown}"
+    best = len(results.space.objectives) == 1 and results.best and results.best[0].number == trial.number
+    return f"{shown}{'  * best so far' if best else ''}"
+
+
+def write(results: Results, path: Path, draw: bool = True) -> list[str]:
+    """Write table, recipes and plots of a study into its folder; returns the names of the plots."""
+    text = table(results)
+    write_atomically(path / "trials.csv", lambda file: file.write_text(text, encoding="utf-8"))
+    for name, trial in _winners(results).items():
+        _write(path / "experiment" / f"{name}.yaml", recipe_of(results, trial))
+    if "best" in _winners(results):
+        _write(path / "sweeps" / "winner.yaml", WINNER.format(study=results.name, folder=_shown(path)))
+    return pictures.draw(results, path / "plots") if draw else []
+
+
+def _winners(results: Results) -> dict[str, FrozenTrial]:
+    """The trials worth a recipe: the best one, or, for several objectives, each of the Pareto front."""
+    again = ("experiment", "best") in overrides_as_values(results.space.fixed)  # a winner over seeds: it has its recipe
+    if not results.best or again:
+        return {}
+    if len(results.space.objectives) == 1:
+        return {"best": results.best[0]}
+    return {f"best_{trial.number}": trial for trial in results.best}
+
+
+def recipe_of(results: Results, trial: FrozenTrial) -> str:
+    """A trial as a recipe: what was fixed in its study, and what was searched."""
+    values = zip(results.space.objectives, trial.values or (), strict=True)
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in values)
+    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"hydra", "sweeps"}
+    overrides = [
+        (key, value)
+        for key, value in overrides_as_values(results.space.overrides(trial.params))
+        if not key.startswith(("sweeps", "hydra"))
+    ]
+    return recipe(f"Trial {trial.number} of study {results.name}: {shown}.", overrides, groups)
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _shown(path: Path) -> str:
+    """A path as a person would type it: from here, where it lies below."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def show(name: str | None, against: str | None, url: str | None, write_files: bool = True) -> None:
+    """Print a study, or the list of all; `kd study`.
+
+    Raises:
+        StudyError: there is no such study, or no database.
+    """
+    root = project_root()
+    database = Database(url or os.environ.get("KD_STORAGE") or default_url(root))
+    if not database.exists():
+        raise StudyError(f"there is no study yet ({database}); python train.py -m begins one")
+    storage = database.open()
+    if name is None:
+        names = optuna.study.get_all_study_names(storage)
+        console.show(tables.list_studies([Results.of(storage, each) for each in names]))
+        return
+    results = Results.of(storage, name)
+    console.say(tables.overview(results))
+    console.show(tables.best_trials(results))
+    if (shares := tables.importances(results)) is not None:
+        console.show(shares)
+    console.say(*tables.cost(results))
+    _compare(results, against, storage)
+    path = root / "runs" / "studies" / name
+    if write_files:
+        drawn = write(results, path)
+        console.say(f"files    {path}: trials.csv{', experiment/best.yaml' if results.best else ''}")
+        console.say(f"plots    {', '.join(drawn)}") if drawn else None
+
+
+def _compare(results: Results, against: str | None, storage: RDBStorage) -> None:
+    """Set a study beside the one without a teacher, and their winners over seeds."""
+    names = optuna.study.get_all_study_names(storage)
+    other = against or ("no_teacher" if "no_teacher" in names and results.name != "no_teacher" else None)
+    if other is None or len(results.space.objectives) > 1:
+        return
+    for part in tables.against(results, baseline := Results.of(storage, other)):
+        console.say(part) if isinstance(part, str) else console.show(part)
+    missing = [study for study in (results.name, baseline.name) if f"{study}-winner" not in names]
+    if not missing:
+        pair = (Results.of(storage, f"{study.name}-winner") for study in (results, baseline))
+        for part in tables.winners(*pair):
+            console.show(part)
+    for study in missing:
+        folder = _shown(project_root() / "runs" / "studies" / study)
+        console.say(f"seeds    one run is one seed; train the winner again: "
+                    f"python train.py -m --config-dir {folder} sweeps=winner")  # fmt: skip

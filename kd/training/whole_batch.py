@@ -1,0 +1,119 @@
+"""A network that is given a slice of a batch, and computes what it would of the whole.
+
+Two things in a network look beyond a sample: batch normalisation takes statistics over the batch, and dropout and
+stochastic depth draw a value for each sample, one after the other. While this mode is on, torch asks it for both. No
+module is replaced, so that names, files and checkpoints are those of one process, and a closed block, which normalises
+by its running statistics and draws nothing, is let be.
+
+Covered: `F.batch_norm`; `torch.rand`, `Tensor.bernoulli_`, `F.dropout` and its forms for maps, where the leading
+dimension is the batch. That is what smp's and timm's networks call. Other draws (`torch.randn`, dropout inside
+`scaled_dot_product_attention`) stay each process's own.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.modules._functions import SyncBatchNorm
+from torch.overrides import TorchFunctionMode
+
+from kd.system.world import World
+
+DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d}
+
+
+class WholeBatch(TorchFunctionMode):
+    """Within this mode a forward pass on this process's rows is the whole batch's.
+
+    Args:
+        world: the processes that share the batch, each of which runs the same forward pass.
+        size: samples in the whole batch.
+    """
+
+    def __init__(self, world: World, size: int) -> None:
+        super().__init__()
+        self.world, self.size, self.rows = world, size, world.rows(size)
+        self.own = self.rows.stop - self.rows.start
+        self._calls: dict[Any, Callable[..., Any]] = {
+            F.batch_norm: self._batch_norm, torch.rand: self._rand, Tensor.bernoulli_: self._bernoulli,
+        }  # fmt: skip
+        self._calls |= {dropout: partial(self._dropout, dropout) for dropout in DROPOUTS}
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        return self._calls.get(func, func)(*args, **(kwargs or {}))
+
+    def _rand(self, *args: Any, **options: Any) -> Tensor:
+        shape = options.pop("size", args[0] if args and not isinstance(args[0], int) else args)
+        if shape and shape[0] == self.own:
+            return torch.rand(self.size, *shape[1:], **options)[self.rows]
+        return torch.rand(shape, **options)
+
+    def _bernoulli(self, filled: Tensor, *args: Any, **options: Any) -> Tensor:
+        if filled.dim() and filled.shape[0] == self.own:
+            return filled.copy_(self._whole(filled).bernoulli_(*args, **options)[self.rows])
+        return filled.bernoulli_(*args, **options)
+
+    def _batch_norm(self, input: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
+                    weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,
+                    momentum: float = 0.1, eps: float = 1e-5) -> Tensor:  # fmt: skip
+        if training:
+            return batch_norm(self.world, input, running_mean, running_var, weight, bias, momentum, eps)
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+    def _dropout(
+        self, func: Callable[..., Tensor], input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        if not training or input.shape[0] != self.own:
+            return func(input, p, training, inplace)
+        return input * func(self._whole(input).fill_(1), p, training)[self.rows]
+
+    def _whole(self, own: Tensor) -> Tensor:
+        """An empty tensor like `own` for the whole batch, in the same order of memory, by which masks are drawn."""
+        whole = own.new_empty(self.size, *own.shape[1:])
+        if own.dim() == 4 and own.is_contiguous(memory_format=torch.channels_last) and not own.is_contiguous():
+            return whole.contiguous(memory_format=torch.channels_last)
+        return whole
+
+
+def batch_norm(world: World, input: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None,
+               weight: Tensor | None = None, bias: Tensor | None = None, momentum: float = 0.1,
+               eps: float = 1e-5) -> Tensor:  # fmt: skip
+    """`torch.nn.functional.batch_norm` in training mode, with the statistics of all processes' inputs together.
+
+    On CUDA by torch's own kernels, which know no CPU. Elsewhere each process's mean and variance are merged: a
+    difference of squares would cancel. Reference: Chan, Golub, LeVeque, "Updating Formulae", Stanford STAN-CS-79-773.
+
+    Shape:
+        input B x C x ..., where B and the rest may differ between processes; everything else C.
+    """
+    if input.is_cuda:
+        return SyncBatchNorm.apply(
+            input, weight, bias, running_mean, running_var, eps, momentum, dist.group.WORLD, world.size
+        )
+    dims, channels = [d for d in range(input.dim()) if d != 1], [1, -1] + [1] * (input.dim() - 2)
+    values = input.to(torch.promote_types(input.dtype, torch.float32))
+    own_var, own_mean = torch.var_mean(values, dims, correction=0)
+    own = torch.stack([own_mean, own_var, torch.full_like(own_mean, input.numel() // input.shape[1])])
+    table = own.new_zeros(world.size, *own.shape)  # a row for each process: one sum gathers them
+    table[world.rank] = own
+    means, variances, counts = world.total(table).unbind(1)
+    count = counts.sum(0)
+    mean = (counts * means).sum(0) / count
+    var = (counts * (variances + (means - mean).square())).sum(0) / count
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            running_var.lerp_((var * count / (count - 1)).to(running_var.dtype), momentum)  # unbiased, as torch's is
+    scale = (var + eps).rsqrt()
+    normalised = (values - mean.view(channels)) * (scale if weight is None else scale * weight).view(channels)
+    return (normalised if bias is None else normalised + bias.view(channels)).to(input.dtype)

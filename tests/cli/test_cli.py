@@ -1,0 +1,81 @@
+"""`kd preview` tells the plan that training will follow, at once."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from kd.cli import main
+from kd.config.compose import compose
+from kd.config.read import read
+
+REFERENCE = "experiment=b0_from_b3_temp_prog"
+GUIDE = "experiment=temp_prog_guide"
+
+
+def preview(capsys, *arguments):
+    main(["preview", *arguments])
+    return capsys.readouterr().out
+
+
+def rows(text):
+    """(first epoch, last epoch, open blocks) of each row of the printed table."""
+    found = []
+    for line in text.splitlines()[1:]:
+        first, _, last = line.split()[0].partition("-")
+        found.append((int(first), int(last or first), int(line.split(" of ")[0].split()[-1])))
+    return found
+
+
+def test_preview_prints_the_reference_table(capsys):
+    # In the source, epochs are counted from 1: 1-5, 6-8, 9-11, ..., 24 and later.
+    expected = [(0, 4, 0), (5, 7, 1), (8, 10, 2), (11, 13, 3), (14, 16, 4), (17, 19, 5), (20, 22, 6), (23, 49, 7)]
+    assert rows(preview(capsys, REFERENCE)) == expected
+
+
+def test_preview_prints_the_table_of_the_guide(capsys):
+    expected = [(0, 9, 0), (10, 14, 1), (15, 19, 2), (20, 24, 3), (25, 29, 4), (30, 34, 5), (35, 39, 6), (40, 49, 7)]
+    assert rows(preview(capsys, GUIDE)) == expected
+
+
+def test_json_holds_one_object_per_epoch_of_the_plan_that_trains(capsys):
+    overrides = ["schedule=cosine", "unfreeze.rate=3", "trainer.epochs=50"]
+    timeline = read(compose(overrides)).timeline(7)
+    assert json.loads(preview(capsys, *overrides, "--json")) == [
+        {
+            "epoch": plan.epoch,
+            "temperature": plan.temperature,
+            "unfrozen_blocks": plan.unfrozen_blocks,
+            "lr": {"decoder": plan.lr_decoder, "encoder": plan.lr_blocks[0]},
+        }
+        for plan in timeline
+    ]
+
+
+def test_png_is_a_picture(capsys, tmp_path):
+    preview(capsys, "schedule=linear", "--png", str(tmp_path / "plan.png"))
+    with Image.open(tmp_path / "plan.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 300
+
+
+def test_preview_needs_no_data_and_no_teacher(capsys):
+    assert preview(capsys, "data=folder", "data.root=/nowhere", "teacher=file", "teacher.path=/nowhere")
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_preview_imports_nothing_heavy(form):
+    code = (
+        "import sys; from kd.cli import main; main(['preview', *sys.argv[1:]]);"
+        "heavy = {'torch', 'albumentations', 'cv2', 'mlflow', 'matplotlib', 'segmentation_models_pytorch'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, REFERENCE, *form], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_output_may_be_cut_short_by_its_reader():
+    code = "from kd.cli import main; main(['preview', 'trainer.epochs=5000', 'unfreeze.rate=600', '--json'])"
+    done = subprocess.run(["bash", "-c", f'{sys.executable} -c "{code}" | head -1'], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[\n", "")

@@ -1,0 +1,49 @@
+"""Where a project lives, and what a configuration may build."""
+
+import subprocess
+import sys
+
+import pytest
+
+from kd.config.compose import PROJECT, TARGETS, WHITELIST, compose, known_keys, options
+
+
+def test_a_configuration_may_build_schedules_policies_and_data_sets_alone():
+    assert {name for classes in TARGETS.values() for name in classes} == {
+        *(f"kd.plan.{name}" for name in ("Constant", "Linear", "Cosine", "Exponential", "Piecewise")),
+        *(f"kd.plan.{name}" for name in ("Progressive", "AtEpoch", "All", "Frozen")),
+        *(f"kd.data.{name}" for name in ("Shapes", "Folder", "OxfordPet")),
+    }
+
+
+@pytest.mark.parametrize("target", WHITELIST)
+def test_every_target_is_a_class_where_it_says(target):
+    module, _, name = target.rpartition(".")
+    assert isinstance(getattr(sys.modules[module], name), type)
+
+
+def test_the_root_is_what_the_environment_says(root):
+    assert compose([]).root == str(root)
+
+
+def test_the_root_is_the_projects_own_folder_wherever_one_stands(tmp_path, monkeypatch):
+    monkeypatch.delenv("KD_ROOT")
+    monkeypatch.chdir(tmp_path)
+    assert compose([]).root == str(PROJECT)
+
+
+def test_an_override_of_the_root_wins(tmp_path):
+    assert compose([f"root={tmp_path}/other"]).root == f"{tmp_path}/other"
+
+
+def test_keys_that_messages_propose_exist():
+    assert {"schedule", "schedule.initial", "unfreeze.rate", "loss.alpha", "experiment"} <= set(known_keys())
+
+
+def test_options_are_those_of_the_folder():
+    assert options("tracking") == "choose from mlflow, none"
+
+
+def test_importing_the_light_modules_imports_no_torch():
+    code = "import sys, kd.composition, kd.config, kd.mistakes, kd.cli; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,135 @@
+"""How whatever goes wrong is told: one line and an exit code, before heavy imports. The catalogue: test_bad_inputs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kd.config.compose import PROJECT, compose
+from kd.config.hydra_errors import one_line_errors
+from kd.config.read import read
+from kd.errors import ConfigError, UserError
+from kd.system import files
+
+
+def one_line(error: str) -> str:
+    assert error.startswith("error: "), error
+    assert error.count("\n") == 1, error
+    return error
+
+
+def train(*overrides, **env):
+    environment = {**os.environ, **env}
+    return subprocess.run(
+        [sys.executable, str(PROJECT / "train.py"), *overrides],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+
+
+def leftovers(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+def test_train_tells_the_same_line_and_leaves_nothing_behind(root):
+    done = train("schedule.initial=-1")
+    assert done.returncode == 2
+    assert "schedule.initial must be a positive" in one_line(done.stderr)
+    assert leftovers(root) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ConfigError("a=1 is wrong"), "error: a=1 is wrong (docs/configuration.md)\n"),
+        (ConfigError("a=1 is wrong", page="gpus"), "error: a=1 is wrong (docs/gpus.md)\n"),
+        (UserError("no place"), "error: no place\n"),
+    ],
+)
+def test_the_line_ends_with_the_page_that_helps(error, line, capsys):
+    with pytest.raises(SystemExit), one_line_errors():
+        raise error
+    assert capsys.readouterr().err == line
+
+
+def test_the_traceback_is_there_for_who_asks():
+    done = train("schedule.initial=-1", HYDRA_FULL_ERROR="1")
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
+    for module in ("torch", "albumentations", "mlflow", "segmentation_models_pytorch"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('imported too early')")
+    done = train("trainer.epochs=0", PYTHONPATH=str(tmp_path))
+    assert "trainer.epochs=0" in one_line(done.stderr)
+
+
+def test_a_mismatched_torchvision_is_advised_on(tmp_path, root):
+    (tmp_path / "shadow").mkdir()
+    message = "operator torchvision::nms does not exist"
+    (tmp_path / "shadow" / "torchvision.py").write_text(f"raise RuntimeError({message!r})")
+    done = train("trainer.epochs=1", "unfreeze=all", PYTHONPATH=str(tmp_path / "shadow"))
+    assert done.returncode == 1
+    assert "matching pair" in one_line(done.stderr)
+    assert "requirements.lock" in done.stderr
+
+
+# what hydra and the system say, in our words
+
+
+def refusal(capsys, call) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as exit_, one_line_errors():
+        call()
+    return exit_.value.code, one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("typed", ["root=${nothing}", "loss.alpha=${loss.beta}", "hydra.mode=foo", "seed=[1"])
+def test_hydras_own_lines_of_keys_types_and_links_are_left_out(typed, capsys):
+    code, error = refusal(capsys, lambda: read(compose([typed, "loss.beta=${loss.alpha}"])))
+    assert code == 2
+    assert not any(noise in error for noise in ("full_key", "object_type", "https://"))
+
+
+def test_an_error_of_hydras_that_names_no_key_is_told_with_the_override_it_was_at(capsys):
+    assert refusal(capsys, lambda: compose(["seed=1", "loss=5"]))[1].startswith("error: loss=5: ")
+
+
+def test_a_recipe_that_is_no_yaml_is_told_in_one_line(capsys):
+    code, error = refusal(capsys, lambda: yaml.safe_load("a: [\n1"))
+    assert code == 2
+    assert "expected ',' or ']'" in error
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), ValueError("x")])
+def test_a_defect_of_ours_keeps_its_traceback(error):
+    def defect(*_):
+        raise error
+
+    with pytest.raises(type(error)), one_line_errors():
+        files.write_atomically(Path("/tmp/never"), defect)
+
+
+def test_an_interrupt_is_told_and_ends_with_130(capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as exit_, one_line_errors():
+        interrupt()
+    assert (exit_.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_of_several_processes_the_first_tells_and_all_fail(rank, lines, monkeypatch, capsys):
+    several = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in several.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise ConfigError("trainer.epochs=0: should be more")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == lines

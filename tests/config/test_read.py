@@ -1,0 +1,125 @@
+"""A composed configuration becomes typed settings, or one error."""
+
+import json
+
+import pytest
+from omegaconf import DictConfig
+
+from kd.config.compose import compose, plain
+from kd.config.read import block_count, read
+from kd.errors import ConfigError, UserError
+from kd.experiment.job import discard
+from kd.plan import schedules, unfreeze
+from kd.settings import NetworkSettings, TeacherFile, TrainedTeacher
+
+
+def holds_omegaconf(value):
+    if isinstance(value, dict):
+        return any(map(holds_omegaconf, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(holds_omegaconf, value))
+    return isinstance(value, DictConfig) or type(value).__module__.startswith("omegaconf")
+
+
+def test_settings_are_plain_python():
+    settings = read(compose([]))
+    assert settings.schedule == schedules.Cosine(4.0, 1.0)
+    assert settings.unfreeze == unfreeze.Progressive(5, 3)
+    assert not holds_omegaconf(settings.augment.transforms)
+    assert not holds_omegaconf(settings.data.image_size)
+    assert not holds_omegaconf(plain(compose(["experiment=t10_curriculum"])))
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        read(compose([])).trainer.epochs = 3
+
+
+def test_one_objective_and_a_list_are_both_taken():
+    assert read(compose(["objective=val/dice"])).objective == ("val/dice",)
+    several = read(compose(["objective=[val/miou,student/latency_ms]"])).objective
+    assert several == ("val/miou", "student/latency_ms")
+
+
+def test_the_iou_of_a_class_is_an_objective():
+    assert read(compose(["objective=val/iou/foreground"])).objective == ("val/iou/foreground",)
+    with pytest.raises(ConfigError, match="val/iou/nucleus"):
+        read(compose(["objective=val/iou/nucleus"]))
+
+
+def test_agreement_is_no_objective_without_a_teacher():
+    with pytest.raises(ConfigError, match="needs a teacher"):
+        read(compose(["objective=val/teacher_agreement", "loss=hard_only"]))
+
+
+def test_the_teacher_is_trained_or_a_file():
+    assert isinstance(read(compose([])).teacher, TrainedTeacher)
+    given = read(compose(["teacher=file", "teacher.path=x"]), look_at_data=False).teacher
+    assert given == TeacherFile(path="x", cache="auto", cache_gb=20)
+
+
+def test_a_wrong_teacher_setting_is_named_without_its_kind():
+    with pytest.raises(ConfigError, match=r"^teacher\.lr=-1: "):
+        read(compose(["teacher.lr=-1"]))
+
+
+def describe(folder, names):
+    (folder / "student.safetensors").touch()
+    spec = {"arch": "unet", "encoder": "resnet18", "classes": len(names), "class_names": names}
+    (folder / "student.json").write_text(json.dumps({**spec, "mean": [0, 0, 0], "std": [1, 1, 1]}))
+    return ["teacher=file", f"teacher.path={folder}"]
+
+
+def test_a_teacher_of_other_classes_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"knows 3 classes \(a, b, c\) by 3 logits, the data has 2 classes"):
+        read(compose(describe(tmp_path, ["a", "b", "c"])))
+
+
+def test_a_teacher_that_no_loss_looks_at_is_not_looked_for():
+    assert read(compose(["teacher=file", "teacher.path=/nowhere", "loss=hard_only"]))
+
+
+def test_data_that_is_not_there_is_told():
+    with pytest.raises(UserError, match="/nowhere"):
+        read(compose(["data=folder", "data.root=/nowhere"]))
+
+
+@pytest.mark.parametrize("keep", ["metrics.jsonl", "precious.txt"])
+def test_a_folder_with_anything_of_worth_is_never_removed(tmp_path, keep):
+    folder = tmp_path / "run"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / keep).touch()
+    discard(folder)
+    assert (folder / keep).exists()
+
+
+def test_a_folder_with_what_hydra_wrote_alone_is_removed(tmp_path):
+    folder = tmp_path / "run"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / "train.log").touch()
+    discard(folder)
+    assert not folder.exists()
+
+
+def test_blocks_of_an_encoder_that_no_table_has_are_counted():
+    assert block_count(NetworkSettings(arch="unet", encoder="tu-mobilenetv3_small_075")) in range(4, 8)
+    assert block_count(NetworkSettings(arch="pspnet", encoder="resnet18")) < 5
+
+
+def test_an_unknown_encoder_has_no_blocks():
+    with pytest.raises(UserError, match="efficientnet-b0"):
+        block_count(NetworkSettings(arch="unet", encoder="efficientnet-b00"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("~schedule", "schedule="), ("+schedule._convert_=all", "schedule._convert_ is not an option"),
+        ("schedule._target_=kd.plan.All", "schedule._target_=kd.plan.All is not what"),
+        ("objective=[val/miou,val/miou]", "should name each metric once"), ("root=", "root=''"),
+    ],
+)  # fmt: skip
+def test_what_a_group_cannot_be_is_told(typed, says):
+    with pytest.raises(ConfigError) as caught:
+        read(compose([typed]))
+    assert says in str(caught.value)

@@ -1,0 +1,283 @@
+"""Samples are what their source reads, wherever they are kept, and are read from it once where there is room."""
+
+import multiprocessing
+import os
+import resource
+import signal
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import PIL
+import pytest
+from pairs import put
+from PIL import Image
+
+from kd.data import Folder, Shapes
+from kd.data import cache as module
+from kd.data.cache import Samples, kept
+from kd.data.loading import EvalLoader
+from kd.errors import DataError
+from kd.system.record_file import FileSlots, file_bytes
+
+SIZES = {"train": 7, "val": 3, "test": 2}
+RECORD = 4 * 32 * 32  # bytes: three colours and a mask
+FORK = multiprocessing.get_context("fork")
+
+
+class Counted(Shapes):
+    """Shapes that count, over all processes, how often they are drawn."""
+
+    drawn = FORK.Value("i", 0)
+
+    def read(self, split, index):
+        with self.drawn.get_lock():
+            self.drawn.value += 1
+        return super().read(split, index)
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch):
+    monkeypatch.setattr(module, "_memory", {})
+    Counted.drawn.value = 0
+
+
+def source(cache="ram", of=Counted, **options) -> Shapes:
+    return of(image_size=(32, 32), cache=cache, **(SIZES | options))
+
+
+def read_all(samples) -> list[bytes]:
+    return [part.tobytes() for split, size in SIZES.items() for index in range(size)
+            for part in samples.read(split, index)]  # fmt: skip
+
+
+ALL = sum(SIZES.values())
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return read_all(source(of=Shapes))
+
+
+@pytest.mark.parametrize(("cache", "drawn"), [("ram", ALL), ("disk", ALL), ("off", 2 * ALL)])
+def test_samples_are_those_of_the_source_and_are_read_from_it_once(cache, drawn, expected, root):
+    samples = kept(source(cache), root)
+    for _ in range(2):
+        assert read_all(samples) == expected
+    assert Counted.drawn.value == drawn
+    assert [samples.size(split) for split in SIZES] == list(SIZES.values())
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk", "off"])
+def test_a_sample_has_the_shape_and_type_that_a_source_promises_and_is_the_readers_own(cache, root, expected):
+    samples = kept(source(cache), root)
+    for _ in range(2):
+        image, mask = samples.read("val", 1)
+        assert (image.shape, mask.shape) == ((32, 32, 3), (32, 32))
+        assert image.dtype == mask.dtype == np.uint8
+        image[:], mask[:] = 0, 0  # what an augmentation may do
+    assert read_all(samples) == expected
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_a_sample_that_is_not_there_is_the_sources_mistake(cache, root):
+    samples = kept(source(cache), root)
+    for index in (-1, 7):
+        with pytest.raises(IndexError, match=r"index must be in 0\.\.6 for train"):
+            samples.read("train", index)
+    with pytest.raises(ValueError, match="split must be one of"):
+        samples.read("trial", 0)
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_a_sample_that_cannot_be_read_is_asked_for_again(cache, root):
+    class Broken(Shapes):
+        def read(self, split, index):
+            raise DataError("broken: mend it")
+
+    samples = kept(source(cache, of=Broken), root)
+    for _ in range(2):
+        with pytest.raises(DataError, match="broken"):
+            samples.read("train", 0)
+    assert read_all(Samples(source(of=Shapes), samples._slots)) == read_all(source(of=Shapes))
+
+
+# who shares it
+
+
+@pytest.mark.parametrize(("cache", "drawn"), [("ram", ALL), ("disk", ALL), ("off", 3 * ALL)])
+def test_what_a_process_runs_one_after_another_shares_the_samples(cache, drawn, expected, root):
+    for _ in range(3):
+        assert read_all(kept(source(cache), root)) == expected
+    assert Counted.drawn.value == drawn
+
+
+def test_another_data_set_takes_the_place_in_memory(root):
+    read_all(kept(source(), root))
+    other = kept(source(seed=1), root)
+    assert read_all(other) == read_all(source(seed=1, of=Shapes))
+    assert {key for key, _ in module._memory} == {source(seed=1).fingerprint()}
+
+
+def test_a_file_that_changes_is_another_data_set(root):
+    for split in ("train", "val"):
+        put(root / "data", "s", split=split)
+    folder = Folder(root / "data", image_size=(32, 32), cache="disk")
+    before = kept(folder, root / "cache").read("train", 0)[0].copy()
+    picture = root / "data" / "images" / "train" / "s.png"
+    with Image.open(picture) as image:
+        Image.eval(image, lambda value: 255 - value).save(picture)
+    after = kept(replace(folder), root / "cache").read("train", 0)[0]
+    assert np.array_equal(after, replace(folder, cache="off").read("train", 0)[0])
+    assert not np.array_equal(after, before)
+    assert len(list((root / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize("library", [PIL, cv2, np], ids=lambda library: library.__name__)
+def test_what_another_version_has_decoded_is_not_taken(library, root, monkeypatch):
+    read_all(kept(source("disk"), root))
+    monkeypatch.setattr(library, "__version__", "0.0")
+    read_all(kept(source("disk"), root))
+    assert Counted.drawn.value == 2 * ALL
+
+
+def test_the_disk_outlives_the_process(root, expected):
+    reader = FORK.Process(target=lambda: read_all(kept(source("disk"), root)))
+    reader.start()
+    reader.join(60)
+    assert read_all(kept(source("disk"), root)) == expected
+    assert Counted.drawn.value == ALL
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_workers_fill_what_the_main_process_reads(cache, root, expected):
+    samples = kept(source(cache), root)
+    for split in SIZES:
+        loader = EvalLoader(samples, split, 2, workers=2)
+        assert sum(len(batch) for batch in loader) == SIZES[split]
+    assert Counted.drawn.value == ALL
+    assert read_all(samples) == expected
+    assert Counted.drawn.value == ALL
+
+
+# budget
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+@pytest.mark.parametrize("fits", [0, 1, 8, ALL, 10**6])
+def test_what_does_not_fit_is_read_anew_and_training_comes_first(cache, fits, expected, root):
+    samples = kept(source(cache, cache_gb=(fits + 0.5) * file_bytes(1, RECORD) / 1e9), root)
+    for _ in range(2):
+        assert read_all(samples) == expected
+    there = min(fits, ALL)
+    assert Counted.drawn.value == 2 * ALL - there
+    Counted.drawn.value = 0
+    for index in range(SIZES["train"]):
+        samples.read("train", index)
+    assert Counted.drawn.value == max(0, SIZES["train"] - fits)
+    assert sum(path.stat().st_size for path in root.rglob("*.slots")) <= (fits + 0.5) * file_bytes(1, RECORD)
+
+
+def test_no_more_than_a_part_of_the_free_memory_is_taken(monkeypatch, root, expected):
+    free = 2 * 3 * file_bytes(1, RECORD)
+    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: type("Memory", (), {"available": free}))
+    samples = kept(source(), root)
+    for _ in range(2):
+        assert read_all(samples) == expected
+    assert Counted.drawn.value == 2 * ALL - 3
+
+
+# damage, and disks that are full
+
+
+def slots(root):
+    return next(root.rglob("train.slots"))
+
+
+def flip(path):
+    place = FileSlots(path)._place(4)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def put_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def put_other_records(path, count, size):
+    path.unlink()
+    module.create(path, count, size)
+
+
+DAMAGE = {
+    "a flipped byte": (flip, 1),
+    "cut": (lambda path: os.truncate(path, 5000), 7),
+    "garbage": (lambda path: path.write_bytes(b"garbage"), 7),
+    "no counts": (lambda path: path.write_bytes(b"{}".ljust(4096)), 7),
+    "other records": (lambda path: put_other_records(path, 7, RECORD + 1), 7),
+    "too many": (lambda path: put_other_records(path, 8, RECORD), 7),
+    "a pipe": (put_pipe, 7),
+}
+
+
+@pytest.mark.parametrize(("damage", "lost"), DAMAGE.values(), ids=DAMAGE)
+def test_what_is_damaged_is_read_anew_and_mended(damage, lost, expected, root):
+    read_all(kept(source("disk"), root))
+    damage(slots(root))
+    for drawn in (lost, 0):
+        Counted.drawn.value = 0
+        assert read_all(kept(source("disk"), root)) == expected
+        assert Counted.drawn.value == drawn
+
+
+def test_where_there_can_be_no_cache_samples_are_read_anew(root, expected, caplog):
+    (root / "file").write_text("no folder")
+    assert read_all(kept(source("disk"), root / "file" / "data")) == expected
+    assert "data.cache=disk: " in caplog.text
+    assert "samples are read anew each time" in caplog.text
+
+
+def test_memory_that_is_not_given_is_done_without(root, expected, monkeypatch, caplog):
+    def refuse(count, size):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(module, "MemorySlots", refuse)
+    assert read_all(kept(source(), root)) == expected
+    assert "data.cache=ram: [Errno 12] Cannot allocate memory" in caplog.text
+
+
+def on_a_full_disk(samples, expected, limit):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    for _ in range(2):
+        assert read_all(samples) == expected
+
+
+def test_a_disk_that_fills_up_takes_the_cache_and_not_the_run(root, expected):
+    samples = kept(source("disk"), root)
+    process = FORK.Process(target=on_a_full_disk, args=(samples, expected, 4096 + 8 * 7 + 3 * RECORD + 9))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert read_all(kept(source("disk"), root)) == expected
+    assert FileSlots(slots(root)).damaged() == []
+
+
+def test_samples_that_are_deleted_meanwhile_are_read_on(root, expected):
+    samples = kept(source("disk"), root)
+    read_all(samples)
+    for path in root.rglob("*.slots"):
+        path.unlink()
+    assert read_all(samples) == expected
+    assert Counted.drawn.value == ALL
+
+
+def test_a_folder_of_samples_says_what_it_is_and_when_it_was_used(root):
+    kept(source("disk"), root)
+    (facts,) = root.rglob("facts.json")
+    os.utime(facts, (0, 0))
+    kept(source("disk"), root)
+    assert facts.stat().st_mtime > 0
+    assert '"train": 7' in facts.read_text()

@@ -1,0 +1,432 @@
+"""Batches follow from (seed, epoch, position); workers change nothing but the time."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import albumentations
+import numpy as np
+import program
+import pytest
+import torch
+from pairs import put
+from torch import nn
+
+from kd.config.compose import compose
+from kd.config.read import read
+from kd.data import Folder, Shapes
+from kd.data.augmentation import Augmentation
+from kd.data.loading import Batch, EvalLoader, TrainLoader
+from kd.distillation.logit_cache import Answers
+from kd.errors import ConfigError, DataError
+from kd.experiment.context import Bench
+from kd.networks.network import Network
+from kd.settings import NetworkSettings
+from kd.system.signals import Stop
+from kd.system.world import World
+from tests.data.test_augmentation import recipe
+
+SOURCE = Shapes(image_size=(32, 32), train=23, val=7, test=5)
+
+
+class Broken(Shapes):
+    """Shapes of which one sample cannot be read."""
+
+    def read(self, split, index):
+        if index == 3:
+            raise DataError(f"{self.name(split, index)} is broken: mend it")
+        return super().read(split, index)
+
+
+def augmentation(seed=0):
+    return Augmentation([albumentations.HorizontalFlip(p=0.5), albumentations.GaussNoise(p=0.5)], seed)
+
+
+def loader(source=SOURCE, seed=0, batch_size=4, **options):
+    return TrainLoader(source, augmentation(seed), batch_size, seed, **options)
+
+
+def same(one, other):
+    tensors = ("images", "masks", "indices")
+    return one.view == other.view and all(torch.equal(getattr(one, t), getattr(other, t)) for t in tensors)
+
+
+def all_same(one, other):
+    one, other = list(one), list(other)
+    return len(one) == len(other) and all(map(same, one, other))
+
+
+@pytest.fixture(scope="module")
+def two_workers():
+    return loader(workers=2)
+
+
+def test_workers_change_nothing_in_any_epoch_and_order(two_workers):
+    alone = loader()
+    for epoch in (0, 1, 5, 1):
+        assert all_same(alone.epoch(epoch), two_workers.epoch(epoch))
+
+
+def test_workers_live_on_over_epochs(two_workers):
+    list(two_workers.epoch(0))
+    first = {worker.pid for worker in two_workers._loader._iterator._workers}
+    list(two_workers.epoch(1))
+    assert {worker.pid for worker in two_workers._loader._iterator._workers} == first
+    assert len(first) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_abandoned_epoch_leaves_no_trace(workers, two_workers):
+    used = two_workers if workers else loader()
+    for _ in zip(range(2), used.epoch(3), strict=False):
+        pass
+    assert all_same(used.epoch(4), loader().epoch(4))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("start", [0, 1, 4, 5])
+def test_starting_late_gives_the_rest_of_the_epoch(workers, start, two_workers):
+    used = two_workers if workers else loader()
+    assert all_same(used.epoch(2, start), list(loader().epoch(2))[start:])
+
+
+def test_skipped_batches_are_not_loaded():
+    class Counting(Shapes):
+        reads = 0
+
+        def read(self, split, index):
+            Counting.reads += 1
+            return super().read(split, index)
+
+    list(loader(Counting(image_size=(32, 32), train=23)).epoch(0, start=3))
+    assert Counting.reads == 2 * 4
+
+
+def test_an_epoch_shows_each_sample_at_most_once_in_an_order_of_its_own():
+    orders = []
+    for seed in (0, 1):
+        for epoch in (0, 1):
+            batches = list(loader(seed=seed).epoch(epoch))
+            orders.append(tuple(torch.cat([batch.indices for batch in batches]).tolist()))
+            assert {batch.view for batch in batches} == {epoch}
+    assert all(len(order) == len(set(order)) == 20 for order in orders)
+    assert len(set(orders)) == 4
+
+
+def test_all_samples_are_seen_over_epochs():
+    seen = torch.cat([batch.indices for epoch in range(8) for batch in loader().epoch(epoch)])
+    assert set(seen.tolist()) == set(range(23))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "lengths"),
+    [(4, [4] * 5), (23, [23]), (22, [22]), (24, [23]), (1, [1] * 23)],
+)
+def test_the_incomplete_batch_is_dropped_unless_it_is_the_only_one(batch_size, lengths):
+    used = loader(batch_size=batch_size)
+    assert [len(batch) for batch in used.epoch(0)] == lengths
+    assert used.steps() == len(lengths)
+
+
+def test_a_batch_holds_the_views_of_its_samples():
+    batch = next(loader().epoch(6))
+    assert batch.images.shape == (4, 3, 32, 32)
+    assert batch.masks.shape == (4, 32, 32)
+    assert batch.images.dtype == batch.masks.dtype == torch.uint8
+    assert batch.indices.dtype == torch.int64
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    for position, index in enumerate(batch.indices.tolist()):
+        image, mask = augmentation()(*SOURCE.read("train", index), 6, index)
+        assert np.array_equal(batch.images[position].permute(1, 2, 0).numpy(), image)
+        assert np.array_equal(batch.masks[position].numpy(), mask)
+
+
+def test_a_batch_moves_whole():
+    batch = next(loader().epoch(0))
+    moved = batch.to("cpu", non_blocking=True)
+    assert isinstance(moved, Batch)
+    assert same(moved, batch)
+    assert batch.to("meta").masks.device.type == "meta"
+    assert batch.answers is moved.answers is None
+    answered = replace(batch, answers=torch.ones(4, 1, 32, 32, dtype=torch.float16))
+    assert torch.equal(answered.to("cpu").answers, answered.answers)
+    assert answered.to("meta").answers.device.type == "meta"
+
+
+# views that come again, and what a teacher has said of them
+
+
+def test_epochs_see_only_so_many_views_in_turn():
+    used = loader(views=3)
+    for epoch in range(7):
+        for batch in used.epoch(epoch):
+            assert batch.view == epoch % 3
+            for position, index in enumerate(batch.indices.tolist()):
+                image, _ = augmentation()(*SOURCE.read("train", index), epoch % 3, index)
+                assert np.array_equal(batch.images[position].permute(1, 2, 0).numpy(), image)
+
+
+def test_views_that_come_again_come_in_an_order_of_their_own():
+    """The order follows from the epoch, and not from the view."""
+    orders = [[batch.indices.tolist() for batch in loader(views=2).epoch(epoch)] for epoch in (0, 2)]
+    assert orders[0] == [batch.indices.tolist() for batch in loader().epoch(0)]
+    assert orders[0] != orders[1]
+
+
+def test_as_many_views_as_epochs_are_a_new_one_in_each():
+    for epoch in range(3):
+        assert all_same(loader(views=3).epoch(epoch), loader().epoch(epoch))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_answers_come_with_the_batch_whose_they_are_once_all_of_them_are_known(workers, tmp_path):
+    answers = Answers(tmp_path / "teacher" / "abc", 23, (1, 2, 2))
+    used = loader(views=2, workers=workers, answers=answers)
+    assert all(batch.answers is None for batch in used.epoch(0))
+
+    def answer(view, index):
+        return torch.tensor([[[view, index], [index, view]]]).half()
+
+    missing = 5
+    for view in (0, 1):
+        known = [index for index in range(23) if index != missing]
+        answers.write(view, known, torch.stack([answer(view, index) for index in known]))
+    for epoch in (1, 2):
+        for batch in used.epoch(epoch):
+            indices = batch.indices.tolist()
+            assert (batch.answers is None) == (missing in indices)
+            if batch.answers is not None:
+                assert torch.equal(batch.answers, torch.stack([answer(epoch % 2, index) for index in indices]))
+    answers.write(0, [missing], answer(0, missing)[None])
+    assert all(batch.answers is not None for batch in used.epoch(4))
+    assert all_same(used.epoch(4), loader(views=2).epoch(4))
+
+
+def test_the_number_of_views_is_checked():
+    with pytest.raises(ValueError, match="views must be a whole number, 1 or more, but got 0"):
+        loader(views=0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluation_sees_every_sample_once_in_order_and_unchanged(workers, split):
+    used = EvalLoader(SOURCE, split, 3, workers)
+    for _ in range(2):
+        batches = list(used)
+        assert len(batches) == len(used)
+        assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(SOURCE.size(split)))
+        assert {batch.view for batch in batches} == {-1}
+        for batch in batches:
+            for position, index in enumerate(batch.indices.tolist()):
+                image, mask = SOURCE.read(split, index)
+                assert np.array_equal(batch.images[position].permute(1, 2, 0).numpy(), image)
+                assert np.array_equal(batch.masks[position].numpy(), mask)
+
+
+def test_loading_draws_nothing_from_the_global_generators(two_workers):
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    list(loader().epoch(0))
+    list(two_workers.epoch(0))
+    list(EvalLoader(SOURCE, "val", 3))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_users_mistake_arrives_as_itself(workers):
+    source = Broken(image_size=(32, 32), train=8, val=8)
+    message = r"^train_00003 is broken: mend it$"
+    used = loader(source, workers=workers)
+    for epoch in (0, 1):
+        with pytest.raises(DataError, match=message):
+            list(used.epoch(epoch))
+    with pytest.raises(DataError, match=r"^val_00003 is broken: mend it$"):
+        list(EvalLoader(source, "val", 2, workers))
+
+
+def test_a_mistake_in_the_augmentation_arrives_as_itself():
+    used = TrainLoader(SOURCE, Augmentation([albumentations.Normalize(p=1)], 0), 4, 0, workers=1)
+    with pytest.raises(ConfigError, match="by Normalize"):
+        list(used.epoch(0))
+
+
+def test_arguments_are_checked():
+    with pytest.raises(ValueError, match="batch_size must be a whole number, 1 or more, but got 0"):
+        loader(batch_size=0)
+    with pytest.raises(ValueError, match="workers must be a whole number, 0 or more, but got -1"):
+        EvalLoader(SOURCE, "val", 1, workers=-1)
+    with pytest.raises(ValueError, match="start must be a whole number, from 0 to 5, but got 6"):
+        next(loader().epoch(0, start=6))
+
+
+def test_a_program_that_stops_in_mid_epoch_ends():
+    program = (
+        "from kd.data import Shapes; from kd.data.loading import *; from kd.data.views import Augmentation\n"
+        "source = Shapes(image_size=(32, 32))\n"
+        "train = TrainLoader(source, Augmentation([], 0), 4, 0, workers=2)\n"
+        "val = EvalLoader(source, 'val', 4, workers=1)\n"
+        "if __name__ == '__main__':\n"
+        "    batches = train.epoch(0)\n"
+        "    print(len(next(batches)), len(list(val)))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout == "4 12\n"
+    assert result.stderr == ""
+
+
+# data that goes bad while a run goes on
+
+
+def overwrite(path):
+    """Half of the file is gone, as while another copy is written over it."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def become_a_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def become_a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+ACCIDENTS = [
+    (lambda path: path.unlink(), "cannot be read (No such file or directory)"),
+    (lambda path: shutil.rmtree(path.parent.parent), "cannot be read (No such file or directory)"),
+    (overwrite, "cannot be read as a picture"),
+    (become_a_folder, "cannot be read (Is a directory)"),
+    (become_a_pipe, "is not a file but a pipe"),
+]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("accident", "says"), ACCIDENTS, ids="vanished whole_folder truncated folder pipe".split())
+def test_a_file_that_goes_bad_in_mid_epoch_is_one_line_that_names_it(accident, says, workers, tmp_path):
+    for number in range(40):
+        put(tmp_path, f"s{number:02}")
+    put(tmp_path, "v", split="val")
+    used = loader(Folder(tmp_path, image_size=(32, 64)), batch_size=2, workers=workers)
+    batches = used.epoch(0)
+    next(batches)
+    order = np.concatenate([batch.indices for batch in loader(Shapes(train=40), batch_size=2).epoch(0)])
+    accident(tmp_path / "images" / "train" / f"s{order[-1]:02}.png")  # far beyond what workers have read ahead
+    with pytest.raises(DataError) as caught:
+        list(batches)
+    assert says in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path}/images/train/s")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_whose_data_vanishes_ends_in_one_line(workers, root):
+    data = root / "pictures"
+    for number in range(16):
+        put(data, f"s{number}", split="train" if number < 8 else "val")
+    running = program.begin(
+        root, "data=folder", f"data.root={data}", "data.image_size=[32,64]", "backbone=tiny", "loss=hard_only",
+        "unfreeze=all", "trainer.batch_size=2", "trainer.epochs=500", "trainer.device=cpu", "tracking=none",
+        "pictures=false", f"trainer.workers={workers}", "data.cache=off",
+    )  # fmt: skip
+    give_up = time.monotonic() + 120
+    while not any(path.stat().st_size for path in root.glob("runs/**/metrics.jsonl")):
+        assert time.monotonic() < give_up
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.05)
+    shutil.rmtree(data / "images")
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 1
+    assert err.count("\n") == 1, err
+    assert err.startswith(f"error: {data}/images/")
+    assert "cannot be read (No such file or directory)" in err
+    assert not list(root.glob("runs/**/*.tmp"))
+
+
+# what validation and test see
+
+
+class WithModes(nn.Module):
+    """Everything that behaves otherwise while training: batch norm and dropout. `seen` is the mode of each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Dropout(0.5))
+        self.head = nn.Conv2d(8, 1, 1)
+        self.seen = []
+        for module in self.modules():
+            module.register_forward_hook(lambda module, *_: self.seen.append(module.training))
+
+    def forward(self, x):
+        return self.head(self.encoder(x))
+
+
+def network():
+    torch.manual_seed(0)
+    return Network(NetworkSettings(arch="unet", encoder="hand-made"), WithModes(), 1, SOURCE.class_names).train()
+
+
+def bench(*overrides, transforms=()):
+    small = ["data.image_size=[32,32]", "data.train=4", "data.val=5", "data.test=3", "trainer.device=cpu"]
+    settings = read(compose(["backbone=tiny", "trainer.batch_size=2", *small, *overrides]))
+    return Bench.of(settings, list(transforms), Stop())
+
+
+def figures(of, split):
+    return of.evaluate(network(), split).metrics(SOURCE.class_names)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_validation_and_test_never_see_augmentation(split):
+    heavy = bench(transforms=recipe("heavy"))
+    assert figures(heavy, split) == figures(bench(), split)
+    shown = torch.cat([batch.images for batch in heavy.loaders[split]])
+    stored = np.stack([heavy.data.read(split, index)[0] for index in range(heavy.data.size(split))])
+    assert np.array_equal(shown.permute(0, 2, 3, 1).numpy(), stored)
+    assert not np.array_equal(
+        next(heavy.train_loader(0).epoch(0)).images, next(bench().train_loader(0).epoch(0)).images
+    )
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_validation_and_test_never_see_temperature(split):
+    cold, hot = (bench("schedule=constant", f"schedule.initial={initial}") for initial in (1, 40))
+    assert cold.settings.schedule(0) != hot.settings.schedule(0)
+    assert figures(cold, split) == figures(hot, split)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_validation_and_test_never_see_training_mode_layers(split):
+    who = network()
+    assert all(module.training for module in who.body.modules())
+    bench().evaluate(who, split)
+    assert who.body.seen
+    assert not any(who.body.seen)
+
+
+# several processes
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_the_processes_parts_of_a_training_batch_make_the_batch(size):
+    parts = [list(loader(world=World(rank, size)).epoch(1)) for rank in range(size)]
+    for whole, *shares in zip(loader().epoch(1), *parts, strict=True):
+        for name in ("images", "masks", "indices"):
+            assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(whole, name))
+        assert len(whole) == loader(world=World(0, size)).batch_size()
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_whole_evaluation_batches_are_dealt_out_among_processes(size):
+    whole, hands = list(EvalLoader(SOURCE, "val", 3)), []
+    for rank in range(size):
+        dealt = EvalLoader(SOURCE, "val", 3, world=World(rank, size))
+        assert len(dealt) == len(whole)
+        hands.append(list(dealt))
+    for index, batch in enumerate(whole):
+        assert same(hands[index % size][index // size], batch)
+    assert sum(map(len, hands)) == len(whole)

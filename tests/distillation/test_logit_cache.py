@@ -1,0 +1,290 @@
+"""Answers are kept as they are computed, within their budget; whatever goes wrong costs the cache and not the run."""
+
+import multiprocessing
+import os
+import resource
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kd.distillation import logit_cache as module
+from kd.distillation.logit_cache import Answers, rounded, taken
+from kd.system.record_file import HEADER, FileSlots, create, file_bytes
+
+SAMPLES, SHAPE = 6, (2, 4, 4)
+RECORD = 2 * 2 * 4 * 4  # bytes
+VIEW = file_bytes(SAMPLES, RECORD)
+LARGEST = 65504.0  # of half precision
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(autouse=True)
+def _no_spare(monkeypatch):
+    """Small as the disk of these tests may be, what matters here is the budget."""
+    monkeypatch.setattr(module, "SPARE", 0)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "teacher" / "abc"
+
+
+def answer(view: int, indices: list[int]) -> torch.Tensor:
+    """What the teacher says of a view of some samples."""
+    rows = [torch.from_numpy(np.random.default_rng([view, index]).normal(size=SHAPE)) for index in indices]
+    return torch.stack(rows).half()
+
+
+def store(to: Answers, view: int, *indices: int) -> None:
+    to.write(view, list(indices), answer(view, list(indices)))
+
+
+def known(of: Answers, view: int) -> list[int]:
+    """The samples whose answer is read, each of which is the right one."""
+    found = [index for index in range(SAMPLES) if of.read(view, [index]) is not None]
+    assert all(torch.equal(of.read(view, [index]), answer(view, [index])) for index in found)
+    return found
+
+
+def files(under: Path) -> dict[Path, tuple[bytes, int]]:
+    """Everything below a folder: bytes and time of change."""
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in under.rglob("*") if path.is_file()}
+
+
+# rounding
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(width=32), min_size=1))
+def test_rounding_is_to_the_nearest_half_and_never_to_infinity(values):
+    logits = torch.tensor(values)
+    halves = rounded(logits)
+    assert halves.dtype == torch.float16
+    for value, half in zip(logits.tolist(), halves.tolist(), strict=True):
+        expected = value if value != value else min(max(value, -LARGEST), LARGEST)
+        np.testing.assert_equal(half, float(np.float16(expected)))
+        assert half != half or abs(half) <= LARGEST
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(width=16), min_size=1))
+def test_what_was_rounded_is_not_changed_by_rounding_again(values):
+    once = rounded(torch.tensor(values))
+    np.testing.assert_array_equal(rounded(once.float()).numpy(), once.numpy())
+
+
+# what is read
+
+
+def test_what_was_written_is_read_in_any_batch(folder):
+    of = Answers(folder, SAMPLES, SHAPE)
+    store(of, 3, 4, 0, 2)
+    for batch in ([4, 0, 2], [2, 4], [0]):
+        assert torch.equal(Answers(folder, SAMPLES, SHAPE).read(3, batch), answer(3, batch))
+    assert of.refused == 0
+
+
+def test_a_batch_is_read_only_if_all_of_it_is_there(folder):
+    of = Answers(folder, SAMPLES, SHAPE)
+    store(of, 0, 1, 2)
+    assert of.read(0, [1, 3]) is None
+    assert of.read(1, [1]) is None
+    assert of.read(0, [SAMPLES]) is None
+
+
+def test_no_view_is_given_for_another_and_many_may_be_open(folder):
+    of = Answers(folder, SAMPLES, SHAPE)
+    for view in range(12):
+        store(of, view, *range(SAMPLES))
+    for view in (0, 11, 3, 4, 3):
+        assert known(of, view) == list(range(SAMPLES))
+    assert len(of._views) <= 3
+
+
+def test_answers_in_another_layout_are_stored_by_value(folder):
+    of = Answers(folder, SAMPLES, SHAPE)
+    batch = answer(0, [0, 1]).contiguous(memory_format=torch.channels_last)
+    of.write(0, [0, 1], batch)
+    assert torch.equal(of.read(0, [0, 1]), batch)
+
+
+def test_numbers_that_are_none_are_kept_as_they_are(folder):
+    of = Answers(folder, SAMPLES, SHAPE)
+    batch = answer(0, [0])
+    batch[0, 0, 0] = float("nan")
+    of.write(0, [0], batch)
+    assert torch.equal(of.read(0, [0]).view(torch.int16), batch.view(torch.int16))
+
+
+def test_a_process_that_is_given_the_answers_reads_them(folder):
+    of = Answers(folder, SAMPLES, SHAPE)
+    store(of, 0, 0, 1)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert torch.equal(pool.apply(of.read, (0, [1, 0])), answer(0, [1, 0]))
+
+
+# the budget
+
+
+def use_views(folder: Path, name: str, budget: int, seed: int) -> None:
+    of = Answers(folder / name, SAMPLES, SHAPE, budget=budget)
+    for view in np.random.default_rng(seed).permutation(5).tolist():
+        store(of, view, *range(SAMPLES))
+        assert taken(folder) <= budget
+
+
+@pytest.mark.parametrize("budget", [0, HEADER, VIEW - 1, VIEW, 2 * VIEW + VIEW // 2, 10 * VIEW])
+def test_teachers_together_never_take_more_than_the_budget(budget, tmp_path):
+    """Two of one teacher and one of another, at once."""
+    processes = [FORK.Process(target=use_views, args=(tmp_path / "t", *job)) for job in
+                 (("a", budget, 0), ("a", budget, 1), ("b", budget, 2))]  # fmt: skip
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert taken(tmp_path / "t") <= budget
+    assert budget - taken(tmp_path / "t") < VIEW or taken(tmp_path / "t") == 10 * VIEW
+
+
+def test_a_view_is_kept_whole_or_not_at_all(folder):
+    of = Answers(folder, SAMPLES, SHAPE, budget=2 * VIEW - 1)
+    assert of.fit(1) == of.fit(3) == 1
+    for view in range(3):
+        store(of, view, *range(SAMPLES))
+    assert [known(of, view) for view in range(3)] == [list(range(SAMPLES)), [], []]
+    assert of.refused == 2 * SAMPLES
+    assert of.fit(1) == of.fit(3) == 1
+
+
+def test_room_that_is_made_is_used_by_the_next_run(folder):
+    full = Answers(folder, SAMPLES, SHAPE, budget=0)
+    store(full, 0, *range(SAMPLES))
+    assert known(full, 0) == []
+    store(Answers(folder, SAMPLES, SHAPE, budget=VIEW), 0, *range(SAMPLES))
+    assert known(full, 0) == list(range(SAMPLES))
+
+
+def test_other_files_do_not_count(tmp_path):
+    create(tmp_path / "a" / "view-000000.slots", 3, 8)
+    (tmp_path / "a" / "facts.json").write_text("{}")
+    (tmp_path / "b.slots").mkdir()
+    assert taken(tmp_path) == file_bytes(3, 8)
+    assert taken(tmp_path / "missing") == 0
+
+
+def test_some_room_on_the_disk_is_left_to_others(folder, monkeypatch):
+    monkeypatch.setattr(module, "SPARE", 10**18)
+    of = Answers(folder, SAMPLES, SHAPE)
+    store(of, 0, 0)
+    assert (of.room(), of.refused, of.fit(2)) == (0, 1, 0)
+    assert not list(folder.rglob("*.slots"))
+
+
+# what is only read, and what cannot be written
+
+
+def test_what_is_only_read_stays_as_it_is(folder, tmp_path):
+    store(Answers(folder, SAMPLES, SHAPE), 0, 0, 1)
+    FileSlots(folder / "view-000000.slots")._store(HEADER, memoryview(bytes([1])))
+    (folder / "view-000001.slots").write_bytes(b"garbage")
+    before = files(tmp_path)
+    of = Answers(folder, SAMPLES, SHAPE, writable=False)
+    assert known(of, 0) == [1]
+    for view in range(3):
+        store(of, view, *range(SAMPLES))
+    assert (known(of, 0), known(of, 1), known(of, 2)) == ([1], [], [])
+    assert files(tmp_path) == before
+    assert of.refused == 3 * SAMPLES
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut", "other records", "too many", "pipe"])
+def test_a_damaged_view_is_put_away_and_made_anew(damage, folder, caplog):
+    store(Answers(folder, SAMPLES, SHAPE), 0, *range(SAMPLES))
+    path = folder / "view-000000.slots"
+    if damage == "cut":
+        os.truncate(path, VIEW - 1)
+    else:
+        path.unlink()
+        make = {
+            "garbage": lambda: path.write_bytes(os.urandom(VIEW)),
+            "other records": lambda: create(path, SAMPLES, RECORD + 1),
+            "too many": lambda: create(path, SAMPLES + 1, RECORD),
+            "pipe": lambda: os.mkfifo(path),
+        }
+        make[damage]()
+    of = Answers(folder, SAMPLES, SHAPE)
+    assert known(of, 0) == []
+    assert caplog.text.count("its answers are computed again") == 1
+    store(of, 0, *range(SAMPLES))
+    assert known(of, 0) == list(range(SAMPLES))
+
+
+def in_the_way(of: Answers) -> Path:
+    """A folder where a view should be, which no unlink removes."""
+    of._path(0).mkdir(parents=True)
+    return of.folder
+
+
+def no_folder(of: Answers) -> Path:
+    of.folder.parent.parent.mkdir(parents=True, exist_ok=True)
+    of.folder.parent.write_text("a file where the folder should be")
+    return of.folder.parent
+
+
+@pytest.mark.parametrize("obstacle", [in_the_way, no_folder])
+def test_where_nothing_can_be_written_nothing_is_and_nobody_is_stopped(obstacle, folder, caplog):
+    of = Answers(folder, SAMPLES, SHAPE)
+    blocked = obstacle(of)
+    for _ in range(3):
+        assert known(of, 0) == []
+        store(of, 0, 0)
+    assert blocked.exists()
+    assert of.refused == 3
+    assert caplog.text.count("teacher.cache") in (1, 2)
+
+
+def on_a_full_disk(of: Answers, limit: int, whole: list[int], refused: int) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    for _ in range(2):
+        store(of, 0, *range(SAMPLES))
+    assert not of.writable
+    assert of.refused == refused
+    assert known(of, 0) == whole
+
+
+@pytest.mark.parametrize(
+    ("limit", "whole", "refused"),
+    [(VIEW - 1, [], 2 * SAMPLES), (HEADER + 8 * SAMPLES + 2 * RECORD + 5, [0, 1], 4 + SAMPLES)],
+)
+def test_a_full_disk_takes_the_cache_and_not_the_run(limit, whole, refused, folder):
+    """A file cannot be made, or, where it was before the disk filled up, not be filled."""
+    of = Answers(folder, SAMPLES, SHAPE)
+    if whole:
+        create(folder / "view-000000.slots", SAMPLES, RECORD)
+    process = FORK.Process(target=on_a_full_disk, args=(of, limit, whole, refused))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert known(of, 0) == whole
+
+
+def test_answers_that_are_deleted_meanwhile_are_stored_again(folder):
+    of = Answers(folder, SAMPLES, SHAPE)
+    store(of, 0, 0)
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    store(of, 0, 1)
+    assert known(of, 0) == [0, 1]  # the file is open, and has no name any more
+    store(of, 1, 1)
+    again = Answers(folder, SAMPLES, SHAPE)
+    assert (known(again, 0), known(again, 1)) == ([], [1])
+    store(again, 0, 2)
+    assert known(Answers(folder, SAMPLES, SHAPE), 0) == [2]

@@ -1,0 +1,649 @@
+"""Laws of the losses. References: a slow float64 loop over pixels, torch's own losses, smp's Dice.
+
+Shapes: B batch, C classes, H and W pixels; C = 1 is binary.
+"""
+
+import itertools
+import math
+
+import pytest
+import together
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from segmentation_models_pytorch.losses import DiceLoss
+
+from kd.distillation.losses import DistillationLoss, binary_kl, cross_entropy, logits_mse, multiclass_kl, pooled_dice
+
+VOID = 255
+ALL_TERMS = {"alpha": 0.3, "beta": 0.5, "gamma": 0.5, "delta": 1.0}
+TEMPERATURES = [0.5, 1.0, 4.0, 20.0]
+CLASSES = [1, 2, 5]
+
+
+def kl_of(classes):
+    """The KL that fits the number of classes."""
+    return binary_kl if classes == 1 else multiclass_kl
+
+
+def logits(classes, seed, size=(2, 6, 5), scale=3.0):
+    """Random B x C x H x W logits."""
+    batch, height, width = size
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(batch, classes, height, width, generator=generator)
+
+
+def labels(classes, seed, size=(2, 6, 5)):
+    """Random B x H x W labels in which every class occurs."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.randint(0, max(classes, 2), size, generator=generator)
+    mask.view(-1)[: max(classes, 2)] = torch.arange(max(classes, 2))
+    return mask
+
+
+def some_valid(seed=7, size=(2, 6, 5)):
+    """A B x H x W mask with valid and ignored pixels."""
+    return torch.rand(size, generator=torch.Generator().manual_seed(seed)) > 0.4
+
+
+def log_probabilities(pixel, temperature):
+    """log softmax(pixel / temperature) of one pixel's logits, in float64 Python."""
+    scaled = [value / temperature for value in pixel]
+    top = max(scaled)
+    log_sum = top + math.log(math.fsum(math.exp(value - top) for value in scaled))
+    return [value - log_sum for value in scaled]
+
+
+def slow_kl(student_BCHW, teacher_BCHW, temperature, valid_BHW=None):
+    """T^2 sum_c p_c (log p_c - log q_c), averaged over the valid pixels, one pixel at a time; (0, z) where C = 1."""
+    batch, classes, height, width = student_BCHW.shape
+    pixels = []
+    for b, y, x in itertools.product(range(batch), range(height), range(width)):
+        if valid_BHW is not None and not valid_BHW[b, y, x]:
+            continue
+        student, teacher = student_BCHW[b, :, y, x].tolist(), teacher_BCHW[b, :, y, x].tolist()
+        if classes == 1:
+            student, teacher = [0.0, *student], [0.0, *teacher]
+        log_q, log_p = log_probabilities(student, temperature), log_probabilities(teacher, temperature)
+        pixels.append(math.fsum(math.exp(p) * (p - q) for p, q in zip(log_p, log_q, strict=True)))
+    return temperature**2 * math.fsum(pixels) / len(pixels)
+
+
+def value_and_gradient(loss, student_BCHW):
+    """The loss of a student and its gradient in the student's logits."""
+    leaf = student_BCHW.clone().requires_grad_()
+    value = loss(leaf)
+    value.backward()
+    return value.detach(), leaf.grad
+
+
+# KL: references
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("classes", CLASSES)
+def test_kl_equals_float64_closed_form(classes, temperature, masked):
+    student, teacher = logits(classes, 0), logits(classes, 1)
+    valid = some_valid() if masked else None
+    expected = slow_kl(student, teacher, temperature, valid)
+    assert kl_of(classes)(student, teacher, temperature, valid).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_multiclass_temperature_one_equals_plain_kl(classes):
+    student, teacher = logits(classes, 0), logits(classes, 1)
+    plain = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True)
+    assert multiclass_kl(student, teacher, 1.0).item() == pytest.approx(plain.sum(1).mean().item(), rel=1e-5)
+
+
+def test_binary_temperature_one_equals_plain_kl():
+    student, teacher = logits(1, 0), logits(1, 1)
+    log_q = torch.cat([F.logsigmoid(-student), F.logsigmoid(student)], dim=1)
+    log_p = torch.cat([F.logsigmoid(-teacher), F.logsigmoid(teacher)], dim=1)
+    plain = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1).mean()
+    assert binary_kl(student, teacher, 1.0).item() == pytest.approx(plain.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_binary_equals_two_classes_with_logits_zero_and_z(temperature, masked):
+    student, teacher = logits(1, 0), logits(1, 1)
+    valid = some_valid() if masked else None
+    two = [torch.cat([torch.zeros_like(z), z], dim=1) for z in (student, teacher)]
+    expected = multiclass_kl(*two, temperature, valid).item()
+    assert binary_kl(student, teacher, temperature, valid).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("classes", CLASSES)
+def test_kl_gradient_is_temperature_times_difference_of_probabilities(classes, temperature):
+    student, teacher = logits(classes, 0), logits(classes, 1)
+    _, gradient = value_and_gradient(lambda leaf: kl_of(classes)(leaf, teacher, temperature), student)
+    soften = torch.sigmoid if classes == 1 else lambda z: torch.softmax(z, dim=1)
+    pixels = student.numel() / classes
+    difference = soften(student.double() / temperature) - soften(teacher.double() / temperature)
+    torch.testing.assert_close(gradient.double(), temperature * difference / pixels, rtol=1e-4, atol=1e-7)
+
+
+# KL: temperature
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_kl_gradient_of_small_logits_has_one_size_at_every_temperature(classes):
+    student, teacher = logits(classes, 0, scale=0.1), logits(classes, 1, scale=0.1)
+    norms = [
+        value_and_gradient(lambda leaf, T=T: kl_of(classes)(leaf, teacher, T), student)[1].norm().item()
+        for T in (1.0, 3.0, 10.0, 30.0, 100.0)
+    ]
+    assert norms == pytest.approx([norms[0]] * len(norms), rel=0.01)
+
+
+def test_binary_kl_tends_to_an_eighth_of_the_squared_difference():
+    student, teacher = logits(1, 0), logits(1, 1)
+    limit = (student - teacher).double().square().mean().item() / 8
+    errors = [abs(binary_kl(student, teacher, T).item() / limit - 1) for T in (2.0, 8.0, 32.0)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.01
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_multiclass_kl_tends_to_half_the_mean_square_of_the_centred_difference(classes):
+    student, teacher = logits(classes, 0), logits(classes, 1)
+    centred = [(z - z.mean(dim=1, keepdim=True)).double() for z in (student, teacher)]
+    limit = (centred[0] - centred[1]).square().mean().item() / 2
+    errors = [abs(multiclass_kl(student, teacher, T).item() / limit - 1) for T in (2.0, 8.0, 32.0)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.02
+
+
+# KL: sign and zero
+
+
+@given(
+    st.lists(st.tuples(st.floats(-50, 50), st.floats(-50, 50)), min_size=1, max_size=5),
+    st.floats(0.5, 20),
+)
+@settings(deadline=None, max_examples=150)
+def test_kl_is_never_negative(pixel, temperature):
+    student, teacher = (torch.tensor(z).view(1, -1, 1, 1) for z in zip(*pixel, strict=True))
+    rounding = temperature**2 * 1e-6 * (1 + max(abs(z) for pair in pixel for z in pair) / temperature)
+    assert kl_of(len(pixel))(student, teacher, temperature).item() >= -rounding
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("classes", CLASSES)
+def test_kl_and_its_gradient_are_zero_when_student_equals_teacher(classes, temperature):
+    teacher = logits(classes, 0)
+    value, gradient = value_and_gradient(lambda leaf: kl_of(classes)(leaf, teacher, temperature), teacher)
+    assert value.item() == pytest.approx(0.0, abs=1e-6)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_kl_is_positive_when_student_differs(classes):
+    assert kl_of(classes)(logits(classes, 0), logits(classes, 1), 4.0).item() > 0.1
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_multiclass_kl_ignores_a_constant_added_to_all_logits_of_a_pixel(classes):
+    student, teacher = logits(classes, 0), logits(classes, 1)
+    shifted = multiclass_kl(student + logits(1, 2), teacher + logits(1, 3), 4.0)
+    assert shifted.item() == pytest.approx(multiclass_kl(student, teacher, 4.0).item(), rel=1e-4)
+
+
+# KL: for any logits
+
+pixels = st.lists(st.tuples(st.floats(-20, 20), st.floats(-20, 20)), min_size=1, max_size=5)
+
+
+def one_pixel(pairs):
+    """Student and teacher, 1 x C x 1 x 1 each, from a list of (student, teacher) logits."""
+    return (torch.tensor(z).view(1, -1, 1, 1) for z in zip(*pairs, strict=True))
+
+
+def probabilities(z_1C11, temperature):
+    """C x 1 x 1 softmax in float64; of (0, z) where C = 1."""
+    z = z_1C11.double().squeeze(0)
+    return torch.softmax((torch.cat([torch.zeros_like(z), z]) if len(z) == 1 else z) / temperature, dim=0)
+
+
+@given(pixels, st.floats(0.5, 20))
+@settings(deadline=None, max_examples=150)
+def test_kl_is_zero_only_where_student_and_teacher_say_the_same(pixel, temperature):
+    # Pinsker: KL(p || q) >= 2 TV(p, q)^2 nats; the T^2 in front is the loss's own.
+    student, teacher = one_pixel(pixel)
+    distance = (probabilities(student, temperature) - probabilities(teacher, temperature)).abs().sum().item() / 2
+    rounding = temperature**2 * 1e-6 * (1 + 20 / temperature)
+    assert kl_of(len(pixel))(student, teacher, temperature).item() >= 2 * (temperature * distance) ** 2 - rounding
+    assert abs(kl_of(len(pixel))(student, student, temperature).item()) <= rounding
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=1, max_size=5))
+@settings(deadline=None, max_examples=100)
+def test_kl_at_a_high_temperature_is_half_the_variance_of_the_difference(pixel):
+    # KL_T T^2 is the mean of Var_p(d) over a path of p's, weighed by 1 - u; each p is within e^(2/T) of uniform, which
+    # moves a variance of a d of range R by less than 3 R^2 (e^(2/T) - 1).
+    temperature = 100.0
+    student, teacher = one_pixel(pixel)
+    difference = (student - teacher).double().flatten()
+    difference = torch.cat([torch.zeros(1), difference]) if len(pixel) == 1 else difference
+    limit, spread = difference.var(correction=0).item() / 2, (difference.max() - difference.min()).item()
+    room = 1.5 * spread**2 * math.expm1(2 / temperature) + temperature**2 * 4e-7
+    assert kl_of(len(pixel))(student, teacher, temperature).item() == pytest.approx(limit, abs=room)
+
+
+@given(pixels.filter(lambda pixel: len(pixel) > 1), st.floats(-50, 50), st.floats(-50, 50), st.floats(0.5, 20))
+@settings(deadline=None, max_examples=100)
+def test_a_constant_added_to_all_logits_of_a_pixel_changes_nothing(pixel, student_shift, teacher_shift, temperature):
+    student, teacher = one_pixel(pixel)
+    plain = multiclass_kl(student, teacher, temperature).item()
+    shifted = multiclass_kl(student + student_shift, teacher + teacher_shift, temperature).item()
+    assert shifted == pytest.approx(plain, rel=1e-4, abs=temperature**2 * 1e-5 * (1 + 1 / temperature))
+
+
+# KL: range and precision
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_kl_of_extreme_logits_is_finite_and_right_in_every_precision(classes, dtype, temperature):
+    # Every combination of -1e4, 0 and 1e4 over the channels of student and teacher, one a pixel.
+    columns = torch.tensor(list(itertools.product([-1e4, 0.0, 1e4], repeat=2 * classes)), dtype=dtype)
+    student, teacher = columns.T.reshape(2, 1, classes, 1, -1)
+    value, gradient = value_and_gradient(lambda leaf: kl_of(classes)(leaf, teacher, temperature), student)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(slow_kl(student, teacher, temperature), rel=1e-4)
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("classes", CLASSES)
+def test_kl_of_half_precision_logits_is_computed_in_float32(classes, dtype):
+    # At T = 20 the difference that is left is below what half precision can tell apart.
+    student = logits(classes, 0).to(dtype)
+    teacher = (student + logits(classes, 1, scale=0.1)).to(dtype)
+    expected = slow_kl(student, teacher, 20.0)
+    assert kl_of(classes)(student, teacher, 20.0).item() == pytest.approx(expected, rel=0.02)
+
+
+# every term: which pixels count
+
+TERMS = {
+    "kl": lambda student, teacher, mask, valid: kl_of(student.shape[1])(student, teacher, 4.0, valid),
+    "mse": lambda student, teacher, mask, valid: logits_mse(student, teacher, valid),
+    "ce": lambda student, teacher, mask, valid: cross_entropy(student, mask, valid),
+}
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("term", TERMS)
+def test_no_valid_mask_is_all_valid(term, classes):
+    student, teacher, mask = logits(classes, 0), logits(classes, 1), labels(classes, 2)
+    everywhere = torch.ones_like(mask, dtype=torch.bool)
+    expected = TERMS[term](student, teacher, mask, everywhere).item()
+    assert TERMS[term](student, teacher, mask, None).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("term", TERMS)
+def test_a_mean_over_valid_pixels_is_the_loss_of_the_valid_pixels_alone(term, classes):
+    student, teacher, mask, valid = logits(classes, 0), logits(classes, 1), labels(classes, 2), some_valid()
+    alone = [z.movedim(1, -1)[valid].T[None, :, None] for z in (student, teacher)]
+    expected = TERMS[term](*alone, mask[valid][None, None], None).item()
+    assert TERMS[term](student, teacher, mask, valid).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("garbage", [77.0, -1e4, 1e30])
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("term", TERMS)
+def test_ignored_pixels_change_neither_value_nor_gradient(term, classes, garbage):
+    student, teacher, mask, valid = logits(classes, 0), logits(classes, 1), labels(classes, 2), some_valid()
+    expected, expected_gradient = value_and_gradient(lambda z: TERMS[term](z, teacher, mask, valid), student)
+    ignored = ~valid[:, None].expand_as(student)
+    signs = logits(classes, 3).sign()
+    dirty_student = torch.where(ignored, garbage * signs, student)
+    dirty_teacher = torch.where(ignored, -garbage * signs, teacher)
+    dirty_mask = mask.masked_fill(~valid, VOID)
+    value, gradient = value_and_gradient(lambda z: TERMS[term](z, dirty_teacher, dirty_mask, valid), dirty_student)
+    assert value == expected
+    assert torch.equal(gradient, expected_gradient)
+    assert not gradient[ignored].any()
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_no_term_depends_on_the_image_size(classes):
+    loss = DistillationLoss(ALL_TERMS, classes, VOID)
+    student, teacher = logits(classes, 0), logits(classes, 1)
+    mask = labels(classes, 2).masked_fill(~some_valid(), VOID)
+    small = loss(student, mask, teacher, 4.0).scalars()
+    tiled = loss(student.repeat(1, 1, 3, 2), mask.repeat(1, 3, 2), teacher.repeat(1, 1, 3, 2), 4.0).scalars()
+    assert set(small) == {"loss", "kl", "mse", "ce", "dice"}
+    for name, value in small.items():
+        assert tiled[name].item() == pytest.approx(value.item(), rel=1e-5), name
+
+
+@given(
+    classes=st.sampled_from(CLASSES), seed=st.integers(0, 10_000), size=st.tuples(*[st.integers(1, 5)] * 3),
+    tiles=st.tuples(*[st.integers(1, 3)] * 3), temperature=st.floats(0.5, 20), void=st.floats(0, 1),
+)  # fmt: skip
+@settings(deadline=None, max_examples=60)
+def test_a_picture_tiled_has_the_losses_of_the_picture(classes, seed, size, tiles, temperature, void):
+    student, teacher = logits(classes, seed, size), logits(classes, seed + 1, size)
+    mask = torch.randint(0, max(classes, 2), size, generator=torch.Generator().manual_seed(seed))
+    mask = mask.masked_fill(torch.rand(size, generator=torch.Generator().manual_seed(seed)) < void, VOID)
+    batch, down, across = tiles
+    many = [z.repeat(batch, 1, down, across) for z in (student, teacher)]
+    loss = DistillationLoss(ALL_TERMS, classes, VOID)
+    one = loss(student, mask, teacher, temperature).scalars()
+    tiled = loss(many[0], mask.repeat(tiles), many[1], temperature).scalars()
+    for name, value in one.items():
+        assert tiled[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-4), name
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("term", TERMS)
+def test_a_term_of_no_valid_pixel_is_zero_with_zero_gradient(term, classes):
+    student, teacher = logits(classes, 0), logits(classes, 1)
+    mask = torch.full((2, 6, 5), VOID)
+    value, gradient = value_and_gradient(lambda z: TERMS[term](z, teacher, mask, mask != VOID), student)
+    assert value == 0
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+# cross-entropy and MSE: references
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_multiclass_cross_entropy_equals_torch(classes):
+    student, mask = logits(classes, 0), labels(classes, 2)
+    valid = some_valid()
+    assert cross_entropy(student, mask).item() == pytest.approx(F.cross_entropy(student, mask).item(), rel=1e-6)
+    void = mask.masked_fill(~valid, VOID)
+    expected = F.cross_entropy(student, void, ignore_index=VOID).item()
+    assert cross_entropy(student, void, valid).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_binary_cross_entropy_equals_torch():
+    student, mask, valid = logits(1, 0), labels(1, 2), some_valid()
+    plain, target = student.squeeze(1), mask.float()
+    expected = F.binary_cross_entropy_with_logits(plain, target).item()
+    assert cross_entropy(student, mask).item() == pytest.approx(expected, rel=1e-6)
+    expected = F.binary_cross_entropy_with_logits(plain[valid], target[valid]).item()
+    assert cross_entropy(student, mask.masked_fill(~valid, VOID), valid).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_cross_entropy_takes_masks_as_they_are_stored(classes):
+    student, mask, valid = logits(classes, 0), labels(classes, 2), some_valid()
+    stored = mask.masked_fill(~valid, VOID).to(torch.uint8)
+    assert cross_entropy(student, stored, valid) == cross_entropy(student, mask, valid)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_logits_mse_equals_torch(classes):
+    student, teacher = logits(classes, 0), logits(classes, 1)
+    assert logits_mse(student, teacher).item() == pytest.approx(F.mse_loss(student, teacher).item(), rel=1e-6)
+
+
+def test_logits_mse_of_a_hand_made_example():
+    student = torch.tensor([1.0, 2.0, 5.0]).view(1, 1, 1, 3)
+    teacher = torch.tensor([1.0, 4.0, -5.0]).view(1, 1, 1, 3)
+    assert logits_mse(student, teacher, torch.tensor([[[True, True, False]]])).item() == 2.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_every_term_of_extreme_half_precision_logits_is_finite(classes, dtype):
+    student = torch.full((1, classes, 2, 2), 1e4, dtype=dtype)
+    mask = torch.tensor([[[0, 1], [1, 0]]])
+    loss = DistillationLoss(ALL_TERMS, classes)
+    terms = []
+
+    def total(leaf):
+        terms.append(loss(leaf, mask, -student, 4.0))
+        return terms[0].loss
+
+    _, gradient = value_and_gradient(total, student * torch.tensor([1, -1], dtype=dtype))
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in terms[0].scalars().values())
+    assert gradient.isfinite().all()
+
+
+# Dice
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_dice_equals_smp_on_the_valid_pixels_alone(classes):
+    student, mask, valid = logits(classes, 0), labels(classes, 2), some_valid()
+    loss = DistillationLoss({"alpha": 0, "beta": 0, "gamma": 0, "delta": 1}, classes, VOID)
+    alone = student.movedim(1, -1)[valid].T[None, :, None]
+    smp = DiceLoss("binary" if classes == 1 else "multiclass")(alone, mask[valid][None, None])
+    dice = loss(student, mask.masked_fill(~valid, VOID), None, 1.0).dice
+    assert dice.item() == pytest.approx(smp.item(), rel=1e-5)
+
+
+def test_binary_dice_is_one_minus_twice_the_overlap_over_the_sum():
+    student, mask = logits(1, 0), labels(1, 2)
+    p, y = student.squeeze(1).double().sigmoid(), mask.double()
+    expected = 1 - 2 * (p * y).sum() / (p.sum() + y.sum())
+    loss = DistillationLoss({"alpha": 0, "beta": 0, "gamma": 0, "delta": 1}, 1)
+    assert loss(student, mask, None, 1.0).dice.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("garbage", [77.0, -1e4, 1e30])
+@pytest.mark.parametrize("classes", CLASSES)
+def test_dice_ignores_void_pixels_exactly(classes, garbage):
+    student, valid = logits(classes, 0), some_valid()
+    mask = labels(classes, 2).masked_fill(~valid, VOID)
+    loss = DistillationLoss({"alpha": 0, "beta": 0, "gamma": 0, "delta": 1}, classes, VOID)
+    expected, expected_gradient = value_and_gradient(lambda z: loss(z, mask, None, 1.0).dice, student)
+    void = ~valid[:, None].expand_as(student)
+    dirty = torch.where(void, garbage * logits(classes, 3).sign(), student)
+    value, gradient = value_and_gradient(lambda z: loss(z, mask, None, 1.0).dice, dirty)
+    assert value == expected
+    assert torch.equal(gradient, expected_gradient)
+    assert not gradient[void].any()
+
+
+def test_binary_dice_of_a_batch_without_foreground_is_zero_with_zero_gradient():
+    loss = DistillationLoss({"alpha": 0, "beta": 0, "gamma": 0, "delta": 1}, 1)
+    empty = torch.zeros(2, 6, 5, dtype=torch.uint8)
+    value, gradient = value_and_gradient(lambda z: loss(z, empty, None, 1.0).dice, logits(1, 0))
+    assert value == 0
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("absent", [0, 2, 4])
+def test_a_class_without_a_true_pixel_adds_nothing_to_dice(absent):
+    student, mask = logits(5, 0), labels(5, 2)
+    mask = mask.masked_fill(mask == absent, (absent + 1) % 5)
+    loss = DistillationLoss({"alpha": 0, "beta": 0, "gamma": 0, "delta": 1}, 5)
+    p, y = torch.softmax(student.double(), dim=1), F.one_hot(mask, 5).movedim(-1, 1).double()
+    per_class = 1 - 2 * (p * y).sum((0, 2, 3)) / (p.sum((0, 2, 3)) + y.sum((0, 2, 3)))
+    expected = sum(value for label, value in enumerate(per_class.tolist()) if label != absent) / 5
+    assert loss(student, mask, None, 1.0).dice.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_false_foreground_in_a_batch_without_any_is_pushed_down(classes):
+    student, empty = logits(classes, 0), torch.zeros(2, 6, 5, dtype=torch.uint8)
+    loss = DistillationLoss(ALL_TERMS, classes)
+    value, gradient = value_and_gradient(lambda z: loss(z, empty, z.detach(), 4.0).loss, student)
+    foreground = gradient if classes == 1 else gradient[:, 1:].sum(dim=1)
+    assert value.isfinite()
+    assert (foreground > 0).all()
+
+
+# the weighted sum
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 1.0, 3.0]), min_size=4, max_size=4).filter(any), st.sampled_from(CLASSES))
+@settings(deadline=None, max_examples=60)
+def test_total_is_the_weighted_sum_of_the_terms(weights, classes):
+    student, teacher, mask = logits(classes, 0), logits(classes, 1), labels(classes, 2)
+    mask = mask.masked_fill(~some_valid(), VOID)
+    loss = DistillationLoss(dict(zip(ALL_TERMS, weights, strict=True)), classes, VOID)
+    terms = loss(student, mask, teacher, 4.0)
+    expected = sum(
+        weight * term.item()
+        for weight, term in zip(weights, (terms.kl, terms.mse, terms.ce, terms.dice), strict=True)
+        if weight
+    )
+    assert terms.loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_each_term_is_the_function_of_its_name(classes):
+    student, teacher, valid = logits(classes, 0), logits(classes, 1), some_valid()
+    mask = labels(classes, 2).masked_fill(~valid, VOID)
+    terms = DistillationLoss(ALL_TERMS, classes, VOID)(student, mask, teacher, 4.0)
+    assert terms.kl == kl_of(classes)(student, teacher, 4.0, valid)
+    assert terms.mse == logits_mse(student, teacher, valid)
+    assert terms.ce == cross_entropy(student, mask, valid)
+
+
+@pytest.mark.parametrize(("weight", "term"), [("alpha", "kl"), ("beta", "mse"), ("gamma", "ce"), ("delta", "dice")])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_weight_of_zero_leaves_its_term_out(classes, weight, term):
+    loss = DistillationLoss({**ALL_TERMS, weight: 0.0}, classes)
+    terms = loss(logits(classes, 0), labels(classes, 2), logits(classes, 1), 4.0)
+    assert getattr(terms, term) is None
+    assert set(terms.scalars()) == {"loss", "kl", "mse", "ce", "dice"} - {term}
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_without_alpha_and_beta_no_teacher_is_needed(classes):
+    loss = DistillationLoss({**ALL_TERMS, "alpha": 0.0, "beta": 0.0}, classes)
+    student, mask = logits(classes, 0), labels(classes, 2)
+    assert not loss.needs_teacher
+    assert loss(student, mask, None, 4.0).loss == loss(student, mask, logits(classes, 1), 4.0).loss
+
+
+@pytest.mark.parametrize("weight", ["alpha", "beta"])
+def test_alpha_or_beta_alone_needs_a_teacher(weight):
+    assert DistillationLoss({**dict.fromkeys(ALL_TERMS, 0.0), weight: 0.1}, classes=1).needs_teacher
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_temperature_appears_in_the_distillation_term_only(classes):
+    loss = DistillationLoss(ALL_TERMS, classes)
+    student, teacher, mask = logits(classes, 0), logits(classes, 1), labels(classes, 2)
+    cold, hot = loss(student, mask, teacher, 1.0), loss(student, mask, teacher, 10.0)
+    assert (cold.mse, cold.ce, cold.dice) == (hot.mse, hot.ce, hot.dice)
+    assert cold.kl != hot.kl
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_an_all_void_batch_gives_zero_terms_and_zero_gradient(classes):
+    loss = DistillationLoss(ALL_TERMS, classes, VOID)
+    mask, teacher = torch.full((2, 6, 5), VOID), logits(classes, 1)
+    terms = loss(logits(classes, 0), mask, teacher, 4.0).scalars()
+    assert {name: value.item() for name, value in terms.items()} == {"loss": 0, "kl": 0, "mse": 0, "ce": 0, "dice": 0}
+    _, gradient = value_and_gradient(lambda z: loss(z, mask, teacher, 4.0).loss, logits(classes, 0))
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_void_pixels_change_neither_total_nor_gradient(classes):
+    loss, valid = DistillationLoss(ALL_TERMS, classes, VOID), some_valid()
+    student, teacher = logits(classes, 0), logits(classes, 1)
+    mask = labels(classes, 2).masked_fill(~valid, VOID)
+    expected, expected_gradient = value_and_gradient(lambda z: loss(z, mask, teacher, 4.0).loss, student)
+    void = ~valid[:, None].expand_as(student)
+    dirty_teacher = torch.where(void, 1e4, teacher)
+    value, gradient = value_and_gradient(
+        lambda z: loss(z, mask, dirty_teacher, 4.0).loss, torch.where(void, -1e4, student)
+    )
+    assert value == expected
+    assert torch.equal(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("ignore_index", [255, 11, -1, -100])
+@pytest.mark.parametrize("classes", [1, 5])
+def test_any_value_outside_the_classes_serves_as_ignore_index(classes, ignore_index):
+    student, teacher, valid = logits(classes, 0), logits(classes, 1), some_valid()
+    marked = labels(classes, 2).masked_fill(~valid, ignore_index)
+    usual = labels(classes, 2).masked_fill(~valid, VOID)
+    value = DistillationLoss(ALL_TERMS, classes, ignore_index)(student, marked, teacher, 4.0).loss
+    assert value == DistillationLoss(ALL_TERMS, classes, VOID)(student, usual, teacher, 4.0).loss
+
+
+def test_scalars_carry_no_gradient():
+    student = logits(3, 0).requires_grad_()
+    terms = DistillationLoss(ALL_TERMS, 3)(student, labels(3, 2), logits(3, 1), 4.0)
+    assert terms.loss.requires_grad
+    assert not any(value.requires_grad for value in terms.scalars().values())
+
+
+# a batch that several processes share
+
+
+SHARED = [(classes, ignored) for classes in (1, 3) for ignored in (None, VOID)]
+
+
+def whole_batch(classes, ignored):
+    """5 samples; where there is void, the first has nothing else and the last has none; class 2 is in the last only."""
+    size = (5, 6, 5)
+    student, teacher, mask = logits(classes, 0, size), logits(classes, 1, size), labels(min(classes, 2), 2, size)
+    mask[4, :3] = max(classes, 2) - 1
+    if ignored is not None:
+        mask = mask.masked_fill(~some_valid(size=size) & (torch.arange(5) < 4)[:, None, None], ignored)
+        mask[0] = ignored
+    return student, teacher, mask
+
+
+def in_processes(world):
+    """Terms, and the gradient of this process's samples, of each shared batch."""
+    found = []
+    for classes, ignored in SHARED:
+        student, teacher, mask = (world.share(each) for each in whole_batch(classes, ignored))
+        loss = DistillationLoss(ALL_TERMS, classes, ignored, world.total)
+        _, gradient = value_and_gradient(lambda z: loss(z, mask, teacher, 4.0).loss, student)  # noqa: B023
+        found.append((loss(student, mask, teacher, 4.0).scalars(), gradient))
+    return found
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return together.run(in_processes, size=3)
+
+
+@pytest.mark.parametrize("case", range(len(SHARED)), ids=str)
+def test_every_process_has_the_loss_of_the_whole_batch(case, shared):
+    student, teacher, mask = whole_batch(*SHARED[case])
+    expected = DistillationLoss(ALL_TERMS, *SHARED[case])(student, mask, teacher, 4.0).scalars()
+    for process in shared:
+        torch.testing.assert_close(process[case][0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", range(len(SHARED)), ids=str)
+def test_the_mean_over_processes_of_gradients_is_the_whole_batchs(case, shared):
+    """Each process's is as many times too large as there are processes, of which a wrapper takes the mean."""
+    student, teacher, mask = whole_batch(*SHARED[case])
+    loss = DistillationLoss(ALL_TERMS, *SHARED[case])
+    _, expected = value_and_gradient(lambda z: loss(z, mask, teacher, 4.0).loss, student)
+    found = torch.cat([process[case][1] for process in shared]) / len(shared)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("ignored", [None, VOID])
+@pytest.mark.parametrize("classes", CLASSES)
+def test_pooled_dice_is_smps(classes, ignored):
+    student, mask = logits(classes, 0), labels(classes, 2)
+    valid = None
+    if ignored is not None:
+        valid = some_valid()
+        mask = mask.masked_fill(~valid, ignored)
+    smp = DiceLoss("binary" if classes == 1 else "multiclass", ignore_index=ignored)
+    expected, expected_gradient = value_and_gradient(lambda z: smp(z, mask), student)
+    value, gradient = value_and_gradient(lambda z: pooled_dice(z, mask, valid, lambda sums: sums), student)
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_pooled_dice_leaves_out_a_class_that_no_process_has():
+    student, mask = logits(5, 0), labels(2, 2)
+    smp = DiceLoss("multiclass")(student, mask)
+    assert pooled_dice(student, mask, None, lambda sums: sums).item() == pytest.approx(smp.item(), rel=1e-5)

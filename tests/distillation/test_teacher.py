@@ -1,0 +1,216 @@
+"""A teacher answers with raw logits and stays as it is, whatever happens around it."""
+
+import copy
+from dataclasses import replace
+
+import albumentations
+import pytest
+import torch
+from torch import nn
+
+from kd.data import Shapes
+from kd.data.augmentation import Augmentation
+from kd.data.loading import Batch, TrainLoader
+from kd.distillation.logit_cache import Answers, rounded
+from kd.distillation.losses import DistillationLoss
+from kd.distillation.teacher import CachedTeacher, LiveTeacher
+from kd.networks import build
+from kd.networks.network import Network
+from kd.networks.precision import Precision
+from kd.plan.schedules import Linear
+from kd.plan.timeline import LearningRates, Timeline
+from kd.plan.unfreeze import Progressive
+from kd.settings import NetworkSettings
+from kd.system.record_file import file_bytes
+from kd.training.loop import Recipe, fit
+
+SOURCE = Shapes(image_size=(32, 32), train=6, val=2, test=1)
+CPU = torch.device("cpu")
+PRECISIONS = ["fp32", "bf16", "fp16"]
+
+
+def network(encoder="tu-mobilenetv3_small_050", seed=0) -> Network:
+    torch.manual_seed(seed)
+    return build.build(NetworkSettings(arch="unet", encoder=encoder), 1, SOURCE.class_names, "backbone.teacher")
+
+
+@pytest.fixture(scope="module")
+def settled():
+    """A network whose statistics and weights are not those it was born with."""
+    made = network(seed=5).train()
+    with torch.no_grad():
+        made(batch().images)
+    return made
+
+
+@pytest.fixture
+def teacher(settled):
+    return LiveTeacher(copy.deepcopy(settled).train(), Precision(CPU))
+
+
+def batch() -> Batch:
+    return next(loader().epoch(0))
+
+
+def loader() -> TrainLoader:
+    return TrainLoader(SOURCE, Augmentation([], 0), 3, 0)
+
+
+def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_answer_is_the_networks_own_in_eval_mode(teacher, settled):
+    with torch.no_grad():
+        expected = settled.eval()(batch().images)
+    assert torch.equal(teacher(batch()), expected.half().float())
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_answers_are_raw_float32_logits_in_every_precision(name, settled):
+    answers = LiveTeacher(copy.deepcopy(settled), Precision(CPU, name))(batch())
+    assert answers.shape == (3, 1, 32, 32)
+    assert answers.dtype == torch.float32
+    assert answers.min() < 0 or answers.max() > 1  # not probabilities
+    torch.testing.assert_close(answers, LiveTeacher(settled, Precision(CPU))(batch()), rtol=0.1, atol=0.1)
+
+
+def test_answers_do_not_depend_on_temperature_or_on_the_rest_of_the_batch(teacher):
+    """Invariant 1: temperature is no argument of the call. Eval mode: each picture has its own answer."""
+    whole = teacher(batch())
+    alone = Batch(batch().images[:1], batch().masks[:1], batch().indices[:1], 0)
+    torch.testing.assert_close(teacher(alone), whole[:1], rtol=2e-3, atol=1e-4)  # the last bit of a half
+
+
+def test_answers_carry_no_gradient(teacher):
+    answers = teacher(batch())
+    assert not answers.requires_grad
+    assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
+
+
+def test_a_teacher_is_in_eval_mode_from_the_start(teacher):
+    assert not any(module.training for module in teacher.network.modules())
+
+
+def test_asking_changes_nothing(teacher):
+    before = snapshot(teacher.network)
+    assert torch.equal(teacher(batch()), teacher(batch()))
+    assert same(before, snapshot(teacher.network))
+
+
+def test_a_teacher_stays_as_it_is_while_a_student_learns(teacher):
+    """Invariant 7: weights, batch-norm statistics, mode and gradients, over epochs that open and close blocks."""
+    before = snapshot(teacher.network)
+    student = network("resnet18")
+    timeline = Timeline(Linear(4, 1), Progressive(1, 1), LearningRates(1e-2, 0, 1.0), 3, len(student.partition.blocks))
+    loss = DistillationLoss({"alpha": 1, "beta": 1, "gamma": 1, "delta": 1}, 1)
+    recipe = Recipe(seed=0, weight_decay=0.1, betas=(0.9, 0.999), clip_norm=None)
+    first = teacher(batch())
+    for _ in fit(student, teacher, loss, timeline, loader(), dict, recipe, Precision(CPU)):
+        assert same(before, snapshot(teacher.network))
+        assert not any(module.training for module in teacher.network.modules())
+        assert all(p.grad is None and not p.requires_grad for p in teacher.network.parameters())
+    assert torch.equal(first, teacher(batch()))
+
+
+def test_a_student_that_began_as_its_teacher_moves_alone(teacher):
+    """Invariant 7: a copy is a network of its own."""
+    student = copy.deepcopy(teacher.network).requires_grad_(True)
+    student.open(len(student.partition.blocks))
+    student.train()
+    before = snapshot(teacher.network)
+    student(batch().images).mean().backward()
+    torch.optim.SGD(student.parameters(), 1.0).step()
+    assert same(before, snapshot(teacher.network))
+    assert not same(before, snapshot(student))
+
+
+def test_a_teacher_that_is_put_in_train_mode_answers_in_eval_mode(teacher):
+    """Invariant 7: always, whoever else holds the network."""
+    before, answers = snapshot(teacher.network), teacher(batch())
+    teacher.network.train()
+    assert torch.equal(teacher(batch()), answers)
+    assert same(before, snapshot(teacher.network))
+
+
+# the cache
+
+
+def cached(live: LiveTeacher, folder, samples=6, **options) -> CachedTeacher:
+    return CachedTeacher(live, Answers(folder / "teacher" / "abc", samples, (1, 32, 32), **options))
+
+
+def test_a_live_teacher_rounds_as_what_is_stored_is_rounded(teacher, settled):
+    with torch.no_grad():
+        exact = settled.eval()(batch().images)
+    assert torch.equal(teacher.half(batch()), rounded(exact))
+    assert torch.equal(teacher(batch()), rounded(exact).float())
+
+
+def test_one_by_one_an_answer_does_not_depend_on_its_batch(settled):
+    """To the last bit, whatever the order and the company; in several classes as well."""
+    torch.manual_seed(0)
+    unet = NetworkSettings(arch="unet", encoder="tu-mobilenetv3_small_050")
+    several = build.build(unet, 3, ("a", "b", "c"), "backbone.teacher")
+    for of in (settled, several):
+        teacher = LiveTeacher(of, Precision(CPU), one_by_one=True)
+        asked = batch()
+        answers = teacher(asked)
+        for order in ([2, 0, 1], [1], [0, 2]):
+            part = Batch(asked.images[order], asked.masks[order], asked.indices[order], asked.view)
+            assert torch.equal(teacher(part), answers[order])
+
+
+def test_what_was_computed_is_stored_and_read_alike(teacher, tmp_path):
+    first = cached(teacher, tmp_path)
+    answers = first(batch())
+    assert torch.equal(answers, teacher(batch()))
+    assert first.counts() == {"read": 0, "computed": 3, "not_stored": 0}
+    stored = first.answers.read(0, batch().indices.tolist())
+    second = cached(teacher, tmp_path)
+    assert torch.equal(second(replace(batch(), answers=stored)), answers)
+    assert second.counts() == {"read": 3, "computed": 0, "not_stored": 0}
+
+
+def test_a_teacher_whose_answers_are_all_known_is_never_built(tmp_path):
+    def built():
+        raise AssertionError("nobody needs the network")
+
+    teacher = cached(LiveTeacher(build, Precision(CPU)), tmp_path)
+    known = torch.zeros(3, 1, 32, 32, dtype=torch.float16)
+    assert torch.equal(teacher(replace(batch(), answers=known)), known.float())
+
+
+@pytest.mark.parametrize(("options", "not_stored"), [({}, 0), ({"writable": False}, 6), ({"budget": 0}, 6)])
+def test_counts_say_what_became_of_every_answer(options, not_stored, teacher, tmp_path):
+    asked = cached(teacher, tmp_path, **options)
+    for one in loader().epoch(0):
+        asked(one)
+    assert asked.counts() == {"read": 0, "computed": 6, "not_stored": not_stored}
+
+
+def test_a_student_learns_the_same_from_a_teacher_that_is_live_cached_or_both(teacher, tmp_path):
+    """Over views that come again, in batches of other samples."""
+    flip = Augmentation([albumentations.HorizontalFlip(p=0.5)], 0)
+    teacher.one_by_one = True
+    recipe = Recipe(seed=0, weight_decay=0.1, betas=(0.9, 0.999), clip_norm=None)
+    loss = DistillationLoss({"alpha": 1, "beta": 1, "gamma": 1, "delta": 1}, 1)
+    outcomes = []
+    one_view = Answers(tmp_path / "teacher" / "abc", 6, (1, 32, 32), budget=1.5 * file_bytes(6, 2 * 32 * 32))
+    for who in (teacher, CachedTeacher(teacher, one_view), CachedTeacher(teacher, one_view), teacher):
+        student = network(seed=1)
+        rates, blocks = LearningRates(1e-2, 0, 1.0), len(student.partition.blocks)
+        timeline = Timeline(Linear(4, 1), Progressive(1, 1), rates, 4, blocks)
+        answers = who.answers if isinstance(who, CachedTeacher) else None
+        views = TrainLoader(SOURCE, flip, 3, 0, views=2, answers=answers)
+        for _ in fit(student, who, loss, timeline, views, dict, recipe, Precision(CPU)):
+            pass
+        outcomes.append(snapshot(student))
+        if answers:
+            assert 6 <= who.counts()["read"] < 24
+            assert who.counts()["read"] + who.counts()["computed"] == 24
+    assert all(same(outcomes[0], other) for other in outcomes[1:])

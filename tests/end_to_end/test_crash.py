@@ -1,0 +1,266 @@
+"""Whatever ends a run, the same command again ends in the same student; `make crash` tries it at random moments."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import program
+import pytest
+from program import Program
+from safetensors.torch import load_file
+
+from kd.run import checkpoint
+from kd.study.ledger import failure, history
+
+SMALL = [
+    "backbone=tiny", "data.image_size=[32,32]", "data.train=40", "data.val=8", "data.test=8", "trainer.batch_size=4",
+    "trainer.epochs=3", "trainer.device=cpu", "trainer.checkpoint_minutes=0.003", "tracking=none", "pictures=false",
+    "unfreeze.start_epoch=1", "unfreeze.rate=1",
+]  # fmt: skip
+ALONE = [*SMALL, "loss=hard_only"]
+TAUGHT = [*SMALL, "teacher.epochs=2", "backbone.teacher.encoder=tu-mobilenetv3_small_050"]
+TIMES = ("time", "seconds", "images_per_second")
+
+
+def outcome(folder: Path) -> dict:
+    """What a run left, without what the clock says: weights, epochs, best epoch, objective."""
+    summary = json.loads((folder / "summary.json").read_text())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "weights": {file.name: {name: value.numpy().tobytes() for name, value in load_file(file).items()}
+                    for file in folder.glob("*.safetensors")},
+        "epochs": [{name: value for name, value in line.items() if name not in TIMES} for line in lines],
+        "best": (summary["best_epoch"], summary.get("objective")),
+    }  # fmt: skip
+
+
+def run_folder(root: Path) -> Path:
+    (found,) = (path.parent for path in root.glob("runs/2*/*/config.yaml"))
+    return found
+
+
+def teacher_folder(root: Path) -> Path:
+    (found,) = root.glob("runs/teachers/*")
+    return found
+
+
+def wait_until(happened: Callable[[], bool], process: Program) -> None:
+    end = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def in_epoch(folder: Path, epoch: int) -> bool:
+    """Whether a training is in an epoch, with a checkpoint of that epoch."""
+    file = folder / "metrics.jsonl"
+    return checkpoint.exists(folder) and file.exists() and len(file.read_text().splitlines()) >= epoch
+
+
+def cut_off(root: Path, when: Callable[[], bool], how: int, *overrides: str) -> tuple[int, str, str]:
+    process = program.begin(root, *overrides)
+    wait_until(when, process)
+    process.send_signal(how)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def go_on(root: Path, *overrides: str) -> subprocess.CompletedProcess:
+    done = program.train(root, *overrides)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """What a run ends in that nobody disturbs."""
+    root = tmp_path_factory.mktemp("straight")
+    go_on(root, *ALONE)
+    return outcome(run_folder(root))
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that was killed in its second epoch; take a copy of it."""
+    root = tmp_path_factory.mktemp("stopped")
+    cut_off(root, lambda: any(in_epoch(path, 1) for path in root.glob("runs/2*/*")), signal.SIGKILL, *ALONE)
+    return root
+
+
+@pytest.fixture
+def killed(stopped, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(stopped, root)
+    return root
+
+
+# one run
+
+
+@pytest.mark.parametrize("epoch", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_goes_on_to_the_same_student(straight, tmp_path, epoch):
+    cut_off(tmp_path, lambda: any(in_epoch(f, epoch) for f in tmp_path.glob("runs/2*/*")), signal.SIGKILL, *ALONE)
+    go_on(tmp_path, f"resume={run_folder(tmp_path)}")
+    assert outcome(run_folder(tmp_path)) == straight
+
+
+def test_the_same_command_goes_on_by_itself(straight, killed):
+    go_on(killed, *ALONE, "resume=auto")
+    assert outcome(run_folder(killed)) == straight
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(straight, tmp_path, how):
+    command = [*ALONE, "trainer.checkpoint_minutes=null", "resume=auto"]
+    code, out, err = cut_off(tmp_path, lambda: any(in_epoch(f, 1) for f in tmp_path.glob("runs/2*/*")), how, *command)
+    assert code == 128 + how
+    assert err == "interrupted\n"
+    folder = run_folder(tmp_path)
+    assert out.splitlines()[-1] == f"go on    python train.py resume={folder}"
+    begun = checkpoint.load(folder)
+    assert begun.epoch * 10 + begun.step >= 10
+    go_on(tmp_path, *command)
+    assert outcome(folder) == straight
+
+
+@pytest.mark.slow
+def test_whatever_is_damaged_the_run_goes_on_and_says_so(straight, killed):
+    """The last checkpoint, the last line, the best weights; the process may die between any two of them."""
+    folder = run_folder(killed)
+    path = folder / checkpoint.NAME
+    path.write_bytes(path.read_bytes()[:-100])
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 1, "train/lo')
+    (folder / "student.safetensors").write_bytes(b"anything")
+    done = go_on(killed, f"resume={folder}", "trainer.workers=1")
+    assert f"{checkpoint.NAME} is damaged" in done.stdout + done.stderr
+    assert outcome(folder) == straight
+
+
+def test_a_finished_run_has_no_checkpoint_and_is_not_gone_on_with(killed):
+    folder = run_folder(killed)
+    go_on(killed, f"resume={folder}")
+    assert not checkpoint.exists(folder)
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    again = program.train(killed, f"resume={folder}")
+    assert again.returncode == 1
+    assert re.fullmatch(rf"error: resume={folder}: this run has come to its end; .*\n", again.stderr)
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_another_configuration_is_refused_and_nothing_is_changed(killed):
+    folder = run_folder(killed)
+    before = (folder / checkpoint.NAME).read_bytes()
+    done = program.train(killed, f"resume={folder}", "optimizer.lr=0.5", "schedule=linear")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "optimizer.lr is 0.001 and not 0.5" in done.stderr
+    assert "schedule._target_" in done.stderr
+    assert (folder / checkpoint.NAME).read_bytes() == before
+
+
+def test_a_second_process_on_one_run_is_told_so(killed):
+    folder = run_folder(killed)
+    first = program.begin(killed, f"resume={folder}")
+    wait_until(lambda: f"run      {folder}" in first.said(), first)
+    second = program.train(killed, f"resume={folder}")
+    assert second.returncode == 1
+    assert "another process is at work on this run" in second.stderr
+    assert second.stderr.count("\n") == 1
+    assert first.communicate(timeout=120)[1] == ""
+
+
+# a teacher's training
+
+
+@pytest.mark.slow
+def test_a_teacher_that_is_killed_goes_on_to_the_same_teacher(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    go_on(whole, *TAUGHT)
+    cut_off(parts, lambda: any(in_epoch(path, 1) for path in parts.glob("runs/teachers/*")), signal.SIGKILL, *TAUGHT)
+    assert checkpoint.load(teacher_folder(parts)) is not None
+    go_on(parts, *TAUGHT, "resume=auto")
+    assert outcome(teacher_folder(parts)) == outcome(teacher_folder(whole))
+    assert outcome(run_folder(parts)) == outcome(run_folder(whole))
+    assert not checkpoint.exists(teacher_folder(parts))
+
+
+# trials
+
+
+STUDY = [
+    "-m", *ALONE, "schedule=cosine", "schedule.final=1.0", "optimizer.encoder_lr_scale=0.3",
+    "hydra/sweeper/pruner=none", "hydra.sweeper.n_trials=1",
+]  # fmt: skip
+
+
+def the_trials(root: Path) -> list[optuna.trial.FrozenTrial]:
+    storage = f"sqlite:///{root}/runs/studies/studies.db"
+    return optuna.load_study(study_name="temperature_unfreeze", storage=storage).get_trials()
+
+
+@pytest.mark.slow
+def test_a_trial_that_was_cut_off_is_gone_on_with_and_not_begun_again(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    go_on(whole, *STUDY)
+    folder = Path("runs/studies/temperature_unfreeze")
+    code, _, _ = cut_off(parts, lambda: in_epoch(parts / folder / "0", 1), signal.SIGTERM, *STUDY)
+    assert code == 128 + signal.SIGTERM
+    done = go_on(parts, *STUDY)
+    assert f"trial 1 goes on from where {parts / folder / '0'} was cut off" in done.stdout
+    lost, again = the_trials(parts)
+    assert failure(lost)["kind"] == "interrupted"
+    assert history(again) == [0]
+    (undisturbed,) = the_trials(whole)
+    assert again.intermediate_values == undisturbed.intermediate_values
+    assert again.value == undisturbed.value
+    assert outcome(parts / folder / "1") == outcome(whole / folder / "0")
+
+
+# what cannot be written, and what is no number
+
+
+def small_files(bytes_: int) -> None:
+    """No file may grow beyond this: what a full disk looks like to whoever writes."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
+
+
+def test_a_disk_that_is_full_ends_the_run_in_one_line_with_its_last_checkpoint_whole(straight, killed):
+    folder = run_folder(killed)
+    size = (folder / checkpoint.NAME).stat().st_size
+    process = program.begin(killed, f"resume={folder}", before=(small_files, size // 2))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert re.fullmatch(r"error: .*checkpoint.*: (File too large|No space left on device).*\n", err), err
+    assert not [path for path in folder.iterdir() if path.name.startswith(".checkpoint")]
+    go_on(killed, f"resume={folder}")
+    assert outcome(folder) == straight
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and shutil.which("chattr") is None, reason="root writes where it may not")
+def test_a_run_whose_folder_cannot_be_written_ends_in_one_line(tmp_path):
+    blocked = tmp_path / "runs"
+    blocked.write_text("a file where the folder should be")
+    done = program.train(tmp_path, *ALONE)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*runs.*\n", done.stderr), done.stderr
+
+
+def test_a_training_that_diverges_says_where_and_keeps_the_batch(tmp_path):
+    done = program.train(tmp_path, *ALONE, "optimizer.lr=1e30", "optimizer.clip_norm=null")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    found = json.loads((run_folder(tmp_path) / "nonfinite.json").read_text())
+    assert f"in epoch {found['epoch']}, step {found['step']}" in done.stderr
+    assert len(found["samples"]) == 4
+    assert found["samples"][0] in done.stderr

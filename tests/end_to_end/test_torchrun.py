@@ -1,0 +1,138 @@
+"""`torchrun train.py`: one run folder, one voice, and a training that goes on with any number of processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import program
+import pytest
+from together import environments
+
+from kd.config.compose import PROJECT
+
+SMALL = [
+    "backbone=tiny", "data.image_size=[32,32]", "data.train=40", "data.val=12", "data.test=4", "trainer.batch_size=8",
+    "trainer.epochs=3", "trainer.device=cpu", "unfreeze.start_epoch=1", "unfreeze.rate=1", "loss=hard_only",
+    "tracking=none", "pictures=false",
+]  # fmt: skip
+CLOCK = {"time", "seconds", "images_per_second"}
+
+
+def metrics(folder):
+    """A run's records, without what a clock says."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name not in CLOCK} for line in lines]
+
+
+def only_run(root):
+    (config,) = root.glob("runs/*/*/config.yaml")
+    return config.parent
+
+
+def environment(root):
+    (root / "tmp").mkdir(exist_ok=True)
+    return {**os.environ, "KD_ROOT": str(root), "OMP_NUM_THREADS": "1", "TMPDIR": str(root / "tmp")}
+
+
+def begin(root, *arguments, size=2):
+    """`train.py` in `size` processes, each as torchrun would start it."""
+    shared = environment(root)
+    return [program.begin(root, *SMALL, *arguments, env=shared | own) for own in environments(size)]
+
+
+def ended(processes):
+    """Exit codes, and what each wrote to stdout and stderr."""
+    said = [process.communicate(timeout=120) for process in processes]
+    return [process.returncode for process in processes], said
+
+
+def wait_for_epochs(root, count, processes):
+    deadline = time.monotonic() + 120
+    while sum(len(path.read_text().splitlines()) for path in root.glob("runs/*/*/metrics.jsonl")) < count:
+        assert all(process.poll() is None for process in processes), ended(processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run by torchrun itself, in two processes."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, str(PROJECT / "train.py"), *SMALL], capture_output=True, text=True, timeout=240,
+        env=environment(root),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return root, done
+
+
+def test_several_processes_leave_one_run_folder_and_speak_with_one_voice(undisturbed):
+    root, done = undisturbed
+    summary = json.loads((only_run(root) / "summary.json").read_text())
+    assert summary["state"] == "complete"
+    assert sum(line.startswith("student") for line in done.stdout.splitlines()) == 3
+    assert done.stdout.count("what came out") == 1
+    assert not list((root / "tmp").glob("kd-process-*"))
+
+
+def test_two_processes_train_what_one_does(undisturbed, root):
+    """By the same plan; losses differ by rounding, which grows from step to step (`test_distributed` has none)."""
+    assert program.train(root, *SMALL).returncode == 0
+    found, expected = metrics(only_run(undisturbed[0])), metrics(only_run(root))
+    for two, one in zip(found, expected, strict=True):
+        for name in ("epoch", "temperature", "unfrozen_blocks", "lr/decoder", "lr/encoder"):
+            assert two[name] == one[name]
+        assert two["train/loss"] == pytest.approx(one["train/loss"], rel=0.02)
+    assert found[0]["train/loss"] == pytest.approx(expected[0]["train/loss"], rel=2e-3)
+
+
+@pytest.fixture(scope="module")
+def disturbed(tmp_path_factory):
+    """A run one of whose processes is asked to end, and which is then gone on with, killed, and gone on with."""
+    root = tmp_path_factory.mktemp("disturbed")
+    processes = begin(root)
+    wait_for_epochs(root, 1, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    asked = ended(processes)
+    resume = f"resume={only_run(root)}"
+    other = tmp_path_factory.mktemp("other")
+    shutil.copytree(only_run(root), other / "run")
+
+    processes = begin(root, resume)
+    wait_for_epochs(root, 2, processes)
+    for process in processes:
+        process.kill()
+    killed = ended(processes)
+    last = ended(begin(root, resume))
+    one = program.train(other, *SMALL, f"resume={other / 'run'}", f"root={root}")
+    return {"root": root, "asked": asked, "killed": killed, "last": last, "one": one, "other": other / "run"}
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_has_all_of_them_save_and_end(disturbed):
+    codes, ((out, _), (silent, _)) = disturbed["asked"]
+    assert codes == [128 + signal.SIGTERM] * 2
+    assert f"go on    python train.py resume={only_run(disturbed['root'])}" in out
+    assert silent == ""
+
+
+@pytest.mark.slow
+def test_several_processes_that_were_stopped_and_killed_end_as_if_they_had_not_been(disturbed, undisturbed):
+    assert disturbed["killed"][0] == [-signal.SIGKILL] * 2
+    assert disturbed["last"][0] == [0, 0], disturbed["last"][1]
+    assert metrics(only_run(disturbed["root"])) == metrics(only_run(undisturbed[0]))
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_with_what_two_have_begun(disturbed, undisturbed):
+    assert disturbed["one"].returncode == 0, disturbed["one"].stderr
+    found, expected = metrics(disturbed["other"]), metrics(only_run(undisturbed[0]))
+    assert found[0] == expected[0]
+    assert [record["train/loss"] for record in found] == pytest.approx(
+        [record["train/loss"] for record in expected], rel=0.02
+    )

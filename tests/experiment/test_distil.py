@@ -1,0 +1,247 @@
+"""One distillation end to end, through train.py, as a person would run it: small networks, pictures and plans."""
+
+import json
+import re
+from pathlib import Path
+from subprocess import CalledProcessError, CompletedProcess
+
+import mlflow
+import program
+import pytest
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from kd.cli import main as kd
+from kd.config.compose import compose
+from kd.config.read import read
+from kd.networks import saved
+from kd.networks.precision import choose_device
+from kd.training.evaluation import evaluate
+
+SMALL = [
+    "backbone=tiny", "data.image_size=[32,32]", "data.train=24", "data.val=8", "data.test=8", "trainer.batch_size=8",
+    "trainer.epochs=3", "trainer.device=cpu",
+]  # fmt: skip
+STEPWISE = ["schedule=linear", "unfreeze.start_epoch=1", "unfreeze.rate=1"]
+
+
+def train(root: Path, *overrides: str, cwd: Path | None = None) -> CompletedProcess:
+    done = program.train(root, *SMALL, *overrides, cwd=cwd)
+    done.check_returncode()
+    return done
+
+
+def folder_of(done: CompletedProcess) -> Path:
+    return Path(re.search(r"^run +(\S+)$", done.stdout, re.MULTILINE).group(1))
+
+
+def timeless(records: list[dict]) -> list[dict]:
+    return [
+        {k: v for k, v in record.items() if k not in ("seconds", "images_per_second", "time")} for record in records
+    ]
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def distilled(home, tmp_path_factory):
+    """A first run, from a working directory that is not the project's."""
+    return train(home, *STEPWISE, cwd=tmp_path_factory.mktemp("elsewhere"))
+
+
+@pytest.fixture(scope="module")
+def again(home, distilled):
+    """The same command once more: the teacher is there by now."""
+    return train(home, *STEPWISE)
+
+
+@pytest.fixture(scope="module")
+def alone(home, distilled):
+    """The student without a teacher."""
+    return train(home, "loss=hard_only", "unfreeze=all")
+
+
+@pytest.fixture(scope="module")
+def multiclass(tmp_path_factory):
+    """Four classes, bf16, heavy augmentation, two loader processes, two objectives, a closed encoder."""
+    home = tmp_path_factory.mktemp("multiclass")
+    return train(
+        home, "data.classes=4", "trainer.precision=bf16", "augment=heavy", "trainer.workers=2", "trainer.accumulate=2",
+        "unfreeze=frozen", "teacher.epochs=1", "objective=[val/dice,student/parameters]",
+    )  # fmt: skip
+
+
+def test_a_run_folder_holds_everything(distilled):
+    names = {path.name for path in folder_of(distilled).iterdir() if path.is_file()}
+    assert names >= {
+        "config.yaml", "metrics.jsonl", "summary.json", "student.safetensors", "student.json", "timeline.png",
+        "curves.png", "predictions.png",
+    }  # fmt: skip
+
+
+def test_metrics_have_a_line_per_epoch_with_every_figure(distilled):
+    records = lines(folder_of(distilled))
+    assert [record["epoch"] for record in records] == [0, 1, 2]
+    for record in records:
+        assert record.keys() >= {
+            "epoch", "temperature", "unfrozen_blocks", "lr/decoder", "lr/encoder", "train/loss", "train/kl",
+            "train/mse", "train/ce", "train/dice", "val/loss", "val/miou", "val/dice", "val/iou/background",
+            "val/iou/foreground", "val/teacher_agreement", "seconds", "images_per_second", "time",
+        }  # fmt: skip
+
+
+def test_training_follows_the_plan_that_preview_prints(distilled, capsys):
+    kd(["preview", "--json", *SMALL, *STEPWISE])
+    plan = json.loads(capsys.readouterr().out)
+    records = lines(folder_of(distilled))
+    assert [row["unfrozen_blocks"] for row in plan] == [0, 1, 2]
+    assert [(row["temperature"], row["unfrozen_blocks"], row["lr"]) for row in plan] == [
+        (r["temperature"], r["unfrozen_blocks"], {"decoder": r["lr/decoder"], "encoder": r["lr/encoder"]})
+        for r in records
+    ]
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms(distilled):
+    for record in lines(folder_of(distilled)):
+        total = 0.3 * record["train/kl"] + 0.5 * record["train/mse"] + 0.5 * record["train/ce"] + record["train/dice"]
+        assert record["train/loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_binary_miou_is_the_mean_of_background_and_foreground(distilled):
+    for record in lines(folder_of(distilled)):
+        assert record["val/miou"] == pytest.approx((record["val/iou/background"] + record["val/iou/foreground"]) / 2)
+
+
+def test_the_objective_is_the_best_epochs(distilled):
+    folder = folder_of(distilled)
+    records, summary = lines(folder), json.loads((folder / "summary.json").read_text())
+    best = max(records, key=lambda record: record["val/miou"])
+    assert summary["objective"] == {"val/miou": best["val/miou"]}
+    assert summary["best_epoch"] == best["epoch"]
+
+
+def test_the_saved_student_is_the_best_one_and_does_what_the_summary_says(distilled):
+    folder = folder_of(distilled)
+    summary = json.loads((folder / "summary.json").read_text())
+    data = read(compose([*SMALL, *STEPWISE])).data
+    from kd.data.loading import EvalLoader
+    from kd.networks.precision import Precision
+
+    student = saved.load_file(folder / "student.safetensors")
+    for split in ("val", "test"):
+        found = evaluate(student, EvalLoader(data, split, 8), Precision(choose_device("cpu")), data.ignore_index)
+        for name, value in found.metrics(data.class_names).items():
+            assert summary["student"][f"{split}/{name}"] == pytest.approx(value, rel=1e-5)
+
+
+def test_the_composed_config_is_kept_with_nothing_left_to_resolve(distilled):
+    config = yaml.safe_load((folder_of(distilled) / "config.yaml").read_text())
+    assert config["schedule"] == {"_target_": "kd.plan.Linear", "initial": 4.0, "final": 1.0}
+    assert config["teacher"]["epochs"] == 3
+    assert "${" not in yaml.safe_dump(config)
+
+
+@pytest.mark.parametrize("name", ["timeline.png", "curves.png", "predictions.png"])
+def test_pictures_are_pictures(distilled, name):
+    with Image.open(folder_of(distilled) / name) as picture:
+        picture.verify()
+
+
+def test_the_table_compares_teacher_and_student(distilled):
+    for row in ("teacher", "student", "parameters", "latency", "mIoU, val", "Dice, test"):
+        assert row in distilled.stdout
+
+
+def test_the_same_settings_find_the_teacher_and_give_the_same_student(distilled, again):
+    assert "trained first" in distilled.stdout
+    assert "trained before" in again.stdout
+    one, two = (load_file(folder_of(done) / "student.safetensors") for done in (distilled, again))
+    assert one.keys() == two.keys()
+    assert all(one[name].equal(two[name]) for name in one)
+    assert timeless(lines(folder_of(again))) == timeless(lines(folder_of(distilled)))
+
+
+def test_a_password_in_the_tracking_address_is_not_written_down(alone, home):
+    done = train(
+        home, "loss=hard_only", "unfreeze=all", "trainer.epochs=1", "tracking.uri=http://me:s3cret@127.0.0.1:9"
+    )
+    assert "s3cret" not in done.stdout + done.stderr
+    assert "s3cret" not in (folder_of(done) / "config.yaml").read_text()
+    assert "s3cret" not in (folder_of(done) / "run.json").read_text()
+
+
+def test_hard_only_builds_no_teacher(alone, tmp_path):
+    assert "teacher" not in alone.stdout
+    record = lines(folder_of(alone))[0]
+    assert record.keys() >= {"train/ce", "train/dice"}
+    assert not record.keys() & {"train/kl", "train/mse", "val/teacher_agreement"}
+    assert "teacher" not in json.loads((folder_of(alone) / "summary.json").read_text())
+
+
+def test_a_teacher_can_be_given_as_a_file_and_must_know_the_classes(home, distilled):
+    teacher = next((home / "runs" / "teachers").iterdir())
+    done = train(home, "teacher=file", f"teacher.path={teacher}", *STEPWISE)
+    one, two = (load_file(folder_of(run) / "student.safetensors") for run in (distilled, done))
+    assert all(one[name].equal(two[name]) for name in one)
+    with pytest.raises(CalledProcessError) as refused:
+        train(home, "teacher=file", f"teacher.path={teacher}", "data.classes=3", *STEPWISE)
+    assert "knows 2 classes (background, foreground) by 1 logits, the data has 3" in refused.value.stderr
+
+
+@pytest.mark.slow
+def test_several_classes_in_mixed_precision(multiclass):
+    folder = folder_of(multiclass)
+    records, summary = lines(folder), json.loads((folder / "summary.json").read_text())
+    names = json.loads((folder / "student.json").read_text())["class_names"]
+    assert len(names) == 4
+    assert {f"val/iou/{name}" for name in names} <= records[0].keys()
+    assert all(record["unfrozen_blocks"] == 0 for record in records)
+    assert summary["objective"] == {
+        "val/dice": max(record["val/dice"] for record in records),
+        "student/parameters": summary["student"]["parameters"],
+    }
+
+
+@pytest.fixture(scope="module")
+def mirrored(home, distilled, again, alone):
+    client = mlflow.MlflowClient(f"sqlite:///{home}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("kd-sweeper")
+    runs = client.search_runs([experiment.experiment_id])
+    return client, {run.data.tags.get("run_folder", "teacher"): run for run in runs}
+
+
+def test_mlflow_holds_every_run_and_the_teachers(mirrored, distilled, again, alone):
+    _, runs = mirrored
+    assert {str(folder_of(done)) for done in (distilled, again, alone)} | {"teacher"} <= set(runs)
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+def test_mlflow_holds_the_same_points_as_the_run_folder(mirrored, distilled):
+    client, runs = mirrored
+    run = runs[str(folder_of(distilled))]
+    for name, value in lines(folder_of(distilled))[0].items():
+        if name in ("epoch", "time"):
+            continue
+        history = sorted(client.get_metric_history(run.info.run_id, name), key=lambda point: point.step)
+        assert [(p.step, p.value) for p in history] == [(r["epoch"], r[name]) for r in lines(folder_of(distilled))], (
+            value
+        )
+
+
+def test_mlflow_holds_flat_parameters_tags_and_the_files(mirrored, distilled):
+    client, runs = mirrored
+    run, folder = runs[str(folder_of(distilled))], folder_of(distilled)
+    assert run.data.params["schedule.initial"] == "4.0"
+    assert run.data.params["backbone.student.encoder"] == "tu-mobilenetv3_small_050"
+    assert run.data.tags["group.schedule"] == "linear"
+    kept = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert kept >= {path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
+    assert run.info.artifact_uri.startswith((folder.parents[2] / "mlruns").as_uri())

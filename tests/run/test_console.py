@@ -1,0 +1,177 @@
+"""What a person reads: plain lines where there is no terminal, and a table whose ratios are right."""
+
+import io
+import re
+from collections import Counter
+
+import pytest
+from rich.console import Console
+
+from kd.data import Shapes
+from kd.data.augmentation import Augmentation
+from kd.data.loading import TrainLoader
+from kd.run import console
+from kd.run.console import Display, Watched, comparison
+
+FIGURES = {
+    "parameters": 6_251_469,
+    "file_bytes": 25_110_000,
+    "latency_ms": 12.345,
+    "val/loss": 0.4,
+    "val/miou": 0.6,
+    "val/dice": 0.7,
+    "val/iou/foreground": 0.5,
+    "test/miou": 0.55,
+    "test/dice": 0.65,
+}
+TEACHER = {**FIGURES, "parameters": 13_158_765, "file_bytes": 53_000_000, "latency_ms": 49.38, "val/miou": 0.8}
+RECORD = {
+    "epoch": 1, "temperature": 3.25, "unfrozen_blocks": 2, "lr/decoder": 1e-3, "lr/encoder": 1e-4,
+    "train/loss": 1.23456, "val/miou": 0.5, "seconds": 2.0, "images_per_second": 12.34,
+}  # fmt: skip
+
+
+def printed(table, width=100) -> str:
+    file = io.StringIO()
+    Console(file=file, width=width).print(table)
+    return file.getvalue()
+
+
+def rows(table) -> dict[str, list[str]]:
+    """The cells of a printed table by the first of their row; its column titles under ''."""
+    lines = [line.replace("┃", "│") for line in printed(table).splitlines()]
+    cells = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in lines if "│" in line]
+    return {row[0]: row[1:] for row in cells[1:]}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """A terminal of 100 columns in place of this program's output."""
+    file = Terminal()
+    made = Console(file=file, width=100, highlight=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(console, "console", made)
+    return file
+
+
+# the closing table
+
+
+def test_ratios_are_student_over_teacher():
+    found = rows(comparison(FIGURES, TEACHER))
+    assert found["parameters"] == ["13,158,765", "6,251,469", "0.475"]
+    assert found["file, bytes"] == ["53,000,000", "25,110,000", "0.474"]
+    assert found["latency, ms/image"] == ["49.4", "12.3", "0.250"]
+    assert found["mIoU, val"] == ["0.8000", "0.6000", "0.750"]
+    for title, key in (("Dice, val", "val/dice"), ("mIoU, test", "test/miou"), ("Dice, test", "test/dice")):
+        assert found[title] == [f"{TEACHER[key]:.4f}", f"{FIGURES[key]:.4f}", "1.000"]
+    assert len(found) == 7
+
+
+def test_columns_are_titled():
+    both, alone = printed(comparison(FIGURES, TEACHER)), printed(comparison(FIGURES, None))
+    assert all(title in both for title in ("teacher", "student", "student / teacher"))
+    assert "student" in alone
+    assert "teacher" not in alone
+
+
+def test_without_a_teacher_there_is_one_column():
+    found = rows(comparison(FIGURES, None))
+    assert found["parameters"] == ["6,251,469"]
+    assert found["mIoU, val"] == ["0.6000"]
+    assert {len(cells) for cells in found.values()} == {1}
+
+
+def test_without_a_test_split_there_are_no_rows_for_it():
+    found = rows(comparison({name: value for name, value in FIGURES.items() if not name.startswith("test")}, TEACHER))
+    assert not any("test" in title for title in found)
+    assert len(found) == 5
+
+
+def test_figures_that_are_missing_or_nought_have_no_ratio():
+    teacher = {**TEACHER, "val/miou": None, "val/dice": 0.0}
+    found = rows(comparison({**FIGURES, "test/miou": None}, teacher))
+    assert found["mIoU, val"] == ["-", "0.6000", "-"]
+    assert found["Dice, val"] == ["0.0000", "0.7000", "-"]
+    assert "mIoU, test" not in found
+
+
+def test_a_student_of_nought_has_the_ratio_nought():
+    assert rows(comparison({**FIGURES, "val/miou": 0.0}, TEACHER))["mIoU, val"] == ["0.8000", "0.0000", "0.000"]
+
+
+def test_the_table_fits_eighty_columns():
+    lines = printed(comparison(FIGURES, TEACHER), width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
+
+
+@pytest.mark.parametrize("width", [20, 40, 200])
+def test_no_figure_is_cut_however_narrow_the_terminal_is(width, monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=file, width=width))
+    console.show(comparison(FIGURES, TEACHER))
+    assert "…" not in file.getvalue()
+    digits = re.sub(r"[^0-9]", "", file.getvalue())
+    assert Counter(digits) == Counter(re.sub(r"[^0-9]", "", printed(comparison(FIGURES, TEACHER), 200)))
+
+
+# epoch by epoch
+
+
+def test_an_epoch_is_one_plain_line_where_there_is_no_terminal(capsys):
+    with Display("student", 30, 4, "val/miou") as display:
+        for _ in range(4):
+            display.advance()
+        display.epoch(RECORD, best=True)
+        display.epoch({**RECORD, "epoch": 2}, best=False)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "student   2/30  T 3.25  open 2  lr 1.0e-03  loss 1.2346  mIoU 0.5000  12.3 img/s  *"
+    assert second == "student   3/30  T 3.25  open 2  lr 1.0e-03  loss 1.2346  mIoU 0.5000  12.3 img/s"
+
+
+def test_an_epoch_without_figures_is_a_line_too(capsys):
+    with Display("teacher", 1, 1, "val/miou") as display:
+        display.epoch({**RECORD, "val/miou": None}, best=False)
+    assert "mIoU -" in capsys.readouterr().out
+
+
+def test_names_are_printed_as_they_are(capsys):
+    """Brackets are no markup: a path or an override may hold some."""
+    console.say("run      /tmp/[bold]x[/bold]", "data.image_size=[32,32] " + "x" * 200)
+    assert capsys.readouterr().out == f"run      /tmp/[bold]x[/bold]\ndata.image_size=[32,32] {'x' * 200}\n"
+
+
+def test_a_table_is_shown_without_colours_where_there_is_no_terminal(capsys):
+    console.show(comparison(FIGURES, TEACHER))
+    out = capsys.readouterr().out
+    assert "what came out" in out
+    assert "\x1b" not in out
+
+
+def test_on_a_terminal_a_bar_moves_under_the_lines(terminal):
+    with Display("student", 2, 4, "val/miou") as display:
+        for _ in range(4):
+            display.advance()
+        display.epoch(RECORD, best=True)
+        assert display.progress.tasks[0].completed == 4
+        assert display.progress.tasks[0].total == 8
+    out = terminal.getvalue()
+    assert "4/8" in out
+    assert "mIoU 0.5000" in out
+
+
+def test_watching_changes_no_batch_and_counts_each():
+    loader = TrainLoader(Shapes(image_size=(32, 32), train=6), Augmentation([], 0), 2, 0)
+    with Display("student", 2, 3, "val/miou") as display:
+        watched = Watched(loader, display)
+        assert watched.steps() == loader.steps() == 3
+        for epoch in (0, 1):
+            seen = [batch.indices.tolist() for batch in watched.epoch(epoch)]
+            assert seen == [batch.indices.tolist() for batch in loader.epoch(epoch)]
+        assert display.progress.tasks[0].completed == 6

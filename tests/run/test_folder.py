@@ -1,0 +1,150 @@
+"""The run folder is the truth: what goes in comes out, and a file is there whole or not at all."""
+
+import json
+import math
+import threading
+
+import pytest
+import yaml
+
+from kd.config.compose import compose, plain
+from kd.run.folder import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "runs" / "2026-11-21" / "08-00-00")
+
+
+def files(folder: RunFolder) -> list[str]:
+    return sorted(path.name for path in folder.path.iterdir())
+
+
+class Unknown:
+    """What neither JSON nor YAML can hold."""
+
+
+def test_a_run_folder_is_made_with_its_parents_and_may_be_there_already(folder):
+    assert folder.path.is_dir()
+    (folder / "note.txt").write_text("mine")
+    assert files(RunFolder(folder.path)) == ["note.txt"]
+
+
+def test_its_files_are_found_by_name(folder):
+    assert folder / "summary.json" == folder.path / "summary.json"
+
+
+def test_metrics_come_back_as_they_were_written_in_order(folder):
+    records = [
+        {"epoch": 0, "val/miou": 0.1, "lr/decoder": 1e-3, "val/iou/Straße « \n »": 1 / 3},
+        {"epoch": 1, "val/miou": None, "lr/decoder": 1e-300},
+        {"epoch": 2, "val/miou": 1, "lr/decoder": 0.1 + 0.2},
+    ]
+    for count, record in enumerate(records, start=1):
+        folder.append_metrics(record)
+        assert folder.metrics() == records[:count]
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) == count
+    assert RunFolder(folder.path).metrics() == records
+
+
+def test_a_last_line_that_was_cut_short_is_none(folder):
+    for epoch in range(2):
+        folder.append_metrics({"epoch": epoch})
+    text = (folder / "metrics.jsonl").read_bytes()
+    for end in range(len(text) // 2, len(text)):
+        (folder / "metrics.jsonl").write_bytes(text[:end])
+        assert folder.metrics() == [{"epoch": 0}]
+    (folder / "metrics.jsonl").write_bytes(text[:-3] + b"\0\0\0")
+    assert folder.metrics() == [{"epoch": 0}]
+
+
+def test_who_it_is_is_kept_fact_by_fact_whoever_writes(folder):
+    assert folder.identity() == {}
+    assert folder.identify(id="1", status="RUNNING") == {"id": "1", "status": "RUNNING"}
+    threads = [threading.Thread(target=folder.identify, kwargs={f"fact{i}": i}) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = {"id": "1", "status": "RUNNING"} | {f"fact{i}": i for i in range(8)}
+    assert folder.identity() == json.loads((folder / "run.json").read_text()) == expected
+
+
+def test_configuration_and_summary_are_nothing_before_they_are_written(folder):
+    assert folder.config() == folder.summary() == {}
+    folder.write_config({"seed": 0})
+    folder.write_summary({"epochs": 1})
+    assert (folder.config(), folder.summary()) == ({"seed": 0}, {"epochs": 1})
+
+
+def test_before_the_first_epoch_there_are_no_metrics(folder):
+    assert folder.metrics() == []
+
+
+def test_numbers_that_json_lacks_become_null(folder):
+    folder.append_metrics({"a": math.nan, "b": math.inf, "c": -math.inf, "d": 0.5})
+    (line,) = (folder / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=pytest.fail) == {"a": None, "b": None, "c": None, "d": 0.5}
+
+
+def test_a_record_that_cannot_be_written_leaves_no_half_line(folder):
+    folder.append_metrics({"epoch": 0})
+    with pytest.raises(TypeError):
+        folder.append_metrics({"epoch": 1, "what": Unknown()})
+    assert folder.metrics() == [{"epoch": 0}]
+
+
+def test_lines_from_an_epoch_on_are_dropped_and_the_rest_stays(folder):
+    folder.write_summary({"a": 1})
+    records = [{"epoch": epoch, "x": 0.1 * epoch} for epoch in range(4)]
+    for record in records:
+        folder.append_metrics(record)
+    assert folder.keep_metrics(2) == folder.metrics() == records[:2]
+    folder.append_metrics({"epoch": 2})
+    assert folder.metrics() == [*records[:2], {"epoch": 2}]
+    assert folder.keep_metrics(0) == folder.metrics() == []
+    assert files(folder) == ["summary.json"]
+
+
+def test_what_was_typed_is_kept_from_the_first_start(folder):
+    folder.write_overrides(["seed=1"])
+    folder.write_overrides(["resume=auto"])
+    assert yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text()) == ["seed=1"]
+
+
+def test_the_configuration_comes_back_as_it_was_put_in(folder):
+    config = plain(compose(["data.classes=3", 'data.class_names=["Straße","b: c","yes"]', '+tracking.tags.a="1"']))
+    folder.write_config(config)
+    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    assert yaml.safe_load(text) == config
+    assert list(yaml.safe_load(text)) == list(config)
+    assert "Straße" in text
+    assert "${" not in text
+
+
+def test_a_summary_comes_back_as_it_was_put_in(folder):
+    summary = {"objective": {"val/miou": 0.5}, "student": {"parameters": 10, "val/iou/Straße": None}, "best_epoch": 3}
+    folder.write_summary(summary | {"seconds": math.inf})
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == summary | {"seconds": None}
+
+
+@pytest.mark.parametrize(
+    ("write", "name"), [(RunFolder.write_config, "config.yaml"), (RunFolder.write_summary, "summary.json")]
+)
+def test_a_file_that_cannot_be_written_leaves_the_old_one_whole_and_nothing_else(folder, write, name):
+    write(folder, {"a": 1})
+    before = (folder / name).read_bytes()
+    with pytest.raises((TypeError, yaml.YAMLError)):
+        write(folder, {"a": 2, "b": list(range(10_000)), "what": Unknown()})
+    assert (folder / name).read_bytes() == before
+    assert files(folder) == [name]
+
+
+@pytest.mark.parametrize(
+    ("write", "name"), [(RunFolder.write_config, "config.yaml"), (RunFolder.write_summary, "summary.json")]
+)
+def test_writing_again_replaces_the_file(folder, write, name):
+    write(folder, {"a": list(range(1000))})
+    write(folder, {"a": 1})
+    assert yaml.safe_load((folder / name).read_text()) == {"a": 1}  # JSON is YAML
+    assert files(folder) == [name]

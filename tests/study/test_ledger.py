@@ -1,0 +1,528 @@
+"""Who hands out trials: exactly as many finished as asked for, whatever fails, dies or is started again in between."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from itertools import count, pairwise
+
+import optuna
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import NopPruner
+from optuna.trial import TrialState
+from sqlalchemy import event
+
+from kd.errors import StudyError
+from kd.study import hydra_options, worker
+from kd.study.ledger import FINISHED, LOST_RETRIES, Ledger, Now, Tally, failure, history
+from kd.study.space import Space
+from kd.study.storage import Database
+
+LINE = {"x": FloatDistribution(0, 1), "y": IntDistribution(0, 9)}
+GRID = {"a": CategoricalDistribution(["one", "two"]), "b": IntDistribution(0, 4, step=2)}
+NAMES = (f"study{number}" for number in count())
+FAILURES = ("error", "nan", "interrupted")
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """A database of this module, which does not wait for the disk."""
+    made = Database(f"sqlite:///{tmp_path_factory.mktemp('database')}/studies.db")
+    engine = made.open().engine
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
+    engine.dispose()
+    return made
+
+
+def begin(database, target=4, name=None, searched=LINE, **options) -> Ledger:
+    """A study of random search, or, where it is planned, of a grid."""
+    space = Space(searched, (), {"figure": "maximize"}, {})
+    sampler = hydra_options.sampler({"_target_": "optuna.samplers.RandomSampler"}, 0)
+    return Ledger(database, name or next(NAMES), space, sampler, NopPruner(), target, **options)
+
+
+def again(ledger: Ledger, **options) -> Ledger:
+    """The same command once more."""
+    kept = {
+        "target": ledger.target, "planned": ledger.planned, "max_retries": ledger.max_retries,
+        "max_failure_rate": ledger.max_failure_rate,
+    }  # fmt: skip
+    return begin(ledger.database, name=ledger.name, searched=ledger.space.searched, **{**kept, **options})
+
+
+def suggest(ledger: Ledger, trial) -> dict:
+    """What a trial is to train, as the sweeper asks for it."""
+    return {name: trial._suggest(name, distribution) for name, distribution in ledger.space.searched.items()}
+
+
+def end(ledger: Ledger, trial, outcome: str) -> None:
+    """What becomes of a trial."""
+    if outcome == "complete":
+        ledger.study.tell(trial.number, 0.5)
+    elif outcome == "pruned":
+        trial.report(0.25, 1)
+        ledger.study.tell(trial.number, state=TrialState.PRUNED)
+    elif outcome == "lost":
+        trial.set_user_attr("worker", {**worker.me(), "started": 0.0})  # a process of this number, but not this one
+    else:
+        trial.set_user_attr("failure", {"kind": outcome, "reason": f"an {outcome} in trial {trial.number}"})
+        ledger.study.tell(trial.number, state=TrialState.FAIL)
+
+
+def one(ledger: Ledger, outcome: str = "complete") -> dict:
+    """Claim a trial and let it end so; returns its parameters."""
+    trial = ledger.claim()
+    params = suggest(ledger, trial)
+    end(ledger, trial, outcome)
+    return params
+
+
+def cut_off(ledger: Ledger) -> None:
+    """A claim that is killed when the trial is running already and has no worker yet."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kd.study.ledger.worker.me", lambda: next(iter([])))
+        with pytest.raises(StopIteration):
+            ledger.claim()
+
+
+def states(ledger: Ledger) -> list[str]:
+    return [trial.state.name for trial in ledger.trials()]
+
+
+def finish(ledger: Ledger) -> None:
+    """Complete what is missing."""
+    while (trial := ledger.claim()) is not Now.ENOUGH:
+        suggest(ledger, trial)
+        end(ledger, trial, "complete")
+
+
+# counting
+
+
+def frozen(number: int, state: TrialState, kind: str | None = None, before=()):
+    """A trial as the database would show it."""
+    attributes = {"failure": {"kind": kind, "reason": kind}} if kind else {}
+    trial = optuna.create_trial(
+        state=state, value=1.0 if state == TrialState.COMPLETE else None, user_attrs=attributes,
+        system_attrs={"retry_history": list(before)} if before else {},
+    )  # fmt: skip
+    trial.number = number
+    return trial
+
+
+def chain(*kinds: str) -> list:
+    """One trial that failed again and again."""
+    return [frozen(number, TrialState.FAIL, kind, range(number)) for number, kind in enumerate(kinds)]
+
+
+def counted(trials, max_retries=2) -> tuple[list[int], list[int]]:
+    tally = Tally.of(trials, max_retries)
+    return [trial.number for trial in tally.to_retry], [trial.number for trial in tally.given_up]
+
+
+def test_a_tally_counts_states():
+    every = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING, TrialState.RUNNING]
+    tally = Tally.of([frozen(number, state) for number, state in enumerate(every)], 2)
+    assert (tally.finished, tally.running, tally.waiting) == (2, 2, 1)
+    assert tally.to_retry == tally.given_up == ()
+
+
+def test_a_tally_of_nothing_is_nothing():
+    assert Tally.of([], 2) == Tally(0, 0, 0, (), ())
+
+
+@pytest.mark.parametrize("max_retries", [0, 1, 2, 5])
+def test_an_error_is_tried_again_max_retries_times(max_retries):
+    for tries in range(1, max_retries + 4):
+        last = [tries - 1]
+        expected = (last, []) if tries <= max_retries else ([], last)
+        assert counted(chain(*["error"] * tries), max_retries) == expected
+
+
+def test_a_trial_without_a_word_is_lost_and_tried_again_a_bounded_number_of_times():
+    assert failure(frozen(0, TrialState.FAIL))["kind"] == "lost"
+    assert counted(chain(*[None] * LOST_RETRIES), 0) == ([LOST_RETRIES - 1], [])
+    assert counted(chain(*[None] * (LOST_RETRIES + 1)), 0) == ([], [LOST_RETRIES])
+
+
+def test_nan_is_never_tried_again():
+    assert counted(chain("nan"), 9) == ([], [0])
+
+
+def test_an_interrupted_trial_is_always_tried_again():
+    assert counted(chain(*["interrupted"] * 50), 0) == ([49], [])
+
+
+def test_kinds_of_failure_are_counted_apart():
+    assert counted(chain("error", "interrupted", "interrupted", "error"), 2) == ([3], [])
+    assert counted(chain("error", None, "error", "interrupted", "error"), 2) == ([], [4])
+    assert counted(chain("error", "error", "error", "interrupted"), 2) == ([3], [])
+
+
+@pytest.mark.parametrize("state", [s for s in TrialState if s != TrialState.FAIL])
+def test_what_was_put_in_line_again_is_not_put_there_twice(state):
+    assert counted([frozen(0, TrialState.FAIL, "error"), frozen(1, state, before=[0])]) == ([], [])
+
+
+# exactly as many as asked for
+
+OUTCOMES = st.sampled_from(["complete", "pruned", "error", "nan", "lost", "interrupted", "cut off"])
+
+
+def check_chains(ledger: Ledger) -> None:
+    """Every failed trial was tried again as often as its failures allow, with the same parameters."""
+    trials = ledger.trials()
+    retried = {number for trial in trials for number in history(trial)}
+    for last in trials:
+        if last.number in retried:
+            continue
+        attempts = [trials[number] for number in (*history(last), last.number)]
+        kinds = Counter(failure(trial)["kind"] for trial in attempts if trial.state == TrialState.FAIL)
+        assert kinds["error"] <= ledger.max_retries + 1
+        assert kinds["nan"] <= 1
+        if last.state == TrialState.FAIL:
+            assert kinds["nan"] == 1 or kinds["error"] == ledger.max_retries + 1 or kinds["lost"] == LOST_RETRIES + 1
+        for before, after in pairwise(attempts):
+            assert before.state == TrialState.FAIL
+            assert failure(before)["kind"] != "nan"
+            assert after.system_attrs["failed_trial"] == attempts[0].number
+            assert {name: after.params[name] for name in before.params} == before.params
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    target=st.integers(1, 4),
+    max_retries=st.integers(0, 2),
+    story=st.lists(st.tuples(OUTCOMES, st.booleans()), max_size=12),
+)
+def test_a_study_ends_at_exactly_its_number_of_finished_trials(database, target, max_retries, story):
+    """Whatever becomes of each trial, and however often the command is started again."""
+    ledger = begin(database, target, max_retries=max_retries)
+    story, numbers = iter(story), []
+    while True:
+        outcome, restart = next(story, ("complete", False))
+        if restart:
+            ledger = again(ledger)
+        try:
+            if outcome == "cut off" and ledger.tally().finished < target:
+                cut_off(ledger)
+                continue
+            trial = ledger.claim()
+        except StudyError:
+            ledger = again(ledger)
+            continue
+        if trial is Now.ENOUGH:
+            break
+        numbers.append(trial.number)
+        suggest(ledger, trial)
+        end(ledger, trial, outcome if outcome != "cut off" else "complete")
+    assert len(numbers) == len(set(numbers))
+    assert set(states(ledger)) <= {"COMPLETE", "PRUNED", "FAIL"}
+    assert sum(trial.state in FINISHED for trial in ledger.trials()) == target
+    check_chains(ledger)
+
+
+def test_a_study_that_has_enough_hands_out_nothing(database):
+    ledger = begin(database, target=2)
+    finish(ledger)
+    assert again(ledger).claim() is Now.ENOUGH
+    assert again(ledger, target=1).claim() is Now.ENOUGH
+    assert states(ledger) == ["COMPLETE"] * 2
+
+
+def test_a_study_that_should_have_more_goes_on(database):
+    ledger = begin(database, target=2)
+    finish(ledger)
+    finish(again(ledger, target=5))
+    assert states(ledger) == ["COMPLETE"] * 5
+
+
+def test_no_more_trials_run_than_are_missing(database):
+    ledger = begin(database, target=3)
+    one(ledger)
+    first, second = ledger.claim(), ledger.claim()
+    assert ledger.claim() is Now.WAIT
+    end(ledger, first, "error")
+    third = ledger.claim()
+    assert ledger.claim() is Now.WAIT
+    end(ledger, second, "complete")
+    assert ledger.claim() is Now.WAIT
+    end(ledger, third, "pruned")
+    assert ledger.claim() is Now.ENOUGH
+
+
+@pytest.mark.parametrize("kind", ["error", "lost", "interrupted"])
+def test_a_failed_trial_comes_next_with_its_parameters(kind, database):
+    ledger = begin(database)
+    first = one(ledger, kind)
+    assert one(ledger) == first
+    assert one(ledger) != first
+    retry = ledger.trials()[1]
+    assert history(retry) == [0]
+    assert retry.system_attrs["failed_trial"] == 0
+
+
+# who is dead
+
+
+def test_a_claim_is_alive_in_the_name_of_its_process(database):
+    trial = begin(database).claim()
+    stored = database.open().get_trial(trial._trial_id)
+    assert stored.state == TrialState.RUNNING
+    assert stored.user_attrs["worker"] == worker.me()
+
+
+def test_a_claim_that_was_cut_off_is_freed_by_the_next(database):
+    ledger = begin(database, target=1)
+    cut_off(ledger)
+    assert states(ledger) == ["RUNNING"]
+    trial = ledger.claim()
+    assert states(ledger) == ["FAIL", "RUNNING"]
+    assert history(ledger.trials()[trial.number]) == [0]
+
+
+def test_a_claim_that_was_cut_off_does_not_make_two_trials_alike(database):
+    ledger = begin(database)
+    cut_off(ledger)
+    seen = [tuple(one(ledger).values()) for _ in range(3)]
+    assert len(set(seen)) == len(seen)
+
+
+def test_the_trial_of_a_dead_process_is_freed_at_once(database):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    runs = {**worker.me(), "pid": process.pid, "started": worker._started(psutil.Process(process.pid))}
+    ledger = begin(database, target=1)
+    trial = ledger.claim()
+    trial.set_user_attr("worker", runs)
+    assert ledger.bury() == []
+    assert ledger.claim() is Now.WAIT
+    process.communicate(b"\n")
+    assert [dead.number for dead in ledger.bury()] == [trial.number]
+    freed = ledger.claim()
+    assert history(ledger.trials()[freed.number]) == [trial.number]
+
+
+def test_the_trial_of_another_host_is_freed_only_after_the_grace_period(tmp_path, monkeypatch):
+    ledger = begin(Database(f"sqlite:///{tmp_path}/studies.db", heartbeat=1, grace=2), target=1)
+    monkeypatch.setattr(worker, "_host", lambda: "elsewhere")
+    trial = ledger.claim()
+    trial.set_user_attr("worker", {**worker.me(), "pid": 2**22 + 1})  # a number that no process here has
+    monkeypatch.undo()
+    assert ledger.claim() is Now.WAIT
+    assert ledger.bury() == []
+    deadline = time.monotonic() + 30
+    while (freed := ledger.claim()) is Now.WAIT and time.monotonic() < deadline:
+        time.sleep(0.3)
+    assert history(ledger.trials()[freed.number]) == [trial.number]
+    assert failure(ledger.trials()[trial.number])["kind"] == "lost"
+
+
+def test_burying_returns_only_trials_whose_worker_is_gone_or_silent(database, monkeypatch):
+    """Not one that told its own failure in the same moment: its worker lives, and would be killed for it."""
+    ledger = begin(database)
+    trial = ledger.claim()
+    monkeypatch.setattr(optuna.storages, "fail_stale_trials", lambda study: end(ledger, trial, "error"))
+    assert ledger.bury() == []
+
+
+# planned studies
+
+
+def test_a_planned_study_runs_every_cell_once_in_order(database):
+    ledger = begin(database, target=6, searched=GRID, planned=True)
+    assert [one(ledger) for _ in range(6)] == ledger.space.cells()
+    assert ledger.claim() is Now.ENOUGH
+
+
+@pytest.mark.parametrize("kind", ["error", "lost", "interrupted", "cut off"])
+def test_a_planned_study_begun_again_runs_every_cell_once(kind, database):
+    ledger = begin(database, target=6, searched=GRID, planned=True)
+    one(ledger)
+    cut_off(ledger) if kind == "cut off" else one(ledger, kind)
+    ledger = again(ledger)
+    one(again(ledger))
+    finish(again(ledger))
+    done = [trial.params for trial in ledger.trials() if trial.state == TrialState.COMPLETE]
+    assert sorted(done, key=str) == sorted(ledger.space.cells(), key=str)
+    assert states(ledger).count("FAIL") == 1
+
+
+def test_a_plan_that_was_written_half_is_completed(database, monkeypatch):
+    real, name = optuna.Study.enqueue_trial, next(NAMES)
+
+    def enqueue(study, cell):
+        if cell == {"a": "two", "b": 0}:
+            raise KeyboardInterrupt
+        real(study, cell)
+
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", enqueue)
+    with pytest.raises(KeyboardInterrupt):
+        begin(database, target=6, name=name, searched=GRID, planned=True)
+    monkeypatch.undo()
+    ledger = begin(database, target=6, name=name, searched=GRID, planned=True)
+    assert [one(ledger) for _ in range(6)] == ledger.space.cells()
+
+
+def test_a_planned_study_may_stop_before_its_last_cell(database):
+    ledger = begin(database, target=2, searched=GRID, planned=True)
+    finish(ledger)
+    assert [trial.params for trial in ledger.trials() if trial.value is not None] == ledger.space.cells()[:2]
+
+
+def test_a_planned_study_ends_without_the_cells_that_were_given_up(database):
+    ledger = begin(database, target=6, searched=GRID, planned=True)
+    one(ledger, "nan")
+    finish(ledger)
+    assert Counter(states(ledger)) == {"FAIL": 1, "COMPLETE": 5}
+
+
+def test_a_planned_study_waits_for_its_last_cells(database):
+    ledger = begin(database, target=6, searched=GRID, planned=True)
+    trials = [ledger.claim() for _ in range(6)]
+    assert ledger.claim() is Now.WAIT
+    for trial in trials[1:]:
+        end(ledger, trial, "complete")
+    end(ledger, trials[0], "nan")
+    assert ledger.claim() is Now.ENOUGH
+
+
+def test_a_cell_of_a_range_of_fractions_may_fail_and_run_again(database):
+    searched = {"x": FloatDistribution(0.0, 0.3, step=0.1)}
+    ledger = begin(database, target=4, searched=searched, planned=True)
+    for _ in range(3):
+        one(ledger)
+    failed = one(ledger, "interrupted")
+    assert one(ledger) == failed
+    assert ledger.claim() is Now.ENOUGH
+
+
+# when to stop
+
+
+def test_a_study_in_which_nothing_works_stops_and_says_why(database):
+    ledger = begin(database, target=20)
+    for _ in range(3):
+        one(ledger, "nan")
+    with pytest.raises(StudyError, match=rf"study {ledger.name} stops: 3 .* number 2, for: an nan in trial 2; mend"):
+        ledger.claim()
+
+
+def test_a_study_stops_when_more_than_its_share_was_given_up(database):
+    ledger = begin(database, target=10, max_failure_rate=0.3)
+    one(ledger)
+    for _ in range(3):
+        one(ledger, "nan")
+    one(ledger, "nan")
+    with pytest.raises(StudyError, match="4 trials were given up"):
+        ledger.claim()
+
+
+def test_a_trial_that_is_tried_again_is_not_given_up(database):
+    ledger = begin(database, target=4, max_failure_rate=0.0, max_retries=2)
+    for _ in range(4):
+        for outcome in ("error", "error", "interrupted", "complete"):
+            one(ledger, outcome)
+    assert ledger.claim() is Now.ENOUGH
+
+
+def test_a_study_that_stopped_goes_on_when_it_is_asked_again(database):
+    ledger = begin(database, target=4)
+    for _ in range(3):
+        one(ledger, "nan")
+    with pytest.raises(StudyError):
+        ledger.claim()
+    ledger = again(ledger)
+    one(ledger, "nan")
+    finish(ledger)
+    assert Counter(states(ledger)) == {"FAIL": 4, "COMPLETE": 4}
+
+
+# beginning
+
+
+def test_a_study_of_another_question_is_refused(database):
+    ledger = begin(database)
+    with pytest.raises(StudyError, match=f"study {ledger.name} was begun with"):
+        begin(database, name=ledger.name, searched=GRID)
+    assert again(ledger).claim().number == 0
+
+
+def test_a_study_of_somebody_else_is_refused(database):
+    study = optuna.create_study(study_name=next(NAMES), storage=database.open())
+    study.add_trial(optuna.create_trial(value=1.0))
+    with pytest.raises(StudyError, match="not made by this sweeper"):
+        begin(database, name=study.study_name)
+
+
+def test_a_study_whose_beginning_was_cut_off_is_begun_again(database, monkeypatch):
+    name = next(NAMES)
+    monkeypatch.setattr(Space, "write", lambda space, study: next(iter([])))
+    with pytest.raises(StopIteration):
+        begin(database, name=name)
+    monkeypatch.undo()
+    ledger = begin(database, name=name)
+    assert Space.read(ledger.study) == ledger.space
+
+
+# many at once
+
+
+def work(ledger: Ledger, numbers: list[int]) -> None:
+    """What a worker does; every fourth trial fails at first."""
+    while (trial := ledger.claim()) is not Now.ENOUGH:
+        if trial is Now.WAIT:
+            time.sleep(0.02)
+            continue
+        numbers.append(trial.number)
+        suggest(ledger, trial)
+        first = "failed_trial" not in ledger.storage.get_trial(trial._trial_id).system_attrs
+        end(ledger, trial, "error" if first and trial.number % 4 == 0 else "complete")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_threads_share_a_study(shared, database):
+    ledger, numbers = begin(database, target=8), []
+    threads = [
+        threading.Thread(target=work, args=(ledger if shared else again(ledger), numbers), daemon=True)
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert sorted(numbers) == list(range(len(ledger.trials())))
+    assert Counter(states(ledger))["COMPLETE"] == 8
+    assert set(states(ledger)) == {"COMPLETE", "FAIL"}
+    check_chains(ledger)
+
+
+def as_process(url: str) -> None:
+    """A worker in a process of its own: prints the numbers of its trials."""
+    numbers: list[int] = []
+    work(begin(Database(url), target=8, name="shared"), numbers)
+    print(json.dumps(numbers))
+
+
+@pytest.mark.slow
+def test_processes_that_start_together_share_a_study_that_was_not_there(tmp_path):
+    url = f"sqlite:///{tmp_path}/deep/studies.db"
+    command = [sys.executable, __file__, url]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    done = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, done
+    numbers = [number for out, _ in done for number in json.loads(out)]
+    ledger = begin(Database(url), target=8, name="shared")
+    assert sorted(numbers) == list(range(len(ledger.trials())))
+    assert states(ledger).count("COMPLETE") == 8
+    check_chains(ledger)
+    assert [summary.study_name for summary in optuna.get_all_study_summaries(url)] == ["shared"]
+
+
+if __name__ == "__main__":
+    as_process(sys.argv[1])

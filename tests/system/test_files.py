@@ -1,0 +1,185 @@
+"""Laws of writing: a file is whole or absent, the old one stands until then, and JSON has no NaN."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kd.system.files import clear_leftovers, finite, touch, write_atomically, write_json
+
+
+def strict_json(text):
+    """JSON as the standard has it: NaN and Infinity are not numbers."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def names(folder):
+    """Everything in a folder, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+# write_atomically
+
+
+def test_what_the_writer_wrote_is_what_the_file_holds(tmp_path):
+    write_atomically(tmp_path / "weights.bin", lambda file: file.write_bytes(b"\x00\xff whole"))
+    assert (tmp_path / "weights.bin").read_bytes() == b"\x00\xff whole"
+    assert names(tmp_path) == ["weights.bin"]
+
+
+def test_an_old_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("a long old text")
+    write_atomically(path, lambda file: file.write_text("new"))
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["notes.txt"]
+
+
+def test_missing_folders_are_made(tmp_path):
+    write_atomically(tmp_path / "runs" / "one" / "a.txt", lambda file: file.write_text("a"))
+    assert (tmp_path / "runs" / "one" / "a.txt").read_text() == "a"
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt, SystemExit])
+def test_a_writer_that_raises_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "best.json"
+    path.write_text("old")
+
+    def half(file):
+        file.write_text("half of the n")
+        raise error("disk full")
+
+    with pytest.raises(error, match="disk full"):
+        write_atomically(path, half)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["best.json"]
+
+
+def test_a_writer_that_raises_leaves_no_file_where_there_was_none(tmp_path):
+    def half(file):
+        file.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(tmp_path / "best.json", half)
+    assert names(tmp_path) == []
+
+
+def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
+    path, seen = tmp_path / "best.json", []
+    path.write_text("old")
+
+    def write(file):
+        file.write_text("new")
+        seen.append(path.read_text())
+
+    write_atomically(path, write)
+    assert seen == ["old"]
+    assert path.read_text() == "new"
+
+
+def test_the_writer_gets_a_file_beside_the_target_with_its_suffix(tmp_path):
+    # Beside it, as a rename is atomic within one file system only; the suffix, as savers choose a format by it.
+    given_to_writer = []
+
+    def write(file):
+        given_to_writer.append(file)
+        file.write_text("x")
+
+    write_atomically(tmp_path / "curves.png", write)
+    (temporary,) = given_to_writer
+    assert temporary != tmp_path / "curves.png"
+    assert (temporary.parent, temporary.suffix) == (tmp_path, ".png")
+
+
+def test_others_may_read_what_was_written(tmp_path):
+    write_atomically(tmp_path / "a.txt", lambda file: file.write_text("a"))
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+# write_json and finite
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_lacks_become_null_wherever_they_stand(tmp_path, value):
+    write_json(tmp_path / "a.json", {"top": value, "list": [1.5, value], "deep": {"pair": (value, "x")}, "ok": 2})
+    assert strict_json((tmp_path / "a.json").read_text()) == {
+        "top": None,
+        "list": [1.5, None],
+        "deep": {"pair": [None, "x"]},
+        "ok": 2,
+    }
+
+
+words = st.text('aZ0 é草"\\\n\t', max_size=6)
+numbers = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+json_values = st.recursive(
+    st.none() | st.booleans() | numbers | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(json_values)
+@settings(deadline=None, max_examples=50)
+def test_finite_changes_nothing_that_json_can_hold(value):
+    assert finite(value) == value
+
+
+@given(json_values)
+@settings(deadline=None, max_examples=30)
+def test_json_written_reads_back_the_same(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "round" / "trip.json"
+    write_json(path, value)
+    assert strict_json(path.read_text(encoding="utf-8")) == value
+
+
+def test_json_is_text_that_people_can_read(tmp_path):
+    write_json(tmp_path / "a.json", {"class": "草地", "iou": 0.5})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "class": "草地",\n  "iou": 0.5\n}\n'
+
+
+def test_a_value_that_json_cannot_hold_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", {"old": True})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"new": object()})
+    assert strict_json((tmp_path / "a.json").read_text()) == {"old": True}
+    assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("name", ["a.json", "checkpoint.safetensors", "checkpoint.before.safetensors"])
+def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path, name):
+    """The process dies, for good, in the middle of its write."""
+    code = (
+        "import os, sys; from pathlib import Path; from kd.files import write_atomically\n"
+        "write_atomically(Path(sys.argv[1]), lambda path: (path.write_text('half'), os.kill(os.getpid(), 9)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=False)
+    assert done.returncode == -9
+    (left,) = tmp_path.iterdir()
+    kept = {".lock", ".hydra", "metrics.jsonl", ".profile.json", name}
+    for other in kept:
+        (tmp_path / other).write_text("")
+    clear_leftovers(tmp_path)
+    assert not left.exists()
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_a_touched_file_was_used_just_now_and_one_that_is_gone_stays_so(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("content")
+    os.utime(path, (0, 0))
+    touch(path)
+    assert path.stat().st_mtime > 0
+    assert path.read_text() == "content"
+    touch(tmp_path / "missing")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]

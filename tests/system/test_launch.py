@@ -1,0 +1,98 @@
+"""Which process this is, and what those that are not the first keep to themselves."""
+
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import pytest
+
+from kd.errors import ConfigError
+from kd.system.launch import NEEDED, Place, folder_of_this_process, hush, place, refuse_a_study, throw_folder_away
+
+SECOND_OF_FOUR = {
+    "RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
+}  # fmt: skip
+
+
+@pytest.fixture
+def second(monkeypatch):
+    for name, value in SECOND_OF_FOUR.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_process_is_alone_where_nobody_started_several(monkeypatch):
+    for name in NEEDED:
+        monkeypatch.delenv(name, raising=False)
+    assert place() == Place(0, 1, 0, 1)
+
+
+def test_torchrun_says_which_process_this_is(second):
+    assert place() == Place(rank=1, size=4, local_rank=1, local_size=2)
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_process_that_could_not_find_the_others_is_alone(name, second, monkeypatch):
+    monkeypatch.delenv(name)
+    assert place() == Place()
+
+
+def test_a_submitit_job_of_one_task_is_alone_whatever_started_its_launcher(second, monkeypatch):
+    for name, value in {"EXECUTOR": "local", "LOCAL_NTASKS": "1", "LOCAL_JOB_ID": "7"}.items():
+        monkeypatch.setenv(f"SUBMITIT_{name}", value)
+    assert place() == Place()
+
+
+def test_the_tasks_of_a_submitit_job_are_one_anothers_processes(second, monkeypatch):
+    tasks = {"EXECUTOR": "local", "LOCAL_NTASKS": "3", "LOCAL_JOB_ID": "7", "LOCAL_GLOBALID": "2", "LOCAL_LOCALID": "2"}
+    for name, value in tasks.items():
+        monkeypatch.setenv(f"SUBMITIT_{name}", value)
+    assert place() == place() == Place(rank=2, size=3, local_rank=2, local_size=3)
+
+
+def test_only_the_first_process_is_given_the_run_folder(second, monkeypatch):
+    own = Path(folder_of_this_process("runs/mine"))
+    assert own.parent == Path(tempfile.gettempdir())
+    monkeypatch.setenv("RANK", "0")
+    assert folder_of_this_process("runs/mine") == "runs/mine"
+
+
+def test_the_folder_of_another_process_is_thrown_away(second):
+    own = Path(folder_of_this_process("runs/mine"))
+    own.mkdir()
+    (own / "train.log").write_text("said")
+    throw_folder_away()
+    assert not own.exists()
+
+
+def test_the_first_process_keeps_its_folder(second, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.chdir(tmp_path)
+    Path(folder_of_this_process("mine")).mkdir()
+    throw_folder_away()
+    assert Path("mine").exists()
+
+
+def test_other_processes_say_nothing(second, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    with warnings.catch_warnings(record=True) as heard:
+        hush()
+        print("epoch 1")
+        warnings.warn("slow", stacklevel=1)
+        sys.stdout.close()
+    assert not heard
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_a_study_is_not_started_several_times_over(flag, second):
+    with pytest.raises(ConfigError, match=r"^-m was started in 4 processes.*hydra\.launcher\.tasks_per_node=2") as told:
+        refuse_a_study(["train.py", flag, "sweeps=ablation"])
+    assert "\n" not in str(told.value)
+
+
+def test_several_processes_may_train_and_one_may_study(second, monkeypatch):
+    refuse_a_study(["train.py", "data=folder"])
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    refuse_a_study(["train.py", "-m"])

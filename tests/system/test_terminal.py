@@ -1,0 +1,96 @@
+"""Output that outlives its terminal and escapes what it cannot write; bars that move on terminals alone."""
+
+import io
+import os
+import select
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from kd.config.compose import PROJECT
+from kd.system.terminal import can_move
+
+SAYS = "import sys; from kd.terminal import steady_output; steady_output(); "
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def python(code, **env):
+    environment = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR")} | env
+    command = [sys.executable, "-c", SAYS + code]
+    return subprocess.run(command, capture_output=True, env=environment, cwd=PROJECT, check=False)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_letters_that_an_encoding_lacks_are_escaped(encoding):
+    done = python("print('a\\u2713b'); print('c\\udcffd', file=sys.stderr)", PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"a\\u2713b\n", b"c\\udcffd\n")
+
+
+def test_what_an_encoding_has_is_written_as_it_is():
+    assert python("print('\\u2713')", PYTHONIOENCODING="utf-8").stdout == "\u2713\n".encode()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_program_goes_on_when_its_terminal_is_closed(unbuffered, tmp_path, monkeypatch):
+    import pty
+
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+
+    ours, theirs = pty.openpty()
+    code = (
+        "print('begun'); sys.stdin.read();"
+        "[print('lost', file=stream, flush=True) for stream in (sys.stdout, sys.stderr) for _ in range(3)];"
+        "open(sys.argv[1], 'w').write(str(sys.stdout.isatty()))"
+    )
+    command = [sys.executable, "-c", SAYS + code, str(tmp_path / "over")]
+    program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, cwd=PROJECT)
+    os.close(theirs)
+    assert select.select([ours], [], [], 60)[0]
+    assert os.read(ours, 100).startswith(b"begun")
+    os.close(ours)
+    program.communicate(timeout=60)
+    assert (tmp_path / "over").exists()
+    assert program.returncode == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_disk_that_is_full_is_no_closed_terminal():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", SAYS + "print('x', flush=True)"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.DEVNULL, cwd=PROJECT, check=False)
+    assert done.returncode != 0
+
+
+def test_streams_of_somebody_else_are_left_alone(capsys):
+    from kd.system.terminal import steady_output
+
+    before = sys.stdout, sys.stderr
+    steady_output()
+    assert (sys.stdout, sys.stderr) == before
+
+
+@pytest.mark.parametrize(
+    ("env", "file", "moves"),
+    [
+        ({}, Terminal, True),
+        ({}, io.StringIO, False),
+        ({"FORCE_COLOR": "1"}, io.StringIO, False),
+        ({"FORCE_COLOR": "1"}, Terminal, True),
+        ({"NO_COLOR": "1"}, Terminal, True),
+        ({"TERM": "dumb"}, Terminal, False),
+    ],
+)
+def test_a_bar_moves_on_terminals_that_can_move_a_cursor(env, file, moves, monkeypatch):
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert can_move(Console(file=file())) is moves

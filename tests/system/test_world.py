@@ -1,0 +1,175 @@
+"""What processes tell each other, and how they learn that one of them has failed."""
+
+import os
+import signal
+from functools import partial
+from itertools import chain
+
+import pytest
+import together
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kd.errors import DataError, RunError
+from kd.system.world import SOLO, World, joined
+
+SIZES = st.integers(1, 9)
+
+
+def worlds(size):
+    return [World(rank, size) for rank in range(size)]
+
+
+# shares
+
+
+@given(st.lists(st.integers(), max_size=50), SIZES)
+def test_the_shares_of_a_batch_make_the_batch(items, size):
+    assert list(chain.from_iterable(world.share(items) for world in worlds(size))) == items
+
+
+@given(st.integers(0, 100), SIZES)
+def test_no_share_is_larger_than_another_by_more_than_one(count, size):
+    lengths = {len(world.share(range(count))) for world in worlds(size)}
+    assert max(lengths) - min(lengths) <= 1
+
+
+@given(st.lists(st.integers(), max_size=50), SIZES)
+def test_what_is_dealt_out_is_everything_once_and_in_turn(items, size):
+    hands = [list(world.deal(items)) for world in worlds(size)]
+    assert [hands[i % size][i // size] for i in range(len(items))] == items
+    assert sum(map(len, hands)) == len(items)
+
+
+# one process
+
+
+def test_a_process_alone_talks_to_itself():
+    value = torch.ones(2, requires_grad=True)
+    assert SOLO.is_main
+    assert SOLO.total(value) is value
+    assert SOLO.broadcast("plan") == "plan"
+    assert SOLO.gather(3) == [3]
+    assert SOLO.collect([1, 2], 2) == [1, 2]
+    assert SOLO.highest(7) == 7
+    assert (SOLO.any(True), SOLO.any(False)) == (True, False)
+    SOLO.leave()
+
+
+def test_where_nobody_started_several_nobody_is_waited_for():
+    with joined() as world:
+        assert world is SOLO
+
+
+def test_an_error_of_a_process_alone_is_its_own():
+    error = RuntimeError("Connection closed by peer")
+    with pytest.raises(RuntimeError) as raised, joined():
+        raise error
+    assert raised.value is error
+
+
+# several processes
+
+
+def talk(world):
+    value = torch.tensor([1.0 + world.rank, 2.0], requires_grad=True)
+    total = world.total(value)
+    ((world.rank + 1) * total.square()).sum().backward()
+    hand = [f"batch {i}" for i in world.deal(range(7))]
+    return {
+        "total": total.tolist(),
+        "gradient": value.grad.tolist(),
+        "broadcast": world.broadcast({"rank": world.rank}),
+        "gather": world.gather(world.rank),
+        "collect": world.collect(hand, 7),
+        "highest": world.highest(-world.rank),
+        "any": (world.any(world.rank == 1), world.any(False)),
+    }
+
+
+@pytest.fixture(scope="module")
+def said():
+    return together.run(talk, size=3)
+
+
+def test_every_process_comes_to_the_same(said):
+    assert said[0] == said[1] == said[2]
+
+
+def test_a_total_is_the_sum_over_processes(said):
+    assert said[0]["total"] == [1 + 2 + 3, 2 + 2 + 2]
+
+
+def test_the_gradient_of_a_total_is_the_sum_of_all_processes_gradients(said):
+    """d/dv of (1 + 2 + 3) (sum of v)^2."""
+    assert said[0]["gradient"] == [6 * 2 * 6, 6 * 2 * 6]
+
+
+def test_the_first_process_is_the_one_that_is_heard(said):
+    assert said[0]["broadcast"] == {"rank": 0}
+
+
+def test_what_is_gathered_is_in_the_order_of_ranks(said):
+    assert said[0]["gather"] == [0, 1, 2]
+    assert said[0]["collect"] == [f"batch {i}" for i in range(7)]
+
+
+def test_a_flag_of_one_process_is_everybodys(said):
+    assert said[0]["any"] == (True, False)
+    assert said[0]["highest"] == 0
+
+
+# failures
+
+
+def fail(world, rank, how):
+    if world.rank == rank:
+        if how == "user":
+            raise DataError("images/a.png cannot be read")
+        if how == "defect":
+            raise KeyError("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    world.gather(1)
+    world.gather(2)
+
+
+def disagree(world, rank):
+    world.agree(None)
+    world.agree(DataError("images/a.png cannot be read") if world.rank == rank else None)
+
+
+@pytest.mark.parametrize(("who", "rank"), [(disagree, 0), (disagree, 1), (partial(fail, how="user"), 1)])
+def test_a_users_error_in_one_process_ends_all_and_is_told_by_its_own_words(who, rank):
+    ended = together.outcomes(who, rank)
+    assert str(ended[rank]) == "images/a.png cannot be read"
+    assert isinstance(ended[rank], DataError)
+    assert str(ended[1 - rank]) == f"process {rank}: images/a.png cannot be read"
+    assert isinstance(ended[1 - rank], RunError)
+
+
+def test_a_defect_in_one_process_is_named_by_the_others():
+    ended = together.outcomes(fail, 1, "defect")
+    assert isinstance(ended[1], KeyError)
+    assert str(ended[0]) == "process 1: KeyError: 'x'"
+
+
+def test_a_process_that_is_killed_is_missed_at_once():
+    ended = together.outcomes(fail, 1, "kill")
+    assert isinstance(ended[1], EOFError)
+    assert isinstance(ended[0], RunError)
+    assert "was lost" in str(ended[0])
+
+
+def part(world):
+    world.leave()
+    if world.is_main:
+        raise RuntimeError("Connection closed by peer")
+    return "gone"
+
+
+def test_after_they_have_parted_an_error_is_a_processs_own():
+    ended = together.outcomes(part)
+    assert isinstance(ended[0], RuntimeError)
+    assert str(ended[0]) == "Connection closed by peer"
+    assert ended[1] == "gone"

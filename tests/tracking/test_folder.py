@@ -1,0 +1,480 @@
+"""A run and its mirror, with a real server that is killed, halted and started again: each point is there once."""
+
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import mlflow
+import program
+import pytest
+from filelock import FileLock
+from mlflow_server import Server, free_port
+
+from kd import tracking
+from kd.cli import main as kd
+from kd.errors import ConfigError
+from kd.run.folder import RunFolder
+from kd.settings import Tracking
+from kd.tracking import NullRun
+from kd.tracking import mirror as mirrors
+
+SMALL = (
+    "backbone=tiny loss=hard_only data.image_size=[32,32] data.train=16 data.val=8 data.test=8 trainer.batch_size=8 "
+    "trainer.epochs=3 trainer.device=cpu unfreeze.start_epoch=1 unfreeze.rate=1 pictures=false"
+).split()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server")).start()
+    yield server
+    server.go_on()
+    server.kill()
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    """Two seconds for what takes five, so that tests of a halted server are short."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setattr(mirrors, "PATIENCE", 4.0)
+    monkeypatch.setattr(mirrors, "AGAIN", 0.1)
+
+
+@pytest.fixture
+def warnings(caplog):
+    """The lines of this test that a person would see."""
+    caplog.set_level(logging.WARNING)
+    return lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def asked(uri=None, **changes) -> Tracking:
+    return Tracking(**{"enabled": True, "uri": uri, "experiment": "kd", "run_name": None, "tags": {}} | changes)
+
+
+@dataclass
+class Scene:
+    """A run folder that is to be mirrored to an address."""
+
+    root: Path
+    uri: str
+
+    def __post_init__(self):
+        self.folder = RunFolder(self.root / "runs" / "one")
+
+    def run(self, **more):
+        return tracking.run(asked(self.uri), self.root, self.folder, "a run", {"role": "student"}, **more)
+
+    def epochs(self, mirror: NullRun, *epochs: int) -> None:
+        for epoch in epochs:
+            self.folder.append_metrics({"epoch": epoch, "val/miou": epoch / 8, "lr": 0.5, "time": 1000.5 + epoch})
+            mirror.refresh()
+
+    def sync(self):
+        return tracking.sync(self.folder.path, self.root)
+
+    @property
+    def client(self):
+        return mlflow.MlflowClient(tracking_uri=self.uri)
+
+    def runs(self):
+        """The runs in the store that are this folder's."""
+        experiments = [each.experiment_id for each in self.client.search_experiments()]
+        return self.client.search_runs(experiments, f"tags.`kd.run` = '{self.folder.identity()['id']}'")
+
+    def check(self, epochs: int, status: str) -> None:
+        """The store has this folder's run once, and each of its points once, at its time."""
+        (run,) = self.runs()
+        assert run.info.status == status
+        for name, value in (("val/miou", lambda epoch: epoch / 8), ("lr", lambda epoch: 0.5)):
+            history = self.client.get_metric_history(run.info.run_id, name)
+            found = sorted((point.step, point.value, point.timestamp) for point in history)
+            assert found == [(epoch, value(epoch), 1_000_500 + 1000 * epoch) for epoch in range(epochs)]
+        assert self.folder.identity()["tracking"]["run_id"] == run.info.run_id
+
+
+@pytest.fixture
+def scene(server, tmp_path):
+    return Scene(tmp_path, server.uri)
+
+
+def arrived(scene: Scene, epochs: int) -> None:
+    """Wait until the store has so many epochs."""
+    for _ in range(200):
+        if any(run.data.metrics.get("val/miou") == (epochs - 1) / 8 for run in scene.runs()):
+            return
+        time.sleep(0.05)
+    raise TimeoutError("the points did not arrive")
+
+
+# a healthy server
+
+
+def test_points_arrive_while_the_run_goes_on_and_the_rest_at_its_end(scene, warnings):
+    with scene.run(choices={"loss": "hinton"}, parameters={"lr": 1e-3}) as mirror:
+        scene.folder.write_config({"trainer": {"epochs": 2}})
+        scene.epochs(mirror, 0, 1)
+        arrived(scene, 2)
+        scene.folder.write_summary({"objective": {"val/miou": 0.125}, "state": "complete", "student": {"size": 7}})
+        assert scene.runs()[0].info.status == "RUNNING"
+    scene.check(2, "FINISHED")
+    (run,) = scene.runs()
+    assert run.info.run_id == mirror.run_id
+    assert run.info.run_name == "a run"
+    assert run.data.params == {"loss": "hinton", "trainer.epochs": "2", "lr": "0.001"}
+    assert {name: run.data.tags[name] for name in ("role", "state")} == {"role": "student", "state": "complete"}
+    assert (run.data.metrics["best/val/miou"], run.data.metrics["student/size"]) == (0.125, 7)
+    kept = {file.path for file in scene.client.list_artifacts(mirror.run_id)}
+    assert kept == {"run.json", "config.yaml", "metrics.jsonl", "summary.json"}
+    assert warnings() == []
+    assert scene.sync() == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError, "FAILED"), (ConfigError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")],
+)
+def test_a_run_that_ends_early_says_so_and_the_error_goes_on(error, status, scene):
+    with pytest.raises(error), scene.run() as mirror:  # noqa: PT012 (what is raised comes out of the run)
+        scene.epochs(mirror, 0)
+        raise error("stop")
+    scene.check(1, status)
+    assert scene.folder.identity()["status"] == status
+
+
+def test_a_run_that_goes_on_after_a_kill_goes_on_in_mlflow(scene):
+    """The process dies without a word: run.json still says RUNNING."""
+    with scene.run() as mirror:
+        scene.epochs(mirror, 0, 1)
+        arrived(scene, 2)
+        before = scene.folder.identity()
+    scene.folder.identify(**before)
+    assert scene.folder.keep_metrics(1) == [{"epoch": 0, "val/miou": 0, "lr": 0.5, "time": 1000.5}]
+    with scene.run(continued=True) as again:
+        scene.epochs(again, 1, 2)
+        assert scene.folder.identity()["id"] == before["id"]
+    assert again.run_id == before["tracking"]["run_id"]
+    scene.check(3, "FINISHED")
+
+
+def test_a_run_whose_id_was_never_noted_is_found_again(scene):
+    with scene.run() as mirror:
+        scene.epochs(mirror, 0)
+    facts = scene.folder.identity()
+    scene.folder.identify(tracking=facts["tracking"] | {"run_id": None})
+    assert scene.sync() == {}
+    assert scene.folder.identity()["tracking"]["run_id"] == mirror.run_id
+    scene.check(1, "FINISHED")
+
+
+def test_another_run_in_the_same_folder_is_another_run_in_mlflow(scene):
+    with scene.run() as first:
+        scene.epochs(first, 0)
+    with scene.run() as second:
+        scene.folder.keep_metrics(0)
+        scene.epochs(second, 0)
+    assert first.run_id != second.run_id
+    scene.check(1, "FINISHED")
+
+
+def test_a_run_that_was_deleted_in_mlflow_comes_back_with_a_sync(scene):
+    with scene.run() as mirror:
+        scene.epochs(mirror, 0, 1)
+    scene.client.delete_run(mirror.run_id)
+    scene.sync()
+    scene.check(2, "FINISHED")
+
+
+# a server that is in trouble
+
+
+def test_a_server_killed_and_started_again_has_every_point_once(scene, server, warnings):
+    with scene.run() as mirror:
+        scene.epochs(mirror, 0)
+        arrived(scene, 1)
+        server.kill()
+        scene.epochs(mirror, 1, 2)
+        while not warnings():
+            time.sleep(0.01)
+        server.start()
+        scene.epochs(mirror, 3)
+    scene.check(4, "FINISHED")
+    (warning,) = warnings()
+    assert f"MLflow at {server.uri} " in warning
+    assert f"`kd sync {scene.folder.path}`" in warning
+    assert "\n" not in warning
+
+
+def test_a_halted_server_holds_up_no_epoch_and_has_every_point_once(scene, server, warnings):
+    with scene.run() as mirror:
+        scene.epochs(mirror, 0)
+        arrived(scene, 1)
+        server.halt()
+        started = time.monotonic()
+        for epoch in (1, 2):
+            scene.epochs(mirror, epoch)
+        assert time.monotonic() - started < 2  # the timeout of a single call
+        while not warnings():
+            time.sleep(0.01)
+        server.go_on()
+        scene.epochs(mirror, 3)
+    scene.check(4, "FINISHED")
+    assert len(warnings()) == 1
+
+
+def the_mirror_is_done():
+    """The thread that a run gave up on is over, as it would be with a program's end; two would deliver at once."""
+    for thread in threading.enumerate():
+        if thread.name == "mlflow":
+            thread.join(60)
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["from the start", "from the middle"])
+def test_a_server_that_stays_halted_lets_the_run_end_and_a_sync_delivers(begun, scene, server, warnings):
+    started = time.monotonic()
+    server.go_on() if begun else server.halt()
+    with scene.run() as mirror:
+        scene.epochs(mirror, 0)
+        if begun:
+            arrived(scene, 1)
+            server.halt()
+        scene.epochs(mirror, 1)
+    assert time.monotonic() - started < 30
+    assert len(warnings()) == 1
+    server.go_on()
+    the_mirror_is_done()
+    scene.sync()
+    scene.sync()  # by now whatever was on its way has arrived
+    scene.check(2, "FINISHED")
+    assert scene.sync() == {}
+
+
+def test_a_server_that_never_answers_lets_the_run_end(tmp_path, warnings):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        scene = Scene(tmp_path, f"http://127.0.0.1:{listening.getsockname()[1]}")
+        started = time.monotonic()
+        with scene.run() as mirror:
+            scene.epochs(mirror, 0, 1)
+            assert time.monotonic() - started < 2
+            assert mirror.run_id is None
+    assert time.monotonic() - started < 30
+    assert len(warnings()) == 1
+
+
+def test_an_error_of_the_run_is_not_hidden_by_one_of_the_store(tmp_path):
+    scene = Scene(tmp_path, f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(ValueError, match="ours"), scene.run():
+        raise ValueError("ours")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "where"),
+    [("http", "setting"), ("postgresql", "setting"), ("nonsense", "setting"), ("http", "environment")],
+)
+def test_a_password_in_the_address_is_never_shown(scheme, where, tmp_path, warnings, monkeypatch):
+    uri = f"{scheme}://user:s3cret@127.0.0.1:{free_port()}/db"
+    if where == "environment":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    scene, said = Scene(tmp_path, uri if where == "setting" else None), []
+    try:
+        with scene.run() as mirror:
+            scene.epochs(mirror, 0)
+    except ConfigError as error:
+        said.append(str(error))
+    said += warnings()
+    assert len(said) == 1
+    assert "127.0.0.1" in said[0]
+    for text in (*said, *(path.read_text() for path in scene.folder.path.iterdir())):
+        assert "s3cret" not in text
+
+
+def test_a_password_is_not_shown_where_all_goes_well_either(server, tmp_path, capfd, caplog):
+    caplog.set_level(logging.DEBUG)
+    scene = Scene(tmp_path, server.uri.replace("//", "//me:s3cret@"))
+    with scene.run() as mirror:
+        scene.epochs(mirror, 0)
+    out, err = capfd.readouterr()
+    run = scene.client.get_run(mirror.run_id)
+    for text in (out, err, caplog.text, str(run.to_dictionary()), (scene.folder / "run.json").read_text()):
+        assert "s3cret" not in text
+    assert run.info.status == "FINISHED"
+
+
+# a store in a file
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A project root with the store that the first run has made."""
+    scene = Scene(tmp_path_factory.mktemp("made"), None)
+    with scene.run() as mirror:
+        scene.epochs(mirror, 0)
+    return scene, mirror
+
+
+def test_the_store_under_the_root_is_made_and_keeps_the_files_there(made, warnings):
+    scene, mirror = made
+    (kept,) = (scene.root / "mlruns" / "artifacts" / mirror.run_id).rglob("metrics.jsonl")
+    assert kept.read_bytes() == (scene.folder / "metrics.jsonl").read_bytes()
+    assert warnings() == []
+    assert scene.sync() == {}
+
+
+def test_a_file_that_breaks_in_mid_run_costs_one_warning_and_a_sync_fills_another(made, tmp_path, warnings):
+    scene, store = Scene(tmp_path, None), tmp_path / "mlruns" / "mlflow.db"
+    store.parent.mkdir()
+    for copy in (store, tmp_path / "other.db"):
+        shutil.copy(made[0].root / "mlruns" / "mlflow.db", copy)
+    with scene.run() as mirror:
+        scene.epochs(mirror, 0)
+        assert mirror.run_id
+        store.write_bytes(b"no database" * 1000)
+        scene.epochs(mirror, 1)
+    assert len(warnings()) == 1
+    elsewhere = Scene(tmp_path, f"sqlite:///{tmp_path}/other.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", elsewhere.uri)
+        elsewhere.sync()
+        assert elsewhere.sync() == {}
+    elsewhere.check(2, "FINISHED")
+
+
+def test_a_store_that_cannot_be_written_costs_one_warning(tmp_path, warnings):
+    (tmp_path / "mlruns").write_text("a file where the folder should be")
+    scene = Scene(tmp_path, None)
+    with scene.run() as mirror:
+        scene.epochs(mirror, 0)
+    assert len(warnings()) == 1
+
+
+# kd sync
+
+
+def synced(capsys, *folders: Path) -> SimpleNamespace:
+    code = 0
+    try:
+        kd(["sync", *map(str, folders)])
+    except SystemExit as error:
+        code = error.code
+    out, err = capsys.readouterr()
+    return SimpleNamespace(code=code, out=out, err=err)
+
+
+def test_train_py_without_its_server_is_delivered_by_a_sync_once_it_is_there(tmp_path, server, capsys):
+    server.kill()
+    address = f"tracking.uri={server.uri}"
+    done = program.train(tmp_path, *SMALL, address)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("kd sync") == 1
+    (folder,) = tmp_path.glob("runs/*/*")
+    refused = synced(capsys, folder)
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.startswith(f"error: MLflow at {server.uri} ")
+    assert refused.err.count("\n") == 1
+    server.start()
+    assert " points" in synced(capsys, folder).out
+    assert "nothing was missing" in synced(capsys, folder).out
+    client, run_id = mlflow.MlflowClient(server.uri), RunFolder(folder).identity()["tracking"]["run_id"]
+    for name, value in RunFolder(folder).metrics()[0].items():
+        if name not in ("epoch", "time") and value is not None:
+            history = sorted((point.step, point.value) for point in client.get_metric_history(run_id, name))
+            assert history == [(record["epoch"], record[name]) for record in RunFolder(folder).metrics()]
+    run = client.get_run(run_id)
+    assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "complete")
+    assert run.data.params["trainer.epochs"] == "3"
+    files = {path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
+    assert {file.path for file in client.list_artifacts(run_id)} == files
+
+
+def test_a_run_without_tracking_can_be_delivered_afterwards(tmp_path, server, monkeypatch):
+    scene = Scene(tmp_path, server.uri)
+    with tracking.run(asked(enabled=False), tmp_path, scene.folder, "quiet", {}) as mirror:
+        assert type(mirror) is NullRun
+        scene.epochs(mirror, 0, 1)
+    assert not (tmp_path / "mlruns").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    assert scene.sync()["points"] == 4
+    assert scene.sync() == {}
+    scene.check(2, "FINISHED")
+
+
+def test_a_run_killed_without_a_word_is_delivered_as_killed_and_one_that_goes_on_is_left_alone(scene):
+    with tracking.run(asked(scene.uri, enabled=False), scene.root, scene.folder, "r", {}) as mirror:
+        scene.epochs(mirror, 0)
+        with FileLock(scene.folder / ".lock"), pytest.raises(tracking.TrackingError, match="still goes on"):
+            scene.sync()
+        scene.sync()
+        scene.check(1, "KILLED")
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (None, "there is no such folder"),
+        ({}, "not a run folder"),
+        ({"run.json": "{"}, "damaged"),
+        ({"run.json": "[]"}, "damaged"),
+        ({"run.json": '{"id": "1"}'}, "damaged"),
+    ],
+)
+def test_what_is_no_run_folder_is_told_in_one_line(files, says, tmp_path, capsys):
+    folder = tmp_path / "folder"
+    if files is not None:
+        folder.mkdir()
+    for name, text in (files or {}).items():
+        (folder / name).write_text(text)
+    refused = synced(capsys, folder)
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.startswith(f"error: {folder}: ")
+    assert says in refused.err
+    assert refused.err.count("\n") == 1
+
+
+def test_an_address_that_lost_its_password_is_asked_for(tmp_path, capsys):
+    scene = Scene(tmp_path, f"http://me:s3cret@127.0.0.1:{free_port()}")
+    with suppress(ValueError), scene.run():
+        raise ValueError
+    refused = synced(capsys, scene.folder.path)
+    assert refused.code == 1
+    assert "MLFLOW_TRACKING_URI" in refused.err
+
+
+# who it is
+
+
+def test_run_json_says_who_the_run_is(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    settings = asked("http://me:s3cret@host", enabled=False, tags={"team": "b"}, experiment="e")
+    with tracking.run(settings, tmp_path, folder, "x=http://a:s3cret@b", {"team": "a", "role": "r"}, {"loss": "l"}):
+        facts = json.loads((folder / "run.json").read_text())
+        assert facts["status"] == "RUNNING"
+    assert len(facts["id"]) == 32
+    assert facts["name"] == "x=http://***@b"
+    assert {name: facts["tags"][name] for name in ("team", "role")} == {"team": "b", "role": "r"}
+    assert facts["choices"] == {"loss": "l"}
+    assert facts["tracking"] == {"experiment": "e", "uri": "http://***@host", "root": str(tmp_path)}
+    assert json.loads((folder / "run.json").read_text())["status"] == "FINISHED"
+
+
+def test_mlflow_is_imported_only_where_it_is_wanted_and_sends_nothing_home(tmp_path):
+    code = (
+        "import sys, os, pathlib; from kd import tracking; from kd.run_folder import RunFolder\n"
+        "from kd.settings import Tracking; here = pathlib.Path(sys.argv[1])\n"
+        "settings = Tracking(enabled=False, uri=None, experiment='e', run_name=None, tags={})\n"
+        "with tracking.run(settings, here, RunFolder(here), 'r', {}): pass\n"
+        "print('mlflow' in sys.modules, 'torch' in sys.modules, os.environ['MLFLOW_DISABLE_TELEMETRY'])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout == (
+        "False False true\n"
+    )

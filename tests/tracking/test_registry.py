@@ -1,0 +1,111 @@
+"""A registered student loads without this package and without a pickle, and no store can fail a run that is over."""
+
+import json
+import logging
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from finished import finished
+from program import run_alone, train
+
+from kd.cli import main
+from kd.config.compose import compose, plain
+from kd.config.read import checked
+from kd.deploy import register_or_warn
+from kd.errors import ConfigError
+from kd.networks import saved
+from kd.run.folder import RunFolder
+from kd.tracking import wanted_name
+
+SMALL = [
+    "backbone=tiny", "data.image_size=[32,32]", "data.train=8", "data.val=8", "data.test=8", "trainer.batch_size=8",
+    "trainer.epochs=1", "trainer.device=cpu", "unfreeze=all", "loss=hard_only",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory):
+    """A root, and in it a run whose student was registered at its end."""
+    root = tmp_path_factory.mktemp("root")
+    done = train(root, *SMALL, "tracking.register=nuclei finder", f"hydra.run.dir={root}/runs/one/1")
+    assert done.returncode == 0, done.stderr
+    assert "register nuclei finder, version 1" in done.stdout
+    return root, root / "runs" / "one" / "1", f"sqlite:///{root}/mlruns/mlflow.db"
+
+
+def test_a_registered_model_loads_in_a_process_without_this_package_and_answers_as_the_student(registered, tmp_path):
+    _, folder, uri = registered
+    images = torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8)
+    np.save(tmp_path / "images.npy", images.numpy())
+    code = (
+        "import mlflow, numpy as np\n"
+        f"mlflow.set_tracking_uri({uri!r})\n"
+        "model = mlflow.pyfunc.load_model('models:/nuclei finder/1')\n"
+        "np.save('logits.npy', model.predict(np.load('images.npy'))['logits'])\n"
+    )
+    run_alone(code, tmp_path)
+    logits = saved.load_file(folder / "student.safetensors").eval()(images)
+    torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "logits.npy")), logits, atol=1e-4, rtol=1e-3)
+
+
+def test_no_file_of_a_registered_model_is_a_pickle(registered):
+    root, folder, uri = registered
+    client = mlflow.MlflowClient(uri)
+    (version,) = client.search_model_versions("name = 'nuclei finder'")
+    assert version.run_id == RunFolder(folder).identity()["tracking"]["run_id"]
+    path = root / "mlruns" / "artifacts" / version.run_id / "artifacts" / "model"
+    names = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+    names.discard("registered_model_meta")  # MLflow's note on having loaded it: YAML
+    assert names == {"MLmodel", "model.onnx", "conda.yaml", "python_env.yaml", "requirements.txt"}
+    assert "kd" not in (path / "requirements.txt").read_text()
+
+
+def test_what_is_registered_is_not_registered_again_unless_the_name_is_another(registered, capsys, monkeypatch):
+    root, folder, uri = registered
+    monkeypatch.setenv("KD_ROOT", str(root))
+    main(["sync", str(folder)])
+    assert "register nuclei finder, version 1" in capsys.readouterr().out
+    main(["sync", str(folder), "--register", "winner"])
+    assert "register winner, version 1" in capsys.readouterr().out
+    client = mlflow.MlflowClient(uri)
+    assert {(each.name, each.version) for each in client.search_model_versions()} == {
+        ("nuclei finder", 1), ("winner", 1),
+    }  # fmt: skip
+
+
+def test_a_store_that_is_away_costs_a_line_that_says_what_to_do_later(tmp_path, caplog):
+    finished(tmp_path / "run")
+    facts = {"name": "run", "begun": 0.0, "ended": 1.0, "status": "FINISHED", "tags": {}, "choices": {}}
+    where = {"experiment": "e", "uri": "http://127.0.0.1:9", "root": str(tmp_path)}
+    RunFolder(tmp_path / "run").identify(**facts, parameters={}, tracking=where)
+    with caplog.at_level(logging.WARNING):
+        register_or_warn(tmp_path / "run", "name", tmp_path)
+    (told,) = [record.getMessage() for record in caplog.records if "kd.deploy" in record.name]
+    assert f"kd sync {tmp_path / 'run'}" in told
+    assert (tmp_path / "run" / "export" / "student.onnx").exists()
+
+
+def test_a_trial_is_not_registered_and_neither_is_what_was_not_asked_for(tmp_path):
+    for name, overrides, tags, wanted in (
+        ("asked", ["tracking.register=x"], {}, "x"),
+        ("silent", [], {}, None),
+        ("trial", ["tracking.register=x"], {"trial": "3"}, None),
+    ):
+        folder = RunFolder(tmp_path / name)
+        folder.write_config(plain(compose(overrides)))
+        folder.identify(tags=tags)
+        assert wanted_name(folder.path) == wanted
+
+
+@pytest.mark.parametrize("overrides", [["tracking=none", "tracking.register=x"], ["tracking.register=a/b"]])
+def test_a_name_that_cannot_be_registered_is_refused_before_the_run(overrides):
+    with pytest.raises(ConfigError, match="tracking"):
+        checked(plain(compose(overrides)), look_at_data=False)
+
+
+def test_a_run_from_before_there_was_a_registry_still_has_settings():
+    config = plain(compose([]))
+    del config["tracking"]["register"]
+    assert checked(json.loads(json.dumps(config)), look_at_data=False).tracking.registered_name is None

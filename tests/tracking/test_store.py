@@ -1,0 +1,180 @@
+"""Where the tracking store is, what may be shown of its address, and that it is made by whoever comes first."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+from filelock import FileLock, Timeout
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kd.errors import ConfigError, without_credentials
+from kd.settings import Tracking
+from kd.tracking import store as stores
+from kd.tracking.store import Store, brief, store_uri
+
+
+def asked(**changes) -> Tracking:
+    return Tracking(**{"enabled": True, "uri": None, "experiment": "kd", "run_name": None, "tags": {}} | changes)
+
+
+def local(root: Path, experiment: str = "kd") -> Store:
+    return Store(store_uri(asked(), root), experiment, root)
+
+
+# where
+
+
+@pytest.mark.parametrize("name", ["project", "my project", "100%", "Straße"])
+def test_the_store_is_an_absolute_address_under_the_root(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    expected = f"sqlite:///{tmp_path / name / 'mlruns' / 'mlflow.db'}"
+    assert store_uri(asked(), tmp_path / name) == expected
+    assert store_uri(asked(), Path(name)) == expected
+
+
+def test_the_setting_beats_the_default_and_the_environment_beats_both(tmp_path, monkeypatch):
+    assert store_uri(asked(uri="http://there:5000"), tmp_path) == "http://there:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
+    assert store_uri(asked(uri="http://there:5000"), tmp_path) == "http://elsewhere:5000"
+    assert store_uri(asked(), tmp_path) == "http://elsewhere:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert store_uri(asked(), tmp_path) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+
+
+# what may be shown
+
+
+@pytest.mark.parametrize("secret", ["user:s3cret", "user:s3@cret", "s3cret", ":s3cret"])
+def test_an_address_is_shown_without_its_credentials(secret):
+    assert without_credentials(f"at http://{secret}@host:5000/x: no") == "at http://***@host:5000/x: no"
+
+
+def test_a_password_after_the_question_mark_is_not_shown_either():
+    shown = without_credentials("postgresql://host/db?user=me&password=s3cret&sslmode=require")
+    assert shown == "postgresql://host/db?user=me&password=***&sslmode=require"
+
+
+@given(st.text("ab:/@?=& ", max_size=30))
+def test_what_was_shown_is_shown_the_same_again(text):
+    assert without_credentials(without_credentials(text)) == without_credentials(text)
+
+
+def test_an_address_without_credentials_is_shown_as_it_is():
+    assert without_credentials("at http://host:5000/x@y: no") == "at http://host:5000/x@y: no"
+
+
+def test_an_error_is_told_in_one_line_without_credentials():
+    assert brief(ValueError("no http://me:s3cret@host\nmore")) == "ValueError: no http://***@host"
+    assert brief(ValueError()) == "ValueError: "
+
+
+def test_an_error_is_told_by_what_it_came_of(tmp_path):
+    with pytest.raises(mlflow.MlflowException) as caught:
+        Store("http://127.0.0.1:9", "kd", tmp_path).open()
+    assert brief(caught.value) == "ConnectionRefusedError: [Errno 111] Connection refused"
+
+
+# of which kind
+
+
+@pytest.mark.parametrize("uri", ["nonsense://x", "postgres://me:s3cret@host/db", "postgresql+nonsense://host/db"])
+def test_an_address_of_an_unknown_kind_is_a_mistake_in_the_configuration(uri, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        Store(uri, "kd", tmp_path).check()
+    assert str(caught.value).startswith(f"tracking.uri={without_credentials(uri)}: ")
+    assert "\n" not in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://127.0.0.1:9", "https://host", "sqlite:////nowhere/x.db", "postgresql://host/db"]
+)
+def test_an_address_of_a_known_kind_is_not_looked_up_before_the_training(uri, tmp_path):
+    Store(uri, "kd", tmp_path).check()
+
+
+# how it is made
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A project root with a store in it, as `Store.open` left it, and what that returned."""
+    root = tmp_path_factory.mktemp("made")
+    return root, local(root).open()
+
+
+def test_a_store_is_made_once_with_its_experiment(made):
+    root, (client, experiment) = made
+    assert client.get_experiment(experiment).name == "kd"
+    assert client.get_experiment(experiment).artifact_location == (root / "mlruns" / "artifacts").as_uri()
+    assert local(root).open()[1] == experiment
+    assert local(root, "other").open()[1] != experiment
+
+
+def _open(root: Path, gate, found) -> None:
+    gate.wait()
+    found.put(local(root).open()[1])
+
+
+def test_processes_that_start_together_on_no_store_at_all_share_one(tmp_path):
+    forks = multiprocessing.get_context("forkserver")
+    gate, found = forks.Barrier(4), forks.Queue()
+    several = [forks.Process(target=_open, args=(tmp_path, gate, found)) for _ in range(4)]
+    for process in several:
+        process.start()
+    experiments = {found.get(timeout=120) for _ in several}
+    for process in several:
+        process.join()
+    assert len(experiments) == 1
+    client = mlflow.MlflowClient(store_uri(asked(), tmp_path))
+    assert [each.name for each in client.search_experiments()].count("kd") == 1
+
+
+def _hold(lock: Path, held) -> None:
+    with FileLock(lock):
+        held.set()
+        signal.pause()
+
+
+def test_a_process_that_hangs_while_it_makes_the_store_holds_nobody_up_for_ever(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "OPENING_SECONDS", 0.3)
+    shutil.copytree(made[0] / "mlruns", tmp_path / "mlruns")
+    forks = multiprocessing.get_context("forkserver")
+    held = forks.Event()
+    holder = forks.Process(target=_hold, args=(tmp_path / "mlruns" / ".create.lock", held))
+    holder.start()
+    assert held.wait(60)
+    os.kill(holder.pid, signal.SIGSTOP)
+    with pytest.raises(Timeout):
+        local(tmp_path).open()
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    local(tmp_path).open()
+
+
+@pytest.mark.parametrize("kind", ["postgresql+psycopg", "postgresql"])
+def test_a_database_server_that_is_away_is_not_asked_for_minutes(kind, tmp_path):
+    pytest.importorskip("psycopg")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = time.monotonic()
+    with pytest.raises(Exception, match="refused"):
+        Store(f"{kind}://me:s3cret@127.0.0.1:{port}/db", "kd", tmp_path).open()
+    assert time.monotonic() - started < 30
+
+
+def test_an_experiment_that_was_deleted_refuses_runs_and_says_so(made):
+    client, experiment = local(made[0], "deleted").open()
+    client.delete_experiment(experiment)
+    assert local(made[0], "deleted").open()[1] == experiment
+    with pytest.raises(mlflow.MlflowException, match=r"deleted|active"):
+        client.create_run(experiment)

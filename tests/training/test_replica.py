@@ -1,0 +1,88 @@
+"""One network in every process: wrapped when blocks open, and the same everywhere, bit for bit."""
+
+import gc
+import weakref
+
+import pytest
+import together
+import torch
+from toy import BLOCKS, hand_made
+
+from kd.errors import RunError
+from kd.training.replica import Replica, digest
+
+
+@pytest.mark.parametrize("name", ["body.head.weight", "body.encoder.deep.norm.running_mean", "body.encoder.spare.bias"])
+def test_the_smallest_change_of_any_saved_value_shows(name):
+    one, other = hand_made(), hand_made()
+    assert digest(one) == digest(other)
+    value = other.state_dict()[name].flatten()[:1]
+    value.copy_(torch.nextafter(value, torch.tensor(torch.inf)))
+    assert digest(one) != digest(other)
+
+
+def test_one_process_alone_has_the_network_itself():
+    network, images = hand_made(drop=0.0), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    replica = Replica(network)
+    replica.wrap()
+    replica.compare(epoch=0)
+    assert torch.equal(replica(images), network(images))
+
+
+def openings(world):
+    """Which parameters have gradients, and the same ones everywhere, as blocks open; and what is left of wrappers."""
+    network = hand_made(drop=0.0)
+    replica, found, wrappers = Replica(network, world, 4), [], []
+    for opened in (0, 1, 1, 3):
+        network.open(opened)
+        network.train()
+        replica.wrap()
+        wrappers.append(weakref.ref(replica._wrapped))
+        images = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(world.rank))
+        replica(images.to(torch.uint8)).square().sum().backward()
+        gradients = {name: value.grad.clone() for name, value in network.named_parameters() if value.grad is not None}
+        found.append(gradients)
+        network.zero_grad()
+    gc.collect()
+    alive = [wrapper() for wrapper in wrappers]
+    return found, [each is not None for each in alive], alive[-1] is replica._wrapped
+
+
+@pytest.fixture(scope="module")
+def opened():
+    return together.run(openings)
+
+
+def test_gradients_are_the_same_in_every_process_whatever_has_opened_since(opened):
+    (one, *_), (other, *_) = opened
+    for here, there in zip(one, other, strict=True):
+        assert here.keys() == there.keys()
+        assert all(torch.equal(here[name], there[name]) for name in here)
+        assert any(value.abs().sum() > 0 for value in here.values())
+
+
+def test_a_block_has_gradients_once_it_is_open(opened):
+    for count, gradients in zip((0, 1, 1, 3), opened[0][0], strict=True):
+        in_encoder = {name.split(".")[2] for name in gradients if name.startswith("body.encoder.")}
+        assert in_encoder == set(BLOCKS[:count])
+
+
+def test_no_wrapper_outlives_the_next(opened):
+    """Its hooks would add up gradients a second time."""
+    for _, alive, last_is_in_use in opened:
+        assert alive == [False, False, False, True]
+        assert last_is_in_use
+
+
+def disagree(world, epoch):
+    network = hand_made()
+    if world.rank == 2:
+        with torch.no_grad():
+            network.body.head.bias.add_(1e-6)
+    Replica(network, world, 4).compare(epoch)
+
+
+def test_processes_that_hold_different_weights_are_named_with_the_epoch():
+    for ended in together.outcomes(disagree, 7, size=3):
+        assert isinstance(ended, RunError)
+        assert "epoch 7: the weights of process 2 are not those of process 0" in str(ended)

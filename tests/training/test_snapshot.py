@@ -1,0 +1,145 @@
+"""A training that goes on from a snapshot is the training that was never stopped, bit for bit, wherever it is cut."""
+
+import json
+from dataclasses import replace
+
+import albumentations
+import pytest
+import torch
+from toy import EIGHT, RECIPE, hand_made, loader, plan, same, state, train
+
+from kd.data import Shapes
+from kd.networks import build
+from kd.networks.precision import Precision
+from kd.run import checkpoint
+from kd.settings import NetworkSettings
+from kd.training.loop import EpochResult, Pause, optimizer_for
+from kd.training.snapshot import Snapshot, restore, take
+
+#: Every point at which a training of three epochs of four batches can be cut: after a step, or between two epochs.
+STEPS, EPOCHS = 4, 3
+CUTS = [(epoch, step) for epoch in range(EPOCHS) for step in range(1, STEPS)] + [(1, 0), (2, 0), (3, 0)]
+TIMES = ("seconds", "images_per_second", "time")
+
+
+def batches(workers: int = 0):
+    return loader(EIGHT, transforms=[albumentations.HorizontalFlip(p=0.5)], workers=workers)
+
+
+def lines(results: list[EpochResult]) -> list[dict]:
+    return [{name: value for name, value in item.metrics().items() if name not in TIMES} for item in results]
+
+
+def through(network, stop_at=None, **more):
+    """Train; the epochs' lines, and the snapshot at the cut, after which nothing is done."""
+    results = []
+    for item in train(network, plan(epochs=EPOCHS), pause=lambda: True, **{"train": batches(), **more}):
+        if isinstance(item, EpochResult):
+            results.append(item)
+        found = item.snapshot()
+        if (found.epoch, found.step) == stop_at:
+            return lines(results), found
+    return lines(results), None
+
+
+@pytest.fixture(scope="module")
+def straight():
+    network = hand_made()
+    return network, through(network)[0]
+
+
+def to_disk_and_back(found: Snapshot, folder) -> Snapshot:
+    checkpoint.save(folder, found)
+    return checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("cut", CUTS, ids=lambda cut: f"epoch {cut[0]} step {cut[1]}")
+def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(straight, cut, tmp_path):
+    before, found = through(hand_made(), stop_at=cut)
+    network = hand_made(seed=5)  # other weights, which the snapshot replaces
+    after, _ = through(network, start=to_disk_and_back(found, tmp_path))
+    assert same(network, straight[0])
+    assert before + after == straight[1]
+
+
+def test_it_may_go_on_with_other_workers(straight):
+    _, found = through(hand_made(), stop_at=(1, 2))
+    network = hand_made(seed=5)
+    through(network, start=found, train=batches(workers=2))
+    assert same(network, straight[0])
+
+
+@pytest.mark.parametrize(
+    "recipe", [replace(RECIPE, accumulate=2), replace(RECIPE, clip_norm=1e-3)], ids=["accumulating", "clipping"]
+)
+def test_every_recipe_goes_on(recipe):
+    whole, first, second = hand_made(), hand_made(), hand_made(seed=5)
+    through(whole, recipe=recipe)
+    _, found = through(first, stop_at=(1, 2), recipe=recipe)
+    through(second, start=found, recipe=recipe)
+    assert same(second, whole)
+
+
+def test_the_scale_of_half_precision_is_carried_on():
+    half = Precision(torch.device("cpu"), "fp16", channels_last=False)
+    _, found = through(hand_made(), stop_at=(1, 2), precision=half)
+    whole, rest = hand_made(), hand_made(seed=5)
+    through(whole, precision=half)
+    through(rest, precision=half, start=found)
+    assert found.facts["scaler"]["scale"] > 1
+    assert same(rest, whole)
+
+
+def test_a_real_network_in_channels_last_goes_on_bit_for_bit():
+    """Optimiser moments have to lie in memory as their parameters do."""
+    source, cpu = Shapes(image_size=(32, 32), train=6, val=2, test=1), Precision(torch.device("cpu"))
+
+    def built(seed):
+        torch.manual_seed(seed)
+        settings = NetworkSettings(arch="unet", encoder="tu-mobilenetv3_small_050")
+        return cpu.place(build.build(settings, 1, source.class_names, "backbone.student"))
+
+    def go(network, **more):
+        timeline = plan(epochs=2, blocks=len(network.partition.blocks))
+        return train(network, timeline, who=None, weights={"alpha": 0, "beta": 0, "gamma": 1, "delta": 1},
+                     train=loader(source), precision=cpu, pause=lambda: True, **more)  # fmt: skip
+
+    whole, first, second = built(0), built(0), built(1)
+    for _ in go(whole):
+        pass
+    cut = [item.snapshot() for item, _ in zip(go(first), range(5), strict=False)][-1]
+    for _ in go(second, start=cut):
+        pass
+    assert (cut.epoch, cut.step) == (1, 2)
+    assert same(second, whole)
+
+
+def test_a_snapshot_is_a_copy():
+    network = hand_made()
+    items = train(network, pause=lambda: True, train=batches())
+    found = next(items).snapshot()
+    before, facts = {name: value.clone() for name, value in found.tensors.items()}, json.dumps(found.facts)
+    next(items)
+    assert json.dumps(found.facts) == facts
+    assert all(torch.equal(value, before[name]) for name, value in found.tensors.items())
+
+
+def test_its_facts_are_plain_json():
+    found = next(iter(train(hand_made(), pause=lambda: True, train=batches()))).snapshot()
+    assert json.loads(json.dumps(found.facts)) == found.facts
+
+
+def test_a_pause_comes_only_where_it_is_asked_for_and_never_at_an_epochs_end():
+    assert not any(isinstance(item, Pause) for item in train(hand_made(), train=batches()))
+    kinds = [type(item) for item in train(hand_made(), plan(epochs=1), train=batches(), pause=lambda: True)]
+    assert kinds == [Pause] * (STEPS - 1) + [EpochResult]
+
+
+def test_a_snapshot_of_another_network_is_refused_and_changes_nothing():
+    network, small = hand_made(), torch.nn.Linear(2, 2)
+    optimizer, scaler = optimizer_for(network, RECIPE), torch.amp.GradScaler(enabled=False)
+    before = state(network)
+    alien = take(small, torch.optim.AdamW(small.parameters()), scaler, {"epoch": 0, "step": 0, "sums": None})
+    with pytest.raises(ValueError, match="of another network"):
+        restore(alien, network, optimizer, scaler)
+    assert all(torch.equal(value, before[name]) for name, value in state(network).items())
