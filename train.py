@@ -13,7 +13,7 @@ from kd.config.compose import WHITELIST
 from kd.config.hydra_errors import one_line_errors
 from kd.experiment.job import job
 from kd.study.hydra_options import check_recipes
-from kd.system.launch import hush, place, refuse_a_study, throw_folder_away
+from kd.system.launch import current_rank, hush, refuse_a_study, throw_folder_away
 from kd.system.terminal import steady_output
 
 # Read when torch is loaded: idle threads sleep instead of spinning, so that two runs on one machine do not crawl.
@@ -28,7 +28,7 @@ def main(cfg: "DictConfig") -> float | tuple[float, ...] | None:
     alone = HydraConfig.get().mode is RunMode.RUN  # in a multirun it is the sweeper that deals with a failed job
     with one_line_errors() if alone else nullcontext():
         throw_folder_away()
-        asked = job(cfg) if place().rank == 0 else None
+        asked = job(cfg) if current_rank().rank == 0 else None
         from kd.experiment.distil import run  # heavy: torch, albumentations, mlflow
 
         return run(asked)

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.case import Case, Remembered
 from kd.data.loading import Batch, TrainLoader
-from kd.distillation.logit_cache import Answers
+from kd.distillation.logit_cache import LogitCache
 from kd.distillation.teacher import CachedTeacher
 from kd.training.loop import EpochResult
 
@@ -21,7 +21,7 @@ VIEWS = 2  # that the warm cache holds
 class LookedUp:
     """Batches in memory, each with what the cache has of its answers; `new` counts views on, so that it has none."""
 
-    def __init__(self, remembered: Remembered, answers: Answers, new: bool = False) -> None:
+    def __init__(self, remembered: Remembered, answers: LogitCache, new: bool = False) -> None:
         self.remembered, self.answers, self.new = remembered, answers, new
 
     def steps(self) -> int:
@@ -33,7 +33,7 @@ class LookedUp:
             yield replace(batch, view=view, answers=self.answers.read(view, batch.indices.tolist()))
 
 
-def kept(case: Case) -> Answers:
+def kept(case: Case) -> LogitCache:
     """The answers to VIEWS views of every sample, on the disk; those that are not there yet are computed."""
     answers = _answers(case, case.bench.settings.root / "answers")
     teacher, loader = CachedTeacher(case.live(), answers), with_loader(case, answers)
@@ -44,7 +44,7 @@ def kept(case: Case) -> Answers:
     return answers
 
 
-def with_loader(case: Case, answers: Answers) -> TrainLoader:
+def with_loader(case: Case, answers: LogitCache) -> TrainLoader:
     """The loader of a run whose answers are kept, over VIEWS views."""
     settings = case.bench.settings
     augment = settings.augment.model_copy(update={"views": VIEWS})
@@ -52,12 +52,12 @@ def with_loader(case: Case, answers: Answers) -> TrainLoader:
     return bench.train_loader(settings.seed, answers)
 
 
-def warm(case: Case, state: str, answers: Answers) -> Iterator[EpochResult]:
+def warm(case: Case, state: str, answers: LogitCache) -> Iterator[EpochResult]:
     """Steps, every answer of which is in the cache."""
     return case.fit(LookedUp(case.remembered, answers), CachedTeacher(case.live(), answers), state)
 
 
-def warm_epoch(case: Case, state: str, answers: Answers) -> Iterator[EpochResult]:
+def warm_epoch(case: Case, state: str, answers: LogitCache) -> Iterator[EpochResult]:
     """Whole epochs with their loader, every answer of which is in the cache."""
     return case.fit(with_loader(case, answers), CachedTeacher(case.live(), answers), state)
 
@@ -85,6 +85,6 @@ def bytes_per_image(case: Case, views: int) -> float:
         return sum(512 * file.st_blocks for file in files) / answers.samples
 
 
-def _answers(case: Case, folder: Path) -> Answers:
+def _answers(case: Case, folder: Path) -> LogitCache:
     data = case.bench.data
-    return Answers(folder / "teacher" / "answers", data.size("train"), (data.classes, *data.image_size))
+    return LogitCache(folder / "teacher" / "answers", data.size("train"), (data.classes, *data.image_size))

@@ -26,7 +26,7 @@ from kd.data.augmentation import Augmentation
 from kd.data.loading import Batch, TrainLoader
 from kd.distillation.losses import DistillationLoss
 from kd.distillation.teacher import LiveTeacher, Teacher
-from kd.experiment.context import Bench
+from kd.experiment.context import RunContext
 from kd.networks.network import Network
 from kd.plan.schedules import Constant
 from kd.plan.timeline import Timeline
@@ -91,7 +91,7 @@ class Case:
     """One configuration, ready to be trained in several ways."""
 
     sizes: Sizes
-    bench: Bench
+    bench: RunContext
 
     @classmethod
     def of(cls, sizes: Sizes, overrides: list[str]) -> "Case":
@@ -177,9 +177,9 @@ class Case:
         )
 
 
-def bench_of(overrides: list[str]) -> Bench:
+def bench_of(overrides: list[str]) -> RunContext:
     settings = read(compose(overrides))
-    return Bench.of(settings, build_transforms(settings.augment.transforms))
+    return RunContext.of(settings, build_transforms(settings.augment.transforms))
 
 
 def _of_smp(network: Network) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from benchmarks.rounds import Spread, cpu_of_children, spread
 from kd import tracking
 from kd.config.compose import PROJECT
 from kd.run.folder import RunFolder
-from kd.run.journal import Course
+from kd.run.journal import Journal
 from kd.settings import Tracking
 from kd.training.loop import EpochResult
 
@@ -48,7 +48,7 @@ def tracked(case: Case, rounds: int) -> dict[str, Any]:
         folder = RunFolder(Path(place) / "run")
         settings = Tracking(enabled=True, uri=None, experiment="bench", run_name=None, tags={})
         network = case.network()
-        course = Course("student", network, folder, "val/miou", {}, None)
+        course = Journal("student", network, folder, "val/miou", {}, None)
         epochs = case.fit(case.remembered, None, "open", network)
         waits, mirrored = [], []
         with tracking.run(settings, Path(place), folder, "bench", {}) as mirror:

@@ -92,7 +92,7 @@ def closed() -> bytes:
     torch.manual_seed(0)
     settings = NetworkSettings(arch="unet", encoder="efficientnet-b0")
     network = build.build(settings, 1, ("background", "foreground"), "backbone.student")
-    network.open(3)
+    network.unfreeze(3)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-3)
     images, masks = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), torch.randint(0, 2, (2, 64, 64))

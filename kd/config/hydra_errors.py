@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from kd.config.compose import CONF, known_keys, options
 from kd.errors import ConfigError, DiskError, UserError, nearest
-from kd.system.launch import place
+from kd.system.launch import current_rank
 
 #: What a system says of a path that it will not let anyone write.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EIO}
@@ -48,7 +48,7 @@ def one_line_errors() -> Iterator[None]:
 
 def _say(line: str) -> None:
     """Of several processes the first speaks for all; the others have told it what went wrong with them."""
-    if place().rank == 0:
+    if current_rank().rank == 0:
         print(line, file=sys.stderr)
 
 

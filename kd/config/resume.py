@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from kd.config.compose import plain, public
 from kd.errors import ConfigError, RunError
 from kd.settings import CACHE_KEYS, flat, is_under
-from kd.system.launch import folder_of_this_process, place
+from kd.system.launch import current_rank, folder_of_this_process
 
 #: Keys, and groups of keys, that may be another after a resume.
 FREE = ("trainer.workers", "trainer.checkpoint_minutes", "tracking", "root", "pictures", *CACHE_KEYS)
@@ -32,7 +32,7 @@ def run_folder(resume: str | None, fresh: str, cfg: DictConfig) -> str:
     Raises:
         RunError: there is no such run, or it has come to its end.
     """
-    if place().rank > 0 or resume is None:
+    if current_rank().rank > 0 or resume is None:
         return folder_of_this_process(fresh)
     if resume != AUTO:
         return str(_unfinished(Path(resume)))

@@ -14,20 +14,20 @@ import numpy as np
 import psutil
 
 from kd.data.source import SPLITS, Source
-from kd.system.record_file import FileSlots, MemorySlots, Slots, create, describe, file_bytes
+from kd.system.record_file import FileRecords, MemoryRecords, Records, create, describe, file_bytes
 
 GB = 10**9
 SPARE = 2  # at most one part in so many of the memory that is free
 
 log = logging.getLogger(__name__)
 
-_memory: dict[tuple[str, str], Slots] = {}  # of this process, by fingerprint and split
+_memory: dict[tuple[str, str], Records] = {}  # of this process, by fingerprint and split
 
 
 class Samples:
     """The samples of a source, from a cache where they are in it; `size` and `read` are those of the source."""
 
-    def __init__(self, source: Source, slots: dict[str, Slots]) -> None:
+    def __init__(self, source: Source, slots: dict[str, Records]) -> None:
         self.source, self._slots = source, slots
 
     def size(self, split: str) -> int:
@@ -47,7 +47,7 @@ class Samples:
         pixels = height * width
         return record[: 3 * pixels].reshape(height, width, 3), record[3 * pixels :].reshape(height, width)
 
-    def _keep(self, split: str, slots: Slots, index: int, record: np.ndarray) -> None:
+    def _keep(self, split: str, slots: Records, index: int, record: np.ndarray) -> None:
         try:
             slots.write(index, record.data)
         except OSError as error:  # a full disk takes the cache, not the run
@@ -69,31 +69,31 @@ def kept(source: Source, folder: Path) -> Samples:
         return Samples(source, {})
 
 
-def _in_memory(source: Source, key: str) -> dict[str, Slots]:
+def _in_memory(source: Source, key: str) -> dict[str, Records]:
     for name in [name for name in _memory if name[0] != key]:  # another data set: its place is wanted
         del _memory[name]
     room = min(source.cache_gb * GB, psutil.virtual_memory().available / SPARE)
     slots = {split: _memory[key, split] for split in SPLITS if (key, split) in _memory}
     for split, count in _that_fit(source, room).items():
         if split not in slots:
-            slots[split] = _memory[key, split] = MemorySlots(count, _record_bytes(source))
+            slots[split] = _memory[key, split] = MemoryRecords(count, _record_bytes(source))
     return slots
 
 
-def _on_disk(source: Source, folder: Path) -> dict[str, Slots]:
-    slots: dict[str, Slots] = {}
+def _on_disk(source: Source, folder: Path) -> dict[str, Records]:
+    slots: dict[str, Records] = {}
     for split, count in _that_fit(source, source.cache_gb * GB).items():
         path = folder / f"{split}.slots"
         create(path, count, _record_bytes(source))
         try:
-            slots[split] = FileSlots(path)
+            slots[split] = FileRecords(path)
             if slots[split].size != _record_bytes(source) or slots[split].count > source.size(split):
                 raise ValueError(f"{path} holds other records")
         except ValueError as error:
             log.warning("data.cache: %s; it is made anew", error)
             path.unlink(missing_ok=True)
             create(path, count, _record_bytes(source))
-            slots[split] = FileSlots(path)
+            slots[split] = FileRecords(path)
     facts = {
         "data": str(getattr(source, "root", type(source).__name__)),
         "image_size": source.image_size,

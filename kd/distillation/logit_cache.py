@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from kd.system.record_file import FileSlots, create, file_bytes
+from kd.system.record_file import FileRecords, create, file_bytes
 
 SPARE = 10**9  # bytes of a disk that are left to others
 HALF = torch.finfo(torch.float16).max
@@ -35,7 +35,7 @@ def rounded(logits: Tensor) -> Tensor:
 
 
 @dataclass
-class Answers:
+class LogitCache:
     """The answers of one teacher to the views of one training split.
 
     Attributes:
@@ -54,7 +54,7 @@ class Answers:
     budget: float = float("inf")
     refused: int = 0
     _full: set[int] = field(default_factory=set, repr=False)
-    _views: dict[int, FileSlots | None] = field(default_factory=dict, repr=False)
+    _views: dict[int, FileRecords | None] = field(default_factory=dict, repr=False)
     _damaged: set[Path] = field(default_factory=set, repr=False)
 
     @property
@@ -96,7 +96,7 @@ class Answers:
         room = self.room() if self.writable else 0
         return there + min(views - there, room // file_bytes(self.samples, self.record_bytes))
 
-    def _slots(self, view: int, make: bool) -> FileSlots | None:
+    def _slots(self, view: int, make: bool) -> FileRecords | None:
         """The file of a view; several threads may ask."""
         slots = self._views.get(view)
         if slots is None:
@@ -110,10 +110,10 @@ class Answers:
                 self._views.pop(old, None)  # a process may only open so many files
         return slots
 
-    def _opened(self, path: Path) -> FileSlots | None:
+    def _opened(self, path: Path) -> FileRecords | None:
         """A file of slots; None where it is missing, or damaged, and then out of the way."""
         try:
-            slots = FileSlots(path, self.writable)
+            slots = FileRecords(path, self.writable)
             if slots.size != self.record_bytes or slots.count != self.samples:
                 raise ValueError(f"{path} holds other records")
             return slots

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kd.data.loading import Batch
-from kd.distillation.logit_cache import Answers, rounded
+from kd.distillation.logit_cache import LogitCache, rounded
 from kd.networks.network import Segmenter
 from kd.networks.precision import Precision
 
@@ -63,7 +63,7 @@ class CachedTeacher:
     A thread of its own stores, one batch at a time, while the student trains.
     """
 
-    def __init__(self, live: LiveTeacher, answers: Answers) -> None:
+    def __init__(self, live: LiveTeacher, answers: LogitCache) -> None:
         self.live, self.answers = live, answers
         self.read, self.computed = 0, 0  # samples
         self._writer = ThreadPoolExecutor(1)

@@ -13,7 +13,7 @@ from kd.data import Source
 from kd.data.augmentation import Augmentation
 from kd.data.cache import Samples, kept
 from kd.data.loading import EvalLoader, TrainLoader
-from kd.distillation.logit_cache import Answers
+from kd.distillation.logit_cache import LogitCache
 from kd.distillation.losses import DistillationLoss
 from kd.errors import ConfigError
 from kd.networks import build
@@ -28,7 +28,7 @@ from kd.training.loop import Recipe
 
 
 @dataclass(frozen=True)
-class Bench:
+class RunContext:
     """What teacher and student share: the data and its views, the device, the batch, the processes at work on it."""
 
     settings: Settings
@@ -42,7 +42,7 @@ class Bench:
     @classmethod
     def of(
         cls, settings: Settings, transforms: Sequence[Any], stop: Stop | None = None, world: World = SOLO
-    ) -> "Bench":
+    ) -> "RunContext":
         """What a run's settings ask for; `stop` is who hears that the run should end.
 
         Raises:
@@ -60,7 +60,7 @@ class Bench:
         precision = Precision(device, settings.trainer.precision, settings.trainer.channels_last)
         return cls(settings, transforms, precision, workers, stop or Stop(), world=world)
 
-    def alone(self) -> "Bench":
+    def alone(self) -> "RunContext":
         """The same for this process without the others."""
         return replace(self, world=SOLO, loaders={})
 
@@ -73,7 +73,7 @@ class Bench:
         """The data, decoded once where there is room."""
         return kept(self.data, self.settings.root / "runs" / "cache" / "data")
 
-    def train_loader(self, seed: int, answers: Answers | None = None) -> TrainLoader:
+    def train_loader(self, seed: int, answers: LogitCache | None = None) -> TrainLoader:
         augmentation = Augmentation(self.transforms, seed, self.data.ignore_index)
         size = self.settings.trainer.batch_size
         return TrainLoader(

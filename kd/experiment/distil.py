@@ -22,16 +22,16 @@ from kd.data.source import spaced
 from kd.distillation.teacher import CachedTeacher, Teacher
 from kd.errors import RunError, UserError
 from kd.experiment import evidence, teacher_training
-from kd.experiment.context import Bench
+from kd.experiment.context import RunContext
 from kd.experiment.job import Job, discard
-from kd.experiment.teacher_cache import Known, answering
-from kd.experiment.trainer import Lesson, figures, train
+from kd.experiment.teacher_cache import MeasuredTeacher, answering
+from kd.experiment.trainer import TrainingJob, figures, train
 from kd.networks import saved
 from kd.plan.timeline import Timeline
 from kd.run import checkpoint, console, plots
 from kd.run.folder import RunFolder, only_one
 from kd.study.hydra_options import ticket
-from kd.study.no_trial import Alone
+from kd.study.no_trial import NoTrial
 from kd.system import signals
 from kd.system.environment import environment
 from kd.system.world import World, joined
@@ -64,7 +64,7 @@ def _run(job: Job, stop: signals.Stop, world: World) -> float | tuple[float, ...
         try:
             membership = ticket(job.trial)
             if membership is None:
-                return _distil(job, Alone(), stop, world)
+                return _distil(job, NoTrial(), stop, world)
             from kd.study.trial import attach  # heavy: optuna
 
             with attach(membership, job.folder) as trial, world.telling():
@@ -81,11 +81,11 @@ def _run(job: Job, stop: signals.Stop, world: World) -> float | tuple[float, ...
 
 def _train_along(job: Job, stop: signals.Stop, world: World) -> None:
     """The part in a run of a process that is not the first: the first one's trainings, and nothing written or said."""
-    bench = Bench.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world)
-    known = teacher_training.obtain(bench) if job.settings.loss.needs_teacher else None
-    lesson = _lesson(bench, known)
-    train(lesson, bench, None, tracking.NullRun())
-    _answered(lesson.teacher, world)
+    context = RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world)
+    known = teacher_training.obtain(context) if job.settings.loss.needs_teacher else None
+    training = _training(context, known)
+    train(training, context, None, tracking.NullRun())
+    _answered(training.teacher, world)
     world.leave()
 
 
@@ -97,55 +97,55 @@ def _answered(teacher: Teacher | None, world: World) -> dict[str, Any]:
     return {"teacher_answers": {name: sum(each[name] for each in counts) for name in counts[0]}}
 
 
-def _lesson(bench: Bench, known: Known | None, label: str = "") -> Lesson:
+def _training(context: RunContext, known: MeasuredTeacher | None, label: str = "") -> TrainingJob:
     """The distillation that a run's settings ask for."""
-    settings = bench.settings
-    student = bench.build("student", settings.seed)
-    return Lesson(
+    settings = context.settings
+    student = context.build("student", settings.seed)
+    return TrainingJob(
         who="student",
         network=student,
         timeline=settings.timeline(len(student.partition.blocks)),
-        loss=bench.loss(settings.loss.model_dump()),
+        loss=context.loss(settings.loss.model_dump()),
         seed=settings.seed,
         objective=settings.objective[0],
-        teacher=answering(bench, known, settings.trainer.epochs) if known else None,
+        teacher=answering(context, known, settings.trainer.epochs) if known else None,
         reference=known.batches(settings.trainer.batch_size) if known else None,
         label=label,
     )
 
 
-def _distil(job: Job, trial: Alone, stop: signals.Stop, world: World) -> float | tuple[float, ...]:
+def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float | tuple[float, ...]:
     settings, folder, config = job.settings, RunFolder(job.folder), public(job.config)
     if (folder / "summary.json").exists():
         raise RunError(f"{folder.path} holds a run that is over; give another hydra.run.dir, or leave it out")
-    bench = Bench.of(settings, build_transforms(settings.augment.transforms), stop, world)
+    context = RunContext.of(settings, build_transforms(settings.augment.transforms), stop, world)
     if job.trial and trial.predecessor and inherit(trial.predecessor, folder.path, config):
         console.say(f"trial {job.trial.number} goes on from where {trial.predecessor} was cut off")
     folder.write_config(config)
     folder.write_overrides(job.overrides)
     started, earlier = time.perf_counter(), checkpoint.spent(folder.path)
     console.say(f"run      {folder.path}")
-    known = teacher_training.obtain(bench) if settings.loss.needs_teacher else None
+    known = teacher_training.obtain(context) if settings.loss.needs_teacher else None
 
     name, tags = settings.tracking.run_name or job.name, {**_tags(job), **trial.tags}
     goes_on = checkpoint.exists(folder.path)
     with tracking.run(settings.tracking, settings.root, folder, name, tags, job.choices, continued=goes_on) as mirror:
-        folder.identify(environment=environment(bench.precision.device, world.size))
+        folder.identify(environment=environment(context.precision.device, world.size))
         mirror.refresh()
         if job.trial:  # a run of its own does not wait for the store
             trial.note({"mlflow_run": mirror.run_id})
-        lesson = _lesson(bench, known, f"trial {job.trial.number} " if job.trial else "")
+        training = _training(context, known, f"trial {job.trial.number} " if job.trial else "")
         if settings.pictures and not job.trial:  # a trial's pictures are worth drawing once it has come to its end
-            plots.draw_timeline(lesson.timeline, folder / "timeline.png")
-        best = train(lesson, bench, folder, mirror, trial.report)
-        answered = _answered(lesson.teacher, world)
+            plots.draw_timeline(training.timeline, folder / "timeline.png")
+        best = train(training, context, folder, mirror, trial.report)
+        answered = _answered(training.teacher, world)
         world.leave()
-        bench = bench.alone()
+        context = context.alone()
         summary = {"best_epoch": best["epoch"], "epochs": len(folder.metrics())}
         if not trial.pruned:
-            summary |= _finish(bench, folder, best, known, lesson.timeline)
+            summary |= _finish(context, folder, best, known, training.timeline)
         summary |= answered
-        summary |= {"state": "pruned" if trial.pruned else "complete", "planned_epochs": len(lesson.timeline)}
+        summary |= {"state": "pruned" if trial.pruned else "complete", "planned_epochs": len(training.timeline)}
         summary["total_seconds"] = earlier + time.perf_counter() - started
         objectives = {name: _objective(name, best, summary.get("student", {})) for name in settings.objective}
         folder.write_summary({"objective": objectives, **summary})
@@ -162,35 +162,40 @@ def _distil(job: Job, trial: Alone, stop: signals.Stop, world: World) -> float |
 
 
 def _finish(
-    bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher: Known | None, timeline: Timeline
+    context: RunContext, folder: RunFolder, best: Mapping[str, Any], teacher: MeasuredTeacher | None, timeline: Timeline
 ) -> dict[str, Any]:
     """Measure the best student as it was saved, draw the pictures, show the table."""
     file = folder / "student.safetensors"
-    student = bench.precision.place(saved.load_file(file))
-    looks = evidence.looks(bench, teacher)
-    student_figures, batches = figures(student, bench, file, looks)
+    student = context.precision.place(saved.load_file(file))
+    looks = evidence.looks(context, teacher)
+    student_figures, batches = figures(student, context, file, looks)
     labels = torch.cat(batches)
     if student_figures["val/miou"] != best["val/miou"]:
         log.warning(
             "the saved student reaches val/miou %s, its epoch said %s", student_figures["val/miou"], best["val/miou"]
         )
-    if bench.settings.pictures:
-        _draw(bench, folder, best, teacher, timeline, labels)
-    evidence.leave(bench, folder, looks, labels, teacher)
+    if context.settings.pictures:
+        _draw(context, folder, best, teacher, timeline, labels)
+    evidence.leave(context, folder, looks, labels, teacher)
     console.show(console.comparison(student_figures, teacher.figures if teacher else None))
     return {"student": student_figures, **({"teacher": teacher.figures} if teacher else {})}
 
 
 def _draw(
-    bench: Bench, folder: RunFolder, best: Mapping[str, Any], teacher: Known | None, timeline: Timeline, labels: Tensor
+    context: RunContext,
+    folder: RunFolder,
+    best: Mapping[str, Any],
+    teacher: MeasuredTeacher | None,
+    timeline: Timeline,
+    labels: Tensor,
 ) -> None:
     if not (folder / "timeline.png").exists():
         plots.draw_timeline(timeline, folder / "timeline.png")
     reached = teacher.figures.get("val/miou") if teacher else None
     plots.draw_curves(folder.metrics(), best["epoch"], reached, folder / "curves.png")
     taught = teacher.labels if teacher else None
-    samples = [evidence.sample(bench, index, labels, taught) for index in spaced(len(labels), SAMPLES)]
-    plots.draw_predictions(samples, bench.data.class_names, bench.data.ignore_index, folder / "predictions.png")
+    samples = [evidence.sample(context, index, labels, taught) for index in spaced(len(labels), SAMPLES)]
+    plots.draw_predictions(samples, context.data.class_names, context.data.ignore_index, folder / "predictions.png")
 
 
 def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from kd.data.source import spaced
-from kd.experiment.context import Bench
-from kd.experiment.teacher_cache import Known
+from kd.experiment.context import RunContext
+from kd.experiment.teacher_cache import MeasuredTeacher
 from kd.run.folder import RunFolder
 from kd.system import tensor_file
 from kd.system.files import write_atomically, write_json
@@ -32,57 +32,61 @@ SIDE = 256  # pixels of their pictures at most: a report is to be mailed
 SPLITS = ("val", "test")
 
 
-def looks(bench: Bench, teacher: Known | None) -> dict[str, CloseLook]:
+def looks(context: RunContext, teacher: MeasuredTeacher | None) -> dict[str, CloseLook]:
     """The looks to take at a student: beside its teacher on validation, beside the trivial baseline everywhere."""
     usual = usual_labels(
-        lambda index: bench.samples.read("train", index)[1],
-        bench.data.size("train"),
-        len(bench.data.class_names),
-        bench.data.image_size,
-        bench.data.ignore_index,
+        lambda index: context.samples.read("train", index)[1],
+        context.data.size("train"),
+        len(context.data.class_names),
+        context.data.image_size,
+        context.data.ignore_index,
     )
-    taught = {"val": teacher.batches(bench.settings.trainer.batch_size)} if teacher else {}
-    return {split: bench.look(usual, taught.get(split)) for split in SPLITS if bench.data.size(split)}
+    taught = {"val": teacher.batches(context.settings.trainer.batch_size)} if teacher else {}
+    return {split: context.look(usual, taught.get(split)) for split in SPLITS if context.data.size(split)}
 
 
 def leave(
-    bench: Bench, folder: RunFolder, seen: Mapping[str, CloseLook], labels: Tensor, teacher: Known | None
+    context: RunContext,
+    folder: RunFolder,
+    seen: Mapping[str, CloseLook],
+    labels: Tensor,
+    teacher: MeasuredTeacher | None,
 ) -> None:
     """Write what was seen of a student, whose `labels` over validation are N x H x W, and of its teacher."""
     found = tensors(seen, "student")
     found |= {f"teacher/{name}": tensor for name, tensor in teacher.seen.items()} if teacher else {}
-    samples = list(_samples(bench, found["student/val/scores"], labels, teacher.labels if teacher else None))
+    samples = list(_samples(context, found["student/val/scores"], labels, teacher.labels if teacher else None))
     for number, sample in enumerate(samples):
         found |= {f"sample/{number}/{name}": small(picture) for name, picture in sample.pop("pictures").items()}
     write_atomically(folder / "evidence.safetensors", lambda path: tensor_file.write(path, found, {}))
     facts = {
-        "class_names": bench.data.class_names,
-        "ignore_index": bench.data.ignore_index,
-        "images": {split: bench.data.size(split) for split in ("train", *SPLITS)},
+        "class_names": context.data.class_names,
+        "ignore_index": context.data.ignore_index,
+        "images": {split: context.data.size(split) for split in ("train", *SPLITS)},
         "baseline": {
-            "masks": len(spaced(bench.data.size("train"), MASKS)),
-            **baseline_figures(found, bench.data.class_names, bench.data.ignore_index),
+            "masks": len(spaced(context.data.size("train"), MASKS)),
+            **baseline_figures(found, context.data.class_names, context.data.ignore_index),
         },
         "samples": samples,
-        "memory": peak_memory(bench.precision.device),
+        "memory": peak_memory(context.precision.device),
     }
     write_json(folder / "evidence.json", facts)
 
 
-def _samples(bench: Bench, scores: Tensor, labels: Tensor, teacher: Tensor | None) -> Iterator[dict[str, Any]]:
+def _samples(context: RunContext, scores: Tensor, labels: Tensor, teacher: Tensor | None) -> Iterator[dict[str, Any]]:
     """The validation samples that the student did worst and best on, each with its pictures."""
     for end, indices in ends(scores).items():
         for index in indices:
-            pictures, name = sample(bench, index, labels, teacher), bench.data.name("val", index)
+            pictures, name = sample(context, index, labels, teacher), context.data.name("val", index)
             yield {"end": end, "index": index, "name": name, "miou": float(scores[index]), "pictures": pictures}
 
 
-def sample(bench: Bench, index: int, student: Tensor, teacher: Tensor | None) -> dict[str, np.ndarray]:
+def sample(context: RunContext, index: int, student: Tensor, teacher: Tensor | None) -> dict[str, np.ndarray]:
     """A validation sample by number: image, truth, and what student and teacher (where there is one) made of it.
 
     `student` and `teacher` are their labels over the split, N x H x W uint8.
     """
-    image, truth = bench.samples.read("val", index)
+    image, truth = context.samples.read("val", index)
     found = {"image": image, "truth": truth, "student": student[index].numpy()}
     return found if teacher is None else {**found, "teacher": teacher[index].numpy()}
 

@@ -20,10 +20,10 @@ import PIL
 import torch
 from torch import Tensor
 
-from kd.distillation.logit_cache import Answers
+from kd.distillation.logit_cache import LogitCache
 from kd.distillation.teacher import CachedTeacher, LiveTeacher, Teacher
 from kd.errors import DiskError
-from kd.experiment.context import Bench
+from kd.experiment.context import RunContext
 from kd.experiment.trainer import figures
 from kd.networks import saved
 from kd.networks.network import Segmenter
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Known:
+class MeasuredTeacher:
     """A teacher: the file of its weights, how good it is, and its labels over the validation split, N x H x W uint8.
 
     `seen` is what a closer look at its predictions left, <split>/<name> as `kd.evidence.CloseLook.tensors` has it.
@@ -60,68 +60,68 @@ class Known:
         return torch.split(self.labels, batch_size)
 
 
-def known(bench: Bench, file: Path) -> Known:
+def known(context: RunContext, file: Path) -> MeasuredTeacher:
     """What a teacher is and how good it is; measured once, unless teacher.cache=off."""
-    mode, trainer, world = bench.settings.teacher.cache, bench.settings.trainer, bench.world
-    follows_from = _follows_from(bench, file) | {
+    mode, trainer, world = context.settings.teacher.cache, context.settings.trainer, context.world
+    follows_from = _follows_from(context, file) | {
         "figures": FIGURES,
-        "class_names": bench.data.class_names,
+        "class_names": context.data.class_names,
         "batch_size": trainer.batch_size,
         "machine": platform.node(),  # of the latency
     }
-    path = _folder(bench) / "figures" / f"{_key(follows_from)}.safetensors"
+    path = _folder(context) / "figures" / f"{_key(follows_from)}.safetensors"
     if found := world.broadcast(_kept(path, file) if world.is_main and mode != "off" else None):
         if world.is_main and mode == "auto":
             touch(path)
         return found
-    looks = {split: bench.look() for split in ("val", "test") if bench.data.size(split)}
-    measured, labels = figures(network(bench, file), bench, file, looks)
-    measured["file_bytes"] = sum(part.stat().st_size for part in _parts(bench, file))
-    found = Known(file, measured, torch.cat(labels), diagnostics.tensors(looks))
+    looks = {split: context.look() for split in ("val", "test") if context.data.size(split)}
+    measured, labels = figures(network(context, file), context, file, looks)
+    measured["file_bytes"] = sum(part.stat().st_size for part in _parts(context, file))
+    found = MeasuredTeacher(file, measured, torch.cat(labels), diagnostics.tensors(looks))
     if world.is_main and mode == "auto":
         _keep(path, found)
     return found
 
 
-def answering(bench: Bench, teacher: Known, epochs: int) -> Teacher:
+def answering(context: RunContext, teacher: MeasuredTeacher, epochs: int) -> Teacher:
     """The teacher as a student's training asks it: from the cache, where there is one, for so many epochs."""
-    settings = bench.settings
-    on_cpu = bench.precision.device.type == "cpu"
-    live = LiveTeacher(lambda: network(bench, teacher.file), bench.precision, on_cpu and bench.views is not None)
+    settings = context.settings
+    on_cpu = context.precision.device.type == "cpu"
+    live = LiveTeacher(lambda: network(context, teacher.file), context.precision, on_cpu and context.views is not None)
     if settings.teacher.cache == "off":
         return live
-    follows_from = _follows_from(bench, teacher.file) | {
+    follows_from = _follows_from(context, teacher.file) | {
         "augment": settings.augment.transforms,
         "seed": settings.seed,
         # The last bits of an answer depend on the batch that it is computed in, or on a process's part of one.
-        "batch": [settings.trainer.batch_size, bench.world.size] if on_cpu and not live.one_by_one else None,
+        "batch": [settings.trainer.batch_size, context.world.size] if on_cpu and not live.one_by_one else None,
         "albumentations": albumentations.__version__,
         "opencv": cv2.__version__,
         "pillow": PIL.__version__,
     }
-    folder = _folder(bench) / "teacher" / _key(follows_from)
-    answers = Answers(
+    folder = _folder(context) / "teacher" / _key(follows_from)
+    answers = LogitCache(
         folder,
-        bench.data.size("train"),
-        (bench.data.classes, *bench.data.image_size),
+        context.data.size("train"),
+        (context.data.classes, *context.data.image_size),
         writable=settings.teacher.cache == "auto",
         budget=settings.teacher.cache_gb * GB,
     )
-    if bench.world.is_main:
-        _announce(answers, min(epochs, bench.views or epochs))
-    if bench.world.is_main and answers.writable:
+    if context.world.is_main:
+        _announce(answers, min(epochs, context.views or epochs))
+    if context.world.is_main and answers.writable:
         describe(folder, {"teacher": str(teacher.file), **follows_from}, "teacher.cache")
     return CachedTeacher(live, answers)
 
 
-def network(bench: Bench, file: Path) -> Segmenter:
+def network(context: RunContext, file: Path) -> Segmenter:
     """The teacher's network on the device; built once in a process for all trials that it runs."""
-    teacher, data = bench.settings.teacher, bench.data
+    teacher, data = context.settings.teacher, context.data
     foreign = None
     if isinstance(teacher, ForeignTeacher):
         foreign = teacher, data.classes, data.class_names, data.image_size
-    built = _built(file, _key(_made_of(bench, file)), bench.precision, foreign)
-    built.class_names = bench.data.class_names  # names are no part of what is learnt, nor of any fingerprint
+    built = _built(file, _key(_made_of(context, file)), context.precision, foreign)
+    built.class_names = context.data.class_names  # names are no part of what is learnt, nor of any fingerprint
     return built
 
 
@@ -138,32 +138,32 @@ def _built(
     return load(teacher, file, classes, class_names, image_size, precision)
 
 
-def _made_of(bench: Bench, file: Path) -> dict[str, Any]:
+def _made_of(context: RunContext, file: Path) -> dict[str, Any]:
     """What a teacher is: its weights, and what makes a network of them."""
-    if isinstance(bench.settings.teacher, ForeignTeacher):
+    if isinstance(context.settings.teacher, ForeignTeacher):
         from kd.distillation.foreign.load import follows_from
 
-        return follows_from(bench.settings.teacher, file)
+        return follows_from(context.settings.teacher, file)
     spec = read_spec(file).model_dump(mode="json", exclude={"class_names"})  # normalisation included
     return {"weights": digest(file), "network": spec}
 
 
-def _parts(bench: Bench, file: Path) -> tuple[Path, ...]:
+def _parts(context: RunContext, file: Path) -> tuple[Path, ...]:
     """The files that hold a teacher's weights."""
-    if isinstance(bench.settings.teacher, ForeignTeacher):
+    if isinstance(context.settings.teacher, ForeignTeacher):
         from kd.distillation.foreign.load import parts
 
-        return parts(bench.settings.teacher, file)
+        return parts(context.settings.teacher, file)
     return (file,)
 
 
-def _follows_from(bench: Bench, file: Path) -> dict[str, Any]:
+def _follows_from(context: RunContext, file: Path) -> dict[str, Any]:
     """What any answer of a teacher depends on."""
-    precision = bench.precision
+    precision = context.precision
     return {
         "format": FORMAT,
-        **_made_of(bench, file),
-        "data": bench.data.fingerprint(),
+        **_made_of(context, file),
+        "data": context.data.fingerprint(),
         "precision": precision.name,
         "channels_last": precision.channels_last,
         "device": _hardware(precision.device),
@@ -185,23 +185,23 @@ def _key(follows_from: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _folder(bench: Bench) -> Path:
-    return bench.settings.root / "runs" / "cache"
+def _folder(context: RunContext) -> Path:
+    return context.settings.root / "runs" / "cache"
 
 
-def _kept(path: Path, teacher: Path) -> Known | None:
+def _kept(path: Path, teacher: Path) -> MeasuredTeacher | None:
     """What is known of a teacher; None where nothing is, or it is damaged."""
     if not path.exists():
         return None
     try:
         tensors, facts = tensor_file.read(path)
-        return Known(teacher, facts["figures"], tensors.pop("labels"), tensors)
+        return MeasuredTeacher(teacher, facts["figures"], tensors.pop("labels"), tensors)
     except tensor_file.DAMAGES as error:
         log.warning("%s is damaged (%s); the teacher is measured again", path, str(error).splitlines()[0])
         return None
 
 
-def _keep(path: Path, found: Known) -> None:
+def _keep(path: Path, found: MeasuredTeacher) -> None:
     facts = {"teacher": str(found.file), "figures": found.figures}
     try:
         write_atomically(
@@ -211,7 +211,7 @@ def _keep(path: Path, found: Known) -> None:
         log.warning("teacher.cache: %s", error)
 
 
-def _announce(answers: Answers, views: int) -> None:
+def _announce(answers: LogitCache, views: int) -> None:
     """Say how much of the answers is there or fits."""
     fit, each = answers.fit(views), answers.samples * answers.record_bytes / GB
     if fit < views and answers.writable:

@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 
 from kd import tracking
 from kd.distillation.foreign import files
-from kd.experiment.context import Bench
-from kd.experiment.teacher_cache import Known, known
-from kd.experiment.trainer import Lesson, train
+from kd.experiment.context import RunContext
+from kd.experiment.teacher_cache import MeasuredTeacher, known
+from kd.experiment.trainer import TrainingJob, train
 from kd.networks.spec import find_weights, is_file
 from kd.plan.schedules import Constant
 from kd.plan.timeline import LearningRates, Timeline
@@ -54,14 +54,14 @@ def _content(weights: str | None) -> str | None:
     return None if weights is None or not is_file(Path(weights)) else digest(Path(weights))
 
 
-def obtain(bench: Bench) -> Known:
+def obtain(context: RunContext) -> MeasuredTeacher:
     """The teacher of a run.
 
     Raises:
         ModelError: a file that is not there, is damaged, or holds other classes.
         ConfigError: the channels of a foreign teacher are not the data's classes, and nothing says which are.
     """
-    settings = bench.settings
+    settings = context.settings
     if isinstance(settings.teacher, TeacherFile):
         file = find_weights(Path(settings.teacher.path), "teacher.path")
     elif isinstance(settings.teacher, ForeignTeacher):
@@ -69,14 +69,14 @@ def obtain(bench: Bench) -> Known:
     else:
         path = settings.root / "runs" / "teachers" / fingerprint(settings)
         file = path / "teacher.safetensors"
-        if bench.world.is_main:
+        if context.world.is_main:
             folder = RunFolder(path)
             with _alone(folder):
-                _have_trained(bench, folder)
-        elif bench.world.broadcast(None):
-            train(_lesson(bench), bench, None, tracking.NullRun())
-        bench.world.broadcast(None)  # its files are there now
-    return known(bench, file)
+                _have_trained(context, folder)
+        elif context.world.broadcast(None):
+            train(_training(context), context, None, tracking.NullRun())
+        context.world.broadcast(None)  # its files are there now
+    return known(context, file)
 
 
 @contextmanager
@@ -94,29 +94,29 @@ def _alone(folder: RunFolder) -> Iterator[None]:
         lock.release()
 
 
-def _have_trained(bench: Bench, folder: RunFolder) -> None:
+def _have_trained(context: RunContext, folder: RunFolder) -> None:
     """See to it that a folder holds its teacher; the other processes are told whether they are needed."""
     trained = (folder / "summary.json").exists()
-    bench.world.broadcast(not trained)
+    context.world.broadcast(not trained)
     if trained:
-        console.say(f"teacher  {bench.settings.backbone.teacher.encoder}, trained before: {folder.path}")
+        console.say(f"teacher  {context.settings.backbone.teacher.encoder}, trained before: {folder.path}")
     else:
-        _train(bench, folder)
+        _train(context, folder)
 
 
-def _lesson(bench: Bench) -> Lesson:
+def _training(context: RunContext) -> TrainingJob:
     """A supervised training, all blocks open from the first epoch."""
-    settings, teacher = bench.settings, bench.settings.trained_teacher
-    network = bench.build("teacher", teacher.seed)
+    settings, teacher = context.settings, context.settings.trained_teacher
+    network = context.build("teacher", teacher.seed)
     rates = LearningRates(teacher.lr, min(settings.optimizer.min_lr, teacher.lr), teacher.encoder_lr_scale)
     timeline = Timeline(Constant(1.0), All(), rates, teacher.epochs, len(network.partition.blocks))
     weights = {"alpha": 0, "beta": 0, "gamma": teacher.gamma, "delta": teacher.delta}
-    return Lesson("teacher", network, timeline, bench.loss(weights), teacher.seed)
+    return TrainingJob("teacher", network, timeline, context.loss(weights), teacher.seed)
 
 
-def _train(bench: Bench, folder: RunFolder) -> None:
+def _train(context: RunContext, folder: RunFolder) -> None:
     """Train the teacher; summary.json, written last, completes its folder."""
-    settings, teacher = bench.settings, bench.settings.trained_teacher
+    settings, teacher = context.settings, context.settings.trained_teacher
     encoder, file = settings.backbone.teacher.encoder, folder / "teacher.safetensors"
     console.say(f"teacher  {encoder}, trained first, for {teacher.epochs} epochs: {folder.path}")
     tags = {"role": "teacher", "teacher": folder.path.name}
@@ -125,9 +125,9 @@ def _train(bench: Bench, folder: RunFolder) -> None:
     with tracking.run(
         settings.tracking, settings.root, folder, name, tags, parameters=parameters, continued=goes_on
     ) as mirror:
-        best = train(_lesson(bench), bench, folder, mirror)
+        best = train(_training(context), context, folder, mirror)
         if settings.pictures:
             plots.draw_curves(folder.metrics(), best["epoch"], None, folder / "curves.png")
-        measured = known(bench.alone(), file).figures
+        measured = known(context.alone(), file).figures
         folder.write_summary({"best_epoch": best["epoch"], "epochs": teacher.epochs, "teacher": measured})
     checkpoint.remove(folder.path)

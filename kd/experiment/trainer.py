@@ -1,6 +1,6 @@
 """One network trained to its end: what happens around `fit`, the same for a teacher and for a student.
 
-Epoch by epoch: the run folder first (`kd.course`), then the display, then the mirror. The best epoch is chosen on
+Epoch by epoch: the run folder first (`kd.journal`), then the display, then the mirror. The best epoch is chosen on
 validation alone; its weights are on disk before the next epoch begins.
 """
 
@@ -15,13 +15,13 @@ from torch import Tensor
 from kd.distillation.losses import DistillationLoss
 from kd.distillation.teacher import CachedTeacher, Teacher
 from kd.errors import DivergedError
-from kd.experiment.context import Bench
+from kd.experiment.context import RunContext
 from kd.networks.cost import latency_ms, macs
 from kd.networks.network import Network, Segmenter
 from kd.plan.timeline import Timeline
 from kd.run.console import Display, Watched
 from kd.run.folder import RunFolder
-from kd.run.journal import Course, Onlooker, best_of
+from kd.run.journal import Journal, Onlooker, best_of
 from kd.system.files import write_json
 from kd.tracking import NullRun
 from kd.training.diagnostics import CloseLook
@@ -30,7 +30,7 @@ from kd.training.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingJob:
     """One training: who learns, from whom, by which plan, with which loss.
 
     `reference` is the teacher's labels over the validation split, for the agreement with it; `label` is put before what
@@ -53,15 +53,21 @@ Judge = Callable[[float | None, int, int], bool]
 
 
 @overload
-def train(lesson: Lesson, bench: Bench, folder: RunFolder, mirror: NullRun, judge: Judge = ...) -> dict[str, Any]: ...
+def train(
+    training: TrainingJob, context: RunContext, folder: RunFolder, mirror: NullRun, judge: Judge = ...
+) -> dict[str, Any]: ...
 
 
 @overload
-def train(lesson: Lesson, bench: Bench, folder: None, mirror: NullRun) -> None: ...
+def train(training: TrainingJob, context: RunContext, folder: None, mirror: NullRun) -> None: ...
 
 
 def train(
-    lesson: Lesson, bench: Bench, folder: RunFolder | None, mirror: NullRun, judge: Judge = lambda *_: False
+    training: TrainingJob,
+    context: RunContext,
+    folder: RunFolder | None,
+    mirror: NullRun,
+    judge: Judge = lambda *_: False,
 ) -> dict[str, Any] | None:
     """Train a network to its end, or to where the judge stops it, and return the record of its best epoch.
 
@@ -73,72 +79,72 @@ def train(
         Interrupted: somebody asked for it; the checkpoint has everything up to the last step.
         RunError: there are checkpoints, but none to go on from.
     """
-    facts, minutes = {"image_size": list(bench.data.image_size)}, bench.settings.trainer.checkpoint_minutes
-    world = bench.world
-    course: Course | Onlooker = Onlooker()
+    facts, minutes = {"image_size": list(context.data.image_size)}, context.settings.trainer.checkpoint_minutes
+    world = context.world
+    journal: Journal | Onlooker = Onlooker()
     if folder is not None:
-        course = Course(lesson.who, lesson.network, folder, lesson.objective, facts, minutes)
-    start = world.broadcast(course.start)
-    answers = lesson.teacher.answers if isinstance(lesson.teacher, CachedTeacher) else None
-    loader, epochs, enough = bench.train_loader(lesson.seed, answers), len(lesson.timeline), False
-    if start is None and _enters_closed(lesson):
-        measure_batch_norm(lesson.network, loader, bench.precision, lesson.seed, world=world)
-    for past in range(len(course.records)):  # which the judge may not have heard of
+        journal = Journal(training.who, training.network, folder, training.objective, facts, minutes)
+    start = world.broadcast(journal.start)
+    answers = training.teacher.answers if isinstance(training.teacher, CachedTeacher) else None
+    loader, epochs, enough = context.train_loader(training.seed, answers), len(training.timeline), False
+    if start is None and _starts_frozen(training):
+        measure_batch_norm(training.network, loader, context.precision, training.seed, world=world)
+    for past in range(len(journal.records)):  # which the judge may not have heard of
         enough = judge(
-            (best_of(course.records[: past + 1], lesson.objective) or {}).get(lesson.objective), past + 1, epochs
+            (best_of(journal.records[: past + 1], training.objective) or {}).get(training.objective), past + 1, epochs
         )
 
     def pause() -> bool:
-        return world.any(bench.stop.asked or course.due())
+        return world.any(context.stop.asked or journal.due())
 
     with (
-        bench.stop.later(),
-        Display(f"{lesson.label}{lesson.who}", epochs, loader.steps(), lesson.objective) as display,
+        context.stop.later(),
+        Display(f"{training.label}{training.who}", epochs, loader.steps(), training.objective) as display,
     ):
-        epochs_left = _epochs(lesson, bench, Watched(loader, display), folder, pause, start)
+        epochs_left = _epochs(training, context, Watched(loader, display), folder, pause, start)
         for item in () if world.broadcast(enough) else epochs_left:
-            if isinstance(course, Course) and isinstance(item, EpochResult):
-                record = course.over(item)
-                display.epoch(record, course.best is record and lesson.objective in record)
+            if isinstance(journal, Journal) and isinstance(item, EpochResult):
+                record = journal.over(item)
+                display.epoch(record, journal.best is record and training.objective in record)
                 mirror.refresh()
-                enough = judge((course.best or record).get(lesson.objective), record["epoch"] + 1, epochs)
-            elif isinstance(course, Course):
-                course.save(item.snapshot())
+                enough = judge((journal.best or record).get(training.objective), record["epoch"] + 1, epochs)
+            elif isinstance(journal, Journal):
+                journal.save(item.snapshot())
             if world.broadcast(enough):
                 break
-            bench.stop.now(world.highest)
-    bench.stop.now(world.highest)
-    return course.best
+            context.stop.now(world.highest)
+    context.stop.now(world.highest)
+    return journal.best
 
 
-def _enters_closed(lesson: Lesson) -> bool:
+def _starts_frozen(training: TrainingJob) -> bool:
     """Whether encoder blocks of random weights are closed from the start."""
-    return lesson.network.settings.weights is None and lesson.timeline[0].unfrozen_blocks < lesson.timeline.blocks
+    return training.network.settings.weights is None and training.timeline[0].unfrozen_blocks < training.timeline.blocks
 
 
-def _epochs(lesson: Lesson, bench: Bench, loader: Watched, folder: RunFolder | None, pause: Callable[[], bool],
-            start: Snapshot | None) -> Iterator[EpochResult | Pause]:  # fmt: skip
+def _epochs(training: TrainingJob, context: RunContext, loader: Watched, folder: RunFolder | None,
+            pause: Callable[[], bool], start: Snapshot | None) -> Iterator[EpochResult | Pause]:  # fmt: skip
     def validate() -> dict[str, float | None]:
-        found = bench.evaluate(lesson.network, "val", lesson.reference)
-        return found.metrics(lesson.network.class_names)
+        found = context.evaluate(training.network, "val", training.reference)
+        return found.metrics(training.network.class_names)
 
     try:
         yield from fit(
-            lesson.network,
-            lesson.teacher,
-            lesson.loss,
-            lesson.timeline,
+            training.network,
+            training.teacher,
+            training.loss,
+            training.timeline,
             loader,
             validate,
-            bench.recipe(lesson.seed),
-            bench.precision,
+            context.recipe(training.seed),
+            context.precision,
             start=start,
             pause=pause,
-            world=bench.world,
+            world=context.world,
         )
     except DivergedError as error:
-        indices = chain.from_iterable(bench.world.gather(error.indices))  # it was raised in every process
-        names = [bench.data.name("train", index) for index in indices]
+        indices = chain.from_iterable(context.world.gather(error.indices))  # it was raised in every process
+        names = [context.data.name("train", index) for index in indices]
         where = {"epoch": error.epoch, "step": error.step, "samples": names}
         if folder is not None:
             write_json(folder / "nonfinite.json", {**where, **error.values})
@@ -147,7 +153,7 @@ def _epochs(lesson: Lesson, bench: Bench, loader: Watched, folder: RunFolder | N
 
 
 def figures(
-    network: Segmenter, bench: Bench, file: Path, looks: Mapping[str, CloseLook] | None = None
+    network: Segmenter, context: RunContext, file: Path, looks: Mapping[str, CloseLook] | None = None
 ) -> tuple[dict[str, Any], list[Tensor]]:
     """What a network is and how good it is: size, speed, and its metrics on validation and (where there is one) test.
 
@@ -155,17 +161,17 @@ def figures(
     processes share the work; the first one takes the time.
     """
     looks = looks or {}
-    world, evaluation = bench.world, bench.evaluate(network, "val", keep_labels=True, look=looks.get("val"))
+    world, evaluation = context.world, context.evaluate(network, "val", keep_labels=True, look=looks.get("val"))
     result = {
         "parameters": network.count_parameters(),
-        "macs": macs(network, bench.data.image_size),
+        "macs": macs(network, context.data.image_size),
         "file_bytes": file.stat().st_size,
         "latency_ms": world.broadcast(
-            latency_ms(network, bench.data.image_size, bench.precision) if world.is_main else None
+            latency_ms(network, context.data.image_size, context.precision) if world.is_main else None
         ),
         **{f"val/{name}": value for name, value in evaluation.metrics(network.class_names).items()},
     }
-    if bench.data.size("test"):
-        test = bench.evaluate(network, "test", look=looks.get("test")).metrics(network.class_names)
+    if context.data.size("test"):
+        test = context.evaluate(network, "test", look=looks.get("test")).metrics(network.class_names)
         result |= {f"test/{name}": value for name, value in test.items()}
     return result, evaluation.labels

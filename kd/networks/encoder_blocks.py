@@ -38,7 +38,7 @@ class EncoderBlocks:
     >>> blocks = EncoderBlocks(model.encoder)
     >>> len(blocks), blocks[0].modules, blocks[4].modules
     (5, ('layer4',), ('conv1', 'bn1'))
-    >>> blocks.open(1)
+    >>> blocks.unfreeze(1)
     >>> {name.split(".")[0] for name, p in model.encoder.named_parameters() if p.requires_grad}
     {'layer4'}
 
@@ -48,8 +48,8 @@ class EncoderBlocks:
 
     def __init__(self, encoder: nn.Module, parts: Partition | None = None, *, watch: bool = True) -> None:
         self.encoder, self.partition = encoder, parts or partition(encoder)
-        self.opened = len(self)
-        self.open(len(self))
+        self.unfrozen = len(self)
+        self.unfreeze(len(self))
         if earlier := _watching.pop(encoder, None):
             earlier.remove()
         if watch:
@@ -62,7 +62,7 @@ class EncoderBlocks:
         """The names of the block `depth` steps above the deepest."""
         return self.partition.blocks[depth]
 
-    def open(self, count: int) -> None:
+    def unfreeze(self, count: int) -> None:
         """Open the `count` deepest blocks and close the others.
 
         Raises:
@@ -70,20 +70,20 @@ class EncoderBlocks:
         """
         if not 0 <= count <= len(self):
             raise ValueError(f"count must be a number of blocks, 0 to {len(self)}, but got {count!r}")
-        self.opened = count
+        self.unfrozen = count
         parameters = dict(self.encoder.named_parameters())
-        for block, is_open in self._openness():
+        for block, is_unfrozen in self._states():
             for name in block.parameters:
-                parameters[name].requires_grad_(is_open)
-                if not is_open:
+                parameters[name].requires_grad_(is_unfrozen)
+                if not is_unfrozen:
                     parameters[name].grad = None
         self.encoder.train(self.encoder.training)
         self.settle()
 
     def settle(self) -> None:
         """Put the modules of closed blocks in eval mode."""
-        for block, is_open in self._openness():
-            for path in () if is_open else block.modules:
+        for block, is_unfrozen in self._states():
+            for path in () if is_unfrozen else block.modules:
                 self.encoder.get_submodule(path).eval()
 
     def parameters(self, depth: int) -> list[nn.Parameter]:
@@ -101,9 +101,9 @@ class EncoderBlocks:
         rest = [parameter for parameter in model.parameters() if id(parameter) not in encoder]
         return [{"params": each} for each in (rest, *(self.parameters(depth) for depth in range(len(self))))]
 
-    def _openness(self) -> Iterator[tuple[Block, bool]]:
+    def _states(self) -> Iterator[tuple[Block, bool]]:
         for depth, block in enumerate(self.partition.blocks):
-            yield block, depth < self.opened
+            yield block, depth < self.unfrozen
         yield self.partition.never_run, False
 
     def _before_forward(self, encoder: nn.Module, _: Any) -> None:

@@ -79,12 +79,12 @@ class Network(Segmenter):
                 page="remedies",
             ) from error
 
-    def open(self, count: int) -> None:
+    def unfreeze(self, count: int) -> None:
         """Open the `count` deepest encoder blocks and close the others, and what the encoder never runs.
 
-        What closed means: `kd.opening.EncoderBlocks`.
+        What closed means: `kd.networks.encoder_blocks.EncoderBlocks`.
         """
-        self.blocks.open(count)
+        self.blocks.unfreeze(count)
 
     def train(self, mode: bool = True) -> "Network":
         super().train(mode)
@@ -98,9 +98,9 @@ class Network(Segmenter):
         return self.blocks.partition
 
     @property
-    def open_blocks(self) -> int:
+    def unfrozen_blocks(self) -> int:
         """How many blocks train; all of them until `open` says otherwise."""
-        return self.blocks.opened
+        return self.blocks.unfrozen
 
     def block_parameters(self, depth: int) -> list[nn.Parameter]:
         """The parameters of the encoder block `depth` steps above the deepest."""

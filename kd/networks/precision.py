@@ -12,7 +12,7 @@ from torch import nn
 
 from kd.errors import ConfigError
 from kd.networks.network import Network, Segmenter
-from kd.system.launch import Place
+from kd.system.launch import Rank
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -77,7 +77,7 @@ def compiled(network: Network) -> Network:
     return network
 
 
-def choose_device(name: str, place: Place = Place()) -> torch.device:  # noqa: B008 (it is frozen)
+def choose_device(name: str, rank: Rank = Rank()) -> torch.device:  # noqa: B008 (it is frozen)
     """The device asked for; `auto` takes CUDA, then MPS, then the CPU.
 
     Where a study runs several trials at once, KD_SLOT numbers those places, and `auto` deals the GPUs out among them.
@@ -86,8 +86,8 @@ def choose_device(name: str, place: Place = Place()) -> torch.device:  # noqa: B
     Raises:
         ConfigError: the device asked for is not there, or cannot be shared.
     """
-    if place.size > 1:
-        return _choose_own(name, place)
+    if rank.size > 1:
+        return _choose_own(name, rank)
     if name == "auto":
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         slot = int(os.environ.get("KD_SLOT", "0"))
@@ -101,23 +101,23 @@ def choose_device(name: str, place: Place = Place()) -> torch.device:  # noqa: B
     return device
 
 
-def _choose_own(name: str, place: Place) -> torch.device:
+def _choose_own(name: str, rank: Rank) -> torch.device:
     """One device of those that several processes use."""
     if name not in ("auto", "cpu", "cuda"):
         raise ConfigError(
-            f"trainer.device={name} is a single device, and {place.size} processes train; use auto, cuda or cpu",
+            f"trainer.device={name} is a single device, and {rank.size} processes train; use auto, cuda or cpu",
             page="gpus",
         )
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and not gpus):
         return torch.device("cpu")
-    if gpus < place.local_size:
+    if gpus < rank.local_size:
         raise ConfigError(
-            f"trainer.device={name}: this machine has {gpus} GPU(s) for {place.local_size} processes; start as many "
+            f"trainer.device={name}: this machine has {gpus} GPU(s) for {rank.local_size} processes; start as many "
             "(--nproc-per-node), or use cpu",
             page="gpus",
         )
-    return torch.device("cuda", place.local_rank)
+    return torch.device("cuda", rank.local_rank)
 
 
 def repeat_bit_for_bit(wanted: bool) -> None:

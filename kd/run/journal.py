@@ -28,7 +28,7 @@ BEST = "best."
 log = logging.getLogger(__name__)
 
 
-class Course:
+class Journal:
     """How far a training is, in its folder.
 
     Attributes:

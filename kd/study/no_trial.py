@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Alone:
+class NoTrial:
     """A run that belongs to no study: nobody is told, nothing is pruned."""
 
     pruned = False

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from kd.errors import DivergedError, StudyError, Superseded, UserError
 from kd.study import worker
 from kd.study.ledger import history
-from kd.study.no_trial import Alone
+from kd.study.no_trial import NoTrial
 from kd.study.storage import Database
 from kd.system.files import write_atomically
 
@@ -36,7 +36,7 @@ class Ticket:
     pruner: BasePruner
 
 
-class StudyTrial(Alone):
+class StudyTrial(NoTrial):
     """A running trial, seen from its job."""
 
     def __init__(self, ticket: Ticket) -> None:

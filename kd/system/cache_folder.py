@@ -18,7 +18,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from kd.system.files import LEFTOVER
-from kd.system.record_file import FACTS, FileSlots
+from kd.system.record_file import FACTS, FileRecords
 
 KINDS = ("teacher", "data", "figures")
 LOCK = ".lock"
@@ -79,7 +79,7 @@ class Entry:
         filled = count = 0
         for path in self.slots:
             with suppress(OSError, ValueError):
-                slots = FileSlots(path, writable=False)
+                slots = FileRecords(path, writable=False)
                 filled, count = filled + int(slots.filled().sum()), count + slots.count
         return filled / count if count else None
 
@@ -89,7 +89,7 @@ class Entry:
             yield from _mend_figures(self.path)
         for path in self.slots:
             try:
-                slots = FileSlots(path)
+                slots = FileRecords(path)
                 damaged = slots.damaged()
                 for slot in damaged:
                     slots.empty(slot)

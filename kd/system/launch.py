@@ -18,7 +18,7 @@ NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torch's en
 
 
 @dataclass(frozen=True)
-class Place:
+class Rank:
     """A process among those that train together.
 
     Attributes:
@@ -32,36 +32,36 @@ class Place:
     local_size: int = 1
 
 
-def place() -> Place:
+def current_rank() -> Rank:
     """This process's place; the only one of 1 where nobody started several."""
     if os.environ.get("SUBMITIT_EXECUTOR"):
         import submitit
 
         if submitit.JobEnvironment().num_tasks == 1:
-            return Place()
+            return Rank()
         # Every process sees all GPUs of its machine, as under torchrun, and takes the one of its local rank.
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     if not all(os.environ.get(name) for name in NEEDED):
-        return Place()
+        return Rank()
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return Place(rank, size, int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+    return Rank(rank, size, int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", size)))
 
 
 def folder_of_this_process(folder: str) -> str:
     """`folder` for process 0; any other gets one of its own among the system's temporary files, to be thrown away."""
-    rank = place().rank
+    rank = current_rank().rank
     return folder if rank == 0 else str(Path(tempfile.gettempdir()) / f"kd-process-{rank}-{os.getpid()}")
 
 
 def throw_folder_away() -> None:
     """Remove what hydra made for a process that is not the first; its log, which stays open, goes nowhere."""
-    if place().rank > 0:
+    if current_rank().rank > 0:
         shutil.rmtree(folder_of_this_process(""), ignore_errors=True)
 
 
 def hush() -> None:
     """Process 0 speaks for all: what the others would print, or warn of, is dropped. Errors are not."""
-    if place().rank > 0:
+    if current_rank().rank > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it lives as long as the process)
         warnings.simplefilter("ignore")
 
@@ -72,10 +72,10 @@ def refuse_a_study(arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: several processes were started with -m.
     """
-    if place().size > 1 and {"-m", "--multirun"} & set(arguments):
+    if current_rank().size > 1 and {"-m", "--multirun"} & set(arguments):
         raise ConfigError(
-            f"-m was started in {place().size} processes, each of which would run the study; start it once, without "
-            "torchrun, and give each trial several tasks: hydra/launcher=submitit_slurm "
+            f"-m was started in {current_rank().size} processes, each of which would run the study; start it once, "
+            "without torchrun, and give each trial several tasks: hydra/launcher=submitit_slurm "
             "hydra.launcher.tasks_per_node=2 (or submitit_local)",
             page="gpus",
         )

@@ -1,4 +1,4 @@
-"""Slots: numbered records of one length, each of which is whole or not there, whoever writes, is killed, or meddles.
+"""Records: numbered records of one length, each of which is whole or not there, whoever writes, is killed, or meddles.
 
 A record is written first and its checksum after it, and it counts only while the two fit: so writers need no locks, and
 a reader never sees half a record or a damaged one. Two writers of one slot write the same bytes. A file of slots is
@@ -37,7 +37,7 @@ FORMAT = 1
 log = logging.getLogger(__name__)
 
 
-class Slots(ABC):
+class Records(ABC):
     """`count` slots of `size` bytes each."""
 
     def __init__(self, count: int, size: int) -> None:
@@ -97,8 +97,8 @@ class Slots(ABC):
     def _store(self, offset: int, data: memoryview) -> None: ...
 
 
-class MemorySlots(Slots):
-    """Slots in memory, which processes that are forked later share; one that is spawned has none."""
+class MemoryRecords(Records):
+    """Records in memory, which processes that are forked later share; one that is spawned has none."""
 
     def __init__(self, count: int, size: int) -> None:
         super().__init__(count, size)
@@ -112,11 +112,11 @@ class MemorySlots(Slots):
         self._memory[offset : offset + data.nbytes] = data.tobytes() if data.nbytes <= 8 else data
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MemorySlots, (0, self.size)
+        return MemoryRecords, (0, self.size)
 
 
-class FileSlots(Slots):
-    """Slots in a file, for any number of processes; the file may be deleted meanwhile.
+class FileRecords(Records):
+    """Records in a file, for any number of processes; the file may be deleted meanwhile.
 
     Raises:
         ValueError: it is not a file of slots, or not a whole one.
@@ -139,7 +139,7 @@ class FileSlots(Slots):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FileSlots, (self.path, self.writable)
+        return FileRecords, (self.path, self.writable)
 
 
 def create(path: Path, count: int, size: int) -> None:
@@ -179,7 +179,7 @@ def _header(count: int, size: int) -> bytes:
 
 
 def _read_header(file: int, path: Path) -> tuple[int, int]:
-    """How many slots an open file has, of how many bytes; raises as `FileSlots` does."""
+    """How many slots an open file has, of how many bytes; raises as `FileRecords` does."""
     state = os.fstat(file)
     if not stat.S_ISREG(state.st_mode):
         raise ValueError(f"{path} is not a file")

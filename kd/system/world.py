@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from kd.errors import RunError, UserError, one_line
-from kd.system.launch import Place, place
+from kd.system.launch import Rank, current_rank
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class _Total(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class World(Place):
+class World(Rank):
     """This process among the others. What is called a collective is to be called by all, in the same order."""
 
     words: Any = field(default=None, repr=False, compare=False)  # the gloo group of plain objects
@@ -186,7 +186,7 @@ def joined() -> Iterator[World]:
     Raises:
         RunError: the others did not come, or one of them failed; it says which, and why.
     """
-    here = place()
+    here = current_rank()
     if here.size == 1:
         yield SOLO
         return

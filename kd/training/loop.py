@@ -131,7 +131,7 @@ def optimizer_for(network: Network, recipe: Recipe) -> torch.optim.AdamW:
 
 def apply_plan(network: Network, optimizer: torch.optim.Optimizer, plan: EpochPlan) -> None:
     """Open the blocks of an epoch and set its learning rates, as plain floats."""
-    network.open(plan.unfrozen_blocks)
+    network.unfreeze(plan.unfrozen_blocks)
     for group, rate in zip(optimizer.param_groups, plan.rates, strict=True):
         group["lr"] = float(rate)
 
@@ -261,7 +261,7 @@ def measure_batch_norm(
     which its activations do not have, and hand the decoder noise.
     """
     torch.manual_seed(step_seed(seed, -1, 0))
-    network.open(len(network.partition.blocks))
+    network.unfreeze(len(network.partition.blocks))
     with precision.autocast(), nullcontext() if world.size == 1 else WholeBatch(world, train.batch_size()):
         images = (batch.to(precision.device).images for batch in islice(train.epoch(0), batches))
         torch.optim.swa_utils.update_bn(images, network)

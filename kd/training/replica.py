@@ -34,11 +34,11 @@ class Replica:
 
     def wrap(self) -> None:
         """Wrap the network, where other blocks are open than when it was last wrapped. A collective."""
-        if self.world.size > 1 and self._open != self.network.open_blocks:
+        if self.world.size > 1 and self._open != self.network.unfrozen_blocks:
             self._wrapped = self.network  # the wrapper before takes its hooks along
             # What is drawn or loaded is the same everywhere, statistics are synchronised: nothing to be sent around.
             self._wrapped = DistributedDataParallel(self.network, init_sync=False, forward_sync_buffers=False)
-            self._open = self.network.open_blocks
+            self._open = self.network.unfrozen_blocks
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits of this process's images."""

@@ -18,7 +18,7 @@ from kd.data import cache as module
 from kd.data.cache import Samples, kept
 from kd.data.loading import EvalLoader
 from kd.errors import DataError
-from kd.system.record_file import FileSlots, file_bytes
+from kd.system.record_file import FileRecords, file_bytes
 
 SIZES = {"train": 7, "val": 3, "test": 2}
 RECORD = 4 * 32 * 32  # bytes: three colours and a mask
@@ -195,7 +195,7 @@ def slots(root):
 
 
 def flip(path):
-    place = FileSlots(path)._place(4)
+    place = FileRecords(path)._place(4)
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
@@ -243,7 +243,7 @@ def test_memory_that_is_not_given_is_done_without(root, expected, monkeypatch, c
     def refuse(count, size):
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(module, "MemorySlots", refuse)
+    monkeypatch.setattr(module, "MemoryRecords", refuse)
     assert read_all(kept(source(), root)) == expected
     assert "data.cache=ram: [Errno 12] Cannot allocate memory" in caplog.text
 
@@ -262,7 +262,7 @@ def test_a_disk_that_fills_up_takes_the_cache_and_not_the_run(root, expected):
     process.join(60)
     assert process.exitcode == 0
     assert read_all(kept(source("disk"), root)) == expected
-    assert FileSlots(slots(root)).damaged() == []
+    assert FileRecords(slots(root)).damaged() == []
 
 
 def test_samples_that_are_deleted_meanwhile_are_read_on(root, expected):

@@ -21,9 +21,9 @@ from kd.config.read import read
 from kd.data import Folder, Shapes
 from kd.data.augmentation import Augmentation
 from kd.data.loading import Batch, EvalLoader, TrainLoader
-from kd.distillation.logit_cache import Answers
+from kd.distillation.logit_cache import LogitCache
 from kd.errors import ConfigError, DataError
-from kd.experiment.context import Bench
+from kd.experiment.context import RunContext
 from kd.networks.network import Network
 from kd.settings import NetworkSettings
 from kd.system.signals import Stop
@@ -184,7 +184,7 @@ def test_as_many_views_as_epochs_are_a_new_one_in_each():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_answers_come_with_the_batch_whose_they_are_once_all_of_them_are_known(workers, tmp_path):
-    answers = Answers(tmp_path / "teacher" / "abc", 23, (1, 2, 2))
+    answers = LogitCache(tmp_path / "teacher" / "abc", 23, (1, 2, 2))
     used = loader(views=2, workers=workers, answers=answers)
     assert all(batch.answers is None for batch in used.epoch(0))
 
@@ -373,7 +373,7 @@ def network():
 def bench(*overrides, transforms=()):
     small = ["data.image_size=[32,32]", "data.train=4", "data.val=5", "data.test=3", "trainer.device=cpu"]
     settings = read(compose(["backbone=tiny", "trainer.batch_size=2", *small, *overrides]))
-    return Bench.of(settings, list(transforms), Stop())
+    return RunContext.of(settings, list(transforms), Stop())
 
 
 def figures(of, split):

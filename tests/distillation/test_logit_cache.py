@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd.distillation import logit_cache as module
-from kd.distillation.logit_cache import Answers, rounded, taken
-from kd.system.record_file import HEADER, FileSlots, create, file_bytes
+from kd.distillation.logit_cache import LogitCache, rounded, taken
+from kd.system.record_file import HEADER, FileRecords, create, file_bytes
 
 SAMPLES, SHAPE = 6, (2, 4, 4)
 RECORD = 2 * 2 * 4 * 4  # bytes
@@ -40,11 +40,11 @@ def answer(view: int, indices: list[int]) -> torch.Tensor:
     return torch.stack(rows).half()
 
 
-def store(to: Answers, view: int, *indices: int) -> None:
+def store(to: LogitCache, view: int, *indices: int) -> None:
     to.write(view, list(indices), answer(view, list(indices)))
 
 
-def known(of: Answers, view: int) -> list[int]:
+def known(of: LogitCache, view: int) -> list[int]:
     """The samples whose answer is read, each of which is the right one."""
     found = [index for index in range(SAMPLES) if of.read(view, [index]) is not None]
     assert all(torch.equal(of.read(view, [index]), answer(view, [index])) for index in found)
@@ -82,15 +82,15 @@ def test_what_was_rounded_is_not_changed_by_rounding_again(values):
 
 
 def test_what_was_written_is_read_in_any_batch(folder):
-    of = Answers(folder, SAMPLES, SHAPE)
+    of = LogitCache(folder, SAMPLES, SHAPE)
     store(of, 3, 4, 0, 2)
     for batch in ([4, 0, 2], [2, 4], [0]):
-        assert torch.equal(Answers(folder, SAMPLES, SHAPE).read(3, batch), answer(3, batch))
+        assert torch.equal(LogitCache(folder, SAMPLES, SHAPE).read(3, batch), answer(3, batch))
     assert of.refused == 0
 
 
 def test_a_batch_is_read_only_if_all_of_it_is_there(folder):
-    of = Answers(folder, SAMPLES, SHAPE)
+    of = LogitCache(folder, SAMPLES, SHAPE)
     store(of, 0, 1, 2)
     assert of.read(0, [1, 3]) is None
     assert of.read(1, [1]) is None
@@ -98,7 +98,7 @@ def test_a_batch_is_read_only_if_all_of_it_is_there(folder):
 
 
 def test_no_view_is_given_for_another_and_many_may_be_open(folder):
-    of = Answers(folder, SAMPLES, SHAPE)
+    of = LogitCache(folder, SAMPLES, SHAPE)
     for view in range(12):
         store(of, view, *range(SAMPLES))
     for view in (0, 11, 3, 4, 3):
@@ -107,14 +107,14 @@ def test_no_view_is_given_for_another_and_many_may_be_open(folder):
 
 
 def test_answers_in_another_layout_are_stored_by_value(folder):
-    of = Answers(folder, SAMPLES, SHAPE)
+    of = LogitCache(folder, SAMPLES, SHAPE)
     batch = answer(0, [0, 1]).contiguous(memory_format=torch.channels_last)
     of.write(0, [0, 1], batch)
     assert torch.equal(of.read(0, [0, 1]), batch)
 
 
 def test_numbers_that_are_none_are_kept_as_they_are(folder):
-    of = Answers(folder, SAMPLES, SHAPE)
+    of = LogitCache(folder, SAMPLES, SHAPE)
     batch = answer(0, [0])
     batch[0, 0, 0] = float("nan")
     of.write(0, [0], batch)
@@ -122,7 +122,7 @@ def test_numbers_that_are_none_are_kept_as_they_are(folder):
 
 
 def test_a_process_that_is_given_the_answers_reads_them(folder):
-    of = Answers(folder, SAMPLES, SHAPE)
+    of = LogitCache(folder, SAMPLES, SHAPE)
     store(of, 0, 0, 1)
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert torch.equal(pool.apply(of.read, (0, [1, 0])), answer(0, [1, 0]))
@@ -132,7 +132,7 @@ def test_a_process_that_is_given_the_answers_reads_them(folder):
 
 
 def use_views(folder: Path, name: str, budget: int, seed: int) -> None:
-    of = Answers(folder / name, SAMPLES, SHAPE, budget=budget)
+    of = LogitCache(folder / name, SAMPLES, SHAPE, budget=budget)
     for view in np.random.default_rng(seed).permutation(5).tolist():
         store(of, view, *range(SAMPLES))
         assert taken(folder) <= budget
@@ -153,7 +153,7 @@ def test_teachers_together_never_take_more_than_the_budget(budget, tmp_path):
 
 
 def test_a_view_is_kept_whole_or_not_at_all(folder):
-    of = Answers(folder, SAMPLES, SHAPE, budget=2 * VIEW - 1)
+    of = LogitCache(folder, SAMPLES, SHAPE, budget=2 * VIEW - 1)
     assert of.fit(1) == of.fit(3) == 1
     for view in range(3):
         store(of, view, *range(SAMPLES))
@@ -163,10 +163,10 @@ def test_a_view_is_kept_whole_or_not_at_all(folder):
 
 
 def test_room_that_is_made_is_used_by_the_next_run(folder):
-    full = Answers(folder, SAMPLES, SHAPE, budget=0)
+    full = LogitCache(folder, SAMPLES, SHAPE, budget=0)
     store(full, 0, *range(SAMPLES))
     assert known(full, 0) == []
-    store(Answers(folder, SAMPLES, SHAPE, budget=VIEW), 0, *range(SAMPLES))
+    store(LogitCache(folder, SAMPLES, SHAPE, budget=VIEW), 0, *range(SAMPLES))
     assert known(full, 0) == list(range(SAMPLES))
 
 
@@ -180,7 +180,7 @@ def test_other_files_do_not_count(tmp_path):
 
 def test_some_room_on_the_disk_is_left_to_others(folder, monkeypatch):
     monkeypatch.setattr(module, "SPARE", 10**18)
-    of = Answers(folder, SAMPLES, SHAPE)
+    of = LogitCache(folder, SAMPLES, SHAPE)
     store(of, 0, 0)
     assert (of.room(), of.refused, of.fit(2)) == (0, 1, 0)
     assert not list(folder.rglob("*.slots"))
@@ -190,11 +190,11 @@ def test_some_room_on_the_disk_is_left_to_others(folder, monkeypatch):
 
 
 def test_what_is_only_read_stays_as_it_is(folder, tmp_path):
-    store(Answers(folder, SAMPLES, SHAPE), 0, 0, 1)
-    FileSlots(folder / "view-000000.slots")._store(HEADER, memoryview(bytes([1])))
+    store(LogitCache(folder, SAMPLES, SHAPE), 0, 0, 1)
+    FileRecords(folder / "view-000000.slots")._store(HEADER, memoryview(bytes([1])))
     (folder / "view-000001.slots").write_bytes(b"garbage")
     before = files(tmp_path)
-    of = Answers(folder, SAMPLES, SHAPE, writable=False)
+    of = LogitCache(folder, SAMPLES, SHAPE, writable=False)
     assert known(of, 0) == [1]
     for view in range(3):
         store(of, view, *range(SAMPLES))
@@ -205,7 +205,7 @@ def test_what_is_only_read_stays_as_it_is(folder, tmp_path):
 
 @pytest.mark.parametrize("damage", ["garbage", "cut", "other records", "too many", "pipe"])
 def test_a_damaged_view_is_put_away_and_made_anew(damage, folder, caplog):
-    store(Answers(folder, SAMPLES, SHAPE), 0, *range(SAMPLES))
+    store(LogitCache(folder, SAMPLES, SHAPE), 0, *range(SAMPLES))
     path = folder / "view-000000.slots"
     if damage == "cut":
         os.truncate(path, VIEW - 1)
@@ -218,20 +218,20 @@ def test_a_damaged_view_is_put_away_and_made_anew(damage, folder, caplog):
             "pipe": lambda: os.mkfifo(path),
         }
         make[damage]()
-    of = Answers(folder, SAMPLES, SHAPE)
+    of = LogitCache(folder, SAMPLES, SHAPE)
     assert known(of, 0) == []
     assert caplog.text.count("its answers are computed again") == 1
     store(of, 0, *range(SAMPLES))
     assert known(of, 0) == list(range(SAMPLES))
 
 
-def in_the_way(of: Answers) -> Path:
+def in_the_way(of: LogitCache) -> Path:
     """A folder where a view should be, which no unlink removes."""
     of._path(0).mkdir(parents=True)
     return of.folder
 
 
-def no_folder(of: Answers) -> Path:
+def no_folder(of: LogitCache) -> Path:
     of.folder.parent.parent.mkdir(parents=True, exist_ok=True)
     of.folder.parent.write_text("a file where the folder should be")
     return of.folder.parent
@@ -239,7 +239,7 @@ def no_folder(of: Answers) -> Path:
 
 @pytest.mark.parametrize("obstacle", [in_the_way, no_folder])
 def test_where_nothing_can_be_written_nothing_is_and_nobody_is_stopped(obstacle, folder, caplog):
-    of = Answers(folder, SAMPLES, SHAPE)
+    of = LogitCache(folder, SAMPLES, SHAPE)
     blocked = obstacle(of)
     for _ in range(3):
         assert known(of, 0) == []
@@ -249,7 +249,7 @@ def test_where_nothing_can_be_written_nothing_is_and_nobody_is_stopped(obstacle,
     assert caplog.text.count("teacher.cache") in (1, 2)
 
 
-def on_a_full_disk(of: Answers, limit: int, whole: list[int], refused: int) -> None:
+def on_a_full_disk(of: LogitCache, limit: int, whole: list[int], refused: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     for _ in range(2):
@@ -265,7 +265,7 @@ def on_a_full_disk(of: Answers, limit: int, whole: list[int], refused: int) -> N
 )
 def test_a_full_disk_takes_the_cache_and_not_the_run(limit, whole, refused, folder):
     """A file cannot be made, or, where it was before the disk filled up, not be filled."""
-    of = Answers(folder, SAMPLES, SHAPE)
+    of = LogitCache(folder, SAMPLES, SHAPE)
     if whole:
         create(folder / "view-000000.slots", SAMPLES, RECORD)
     process = FORK.Process(target=on_a_full_disk, args=(of, limit, whole, refused))
@@ -276,7 +276,7 @@ def test_a_full_disk_takes_the_cache_and_not_the_run(limit, whole, refused, fold
 
 
 def test_answers_that_are_deleted_meanwhile_are_stored_again(folder):
-    of = Answers(folder, SAMPLES, SHAPE)
+    of = LogitCache(folder, SAMPLES, SHAPE)
     store(of, 0, 0)
     for path in folder.iterdir():
         path.unlink()
@@ -284,7 +284,7 @@ def test_answers_that_are_deleted_meanwhile_are_stored_again(folder):
     store(of, 0, 1)
     assert known(of, 0) == [0, 1]  # the file is open, and has no name any more
     store(of, 1, 1)
-    again = Answers(folder, SAMPLES, SHAPE)
+    again = LogitCache(folder, SAMPLES, SHAPE)
     assert (known(again, 0), known(again, 1)) == ([], [1])
     store(again, 0, 2)
-    assert known(Answers(folder, SAMPLES, SHAPE), 0) == [2]
+    assert known(LogitCache(folder, SAMPLES, SHAPE), 0) == [2]

@@ -11,7 +11,7 @@ from torch import nn
 from kd.data import Shapes
 from kd.data.augmentation import Augmentation
 from kd.data.loading import Batch, TrainLoader
-from kd.distillation.logit_cache import Answers, rounded
+from kd.distillation.logit_cache import LogitCache, rounded
 from kd.distillation.losses import DistillationLoss
 from kd.distillation.teacher import CachedTeacher, LiveTeacher
 from kd.networks import build
@@ -120,7 +120,7 @@ def test_a_teacher_stays_as_it_is_while_a_student_learns(teacher):
 def test_a_student_that_began_as_its_teacher_moves_alone(teacher):
     """Invariant 7: a copy is a network of its own."""
     student = copy.deepcopy(teacher.network).requires_grad_(True)
-    student.open(len(student.partition.blocks))
+    student.unfreeze(len(student.partition.blocks))
     student.train()
     before = snapshot(teacher.network)
     student(batch().images).mean().backward()
@@ -141,7 +141,7 @@ def test_a_teacher_that_is_put_in_train_mode_answers_in_eval_mode(teacher):
 
 
 def cached(live: LiveTeacher, folder, samples=6, **options) -> CachedTeacher:
-    return CachedTeacher(live, Answers(folder / "teacher" / "abc", samples, (1, 32, 32), **options))
+    return CachedTeacher(live, LogitCache(folder / "teacher" / "abc", samples, (1, 32, 32), **options))
 
 
 def test_a_live_teacher_rounds_as_what_is_stored_is_rounded(teacher, settled):
@@ -200,7 +200,7 @@ def test_a_student_learns_the_same_from_a_teacher_that_is_live_cached_or_both(te
     recipe = Recipe(seed=0, weight_decay=0.1, betas=(0.9, 0.999), clip_norm=None)
     loss = DistillationLoss({"alpha": 1, "beta": 1, "gamma": 1, "delta": 1}, 1)
     outcomes = []
-    one_view = Answers(tmp_path / "teacher" / "abc", 6, (1, 32, 32), budget=1.5 * file_bytes(6, 2 * 32 * 32))
+    one_view = LogitCache(tmp_path / "teacher" / "abc", 6, (1, 32, 32), budget=1.5 * file_bytes(6, 2 * 32 * 32))
     for who in (teacher, CachedTeacher(teacher, one_view), CachedTeacher(teacher, one_view), teacher):
         student = network(seed=1)
         rates, blocks = LearningRates(1e-2, 0, 1.0), len(student.partition.blocks)

@@ -22,14 +22,14 @@ from kd.config.transforms import build_transforms
 from kd.distillation.losses import DistillationLoss
 from kd.distillation.teacher import CachedTeacher
 from kd.experiment import teacher_cache, trainer
-from kd.experiment.context import Bench
-from kd.experiment.teacher_cache import Known, answering, known
-from kd.experiment.trainer import Lesson
+from kd.experiment.context import RunContext
+from kd.experiment.teacher_cache import MeasuredTeacher, answering, known
+from kd.experiment.trainer import TrainingJob
 from kd.networks import build, saved
 from kd.run.folder import RunFolder
 from kd.settings import NetworkSettings
 from kd.system import tensor_file
-from kd.system.record_file import FileSlots, file_bytes
+from kd.system.record_file import FileRecords, file_bytes
 from kd.tracking import NullRun
 
 BASE = [
@@ -44,9 +44,9 @@ ANSWERS = 3 * 16  # asked for in a run: epochs x samples
 # what answers follow from
 
 
-def bench(*overrides: str) -> Bench:
+def bench(*overrides: str) -> RunContext:
     settings = read(compose([*BASE, *overrides]))
-    return Bench.of(settings, build_transforms(settings.augment.transforms))
+    return RunContext.of(settings, build_transforms(settings.augment.transforms))
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +59,10 @@ def file(tmp_path_factory) -> Path:
     return path
 
 
-def folder_of(file: Path, *overrides: str, of: Bench | None = None) -> str:
+def folder_of(file: Path, *overrides: str, of: RunContext | None = None) -> str:
     """The name of the folder in which a teacher's answers are kept."""
     labels = torch.zeros(8, 32, 32, dtype=torch.uint8)
-    return answering(of or bench(*overrides), Known(file, {}, labels), 3).answers.folder.name
+    return answering(of or bench(*overrides), MeasuredTeacher(file, {}, labels), 3).answers.folder.name
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_where_views_come_again_an_answer_does_not_follow_from_its_batch(file):
     """As each is computed alone there."""
     names = {folder_of(file, "augment.views=2", f"trainer.batch_size={size}") for size in (4, 8)}
     assert len(names) == 1
-    known = Known(file, {}, torch.zeros(8, 32, 32, dtype=torch.uint8))
+    known = MeasuredTeacher(file, {}, torch.zeros(8, 32, 32, dtype=torch.uint8))
     alone = {
         views: answering(bench(f"augment.views={views}", "teacher.cache=off"), known, 3) for views in ("2", "null")
     }
@@ -142,7 +142,7 @@ def test_other_pictures_under_the_same_names_are_another_folder(file, tmp_path):
 
     def name() -> str:
         overrides = ["data=folder", f"data.root={tmp_path}", "data.image_size=[32,32]", "backbone=tiny"]
-        return folder_of(file, of=Bench.of(read(compose(overrides)), []))
+        return folder_of(file, of=RunContext.of(read(compose(overrides)), []))
 
     first = name()
     assert name() == first
@@ -166,7 +166,7 @@ def measured(monkeypatch):
     return done
 
 
-def alike(one: Known, other: Known) -> bool:
+def alike(one: MeasuredTeacher, other: MeasuredTeacher) -> bool:
     return (one.file, one.figures) == (other.file, other.figures) and torch.equal(one.labels, other.labels)
 
 
@@ -213,13 +213,15 @@ def test_figures_are_only_read_or_neither_where_the_cache_is(file, measured, roo
 def train(file: Path, root: Path, *overrides: str) -> tuple[bytes, dict[str, int] | None]:
     """Train a student: its bytes, and what became of the answers."""
     on = bench(*overrides)
-    teacher = answering(on, Known(file, {}, torch.zeros(8, 32, 32, dtype=torch.uint8)), on.settings.trainer.epochs)
+    teacher = answering(
+        on, MeasuredTeacher(file, {}, torch.zeros(8, 32, 32, dtype=torch.uint8)), on.settings.trainer.epochs
+    )
     student = on.build("student", on.settings.seed)
     timeline = on.settings.timeline(len(student.partition.blocks))
     loss = DistillationLoss(on.settings.loss.model_dump(), on.data.classes, on.data.ignore_index)
     number = len(list(root.glob("student*")))
     folder = RunFolder(root / f"student{number}")
-    trainer.train(Lesson("student", student, timeline, loss, 0, teacher=teacher), on, folder, NullRun())
+    trainer.train(TrainingJob("student", student, timeline, loss, 0, teacher=teacher), on, folder, NullRun())
     counts = teacher.counts() if isinstance(teacher, CachedTeacher) else None
     return (folder / "student.safetensors").read_bytes() + metrics(folder.path), counts
 
@@ -239,7 +241,7 @@ def test_views_that_come_again_are_answered_once_and_alike_in_every_batch(file, 
     student, found = train(file, root, *VIEWS)
     assert student == live
     assert found == {"read": 32, "computed": 32, "not_stored": 0}
-    assert [FileSlots(path).filled().all() for path in slots_of(root)] == [True] * 2
+    assert [FileRecords(path).filled().all() for path in slots_of(root)] == [True] * 2
 
 
 def test_a_budget_for_a_part_changes_nothing(file, root, capsys):
@@ -274,7 +276,7 @@ def content(root: Path) -> dict[str, bytes]:
 
 def damage(path: Path) -> None:
     """One byte of one record."""
-    place = FileSlots(path)._place(3) + 5
+    place = FileRecords(path)._place(3) + 5
     with path.open("r+b") as file:
         file.seek(place)
         byte = file.read(1)[0]
@@ -323,13 +325,13 @@ def killed(home, off):
     """How many answers are in the cache that a run was filling when it was killed."""
     process, _ = home.begin()
     end = time.monotonic() + 120
-    while not any(FileSlots(path).filled().any() for path in slots_of(home.root)):
+    while not any(FileRecords(path).filled().any() for path in slots_of(home.root)):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-    return sum(int(FileSlots(path).filled().sum()) for path in slots_of(home.root))
+    return sum(int(FileRecords(path).filled().sum()) for path in slots_of(home.root))
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +344,7 @@ def together(home, off, killed):
 def test_runs_that_start_together_share_a_cache_and_what_a_killed_one_left(home, off, killed, together):
     assert [student for student, _ in together] == [off, off]
     assert 0 < killed <= ANSWERS
-    assert [FileSlots(path).filled().all() for path in slots_of(home.root)] == [True] * 3
+    assert [FileRecords(path).filled().all() for path in slots_of(home.root)] == [True] * 3
     for _, counts in together:
         assert counts["read"] + counts["computed"] == ANSWERS
         assert counts["not_stored"] == 0
@@ -366,4 +368,4 @@ def test_a_damaged_answer_is_mended_and_workers_and_the_cache_of_the_data_change
     student, counts = home.run("trainer.workers=1", "data.cache=disk")
     assert student == off
     assert counts == {"read": ANSWERS - 8 - 16, "computed": 8 + 16, "not_stored": 0}
-    assert [FileSlots(path).damaged() for path in slots_of(home.root)] == [[]] * 3
+    assert [FileRecords(path).damaged() for path in slots_of(home.root)] == [[]] * 3

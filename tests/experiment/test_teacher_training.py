@@ -11,7 +11,7 @@ from kd.config.compose import compose
 from kd.config.read import read
 from kd.errors import ModelError, UserError
 from kd.experiment import teacher_training
-from kd.experiment.context import Bench
+from kd.experiment.context import RunContext
 from kd.experiment.teacher_cache import network
 from kd.experiment.teacher_training import fingerprint, obtain
 from kd.networks import build, saved
@@ -29,8 +29,8 @@ def settings(*overrides):
     return read(compose([*BASE, *overrides]))
 
 
-def bench(*overrides) -> Bench:
-    return Bench.of(read(compose([*TINY, *overrides])), [])
+def bench(*overrides) -> RunContext:
+    return RunContext.of(read(compose([*TINY, *overrides])), [])
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from kd.config.read import read
 from kd.data import Shapes
 from kd.distillation.losses import DistillationLoss
 from kd.errors import ConfigError
-from kd.experiment.context import Bench
-from kd.experiment.trainer import Lesson, figures, train
+from kd.experiment.context import RunContext
+from kd.experiment.trainer import TrainingJob, figures, train
 from kd.networks import saved
 from kd.run.folder import RunFolder
 from kd.settings import Tracking
@@ -27,14 +27,14 @@ TINY = [
 HARD = {"alpha": 0, "beta": 0, "gamma": 0.5, "delta": 1.0}
 
 
-def bench(*overrides, unfreeze="all") -> Bench:
-    return Bench.of(read(compose([*TINY, f"unfreeze={unfreeze}", *overrides])), [])
+def bench(*overrides, unfreeze="all") -> RunContext:
+    return RunContext.of(read(compose([*TINY, f"unfreeze={unfreeze}", *overrides])), [])
 
 
-def lesson(on: Bench, who="student", seed=0, **changes) -> Lesson:
+def lesson(on: RunContext, who="student", seed=0, **changes) -> TrainingJob:
     network = on.build(who, seed)
     timeline = on.settings.timeline(len(network.partition.blocks))
-    return Lesson(
+    return TrainingJob(
         who, network, timeline, DistillationLoss(HARD, on.data.classes, on.data.ignore_index), seed, **changes
     )
 
@@ -240,4 +240,4 @@ def test_without_a_test_split_there_are_no_figures_for_it(trained):
 def test_a_batch_that_is_too_small_for_the_processes_is_refused_by_its_key(override):
     settings = read(compose([*TINY, "unfreeze=all", override]))
     with pytest.raises(ConfigError, match=r"^trainer\.batch_size=\d+ \(of \d+ training images\) is shared by 4 proc"):
-        Bench.of(settings, [], world=World(0, 4))
+        RunContext.of(settings, [], world=World(0, 4))

@@ -102,7 +102,7 @@ def test_architectures_are_smps_and_their_case_does_not_matter():
 @pytest.mark.parametrize("arch", sorted(build.ARCHITECTURES))
 def test_every_architecture_is_built_saved_and_loaded(arch, tmp_path):
     network = built(arch=arch, names=FORMS)
-    network.open(0)
+    network.unfreeze(0)
     assert not any(parameter.requires_grad for parameter in network.body.encoder.parameters())
     saved.save(network, tmp_path / "student.safetensors")
     loaded = saved.load_file(tmp_path / "student.safetensors")
@@ -180,10 +180,10 @@ def test_what_training_changed_is_saved_statistics_included(trained, tmp_path):
 def test_memory_layout_and_closed_blocks_do_not_matter_to_the_file(trained, tmp_path):
     saved.save(trained, tmp_path / "plain.safetensors")
     trained.to(memory_format=torch.channels_last)
-    trained.open(2)
+    trained.unfreeze(2)
     saved.save(trained, tmp_path / "other.safetensors")
     trained.to(memory_format=torch.contiguous_format)
-    trained.open(6)
+    trained.unfreeze(6)
     assert (tmp_path / "plain.safetensors").read_bytes() == (tmp_path / "other.safetensors").read_bytes()
 
 

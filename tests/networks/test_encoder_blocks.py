@@ -28,7 +28,7 @@ def batch():
 def test_blocks_are_listed_deepest_first_and_are_open_at_first(body):
     blocks = EncoderBlocks(body.encoder)
     assert [name for block in blocks for name in block.modules] == list(BLOCKS)
-    assert blocks.opened == len(blocks) == 3
+    assert blocks.unfrozen == len(blocks) == 3
     assert all(p.requires_grad for depth in range(3) for p in blocks.parameters(depth))
     assert not any(p.requires_grad for p in body.encoder.spare.parameters())
 
@@ -36,7 +36,7 @@ def test_blocks_are_listed_deepest_first_and_are_open_at_first(body):
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_a_closed_block_stays_closed_through_anybodys_train(body, count):
     blocks = EncoderBlocks(body.encoder)
-    blocks.open(count)
+    blocks.unfreeze(count)
     expected = {name: depth < count for depth, name in enumerate(BLOCKS)}
     for _ in range(2):
         body.train()
@@ -50,7 +50,7 @@ def test_a_closed_block_stays_closed_through_anybodys_train(body, count):
 
 def test_without_a_watch_train_opens_a_mode_until_settled(body):
     blocks = EncoderBlocks(body.encoder, watch=False)
-    blocks.open(0)
+    blocks.unfreeze(0)
     body.train()
     body(batch())
     assert all(training(body.encoder).values())
@@ -61,7 +61,7 @@ def test_without_a_watch_train_opens_a_mode_until_settled(body):
 def test_steps_move_exactly_what_is_open(body):
     blocks = EncoderBlocks(body.encoder)
     optimizer = torch.optim.AdamW(blocks.groups(body), lr=1e-2, weight_decay=0.1)
-    blocks.open(1)
+    blocks.unfreeze(1)
     before = copy.deepcopy(body.state_dict())
     body.train()
     body(batch()).square().mean().backward()
@@ -84,7 +84,7 @@ def test_groups_are_the_rest_and_each_block_once(body):
 def test_closing_drops_gradients(body):
     blocks = EncoderBlocks(body.encoder)
     body(batch()).square().mean().backward()
-    blocks.open(1)
+    blocks.unfreeze(1)
     assert all(p.grad is not None for p in blocks.parameters(0))
     assert all(p.grad is None for depth in (1, 2) for p in blocks.parameters(depth))
 
@@ -92,19 +92,19 @@ def test_closing_drops_gradients(body):
 def test_a_second_look_takes_the_place_of_the_first(body):
     """A notebook's cell that is run again: the first one's closed blocks would be put in eval mode for ever."""
     first = EncoderBlocks(body.encoder)
-    first.open(0)
+    first.unfreeze(0)
     second = EncoderBlocks(body.encoder)
     body.train()
     body(batch())
     assert all(training(body.encoder).values())
-    assert second.opened == 3
+    assert second.unfrozen == 3
 
 
 def test_a_copy_is_watched_on_its_own(body):
     blocks = EncoderBlocks(body.encoder)
-    blocks.open(1)
+    blocks.unfreeze(1)
     twin = copy.deepcopy(body)
-    blocks.open(3)
+    blocks.unfreeze(3)
     for each, expected in ((twin, [True, False, False]), (body, [True] * 3)):
         each.train()
         each(batch())

@@ -76,7 +76,7 @@ def built(request):
 def network(built):
     """A network in train mode with every block open, whatever the test before did to it."""
     built.zero_grad(set_to_none=True)
-    built.open(len(built.partition.blocks))
+    built.unfreeze(len(built.partition.blocks))
     return built.train()
 
 
@@ -161,17 +161,17 @@ def test_the_decoder_is_all_that_is_not_encoder(network):
 
 def test_open_lets_exactly_the_deepest_blocks_and_the_decoder_train(network):
     for count in range(len(network.partition.blocks) + 1):
-        network.open(count)
+        network.unfreeze(count)
         expected = openness(network, count)
         assert {name: p.requires_grad for name, p in network.body.encoder.named_parameters()} == expected
         assert all(parameter.requires_grad for parameter in network.decoder_parameters())
-        assert network.open_blocks == count
+        assert network.unfrozen_blocks == count
 
 
 def test_a_resnet_opens_layer_by_layer_from_layer4():
     network = build.build(NetworkSettings(arch="unet", encoder="resnet18"), 1, NAMES, "backbone.student")
     for count in (5, 0, 1, 4, 2, 3):
-        network.open(count)
+        network.unfreeze(count)
         roots = tuple(f"{root}." for layer in RESNET18[:count] for root in layer)
         for name, parameter in network.body.encoder.named_parameters():
             assert parameter.requires_grad == name.startswith(roots), name
@@ -182,7 +182,7 @@ def test_what_never_runs_never_opens():
     spare = [network.body.encoder.get_parameter(name) for name in network.partition.never_run.parameters]
     assert sum(parameter.numel() for parameter in spare) == 412_160
     for count in (0, 7, 3, 7):
-        network.open(count)
+        network.unfreeze(count)
         network.train()
         assert not any(parameter.requires_grad for parameter in spare)
         assert not any(module.training for module in modules_of(network, network.partition.never_run))
@@ -190,7 +190,7 @@ def test_what_never_runs_never_opens():
 
 def test_a_new_network_is_open(network):
     fresh = hand_made()
-    assert fresh.open_blocks == len(fresh.partition.blocks) == 3
+    assert fresh.unfrozen_blocks == len(fresh.partition.blocks) == 3
     assert fresh.training
 
 
@@ -201,7 +201,7 @@ def test_a_closed_block_is_closed(network):
     """Invariant 4: no gradient needed, none there, modules in eval mode."""
     backward(network)
     for count in reversed(range(len(network.partition.blocks))):
-        network.open(count)
+        network.unfreeze(count)
         for block in (*network.partition.blocks[count:], network.partition.never_run):
             closed = [network.body.encoder.get_parameter(name) for name in block.parameters]
             assert all(not parameter.requires_grad and parameter.grad is None for parameter in closed)
@@ -213,7 +213,7 @@ def test_a_closed_block_is_closed(network):
 
 def test_a_closed_block_stays_closed_through_train(network):
     """Invariant 4: `.train()` is called every epoch, and once more after every evaluation."""
-    network.open(1)
+    network.unfreeze(1)
     expected = [(path, module.training) for path, module in network.named_modules()]
     assert not all(training for _, training in expected)
     for _ in range(3):
@@ -227,7 +227,7 @@ def test_a_closed_block_stays_closed_through_train(network):
 
 def test_every_switch_of_mode_in_a_closed_encoder_is_off(network):
     """Invariant 4: whatever behaves otherwise in train mode, found by type and not by the partition."""
-    network.open(0)
+    network.unfreeze(0)
     network.train()
     switches = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     found = [m for m in network.body.encoder.modules() if isinstance(m, switches) or "Drop" in type(m).__name__]
@@ -239,16 +239,16 @@ def test_every_switch_of_mode_in_a_closed_encoder_is_off(network):
 
 def test_opening_while_in_eval_mode_leaves_eval_mode(network):
     network.eval()
-    network.open(1)
+    network.unfreeze(1)
     assert not any(module.training for module in network.modules())
-    network.open(len(network.partition.blocks))
+    network.unfreeze(len(network.partition.blocks))
     assert not any(module.training for module in network.modules())
 
 
 def test_statistics_of_closed_blocks_stand_still_and_those_of_open_blocks_move(network):
     """Invariant 4: the batch-norm statistics."""
     deepest = tuple(f"{path}." for path in network.partition.blocks[0].modules)
-    network.open(1)
+    network.unfreeze(1)
     before = statistics(network)
     with torch.no_grad():
         network(pictures())
@@ -262,22 +262,22 @@ def test_a_closed_encoder_gives_the_same_features_twice():
     network = hand_made()
     x = pictures().float()
     assert not torch.equal(network.body.encoder(x)[3], network.body.encoder(x)[3])
-    network.open(0)
+    network.unfreeze(0)
     assert torch.equal(network.body.encoder(x)[3], network.body.encoder(x)[3])
 
 
 def test_closing_again_drops_gradients(network):
     backward(network)
-    network.open(0)
+    network.unfreeze(0)
     assert all(parameter.grad is None for parameter in network.body.encoder.parameters())
     assert all(parameter.grad is not None for parameter in network.decoder_parameters())
 
 
 def test_opening_more_keeps_the_gradients_that_are_there(network):
-    network.open(1)
+    network.unfreeze(1)
     backward(network)
     before = [parameter.grad.clone() for parameter in network.block_parameters(0)]
-    network.open(2)
+    network.unfreeze(2)
     assert all(torch.equal(p.grad, g) for p, g in zip(network.block_parameters(0), before, strict=True))
     assert all(parameter.grad is None for parameter in network.block_parameters(1))
 
@@ -286,12 +286,12 @@ def test_a_closed_encoder_builds_no_graph(network):
     """Frozen parts do no backward work: nothing they give out remembers how it was made."""
     features = []
     hook = network.body.encoder.register_forward_hook(lambda module, inputs, output: features.extend(output))
-    network.open(0)
+    network.unfreeze(0)
     network(pictures())
     assert features
     assert not any(feature.requires_grad for feature in features)
     features.clear()
-    network.open(1)
+    network.unfreeze(1)
     network(pictures())
     hook.remove()
     assert features[-1].requires_grad
@@ -307,7 +307,7 @@ def test_gradients_of_open_blocks_do_not_depend_on_what_is_closed(count):
         name: parameter.grad.clone() for name, parameter in network.named_parameters() if parameter.grad is not None
     }
     network.zero_grad(set_to_none=True)
-    network.open(count)
+    network.unfreeze(count)
     backward(network)
     found = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
     assert 0 < len(found) < len(everything)
@@ -317,6 +317,6 @@ def test_gradients_of_open_blocks_do_not_depend_on_what_is_closed(count):
 def test_a_copy_opens_and_closes_on_its_own():
     network = hand_made()
     twin = copy.deepcopy(network)
-    twin.open(0)
+    twin.unfreeze(0)
     assert all(p.requires_grad == openness(network, 3)[name] for name, p in network.body.encoder.named_parameters())
     assert not any(parameter.requires_grad for parameter in twin.body.encoder.parameters())

@@ -9,7 +9,7 @@ from torch import nn
 from kd.distillation.losses import DistillationLoss
 from kd.errors import ConfigError
 from kd.networks.precision import DTYPES, Precision, choose_device, compiled
-from kd.system.launch import Place
+from kd.system.launch import Rank
 
 CPU = torch.device("cpu")
 NAMES = sorted(DTYPES)
@@ -138,7 +138,7 @@ def test_a_compiled_network_answers_as_it_did_and_is_saved_as_it_was():
 
 # several processes
 
-SECOND_OF_TWO = Place(rank=1, size=2, local_rank=1, local_size=2)
+SECOND_OF_TWO = Rank(rank=1, size=2, local_rank=1, local_size=2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

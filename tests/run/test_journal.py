@@ -11,16 +11,16 @@ from kd.errors import RunError
 from kd.networks import saved
 from kd.run import checkpoint
 from kd.run.folder import RunFolder
-from kd.run.journal import Course, best_of, improves
+from kd.run.journal import Journal, best_of, improves
 
 FIGURES = [0.3, 0.7, 0.5, 0.7]
 
 
-def course(folder, network=None, minutes=None) -> Course:
-    return Course("student", network or hand_made(), RunFolder(folder), "val/miou", {"image_size": [32, 32]}, minutes)
+def course(folder, network=None, minutes=None) -> Journal:
+    return Journal("student", network or hand_made(), RunFolder(folder), "val/miou", {"image_size": [32, 32]}, minutes)
 
 
-def go(on: Course, epochs: int, stop_after: int | None = None) -> None:
+def go(on: Journal, epochs: int, stop_after: int | None = None) -> None:
     """Train on, with a validation that says FIGURES, to the end or for so many epochs."""
     figures = iter(FIGURES[on.start.epoch if on.start else 0 :])
     items = train(on.network, plan(epochs=epochs), train=loader(EIGHT), start=on.start,

@@ -19,7 +19,7 @@ from kd.config.compose import CONF
 from kd.errors import ConfigError, StudyError, Superseded
 from kd.study import hydra_options
 from kd.study.ledger import Ledger, Now
-from kd.study.no_trial import Alone
+from kd.study.no_trial import NoTrial
 from kd.study.space import Space
 from kd.study.storage import Database
 from kd.study.trial import Ticket, attach
@@ -378,7 +378,7 @@ def test_a_trial_that_runs_again_knows_the_folder_of_the_one_that_was_cut_off(da
 
 
 def test_a_run_of_its_own_is_never_pruned():
-    alone = Alone()
+    alone = NoTrial()
     assert [alone.report(value, 1, 3) for value in (None, float("nan"), 0.0)] == [False] * 3
     assert not alone.pruned
     assert not alone.tags

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd.cli import main
-from kd.distillation.logit_cache import Answers
+from kd.distillation.logit_cache import LogitCache
 from kd.system import cache_folder, tensor_file
 from kd.system.cache_folder import DAY, GB, Entry, entries, superfluous
-from kd.system.record_file import FileSlots, create
+from kd.system.record_file import FileRecords, create
 
 OLD, NEW, SAMPLES = "0123456789abcdef", "fedcba9876543210", "0" * 32
 
@@ -29,7 +29,7 @@ def cache(root) -> Path:
     cache = root / "runs" / "cache"
     for name, views in ((OLD, 3), (NEW, 1)):
         folder = cache / "teacher" / name
-        answers = Answers(folder, 4, (1, 64, 64), budget=10**9)
+        answers = LogitCache(folder, 4, (1, 64, 64), budget=10**9)
         for view in range(views):
             answers.write(view, [0, 1, 3], torch.ones(3, 1, 64, 64).half())
         (folder / "facts.json").write_text(
@@ -37,7 +37,7 @@ def cache(root) -> Path:
         )
     folder = cache / "data" / SAMPLES
     create(folder / "train.slots", 5, 4096)
-    FileSlots(folder / "train.slots").write(1, memoryview(bytes(range(256)) * 16))
+    FileRecords(folder / "train.slots").write(1, memoryview(bytes(range(256)) * 16))
     (folder / "facts.json").write_text(json.dumps({"data": "/my/[red]pictures"}))
     (cache / "figures").mkdir()
     tensor_file.write(cache / "figures" / f"{NEW}.safetensors", {"labels": torch.ones(3)}, {"teacher": "/a/teacher"})
@@ -145,7 +145,7 @@ def test_what_is_whole_is_left_as_it_is(cache, capsys):
 
 def test_what_is_damaged_is_emptied_and_the_rest_stays(cache, capsys):
     view, samples = cache / "teacher" / OLD / "view-000001.slots", cache / "data" / SAMPLES / "train.slots"
-    slots = FileSlots(view)
+    slots = FileRecords(view)
     slots._store(slots._place(3) + 77, memoryview(b"x"))
     os.truncate(samples, 5000)
     figures = cache / "figures" / f"{NEW}.safetensors"
@@ -289,7 +289,7 @@ def test_what_a_killed_process_left_of_its_writes_is_deleted_once_it_is_old(cach
 
 def test_a_run_at_work_does_not_notice(cache, capsys):
     """It reads on what it has open, and stores its next view in a folder of the same name."""
-    answers = Answers(cache / "teacher" / OLD, 4, (1, 64, 64))
+    answers = LogitCache(cache / "teacher" / OLD, 4, (1, 64, 64))
     ones = torch.ones(1, 1, 64, 64).half()
     assert torch.equal(answers.read(0, [0]), ones)
     kd(capsys, "prune", "--all")
@@ -297,17 +297,17 @@ def test_a_run_at_work_does_not_notice(cache, capsys):
     assert answers.read(1, [0]) is None
     answers.write(1, [2], ones)
     assert answers.writable
-    assert torch.equal(Answers(cache / "teacher" / OLD, 4, (1, 64, 64)).read(1, [2]), ones)
+    assert torch.equal(LogitCache(cache / "teacher" / OLD, 4, (1, 64, 64)).read(1, [2]), ones)
     assert "1 entries" in kd(capsys)
 
 
 def test_a_cache_may_be_pruned_and_verified_while_it_is_filled(cache, capsys):
     """Whoever writes, reads what belongs there or nothing, and is never stopped."""
-    answers, chance = Answers(cache / "teacher" / OLD, 4, (1, 64, 64)), random.Random(0)
+    answers, chance = LogitCache(cache / "teacher" / OLD, 4, (1, 64, 64)), random.Random(0)
     for step in range(60):
         view, index = chance.randrange(3), chance.randrange(4)
         answers.write(view, [index], torch.full((1, 1, 64, 64), float(index + 1)).half())
-        found = Answers(cache / "teacher" / OLD, 4, (1, 64, 64)).read(view, [index])
+        found = LogitCache(cache / "teacher" / OLD, 4, (1, 64, 64)).read(view, [index])
         assert found is None or set(found.unique().tolist()) <= {1.0, index + 1.0}
         if step % 5 == 0:
             cache_folder.prune(cache, None, None, everything=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kd.errors import ConfigError
-from kd.system.launch import NEEDED, Place, folder_of_this_process, hush, place, refuse_a_study, throw_folder_away
+from kd.system.launch import NEEDED, Rank, current_rank, folder_of_this_process, hush, refuse_a_study, throw_folder_away
 
 SECOND_OF_FOUR = {
     "RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
@@ -25,30 +25,30 @@ def second(monkeypatch):
 def test_a_process_is_alone_where_nobody_started_several(monkeypatch):
     for name in NEEDED:
         monkeypatch.delenv(name, raising=False)
-    assert place() == Place(0, 1, 0, 1)
+    assert current_rank() == Rank(0, 1, 0, 1)
 
 
 def test_torchrun_says_which_process_this_is(second):
-    assert place() == Place(rank=1, size=4, local_rank=1, local_size=2)
+    assert current_rank() == Rank(rank=1, size=4, local_rank=1, local_size=2)
 
 
 @pytest.mark.parametrize("name", NEEDED)
 def test_a_process_that_could_not_find_the_others_is_alone(name, second, monkeypatch):
     monkeypatch.delenv(name)
-    assert place() == Place()
+    assert current_rank() == Rank()
 
 
 def test_a_submitit_job_of_one_task_is_alone_whatever_started_its_launcher(second, monkeypatch):
     for name, value in {"EXECUTOR": "local", "LOCAL_NTASKS": "1", "LOCAL_JOB_ID": "7"}.items():
         monkeypatch.setenv(f"SUBMITIT_{name}", value)
-    assert place() == Place()
+    assert current_rank() == Rank()
 
 
 def test_the_tasks_of_a_submitit_job_are_one_anothers_processes(second, monkeypatch):
     tasks = {"EXECUTOR": "local", "LOCAL_NTASKS": "3", "LOCAL_JOB_ID": "7", "LOCAL_GLOBALID": "2", "LOCAL_LOCALID": "2"}
     for name, value in tasks.items():
         monkeypatch.setenv(f"SUBMITIT_{name}", value)
-    assert place() == place() == Place(rank=2, size=3, local_rank=2, local_size=3)
+    assert current_rank() == current_rank() == Rank(rank=2, size=3, local_rank=2, local_size=3)
 
 
 def test_only_the_first_process_is_given_the_run_folder(second, monkeypatch):

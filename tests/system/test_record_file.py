@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kd.system.record_file import FORMAT, HEADER, FileSlots, MemorySlots, Slots, create, file_bytes
+from kd.system.record_file import FORMAT, HEADER, FileRecords, MemoryRecords, Records, create, file_bytes
 
 FORK = multiprocessing.get_context("fork")
 COUNT, SIZE = 5, 24
@@ -27,17 +27,17 @@ def record(slot: int, size: int = SIZE) -> bytes:
     return np.random.default_rng(slot).bytes(size)
 
 
-def read(slots: Slots, slot: int) -> bytes | None:
+def read(slots: Records, slot: int) -> bytes | None:
     target = bytearray(slots.size)
     return bytes(target) if slots.read_into(slot, memoryview(target)) else None
 
 
-def of_file(path: Path, count: int = COUNT, size: int = SIZE) -> FileSlots:
+def of_file(path: Path, count: int = COUNT, size: int = SIZE) -> FileRecords:
     create(path, count, size)
-    return FileSlots(path)
+    return FileRecords(path)
 
 
-def full(path: Path, count: int = COUNT, size: int = SIZE) -> FileSlots:
+def full(path: Path, count: int = COUNT, size: int = SIZE) -> FileRecords:
     slots = of_file(path, count, size)
     for slot in range(count):
         slots.write(slot, memoryview(record(slot, size)))
@@ -46,7 +46,7 @@ def full(path: Path, count: int = COUNT, size: int = SIZE) -> FileSlots:
 
 @pytest.fixture(params=["file", "memory"])
 def slots(request, tmp_path):
-    return of_file(tmp_path / "s.slots") if request.param == "file" else MemorySlots(COUNT, SIZE)
+    return of_file(tmp_path / "s.slots") if request.param == "file" else MemoryRecords(COUNT, SIZE)
 
 
 # what is read
@@ -56,13 +56,13 @@ def slots(request, tmp_path):
 @given(st.dictionaries(st.integers(0, COUNT - 1), st.binary(min_size=SIZE, max_size=SIZE)))
 def test_what_was_written_is_read_and_nothing_else(tmp_path_factory, written):
     path = tmp_path_factory.mktemp("slots") / "s.slots"
-    for slots in (of_file(path), MemorySlots(COUNT, SIZE)):
+    for slots in (of_file(path), MemoryRecords(COUNT, SIZE)):
         for slot, data in written.items():
             assert slots.write(slot, memoryview(data))
         assert {slot: read(slots, slot) for slot in range(COUNT)} == dict.fromkeys(range(COUNT)) | written
         assert set(np.flatnonzero(slots.filled())) == set(written)
         assert slots.damaged() == []
-    again = FileSlots(path, writable=False)
+    again = FileRecords(path, writable=False)
     assert {slot: read(again, slot) for slot in written} == written
     shutil.rmtree(path.parent)
 
@@ -105,7 +105,7 @@ def test_a_file_is_as_long_as_promised_and_takes_the_room_of_what_was_written(tm
 def test_making_a_file_again_changes_nothing(tmp_path):
     slots = full(tmp_path / "s.slots")
     create(slots.path, COUNT + 1, SIZE)
-    assert read(FileSlots(slots.path), 2) == record(2)
+    assert read(FileRecords(slots.path), 2) == record(2)
     assert [path.name for path in tmp_path.iterdir()] == ["s.slots"]
 
 
@@ -121,9 +121,9 @@ def test_a_flipped_byte_is_never_read_as_a_record(damaged_copy, place, mask):
     path = damaged_copy(place, mask)
     if place < HEADER:
         with pytest.raises(ValueError, match=r"is not a file of slots|has .* bytes where its header promises"):
-            FileSlots(path)
+            FileRecords(path)
         return
-    slots = FileSlots(path)
+    slots = FileRecords(path)
     hit = (place - HEADER) // 8 if place < HEADER + 8 * COUNT else (place - HEADER - 8 * COUNT) // SIZE
     assert [read(slots, slot) for slot in range(COUNT)] == [
         None if slot == hit else record(slot) for slot in range(COUNT)
@@ -151,8 +151,8 @@ def test_a_record_that_was_moved_to_another_slot_is_not_read(tmp_path):
     content[HEADER + 8 : HEADER + 16] = content[HEADER : HEADER + 8]
     content[records + SIZE : records + 2 * SIZE] = content[records : records + SIZE]
     slots.path.write_bytes(content)
-    assert read(FileSlots(slots.path), 1) is None
-    assert read(FileSlots(slots.path), 0) == record(0)
+    assert read(FileRecords(slots.path), 1) is None
+    assert read(FileRecords(slots.path), 0) == record(0)
 
 
 GARBAGE = {
@@ -174,7 +174,7 @@ GARBAGE = {
 def test_what_is_no_file_of_slots_is_refused(content, tmp_path):
     (tmp_path / "s.slots").write_bytes(content)
     with pytest.raises(ValueError, match=r"s\.slots"):
-        FileSlots(tmp_path / "s.slots")
+        FileRecords(tmp_path / "s.slots")
 
 
 @pytest.mark.parametrize("length", [0, 1, HEADER - 1, HEADER, HEADER + 8, file_bytes(COUNT, SIZE) - 1, 10**5])
@@ -182,7 +182,7 @@ def test_a_file_that_was_cut_or_grew_is_refused(length, tmp_path):
     path = full(tmp_path / "s.slots").path
     os.truncate(path, length)
     with pytest.raises(ValueError, match=r"is not a file of slots|has .* bytes where its header promises"):
-        FileSlots(path)
+        FileRecords(path)
 
 
 def test_a_file_that_is_cut_while_it_is_open_has_fewer_records(tmp_path):
@@ -195,14 +195,14 @@ def test_a_file_that_is_cut_while_it_is_open_has_fewer_records(tmp_path):
 def test_a_pipe_is_refused_without_waiting(writable, tmp_path):
     os.mkfifo(tmp_path / "s.slots")
     with pytest.raises((ValueError, OSError)):
-        FileSlots(tmp_path / "s.slots", writable)
+        FileRecords(tmp_path / "s.slots", writable)
 
 
 def test_a_folder_and_a_missing_file_are_refused(tmp_path):
     with pytest.raises(IsADirectoryError):
-        FileSlots(tmp_path)
+        FileRecords(tmp_path)
     with pytest.raises(FileNotFoundError):
-        FileSlots(tmp_path / "s.slots")
+        FileRecords(tmp_path / "s.slots")
 
 
 def test_a_file_that_is_deleted_while_it_is_open_can_be_used_on(tmp_path):
@@ -223,7 +223,7 @@ def test_a_disk_that_fails_to_read_has_no_record(tmp_path):
 # writers that die
 
 
-class Dying(FileSlots):
+class Dying(FileRecords):
     """Stops in the middle of a write, after so many bytes."""
 
     left = 0
@@ -243,11 +243,11 @@ def test_a_write_that_stops_anywhere_leaves_a_whole_record_or_none(before, tmp_p
         dying = Dying(slots.path)
         dying.left = stop
         dying.write(2, memoryview(record(2)))
-        assert read(FileSlots(slots.path), 2) in ({before, None} if stop < SIZE + 8 else {record(2)})
+        assert read(FileRecords(slots.path), 2) in ({before, None} if stop < SIZE + 8 else {record(2)})
 
 
 def write_until_killed(path, count, size, seed):
-    slots, slot = FileSlots(path), random.Random(seed)
+    slots, slot = FileRecords(path), random.Random(seed)
     while True:
         chosen = slot.randrange(count)
         slots.write(chosen, memoryview(record(chosen, size)))
@@ -310,7 +310,7 @@ def together(*tasks) -> None:
 
 @pytest.mark.parametrize("kind", ["file", "memory"])
 def test_processes_that_write_and_read_at_once_read_only_what_belongs_there(kind, tmp_path):
-    slots = of_file(tmp_path / "s.slots", size=2**14) if kind == "file" else MemorySlots(COUNT, 2**14)
+    slots = of_file(tmp_path / "s.slots", size=2**14) if kind == "file" else MemoryRecords(COUNT, 2**14)
     together(*((use, slots, seed) for seed in range(4)))
     assert [read(slots, slot) for slot in range(COUNT)] == [record(slot, 2**14) for slot in range(COUNT)]
 
@@ -356,7 +356,7 @@ def fill(slots):
 
 
 def test_memory_is_shared_with_processes_that_are_forked_later(tmp_path):
-    slots = MemorySlots(COUNT, SIZE)
+    slots = MemoryRecords(COUNT, SIZE)
     together((fill, slots))
     read_all(slots, 1)
     together((read_all, slots, 1))
@@ -370,7 +370,7 @@ def fill_and_say(slots, memory):
 
 def test_a_spawned_process_shares_the_file_and_has_no_memory(tmp_path):
     slots = of_file(tmp_path / "s.slots")
-    memory = MemorySlots(COUNT, SIZE)
+    memory = MemoryRecords(COUNT, SIZE)
     memory.write(0, memoryview(record(0)))
     process = multiprocessing.get_context("spawn").Process(target=fill_and_say, args=(slots, memory))
     process.start()
@@ -381,7 +381,7 @@ def test_a_spawned_process_shares_the_file_and_has_no_memory(tmp_path):
 
 def test_a_file_for_reading_only_stays_so_when_it_is_handed_on(tmp_path):
     path = full(tmp_path / "s.slots").path
-    again = FileSlots.__reduce__(FileSlots(path, writable=False))
+    again = FileRecords.__reduce__(FileRecords(path, writable=False))
     slots = again[0](*again[1])
     assert read(slots, 0) == record(0)
     with pytest.raises(OSError, match="Bad file descriptor"):

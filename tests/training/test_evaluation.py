@@ -223,7 +223,7 @@ def modes(module: nn.Module) -> list[bool]:
 @pytest.mark.parametrize("open_blocks", [0, 1])
 def test_the_mode_is_left_as_found(training, open_blocks):
     who = network(BINARY)
-    who.open(open_blocks)
+    who.unfreeze(open_blocks)
     who.train(training)
     before = modes(who)
     evaluated(BINARY, who=who)

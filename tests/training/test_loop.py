@@ -359,7 +359,7 @@ def test_all_groups_exist_from_the_first_step(optimizers):
     for result in train(network, plan(epochs=5)):
         (optimizer,) = optimizers
         assert [len(group["params"]) for group in optimizer.param_groups] == [4, 4, 4, 4]
-        assert network.open_blocks == result.plan.unfrozen_blocks
+        assert network.unfrozen_blocks == result.plan.unfrozen_blocks
 
 
 def test_groups_are_the_decoder_and_the_blocks_from_the_deepest_up():
@@ -608,7 +608,7 @@ def test_measuring_batch_norm_depends_on_the_seed_alone():
 
 def test_measuring_batch_norm_forgets_what_was_there_and_what_was_closed():
     fresh, used = hand_made(), hand_made()
-    used.open(1)
+    used.unfreeze(1)
     for name, value in used.named_buffers():
         if "running" in name:
             value.fill_(3.0)
@@ -631,7 +631,7 @@ def test_a_frozen_random_encoder_hands_on_normalised_features():
     """What measuring is for: in eval mode, activations after a batch norm have about mean 0 and variance 1."""
     network = hand_made(drop=0.0)
     measure_batch_norm(network, loader(batch_size=6), CPU, 0)
-    network.open(0)
+    network.unfreeze(0)
     images = next(loader(batch_size=6).epoch(0)).images
     maps = []
     network.body.encoder.deep.norm.register_forward_hook(lambda module, inputs, output: maps.append(output))

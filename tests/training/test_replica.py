@@ -34,7 +34,7 @@ def openings(world):
     network = hand_made(drop=0.0)
     replica, found, wrappers = Replica(network, world, 4), [], []
     for opened in (0, 1, 1, 3):
-        network.open(opened)
+        network.unfreeze(opened)
         network.train()
         replica.wrap()
         wrappers.append(weakref.ref(replica._wrapped))

@@ -20,8 +20,8 @@ from kd.distillation.foreign.files import find
 from kd.distillation.foreign.network import Foreign
 from kd.distillation.teacher import CachedTeacher, LiveTeacher
 from kd.errors import ConfigError, ModelError
-from kd.experiment.context import Bench
-from kd.experiment.teacher_cache import Known, answering, network
+from kd.experiment.context import RunContext
+from kd.experiment.teacher_cache import MeasuredTeacher, answering, network
 from kd.experiment.teacher_training import obtain
 from kd.networks import build
 from kd.networks.network import Network
@@ -47,9 +47,9 @@ def usual() -> dict[str, Any]:
 def bench(usual, root):
     """What makes a bench of a teacher's settings and a number of classes."""
 
-    def of(teacher: dict[str, Any], classes: int = 1, **data: Any) -> Bench:
+    def of(teacher: dict[str, Any], classes: int = 1, **data: Any) -> RunContext:
         given = usual["data"] | {"classes": classes} | data
-        return Bench.of(checked(usual | {"root": root, "data": given, "teacher": teacher}), [])
+        return RunContext.of(checked(usual | {"root": root, "data": given, "teacher": teacher}), [])
 
     return of
 
@@ -58,7 +58,7 @@ def bench(usual, root):
 def built(bench):
     """What builds the network of a teacher."""
 
-    def of(*asked: Any, **data: Any) -> tuple[Bench, Foreign]:
+    def of(*asked: Any, **data: Any) -> tuple[RunContext, Foreign]:
         on = bench(*asked, **data)
         return on, network(on, find(on.settings.teacher))
 
@@ -227,7 +227,7 @@ def folder_of(bench):
 
     def of(teacher: dict[str, Any], classes: int = 1) -> str:
         on = bench(teacher, classes)
-        known = Known(find(on.settings.teacher), {}, torch.zeros(4, 32, 32, dtype=torch.uint8))
+        known = MeasuredTeacher(find(on.settings.teacher), {}, torch.zeros(4, 32, 32, dtype=torch.uint8))
         return answering(on, known, 2).answers.folder.name
 
     return of
