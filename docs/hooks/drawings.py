@@ -1,4 +1,4 @@
-"""The pictures of the documentation, drawn when it is built, by the code that they explain."""
+"""The figures of the documentation, drawn at build time by the code that they explain."""
 
 import io
 import math
@@ -28,7 +28,7 @@ TEMPERATURES = {1: "#3b0f70", 2: "#b73779", 4: "#fb8861", 10: "#f2c14e"}
 
 
 def temperature() -> bytes:
-    """What dividing logits by T does to two classes, and to five."""
+    """Probabilities of two classes, and of five, at several temperatures."""
     figure, (two, five) = _panels(2)
     logits = torch.linspace(-10, 10, 201)
     for t, colour in TEMPERATURES.items():
@@ -45,15 +45,15 @@ def temperature() -> bytes:
 
 
 def gradient() -> bytes:
-    """How hard the KL term pulls at the student's logits at each temperature, with and without the factor T^2."""
+    """The KL term's gradient with respect to the student's logits over temperature, with and without the factor T^2."""
     figure, panels = _panels(2)
     torch.manual_seed(0)
     for ax, kl, classes in zip(panels, (binary_kl, multiclass_kl), (1, 11), strict=True):
         student, teacher = 3 * torch.randn(2, 1, classes, 32, 32)
         temperatures = torch.logspace(0, 1.5, 25).tolist()
-        pulls = np.array([_pull(kl, student, teacher, t) for t in temperatures])
-        ax.loglog(temperatures, pulls, color=STUDENT, label="T² KL: what is trained on")
-        ax.loglog(temperatures, pulls / np.square(temperatures), color=WARM, label="KL without the factor")
+        sizes = np.array([_mean_gradient(kl, student, teacher, t) for t in temperatures])
+        ax.loglog(temperatures, sizes, color=STUDENT, label="T² KL: the training loss")
+        ax.loglog(temperatures, sizes / np.square(temperatures), color=WARM, label="KL without the factor T²")
         ax.set(xlabel="temperature", title="one logit" if classes == 1 else f"{classes} classes")
         ax.set_xticks([1, 2, 4, 10, 30], ["1", "2", "4", "10", "30"])
         ax.minorticks_off()
@@ -62,15 +62,15 @@ def gradient() -> bytes:
     return _svg(figure)
 
 
-def _pull(kl: Callable[..., Tensor], student: Tensor, teacher: Tensor, t: float) -> float:
-    """The mean size of a logit's gradient, times the number of pixels over which the loss is a mean."""
+def _mean_gradient(kl: Callable[..., Tensor], student: Tensor, teacher: Tensor, t: float) -> float:
+    """The mean absolute gradient per logit, times the number of pixels that the loss averages over."""
     student = student.clone().requires_grad_()
-    (pulled,) = torch.autograd.grad(kl(student, teacher, t), student)
-    return float(pulled.abs().mean()) * student[:, 0].numel()
+    (gradient,) = torch.autograd.grad(kl(student, teacher, t), student)
+    return float(gradient.abs().mean()) * student[:, 0].numel()
 
 
 def targets() -> bytes:
-    """One picture's hard target, and the soft ones of a made-up teacher whose logits are distances to the edge."""
+    """An image's hard target, and soft targets of a synthetic teacher whose logits are the distance to the edge."""
     source = Shapes(image_size=(96, 96))
     image, mask = max((source.read("train", index) for index in range(20)), key=lambda sample: sample[1].sum())
     inside, outside = (cv2.distanceTransform((mask == side).astype(np.uint8), cv2.DIST_L2, 5) for side in (1, 0))
@@ -87,8 +87,8 @@ def targets() -> bytes:
     return _svg(figure)
 
 
-def closed() -> bytes:
-    """How far three steps move each block of an EfficientNet-B0 of which the three deepest are open."""
+def frozen() -> bytes:
+    """The change of each block of an EfficientNet-B0 after three steps with the three deepest blocks unfrozen."""
     torch.manual_seed(0)
     settings = NetworkSettings(arch="unet", encoder="efficientnet-b0")
     network = build.build(settings, 1, ("background", "foreground"), "backbone.student")
@@ -105,11 +105,11 @@ def closed() -> bytes:
     figure, panels = _panels(2)
     after = network.state_dict()
     names = [f"{depth + 1}" for depth in range(len(network.partition.blocks))]
-    titles = {"weights moved": _weights, "batch-norm statistics moved": _statistics}
+    titles = {"change of weights": _weights, "change of batch-norm statistics": _statistics}
     for ax, (title, kind) in zip(panels, titles.items(), strict=True):
-        moved = [_moved(kind(network, depth), before, after) for depth in range(len(names))]
-        ax.bar(names, moved, color=[STUDENT if depth < 3 else GREY for depth in range(len(names))])
-        for depth, value in enumerate(moved):
+        changes = [_relative_change(kind(network, depth), before, after) for depth in range(len(names))]
+        ax.bar(names, changes, color=[STUDENT if depth < 3 else GREY for depth in range(len(names))])
+        for depth, value in enumerate(changes):
             ax.text(depth, value, "" if value else "0", ha="center", va="bottom")
         ax.set(title=title, xlabel="encoder block, 1 is the deepest", ylabel="relative change")
     return _svg(figure)
@@ -124,14 +124,14 @@ def _statistics(network: Network, depth: int) -> list[str]:
     return [name for name in network.state_dict() if name.startswith(modules) and name.endswith(("_mean", "_var"))]
 
 
-def _moved(names: list[str], before: dict[str, Tensor], after: dict[str, Tensor]) -> float:
-    """The norm of the change over the norm of what there was."""
+def _relative_change(names: list[str], before: dict[str, Tensor], after: dict[str, Tensor]) -> float:
+    """The norm of the change over the norm before."""
     change = sum(float((after[name] - before[name]).square().sum()) for name in names)
     return math.sqrt(change / sum(float(before[name].square().sum()) for name in names))
 
 
 def schedules() -> bytes:
-    """Every schedule and every policy, over a run of 50 epochs."""
+    """Every schedule and every policy over a run of 50 epochs."""
     figure, (heat, blocks) = _panels(2)
     epochs = range(50)
     for schedule in (Constant(), Linear(), Cosine(), Exponential(), Piecewise()):
@@ -140,14 +140,14 @@ def schedules() -> bytes:
     policies = {"progressive": Progressive(), "at_epoch": AtEpoch(), "all": All(), "frozen": Frozen()}
     for name, policy in policies.items():
         blocks.step(epochs, [policy(epoch, 7) for epoch in epochs], where="post", label=name)
-    blocks.set(xlabel="epoch", ylabel="open encoder blocks of 7", title="policies", ylim=(-0.3, 7.3))
+    blocks.set(xlabel="epoch", ylabel="unfrozen encoder blocks of 7", title="policies", ylim=(-0.3, 7.3))
     for ax in (heat, blocks):
         ax.legend(frameon=False, fontsize=8)
     return _svg(figure)
 
 
 def timeline() -> bytes:
-    """The picture that `kd preview --png` draws of the plan in the README."""
+    """The figure that `kd preview --png` draws for the plan in the README."""
     settings = read(compose(["schedule=cosine", "unfreeze.rate=3", "trainer.epochs=50"]), look_at_data=False)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "timeline.png"
@@ -155,12 +155,12 @@ def timeline() -> bytes:
         return path.read_bytes()
 
 
-#: Where each stands in the site.
+#: The functions by their path in the site.
 DRAWINGS: dict[str, Callable[[], bytes]] = {
     "pictures/temperature.svg": temperature,
     "pictures/gradient.svg": gradient,
     "pictures/targets.svg": targets,
-    "pictures/closed.svg": closed,
+    "pictures/frozen.svg": frozen,
     "pictures/schedules.svg": schedules,
     "pictures/timeline.png": timeline,
 }
@@ -174,7 +174,7 @@ def _panels(count: int) -> tuple[Figure, np.ndarray]:
 
 
 def _svg(figure: Figure) -> bytes:
-    """The same bytes for the same picture: no date, no random names."""
+    """A figure as SVG, reproducible to the byte: no date, no random ids."""
     buffer = io.BytesIO()
     with plt.rc_context({"svg.hashsalt": "kd"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})

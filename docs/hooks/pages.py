@@ -1,4 +1,4 @@
-"""What mkdocs builds beside the files of docs/: pictures, the reference, and the pages that lie at the root."""
+"""mkdocs hooks: add figures, the reference, and the pages at the project root to the site."""
 
 import re
 from pathlib import Path
@@ -9,13 +9,13 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-#: Pages at the root of the project, by their place in the site.
+#: Pages at the project root, by their path in the site.
 AT_THE_ROOT = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
-MADE = {"configuration.md": reference.configuration, "cli.md": reference.commands}
+GENERATED = {"configuration.md": reference.configuration, "cli.md": reference.commands}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """List every decision in docs/adr, so that a new one needs no entry."""
+    """Add every file in docs/adr to the navigation, so that a new decision needs no entry."""
     folder = Path(config.docs_dir) / "adr"
     listed = [{_title(file): f"adr/{file.name}"} for file in sorted(folder.glob("*.md"))]
     config.nav = [{"Decisions": listed} if entry == {"Decisions": "adr"} else entry for entry in config.nav or []]
@@ -37,6 +37,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     if page.file.src_uri in AT_THE_ROOT:
-        return re.sub(r"\]\((?:docs/)", "](", markdown)  # links that hold at the root, seen from docs/
-    made = MADE.get(page.file.src_uri)
-    return f"{markdown}\n\n{made()}" if made else markdown
+        return re.sub(r"\]\((?:docs/)", "](", markdown)  # links relative to the root become relative to docs/
+    generate = GENERATED.get(page.file.src_uri)
+    return f"{markdown}\n\n{generate()}" if generate else markdown

@@ -1,4 +1,4 @@
-"""The reference in Markdown: of conf/ from its own files, of the verbs of `kd` from their own help."""
+"""Generate the Markdown reference: of conf/ from its files, of the verbs of `kd` from their help texts."""
 
 import argparse
 import os
@@ -17,12 +17,12 @@ from kd import cli
 from kd.config.compose import CONF, WHITELIST
 from kd.settings import Group, Settings
 
-RECIPES = ("experiment", "sweeps", "augment", "hydra/sweeper/pruner")  # shown as they are written
+RECIPES = ("experiment", "sweeps", "augment", "hydra/sweeper/pruner")  # shown verbatim
 STUDY = CONF / "hydra" / "sweeper" / "study.yaml"
 
 
 class Key(NamedTuple):
-    """One key of an option file: its dotted name, its default as it is written, and the comment beside it."""
+    """A key of an option file: its dotted name, its default as written, and the comment on its line."""
 
     name: str
     default: str
@@ -41,13 +41,13 @@ def configuration() -> str:
 
 
 def groups() -> list[str]:
-    """The folders of conf/ that hold options, with the sweeper's at the end."""
+    """The folders of conf/ that hold options, the sweeper's last."""
     plain = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "sweeps"))
     return [*plain, "sweeps", "hydra/sweeper/pruner"]
 
 
 def purpose(file: Path) -> str:
-    """The first line of an option file that says what it is for."""
+    """The line at the top of an option file that describes it."""
     lines = file.read_text(encoding="utf-8").splitlines()
     return lines[lines[0].startswith("# @package")].removeprefix("# ")
 
@@ -56,21 +56,21 @@ def _option(group: str, file: Path) -> str:
     if group in RECIPES:
         return f"```yaml\n{file.read_text(encoding='utf-8').strip()}\n```\n"
     target = yaml.safe_load(file.read_text(encoding="utf-8")).get("_target_")
-    said = f"{_prose(getdoc(pydoc.locate(target)) or '')}\n" if target in WHITELIST else ""
-    return "\n".join([said, _table(file, f"{group}.")])
+    description = f"{_prose(getdoc(pydoc.locate(target)) or '')}\n" if target in WHITELIST else ""
+    return "\n".join([description, _table(file, f"{group}.")])
 
 
 def _prose(docstring: str) -> str:
-    """A docstring without its examples, which the page of the Python names shows."""
+    """A docstring without its examples, which the Python API page shows."""
     return docstring.partition("\n>>>")[0].rstrip()
 
 
 def _table(file: Path, prefix: str) -> str:
-    """The keys of a file in a table; what is allowed stands in it where the types of the settings say so."""
+    """A table of the keys of a file, with the allowed values if the settings have a type for them."""
     rows = [(f"`{prefix}{key.name}`", f"`{key.default}`", _allowed(f"{prefix}{key.name}", file.stem), key.comment)
             for key in keys(file)]  # fmt: skip
     if not rows:
-        return "It has no keys.\n"
+        return "No keys.\n"
     titles = ("key", "default", "allowed", "")
     shown = [column for column in range(4) if any(row[column] for row in rows)]
     lines = [titles, ("---",) * 4, *rows]
@@ -78,7 +78,7 @@ def _table(file: Path, prefix: str) -> str:
 
 
 def keys(file: Path) -> list[Key]:
-    """The keys of an option file in the order of its lines, but for what hydra alone reads."""
+    """The keys of an option file in the order of its lines, without those that only Hydra reads."""
     text = file.read_text(encoding="utf-8")
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     return list(_walk(root, "", text)) if isinstance(root, yaml.MappingNode) else []
@@ -99,7 +99,7 @@ def _walk(node: yaml.MappingNode, prefix: str, text: str) -> Iterator[Key]:
 
 
 def _allowed(name: str, option: str) -> str:
-    """What the settings accept for a dotted key, in words; nothing where no type says so."""
+    """The values that the settings accept for a dotted key, in words; empty if no type is known."""
     kind: Any = Settings
     for part in name.split("."):
         if part == "teacher" and kind is Settings:
@@ -114,7 +114,7 @@ def _allowed(name: str, option: str) -> str:
 
 
 def _teachers() -> dict[str, type[Group]]:
-    """The kinds of teacher that the settings know, by the option that makes one."""
+    """The settings classes of teachers by option."""
     kinds = (get_args(kind) for kind in get_args(Settings.model_fields["teacher"].annotation))
     return {tag.tag: kind for kind, tag in kinds}
 
@@ -127,7 +127,7 @@ LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 
 
 def in_words(schema: dict[str, Any]) -> str:
-    """A JSON schema of one value, as a person would say it."""
+    """Describe the JSON schema of a value in words."""
     if "anyOf" in schema:
         return " or ".join(map(in_words, schema["anyOf"]))
     if "enum" in schema:
@@ -141,9 +141,9 @@ def in_words(schema: dict[str, Any]) -> str:
 
 
 def commands() -> str:
-    """The help of every verb of `kd`, as it prints it."""
+    """The help text of every verb of `kd`."""
     width = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "100"  # what argparse takes for the terminal's width
+    os.environ["COLUMNS"] = "100"  # argparse reads the terminal width from it
     try:
         return "\n".join(f"## {parser.prog}\n\n```text\n{parser.format_help().strip()}\n```\n" for parser in parsers())
     finally:
@@ -153,10 +153,10 @@ def commands() -> str:
 
 
 def parsers(parser: argparse.ArgumentParser | None = None) -> Iterator[argparse.ArgumentParser]:
-    """The parser of `kd` and those of its verbs, each verb before its own."""
+    """The parser of `kd` and those of its verbs, parents first."""
     parser = parser or cli.parser()
     yield parser
-    for action in parser._actions:  # argparse has no public way to its verbs
+    for action in parser._actions:  # argparse has no public access to subparsers
         if isinstance(action, argparse._SubParsersAction):
             for verb in dict.fromkeys(action.choices.values()):
                 yield from parsers(verb)

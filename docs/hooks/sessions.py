@@ -1,4 +1,4 @@
-"""Sessions of Python in docstrings (>>> ...) as blocks of code, which Markdown would else take for quotations."""
+"""Fence the Python sessions (>>> ...) in docstrings, which Markdown would otherwise read as block quotes."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import griffe
 
 
 class Sessions(griffe.Extension):
-    """Put every paragraph that begins with >>> into a fenced block."""
+    """Put every paragraph that starts with >>> into a fenced code block."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring:
