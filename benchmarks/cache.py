@@ -13,6 +13,8 @@ from benchmarks.case import Case, Remembered
 from kd.data.loading import Batch, TrainLoader
 from kd.distillation.logit_cache import LogitCache
 from kd.distillation.teacher import CachedTeacher
+from kd.experiment.builders import build_train_loader
+from kd.system.world import SOLO
 from kd.training.loop import EpochResult
 
 VIEWS = 2  # that the warm cache holds
@@ -22,7 +24,7 @@ class LookedUp:
     """Batches in memory, each with what the cache has of its answers; `new` counts views on, so that it has none."""
 
     def __init__(self, remembered: Remembered, answers: LogitCache, new: bool = False) -> None:
-        self.remembered, self.answers, self.new = remembered, answers, new
+        self.remembered, self.answers, self.new, self.world = remembered, answers, new, SOLO
 
     def steps(self) -> int:
         return self.remembered.steps()
@@ -30,7 +32,7 @@ class LookedUp:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         for batch in self.remembered.epoch(epoch, start):
             view = epoch if self.new else batch.view
-            yield replace(batch, view=view, answers=self.answers.read(view, batch.indices.tolist()))
+            yield replace(batch, view=view, teacher_logits=self.answers.read(view, batch.indices.tolist()))
 
 
 def kept(case: Case) -> LogitCache:
@@ -49,7 +51,7 @@ def with_loader(case: Case, answers: LogitCache) -> TrainLoader:
     settings = case.bench.settings
     augment = settings.augment.model_copy(update={"views": VIEWS})
     bench = replace(case.bench, settings=settings.model_copy(update={"augment": augment}))
-    return bench.train_loader(settings.seed, answers)
+    return build_train_loader(bench, settings.seed, answers)
 
 
 def warm(case: Case, state: str, answers: LogitCache) -> Iterator[EpochResult]:

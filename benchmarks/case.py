@@ -26,12 +26,16 @@ from kd.data.augmentation import Augmentation
 from kd.data.loading import Batch, TrainLoader
 from kd.distillation.losses import DistillationLoss
 from kd.distillation.teacher import LiveTeacher, Teacher
+from kd.experiment.builders import build_network, build_recipe, build_train_loader
 from kd.experiment.context import RunContext
 from kd.networks.network import Network
 from kd.plan.schedules import Constant
 from kd.plan.timeline import Timeline
 from kd.plan.unfreeze import All, Frozen
-from kd.training.loop import EpochResult, fit, measure_batch_norm
+from kd.system.world import SOLO
+from kd.training.batch_norm import measure_batch_norm
+from kd.training.loop import EpochResult, fit
+from kd.training.step import Distillation
 
 PAIR = "b0_from_b3"
 STATES = {"closed": Frozen(), "open": All()}  # of the encoder, and the policy that keeps it so
@@ -76,6 +80,8 @@ SIZES = {"full": FULL, "quick": QUICK, "cuda": CUDA}
 class Remembered:
     """The batches of a loader's first epochs, in memory; later epochs see them again."""
 
+    world = SOLO
+
     def __init__(self, loader: TrainLoader, epochs: int) -> None:
         self.batches = [list(loader.epoch(epoch)) for epoch in range(epochs)]
 
@@ -109,8 +115,8 @@ class Case:
         return self._built("teacher", 1)
 
     def _built(self, who: str, seed: int) -> Network:
-        network = self.bench.build(who, seed)
-        measure_batch_norm(network, self.bench.train_loader(0), self.bench.precision, seed=0)
+        network = build_network(self.bench, who, seed)
+        measure_batch_norm(network, build_train_loader(self.bench, 0), self.bench.precision, seed=0)
         return network
 
     def network(self) -> Network:
@@ -118,7 +124,7 @@ class Case:
         return copy.deepcopy(self.student)
 
     def loader(self) -> TrainLoader:
-        return self.bench.train_loader(self.bench.settings.seed)
+        return build_train_loader(self.bench, self.bench.settings.seed)
 
     @cached_property
     def remembered(self) -> Remembered:
@@ -142,8 +148,8 @@ class Case:
         if teacher is None:
             weights |= {"alpha": 0, "beta": 0}
         loss = DistillationLoss(weights, settings.data.classes, settings.data.ignore_index)
-        timeline, precision = self.timeline(state), self.bench.precision
-        return fit(network, teacher, loss, timeline, loader, dict, self.bench.recipe(settings.seed), precision)
+        distillation = Distillation(network, loss, self.timeline(state), teacher)
+        return fit(distillation, loader, dict, build_recipe(self.bench, settings.seed), self.bench.precision)
 
     def answers(self) -> Iterator[None]:
         """The teacher alone, one epoch's batches for each item."""

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from kd.data.augmentation import Augmentation
 from kd.data.random_streams import stream
 from kd.plan.timeline import EpochPlan, Timeline
-from kd.training.loop import step_seed
+from kd.training.step import step_seed
 
 BLOCKS = ((15,), (11, 12, 13, 14), (8, 9, 10), (5, 6, 7), (3, 4), (1, 2), (0,))  # of EfficientNet-B0, deepest first
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]

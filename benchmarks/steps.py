@@ -17,6 +17,7 @@ from benchmarks.case import STATES, Case, Sizes, takes_by_hand
 from benchmarks.elsewhere import elsewhere
 from benchmarks.hand_written import Loop
 from benchmarks.rounds import Times, race, ratios, spread
+from kd.experiment.evaluator import Evaluator
 
 #: name of a ratio: whose time, over whose (the sum of them, where there are several).
 RATIOS = {
@@ -99,7 +100,8 @@ def equal_metrics(cases: Sequence[Case]) -> dict[str, Any]:
             pass
         for _ in loop.epochs():
             pass
-        found["ours"].append(case.bench.evaluate(network, "val").metrics(network.class_names)["miou"])
+        validation = Evaluator(case.bench).evaluate(network, "val")
+        found["ours"].append(validation.metrics(network.class_names)["miou"])
         found["hand_written"].append(loop.miou())
     settings = cases[0].bench.settings
     return {"val_miou": found, "epochs": settings.trainer.epochs, "images": settings.data.size("train")}

@@ -18,6 +18,7 @@ from benchmarks.rounds import exponent, race, ratios, spread
 from kd.data import Folder
 from kd.distillation.losses import DistillationLoss
 from kd.errors import DataError
+from kd.experiment.evaluator import Evaluator
 
 # arithmetic
 
@@ -140,7 +141,7 @@ def test_the_loop_by_hand_trains_the_same_student(small, monkeypatch):
     moved = {name for name, value in ours.state_dict().items() if (value - begun[name]).abs().max() > 1e-4}
     assert {f"body.encoder.{deepest}", f"body.{decoder}"} <= moved
     assert f"body.encoder.{stem}" not in moved
-    evaluation = case.bench.evaluate(ours, "val").metrics(ours.class_names)
+    evaluation = Evaluator(case.bench).evaluate(ours, "val").metrics(ours.class_names)
     assert loop.miou() == pytest.approx(evaluation["miou"], abs=1e-12)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from kd.data import Shapes
 from kd.data.augmentation import Augmentation
-from kd.data.loading import TrainLoader
+from kd.data.loading import Loading, TrainLoader
 from kd.distillation.losses import DistillationLoss
 from kd.distillation.teacher import LiveTeacher
 from kd.networks.network import Network
@@ -19,7 +19,8 @@ from kd.plan.schedules import Linear
 from kd.plan.timeline import LearningRates, Timeline
 from kd.plan.unfreeze import Progressive
 from kd.settings import NetworkSettings
-from kd.training.loop import Recipe, fit
+from kd.training.loop import fit
+from kd.training.step import Distillation, Recipe
 
 SOURCE = Shapes(image_size=(32, 32), train=6, val=2, test=1)
 EIGHT = Shapes(image_size=(32, 32), train=8, val=2, test=1)
@@ -80,7 +81,7 @@ def teacher() -> LiveTeacher:
 
 
 def loader(source=SOURCE, seed=0, batch_size=2, workers=0, transforms=()) -> TrainLoader:
-    return TrainLoader(source, Augmentation(transforms, seed), batch_size, seed, workers)
+    return TrainLoader(source, Augmentation(transforms, seed), batch_size, seed, Loading(workers))
 
 
 def plan(policy=None, epochs=3, lr=1e-2, min_lr=1e-4, schedule=None, blocks=3, depth_decay=0.5) -> Timeline:
@@ -91,8 +92,8 @@ def plan(policy=None, epochs=3, lr=1e-2, min_lr=1e-4, schedule=None, blocks=3, d
 def train(network, timeline=None, weights=ALL_TERMS, *, train=None, recipe=RECIPE, validate=dict, precision=CPU,
           who=teacher, **more):  # fmt: skip
     """A fit that is ready to go; nothing has happened yet."""
-    timeline, train, answer = timeline or plan(), train or loader(), who() if who else None
-    return fit(network, answer, DistillationLoss(weights, 1), timeline, train, validate, recipe, precision, **more)
+    distillation = Distillation(network, DistillationLoss(weights, 1), timeline or plan(), who() if who else None)
+    return fit(distillation, train or loader(), validate, recipe, precision, **more)
 
 
 def state(network: nn.Module) -> dict[str, torch.Tensor]:

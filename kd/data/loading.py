@@ -1,9 +1,9 @@
-"""Batches: what is in a batch follows from (seed, epoch, position), never from how many workers load it.
+"""Batches whose content depends on (seed, epoch, position) only, never on how many workers load them.
 
-The sampler hands (view, indices) to the workers, one batch at a time, so that workers carry no state and live on over
-epochs. A batch is skipped by not asking for it. Torch's loader gets its own generator, as it would otherwise draw from
-the global one, and a resumed run would differ. A user's error travels as a value, so that it arrives as itself and not
-wrapped in a worker's traceback.
+The sampler hands (view, indices) to the workers, one batch at a time, so workers are stateless and persist across
+epochs. A batch is skipped by not requesting it. The DataLoader has a generator of its own: it would otherwise draw from
+the global one, and a resumed run would differ. A UserError is returned as a value, so that it reaches the caller
+without a worker's traceback around it.
 """
 
 import signal
@@ -26,25 +26,47 @@ UNAUGMENTED = -1
 
 
 class StoredLogits(Protocol):
-    """A teacher's logits that were computed before (`kd.distillation.logit_cache`)."""
+    """A teacher's stored logits, such as `kd.distillation.logit_cache.LogitCache`."""
 
     def read(self, view: int, indices: Sequence[int]) -> torch.Tensor | None:
         """The logits of a batch, B x C x H x W float16; None unless all of them are stored."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """images: B x 3 x H x W uint8, RGB, channels last in memory; masks: B x H x W uint8; indices: B int64.
+class Loading:
+    """How batches are loaded.
 
-    `view` is the view's number, or -1 where nothing was augmented. `answers`: what a teacher has said of these views
-    before, B x C x H x W float16 logits; None unless all of it is known.
+    Attributes:
+        workers: worker processes; 0 loads in the process that trains.
+        pin_memory: whether batches are copied into page-locked memory.
+        world: the training processes that share the batches.
+    """
+
+    workers: int = 0
+    pin_memory: bool = False
+    world: World = SOLO
+
+
+IN_PROCESS = Loading()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images, masks, and what identifies them.
+
+    Attributes:
+        images: B x 3 x H x W uint8, RGB, channels last in memory.
+        masks: B x H x W uint8.
+        indices: B int64, of the samples in their split.
+        view: the view's number; -1 without augmentation.
+        teacher_logits: the teacher's stored logits, B x C x H x W float16; None unless all of them are stored.
     """
 
     images: torch.Tensor
     masks: torch.Tensor
     indices: torch.Tensor
     view: int
-    answers: torch.Tensor | None = None
+    teacher_logits: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -54,12 +76,12 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory; torch's loader calls this by name."""
+        """The same batch in page-locked memory; called by the DataLoader."""
         return self._each(torch.Tensor.pin_memory)
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        answers = None if self.answers is None else change(self.answers)
-        return Batch(change(self.images), change(self.masks), change(self.indices), self.view, answers)
+        logits = None if self.teacher_logits is None else change(self.teacher_logits)
+        return Batch(change(self.images), change(self.masks), change(self.indices), self.view, logits)
 
 
 Request = tuple[int, list[int]]  # a view's number and the indices of one batch
@@ -68,35 +90,28 @@ Request = tuple[int, list[int]]  # a view's number and the indices of one batch
 class TrainLoader:
     """Augmented training batches in an order that is a pure function of (seed, epoch).
 
-    Epoch e sees view e, or, where there are only so many `views`, the view e modulo their number. `answers` are what is
-    known of a teacher's, and come with the batches.
+    An incomplete last batch is dropped, since batch normalisation over a few leftover samples is noise, unless it is
+    the only one. With several processes, each loads its share of every batch.
 
-    The last batch is left out if it is incomplete, as batch normalisation over a few leftover samples is noise; it is
-    kept where it is the only one. Where several processes share a batch, each loads its part of it.
+    Args:
+        batch_size: samples in a batch, over all processes.
+        views: number of different views of a sample; epoch e uses view e modulo this. None: a new view in every epoch.
+        stored_logits: where batches get their `teacher_logits` from.
     """
 
-    def __init__(
-        self,
-        source: Source | Samples,
-        augmentation: Augmentation,
-        batch_size: int,
-        seed: int,
-        workers: int = 0,
-        pin_memory: bool = False,
-        world: World = SOLO,
-        views: int | None = None,
-        answers: StoredLogits | None = None,
-    ) -> None:
+    def __init__(self, source: Source | Samples, augmentation: Augmentation, batch_size: int, seed: int,
+                 loading: Loading = IN_PROCESS, views: int | None = None,
+                 stored_logits: StoredLogits | None = None) -> None:  # fmt: skip
         whole_number("batch_size", batch_size, 1)
         if views is not None:
             whole_number("views", views, 1)
-        self._world, self._views = world, views
+        self.world, self._views = loading.world, views
         self._samples, self._batch_size, self._seed = source.size("train"), batch_size, seed
         self._requests: list[Request] = []
-        self._loader = _loader(_Batches(source, "train", augmentation, answers), self._requests, workers, pin_memory)
+        self._loader = _data_loader(_Batches(source, "train", augmentation, stored_logits), self._requests, loading)
 
     def steps(self) -> int:
-        """Batches in a whole epoch."""
+        """Batches in an epoch."""
         return max(1, self._samples // self._batch_size)
 
     def batch_size(self) -> int:
@@ -104,46 +119,41 @@ class TrainLoader:
         return min(self._samples, self._batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch; the first `start` are skipped without being loaded. One epoch at a time."""
+        """The batches of an epoch, without loading the first `start`; one epoch at a time."""
         whole_number("start", start, 0, self.steps())
         order = stream("order", self._seed, epoch).permutation(self._samples).tolist()
         batches = _slices(order, self._batch_size)[start : self.steps()]
         view = epoch if self._views is None else epoch % self._views
-        self._requests[:] = [(view, list(self._world.share(batch))) for batch in batches]
-        yield from _unwrapped(self._loader)
+        self._requests[:] = [(view, list(self.world.share(batch))) for batch in batches]
+        yield from _batches_of(self._loader)
 
 
 class EvalLoader:
-    """Every sample of a split once, in order, without augmentation; whole batches are dealt out among processes.
+    """Every sample of a split once, in order, unaugmented; its length is the number of batches in the split.
 
-    Its length is that of the split, in batches.
+    With several processes, whole batches are dealt out among them in turn.
     """
 
-    def __init__(self, source: Source | Samples, split: str, batch_size: int, workers: int = 0,
-                 pin_memory: bool = False, world: World = SOLO) -> None:  # fmt: skip
+    def __init__(self, source: Source | Samples, split: str, batch_size: int, loading: Loading = IN_PROCESS) -> None:
         whole_number("batch_size", batch_size, 1)
         requests = [(UNAUGMENTED, batch) for batch in _slices(list(range(source.size(split))), batch_size)]
-        self._batches = len(requests)
-        self._loader = _loader(_Batches(source, split, None), list(world.deal(requests)), workers, pin_memory)
+        self.world, self._batches = loading.world, len(requests)
+        self._loader = _data_loader(_Batches(source, split), list(self.world.deal(requests)), loading)
 
     def __len__(self) -> int:
         return self._batches
 
     def __iter__(self) -> Iterator[Batch]:
-        return _unwrapped(self._loader)
+        return _batches_of(self._loader)
 
 
 class _Batches(Dataset[Batch | UserError]):
-    """Requests to batches; the part that runs in the workers."""
+    """Maps requests to batches, inside the workers."""
 
-    def __init__(
-        self,
-        source: Source | Samples,
-        split: str,
-        augmentation: Augmentation | None,
-        answers: StoredLogits | None = None,
-    ) -> None:
-        self._source, self._split, self._augmentation, self._answers = source, split, augmentation, answers
+    def __init__(self, source: Source | Samples, split: str, augmentation: Augmentation | None = None,
+                 stored_logits: StoredLogits | None = None) -> None:  # fmt: skip
+        self._source, self._split = source, split
+        self._augmentation, self._stored_logits = augmentation, stored_logits
 
     def __getitem__(self, request: Request) -> Batch | UserError:
         view, indices = request
@@ -156,7 +166,7 @@ class _Batches(Dataset[Batch | UserError]):
             masks=torch.from_numpy(np.stack(masks)),
             indices=torch.tensor(indices, dtype=torch.int64),
             view=view,
-            answers=None if self._answers is None else self._answers.read(view, indices),
+            teacher_logits=None if self._stored_logits is None else self._stored_logits.read(view, indices),
         )
 
     def _sample(self, view: int, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -164,60 +174,59 @@ class _Batches(Dataset[Batch | UserError]):
         return (image, mask) if self._augmentation is None else self._augmentation(image, mask, view, index)
 
 
-def _loader(
-    batches: _Batches, requests: list[Request], workers: int, pin_memory: bool
-) -> "DataLoader[Batch | UserError]":
-    """Torch's loader over `requests`, a list that may be refilled between epochs; it is read in the main process."""
-    whole_number("workers", workers, 0)
+def _data_loader(batches: _Batches, requests: list[Request], loading: Loading) -> "DataLoader[Batch | UserError]":
+    """A DataLoader over `requests`, a list that may be refilled between epochs: the main process reads it."""
+    whole_number("workers", loading.workers, 0)
     return DataLoader(
         batches,
         batch_size=None,  # a request is a whole batch already
         sampler=requests,
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
+        collate_fn=_unchanged,
+        num_workers=loading.workers,
+        persistent_workers=loading.workers > 0,
+        pin_memory=loading.pin_memory,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),
     )
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch
 
 
 def _start_worker(worker: int) -> None:
-    """One thread each: workers are the parallelism. Ctrl-C is for the main process, which may need another batch."""
+    """Limit OpenCV to one thread, since workers are the parallelism, and leave Ctrl-C to the main process."""
     import cv2
 
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process may need another batch
 
 
-def _unwrapped(loader: "DataLoader[Batch | UserError]") -> Iterator[Batch]:
+def _batches_of(loader: "DataLoader[Batch | UserError]") -> Iterator[Batch]:
+    """The loader's batches; a UserError from a worker is raised here."""
     try:
         for batch in loader:
             if isinstance(batch, UserError):
-                _end_workers(loader)
+                _shut_down_workers(loader)
                 raise batch
             yield cast(Batch, batch)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise DataError(
-            f"a loader process was ended from outside ({str(error).splitlines()[0]}), mostly for want of memory; lower "
+            f"a data loading worker was killed ({str(error).splitlines()[0]}), usually for lack of memory; lower "
             "trainer.workers",
             page="remedies",
         ) from error
 
 
-def _end_workers(loader: Any) -> None:
-    """End the loader's processes now: torch waits 5 s for each of them where it is left to the garbage collector."""
+def _shut_down_workers(loader: Any) -> None:
+    """Shut the workers down now; left to the garbage collector, torch waits 5 s for each."""
     iterator, loader._iterator = loader._iterator, None
     if loader.num_workers and iterator is not None:
         iterator._shutdown_workers()
 
 
 def _slices(indices: Sequence[int], length: int) -> list[list[int]]:
-    """`indices` in pieces of `length`, the last one perhaps shorter."""
+    """`indices` in slices of `length`; the last may be shorter."""
     return [list(indices[first : first + length]) for first in range(0, len(indices), length)]

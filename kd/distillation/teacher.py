@@ -72,9 +72,9 @@ class CachedTeacher:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
-        if batch.answers is not None:
+        if batch.teacher_logits is not None:
             self.read += len(batch)
-            return batch.answers.float()
+            return batch.teacher_logits.float()
         half = self.live.half(batch)
         self.computed += len(batch)
         self.flush()

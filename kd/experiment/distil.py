@@ -1,33 +1,31 @@
-"""One distillation from settings to summary: the verb behind `train.py`.
+"""One distillation from settings to summary: what `train.py` runs.
 
-A teacher is found or trained, a student is distilled from it, both are measured, and the run folder tells it all;
-MLflow is given a copy. Where no term of the loss looks at a teacher, none is built.
+A teacher is found or trained, a student is distilled from it, both are measured, and the run folder records everything;
+MLflow gets a copy. No teacher is built if no term of the loss needs one.
 """
 
-import logging
 import shutil
 import time
-from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from kd import tracking
 from kd.config import resume
 from kd.config.compose import public
 from kd.config.transforms import build_transforms
-from kd.data.source import spaced
-from kd.distillation.teacher import CachedTeacher, Teacher
+from kd.distillation.teacher import CachedTeacher
 from kd.errors import RunError, UserError
-from kd.experiment import evidence, teacher_training
+from kd.experiment import teacher_training
+from kd.experiment.builders import build_loss, build_network
 from kd.experiment.context import RunContext
+from kd.experiment.evaluator import Evaluator
 from kd.experiment.job import Job, discard
-from kd.experiment.teacher_cache import MeasuredTeacher, answering
-from kd.experiment.trainer import TrainingJob, figures, train
-from kd.networks import saved
-from kd.plan.timeline import Timeline
+from kd.experiment.measured_teacher import MeasuredTeacher
+from kd.experiment.outcome import measure_student, objective, study_facts
+from kd.experiment.teacher_cache import build_teacher
+from kd.experiment.trainer import TrainingJob, train
 from kd.run import checkpoint, console, plots
 from kd.run.folder import RunFolder, only_one
 from kd.study.hydra_options import ticket
@@ -35,31 +33,43 @@ from kd.study.no_trial import NoTrial
 from kd.system import signals
 from kd.system.environment import environment
 from kd.system.world import World, joined
+from kd.training.step import Distillation
 
-SAMPLES = 5  # in the picture of predictions, at even distances through the validation split
 
-log = logging.getLogger(__name__)
+@dataclass(frozen=True)
+class _Run:
+    """A job, where it runs, and what it runs with."""
+
+    job: Job
+    trial: NoTrial
+    folder: RunFolder
+    evaluator: Evaluator
+    teacher: MeasuredTeacher | None
+
+    @property
+    def context(self) -> RunContext:
+        return self.evaluator.context
 
 
 def run(job: Job | None) -> float | tuple[float, ...] | None:
-    """Do what a job asks for; returns its objective, or several in the order asked for.
+    """Do a job; returns its objective, or several in the order asked for.
 
-    Of several processes the first is given the job, and the others do their part in its trainings.
-
-    A job that fails on something a person did before its first epoch was over leaves no run folder behind. A job that
-    is a trial of a study tells the study how it ended.
+    Of several processes, the first one is given the job, and the others join its trainings; they return None. A job
+    that fails on a user error before its first epoch is complete leaves no run folder behind. A trial of a study
+    reports its outcome to the study.
     """
     with signals.listen() as stop, joined() as world:
-        asked = world.broadcast(job)
-        if asked is None:
+        shared = world.broadcast(job)
+        if shared is None:
             raise ValueError("the first process was given no job")
         if world.is_main:
-            return _run(asked, stop, world)
-        _train_along(asked, stop, world)
+            return _lead(shared, stop, world)
+        _join(shared, stop, world)
         return None
 
 
-def _run(job: Job, stop: signals.Stop, world: World) -> float | tuple[float, ...]:
+def _lead(job: Job, stop: signals.Stop, world: World) -> float | tuple[float, ...]:
+    """The first process's part: everything."""
     with only_one(job.folder):
         try:
             membership = ticket(job.trial)
@@ -75,155 +85,141 @@ def _run(job: Job, stop: signals.Stop, world: World) -> float | tuple[float, ...
             raise
         except signals.Interrupted:
             if job.trial is None:
-                console.say(f"go on    python train.py resume={job.folder}")
+                console.say(f"resume   python train.py resume={job.folder}")
             raise
 
 
-def _train_along(job: Job, stop: signals.Stop, world: World) -> None:
-    """The part in a run of a process that is not the first: the first one's trainings, and nothing written or said."""
-    context = RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world)
-    known = teacher_training.obtain(context) if job.settings.loss.needs_teacher else None
-    training = _training(context, known)
-    train(training, context, None, tracking.NullRun())
-    _answered(training.teacher, world)
+def _join(job: Job, stop: signals.Stop, world: World) -> None:
+    """Another process's part: the same trainings, without writing or printing anything."""
+    evaluator = Evaluator(RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world))
+    teacher = teacher_training.obtain(evaluator) if job.settings.loss.needs_teacher else None
+    training_job = _training_job(evaluator.context, teacher)
+    train(training_job, evaluator, None, tracking.NullRun())
+    _logit_counts(training_job, world)
     world.leave()
 
 
-def _answered(teacher: Teacher | None, world: World) -> dict[str, Any]:
-    """What became of the teacher's answers, over all processes. A collective."""
+def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float | tuple[float, ...]:
+    """Run a job from an empty or interrupted folder to its summary."""
+    folder = RunFolder(job.folder)
+    if (folder / "summary.json").exists():
+        raise RunError(f"{folder.path} holds a complete run; choose another hydra.run.dir, or leave it out")
+    context = RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world)
+    _prepare(folder, job, trial)
+    started = time.perf_counter() - checkpoint.spent(folder.path)
+    console.say(f"run      {folder.path}")
+    evaluator = Evaluator(context)
+    teacher = teacher_training.obtain(evaluator) if job.settings.loss.needs_teacher else None
+    current = _Run(job, trial, folder, evaluator, teacher)
+    with _tracked(current) as mirror:
+        summary = _train_and_measure(current, mirror)
+        summary["total_seconds"] = time.perf_counter() - started
+        objectives = summary["objective"]
+        folder.write_summary(summary)
+        trial.note(study_facts(summary))
+        trial.finish(objectives)
+        checkpoint.remove(folder.path)
+    _register(job)
+    console.say(f"run      {folder.path}")
+    values = tuple(objectives.values())
+    return values[0] if len(values) == 1 else values
+
+
+def _prepare(folder: RunFolder, job: Job, trial: NoTrial) -> None:
+    """Write the configuration, and take over the checkpoints of an interrupted attempt at the same trial."""
+    config = public(job.config)
+    if job.trial and trial.predecessor and inherit(trial.predecessor, folder.path, config):
+        console.say(f"trial {job.trial.number} resumes where {trial.predecessor} was interrupted")
+    folder.write_config(config)
+    folder.write_overrides(job.overrides)
+
+
+def _tracked(current: _Run) -> AbstractContextManager[tracking.NullRun]:
+    """The run in MLflow, for as long as the block lasts."""
+    settings, job, folder = current.job.settings, current.job, current.folder
+    name, tags = settings.tracking.run_name or job.name, {**_tags(job), **current.trial.tags}
+    resumed = checkpoint.exists(folder.path)
+    return tracking.run(settings.tracking, settings.root, folder, name, tags, job.choices, continued=resumed)
+
+
+def _train_and_measure(current: _Run, mirror: tracking.NullRun) -> dict[str, Any]:
+    """Distil the student and, unless it was pruned, measure it; returns the summary."""
+    job, trial, folder, context = current.job, current.trial, current.folder, current.context
+    folder.identify(environment=environment(context.precision.device, context.world.size))
+    mirror.refresh()
+    if job.trial:  # any other run does not wait for the store
+        trial.note({"mlflow_run": mirror.run_id})
+    training_job = _training_job(context, current.teacher, f"trial {job.trial.number} " if job.trial else "")
+    timeline, measured = training_job.distillation.timeline, {}
+    if job.settings.pictures and not job.trial:  # a trial's pictures are only drawn if it completes
+        plots.draw_timeline(timeline, folder / "timeline.png")
+    best = train(training_job, current.evaluator, folder, mirror, trial.report)
+    logit_counts = _logit_counts(training_job, context.world)
+    context.world.leave()
+    if not trial.pruned:
+        measured = measure_student(current.evaluator.solo(), folder, best, current.teacher, timeline)
+    return {
+        "objective": {name: objective(name, best, measured.get("student", {})) for name in job.settings.objective},
+        "best_epoch": best["epoch"],
+        "epochs": len(folder.metrics()),
+        **measured,
+        **logit_counts,
+        "state": "pruned" if trial.pruned else "complete",
+        "planned_epochs": training_job.epochs,
+    }
+
+
+def _training_job(context: RunContext, teacher: MeasuredTeacher | None, label: str = "") -> TrainingJob:
+    """The distillation that a run's settings ask for."""
+    settings = context.settings
+    student = build_network(context, "student", settings.seed)
+    return TrainingJob(
+        who="student",
+        distillation=Distillation(
+            student,
+            build_loss(context, settings.loss.model_dump()),
+            settings.timeline(len(student.partition.blocks)),
+            build_teacher(context, teacher.file, settings.trainer.epochs) if teacher else None,
+        ),
+        seed=settings.seed,
+        objective=settings.objective[0],
+        reference=teacher.batches(settings.trainer.batch_size) if teacher else None,
+        label=label,
+    )
+
+
+def _logit_counts(training_job: TrainingJob, world: World) -> dict[str, Any]:
+    """How many of the teacher's logits were read, computed and stored, over all processes. A collective."""
+    teacher = training_job.distillation.teacher
     if not isinstance(teacher, CachedTeacher):
         return {}
     counts = world.gather(teacher.counts())
     return {"teacher_answers": {name: sum(each[name] for each in counts) for name in counts[0]}}
 
 
-def _training(context: RunContext, known: MeasuredTeacher | None, label: str = "") -> TrainingJob:
-    """The distillation that a run's settings ask for."""
-    settings = context.settings
-    student = context.build("student", settings.seed)
-    return TrainingJob(
-        who="student",
-        network=student,
-        timeline=settings.timeline(len(student.partition.blocks)),
-        loss=context.loss(settings.loss.model_dump()),
-        seed=settings.seed,
-        objective=settings.objective[0],
-        teacher=answering(context, known, settings.trainer.epochs) if known else None,
-        reference=known.batches(settings.trainer.batch_size) if known else None,
-        label=label,
-    )
-
-
-def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float | tuple[float, ...]:
-    settings, folder, config = job.settings, RunFolder(job.folder), public(job.config)
-    if (folder / "summary.json").exists():
-        raise RunError(f"{folder.path} holds a run that is over; give another hydra.run.dir, or leave it out")
-    context = RunContext.of(settings, build_transforms(settings.augment.transforms), stop, world)
-    if job.trial and trial.predecessor and inherit(trial.predecessor, folder.path, config):
-        console.say(f"trial {job.trial.number} goes on from where {trial.predecessor} was cut off")
-    folder.write_config(config)
-    folder.write_overrides(job.overrides)
-    started, earlier = time.perf_counter(), checkpoint.spent(folder.path)
-    console.say(f"run      {folder.path}")
-    known = teacher_training.obtain(context) if settings.loss.needs_teacher else None
-
-    name, tags = settings.tracking.run_name or job.name, {**_tags(job), **trial.tags}
-    goes_on = checkpoint.exists(folder.path)
-    with tracking.run(settings.tracking, settings.root, folder, name, tags, job.choices, continued=goes_on) as mirror:
-        folder.identify(environment=environment(context.precision.device, world.size))
-        mirror.refresh()
-        if job.trial:  # a run of its own does not wait for the store
-            trial.note({"mlflow_run": mirror.run_id})
-        training = _training(context, known, f"trial {job.trial.number} " if job.trial else "")
-        if settings.pictures and not job.trial:  # a trial's pictures are worth drawing once it has come to its end
-            plots.draw_timeline(training.timeline, folder / "timeline.png")
-        best = train(training, context, folder, mirror, trial.report)
-        answered = _answered(training.teacher, world)
-        world.leave()
-        context = context.alone()
-        summary = {"best_epoch": best["epoch"], "epochs": len(folder.metrics())}
-        if not trial.pruned:
-            summary |= _finish(context, folder, best, known, training.timeline)
-        summary |= answered
-        summary |= {"state": "pruned" if trial.pruned else "complete", "planned_epochs": len(training.timeline)}
-        summary["total_seconds"] = earlier + time.perf_counter() - started
-        objectives = {name: _objective(name, best, summary.get("student", {})) for name in settings.objective}
-        folder.write_summary({"objective": objectives, **summary})
-        trial.note(_facts(summary))
-        trial.finish(objectives)
-        checkpoint.remove(folder.path)
-    if settings.tracking.registered_name and not job.trial:
-        from kd import deploy  # heavy: onnx
-
-        deploy.register_or_warn(folder.path, settings.tracking.registered_name, settings.root)
-    console.say(f"run      {folder.path}")
-    values = tuple(objectives.values())
-    return values[0] if len(values) == 1 else values
-
-
-def _finish(
-    context: RunContext, folder: RunFolder, best: Mapping[str, Any], teacher: MeasuredTeacher | None, timeline: Timeline
-) -> dict[str, Any]:
-    """Measure the best student as it was saved, draw the pictures, show the table."""
-    file = folder / "student.safetensors"
-    student = context.precision.place(saved.load_file(file))
-    looks = evidence.looks(context, teacher)
-    student_figures, batches = figures(student, context, file, looks)
-    labels = torch.cat(batches)
-    if student_figures["val/miou"] != best["val/miou"]:
-        log.warning(
-            "the saved student reaches val/miou %s, its epoch said %s", student_figures["val/miou"], best["val/miou"]
-        )
-    if context.settings.pictures:
-        _draw(context, folder, best, teacher, timeline, labels)
-    evidence.leave(context, folder, looks, labels, teacher)
-    console.show(console.comparison(student_figures, teacher.figures if teacher else None))
-    return {"student": student_figures, **({"teacher": teacher.figures} if teacher else {})}
-
-
-def _draw(
-    context: RunContext,
-    folder: RunFolder,
-    best: Mapping[str, Any],
-    teacher: MeasuredTeacher | None,
-    timeline: Timeline,
-    labels: Tensor,
-) -> None:
-    if not (folder / "timeline.png").exists():
-        plots.draw_timeline(timeline, folder / "timeline.png")
-    reached = teacher.figures.get("val/miou") if teacher else None
-    plots.draw_curves(folder.metrics(), best["epoch"], reached, folder / "curves.png")
-    taught = teacher.labels if teacher else None
-    samples = [evidence.sample(context, index, labels, taught) for index in spaced(len(labels), SAMPLES)]
-    plots.draw_predictions(samples, context.data.class_names, context.data.ignore_index, folder / "predictions.png")
-
-
-def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What a study's table shows of a run beside its objective."""
-    plain = {name: summary[name] for name in ("epochs", "planned_epochs", "best_epoch", "total_seconds")}
-    student = {name: summary.get("student", {}).get(name) for name in ("val/miou", "test/miou", "latency_ms")}
-    return plain | {name: value for name, value in student.items() if value is not None}
-
-
-def _objective(name: str, best: Mapping[str, Any], student: Mapping[str, Any]) -> float:
-    value = student[name.removeprefix("student/")] if name.startswith("student/") else best[name]
-    return float("nan") if value is None else float(value)
-
-
 def _tags(job: Job) -> dict[str, str]:
-    """What a person filters and groups runs by in MLflow."""
+    """Tags to filter and group runs by in MLflow."""
     groups = {f"group.{name}": choice for name, choice in job.choices.items()}
     return {"role": "student", "run_folder": str(job.folder), **groups}
 
 
+def _register(job: Job) -> None:
+    """Register the student in MLflow, if asked to; a trial's student is not."""
+    if job.settings.tracking.registered_name and not job.trial:
+        from kd import deploy  # heavy: onnx
+
+        deploy.register_or_warn(job.folder, job.settings.tracking.registered_name, job.settings.root)
+
+
 def inherit(before: Path, folder: Path, config: dict[str, Any]) -> bool:
-    """Let a run go on from where another of the same configuration was cut off; whether there was anything to take."""
+    """Copy checkpoints and metrics from an interrupted run with the same configuration; whether there were any."""
     if (
         checkpoint.exists(folder)
         or not checkpoint.exists(before)
         or resume.fixed(resume.saved_config(before)) != resume.fixed(config)
     ):
         return False
-    shutil.copyfile(before / "metrics.jsonl", folder / "metrics.jsonl") if (before / "metrics.jsonl").exists() else None
+    if (before / "metrics.jsonl").exists():
+        shutil.copyfile(before / "metrics.jsonl", folder / "metrics.jsonl")
     checkpoint.copy(before, folder)
     return True

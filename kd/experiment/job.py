@@ -1,4 +1,4 @@
-"""One call of train.py: the settings, and what hydra knows about it."""
+"""What one call of train.py is to do: settings, run folder, overrides, and the trial that it is, if any."""
 
 import shutil
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from kd.study.hydra_options import TrialJob, trial_job
 
 @dataclass(frozen=True)
 class Job:
-    """One call of train.py: the settings, and what hydra knows about it.
+    """What one call of train.py is to do.
 
     Attributes:
-        config: the composed configuration as plain containers, for the record.
+        config: the composed configuration as plain containers, for config.yaml.
         folder: the run folder.
-        name: the overrides that made the run, for people.
+        name: a display name, made of the overrides.
         choices: the option chosen in each config group.
-        overrides: what was typed, without passwords.
-        fresh: whether the folder is new.
-        trial: the trial of a study that this call is; None for a run of its own.
+        overrides: the command line's overrides, without passwords.
+        fresh: whether the folder is new, rather than resumed.
+        trial: the study's trial that this call runs; None for a single run.
     """
 
     settings: Settings
@@ -42,18 +42,22 @@ class Job:
 
 
 def job(cfg: DictConfig) -> Job:
-    """What `train.py` is asked to do; a configuration that is refused leaves no run folder behind."""
+    """Read the job from a composed configuration; an invalid one leaves no run folder behind.
+
+    Raises:
+        UserError: the configuration is invalid, or does not fit the run that it resumes.
+    """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    fresh = not (folder / "config.yaml").exists()  # else it is somebody's run, to go on with
+    fresh = not (folder / "config.yaml").exists()  # otherwise a run to resume
     try:
         config, typed = plain(cfg), list(hydra.overrides.task)
         if cfg.resume is not None:
             if hydra.mode is not RunMode.RUN:
                 raise ConfigError(
-                    f"resume={cfg.resume} is for a single run; a study goes on by its own command", page="studies"
+                    f"resume={cfg.resume} is for a single run; repeat a study's command to resume it", page="studies"
                 )
-            if not fresh:  # resume=auto may have found nothing to go on with
+            if not fresh:  # resume=auto may have found nothing to resume
                 config = resume.merged(folder, config, [each for each in typed if not each.startswith("resume=")])
         settings = checked(config)
     except UserError:
@@ -72,7 +76,7 @@ def job(cfg: DictConfig) -> Job:
 
 
 def discard(folder: Path) -> None:
-    """Remove a run folder that holds nothing but what was written before training; any other stays as it is."""
-    ours = {".hydra", ".lock", "run.json", "train.log", "config.yaml", "timeline.png"}
-    if folder.is_dir() and {path.name for path in folder.iterdir()} <= ours:
+    """Delete a run folder if it holds only files written before training."""
+    disposable = {".hydra", ".lock", "run.json", "train.log", "config.yaml", "timeline.png"}
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= disposable:
         shutil.rmtree(folder)

@@ -1,8 +1,8 @@
-"""Where a teacher comes from: a file (ours, or a foreign one), or a training of its own, kept under a fingerprint.
+"""Where a run's teacher comes from: a file, or a training of its own, stored under its fingerprint.
 
-The fingerprint covers everything that made the teacher (network, data, views, optimiser, length, seed), so that the
-next run with the same teacher settings starts at once, and no run is ever given another's. A lock lets processes that
-start together train it once.
+The fingerprint covers everything that a teacher depends on (network, data, views, optimiser, length, seed), so the next
+run with the same teacher settings reuses it, and a run with others never does. A lock makes runs that start together
+train it once.
 """
 
 import hashlib
@@ -15,8 +15,10 @@ from filelock import FileLock, Timeout
 
 from kd import tracking
 from kd.distillation.foreign import files
+from kd.experiment.builders import build_loss, build_network
 from kd.experiment.context import RunContext
-from kd.experiment.teacher_cache import MeasuredTeacher, known
+from kd.experiment.evaluator import Evaluator
+from kd.experiment.measured_teacher import MeasuredTeacher, measured_teacher
 from kd.experiment.trainer import TrainingJob, train
 from kd.networks.spec import find_weights, is_file
 from kd.plan.schedules import Constant
@@ -26,17 +28,18 @@ from kd.run import checkpoint, console, plots
 from kd.run.folder import RunFolder
 from kd.settings import ForeignTeacher, Settings, TeacherFile
 from kd.system.files import digest
+from kd.training.step import Distillation
 
-FORMAT = 1  # raise it when the same settings would train another teacher
+FORMAT = 1  # increase when the same settings train another teacher
 
 
 def fingerprint(settings: Settings) -> str:
-    """A hash of everything that makes an automatic teacher what it is."""
+    """A hash of everything that an automatic teacher depends on."""
     optimizer, trainer = settings.optimizer, settings.trainer
-    made_of = {
+    facts = {
         "format": FORMAT,
         "network": settings.backbone.teacher.model_dump(),
-        "weights": _content(settings.backbone.teacher.weights),
+        "weights": _weights_digest(settings.backbone.teacher.weights),
         "data": settings.data.fingerprint(),
         "augment": settings.augment.transforms,
         **({} if settings.augment.views is None else {"views": settings.augment.views}),
@@ -46,42 +49,48 @@ def fingerprint(settings: Settings) -> str:
         **({"compile": True} if trainer.compile else {}),
         **({} if trainer.validate_every == 1 else {"validate_every": trainer.validate_every}),
     }
-    return hashlib.blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def _content(weights: str | None) -> str | None:
-    """A digest of a file of encoder weights; None where weights are random or named."""
+def _weights_digest(weights: str | None) -> str | None:
+    """A digest of an encoder's weight file; None if its weights are random or given by name."""
     return None if weights is None or not is_file(Path(weights)) else digest(Path(weights))
 
 
-def obtain(context: RunContext) -> MeasuredTeacher:
-    """The teacher of a run.
+def obtain(evaluator: Evaluator) -> MeasuredTeacher:
+    """The run's teacher: found, or trained first, and measured.
 
     Raises:
-        ModelError: a file that is not there, is damaged, or holds other classes.
-        ConfigError: the channels of a foreign teacher are not the data's classes, and nothing says which are.
+        ModelError: its file is missing or damaged, or has other classes.
+        ConfigError: a foreign teacher's channels are not the data's classes, and no class_map is given.
     """
-    settings = context.settings
+    settings = evaluator.context.settings
     if isinstance(settings.teacher, TeacherFile):
         file = find_weights(Path(settings.teacher.path), "teacher.path")
     elif isinstance(settings.teacher, ForeignTeacher):
         file = files.find(settings.teacher)
     else:
-        path = settings.root / "runs" / "teachers" / fingerprint(settings)
-        file = path / "teacher.safetensors"
-        if context.world.is_main:
-            folder = RunFolder(path)
-            with _alone(folder):
-                _have_trained(context, folder)
-        elif context.world.broadcast(None):
-            train(_training(context), context, None, tracking.NullRun())
-        context.world.broadcast(None)  # its files are there now
-    return known(context, file)
+        file = _trained(evaluator)
+    return measured_teacher(evaluator, file)
+
+
+def _trained(evaluator: Evaluator) -> Path:
+    """The file of the automatic teacher, which all processes train together unless it is there."""
+    context, world = evaluator.context, evaluator.context.world
+    path = context.settings.root / "runs" / "teachers" / fingerprint(context.settings)
+    if world.is_main:
+        folder = RunFolder(path)
+        with _locked(folder):
+            _ensure_trained(evaluator, folder)
+    elif world.broadcast(None):
+        train(_training_job(context), evaluator, None, tracking.NullRun())
+    world.broadcast(None)  # its files are complete now
+    return path / "teacher.safetensors"
 
 
 @contextmanager
-def _alone(folder: RunFolder) -> Iterator[None]:
-    """Hold a teacher's folder; whoever else wants it waits, and is told for what."""
+def _locked(folder: RunFolder) -> Iterator[None]:
+    """Hold the lock of a teacher's folder, after waiting for other processes to release it."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -94,40 +103,40 @@ def _alone(folder: RunFolder) -> Iterator[None]:
         lock.release()
 
 
-def _have_trained(context: RunContext, folder: RunFolder) -> None:
-    """See to it that a folder holds its teacher; the other processes are told whether they are needed."""
-    trained = (folder / "summary.json").exists()
+def _ensure_trained(evaluator: Evaluator, folder: RunFolder) -> None:
+    """Train the teacher unless its folder is complete; tells the other processes whether they are needed."""
+    context, trained = evaluator.context, (folder / "summary.json").exists()
     context.world.broadcast(not trained)
     if trained:
         console.say(f"teacher  {context.settings.backbone.teacher.encoder}, trained before: {folder.path}")
     else:
-        _train(context, folder)
+        _train(evaluator, folder)
 
 
-def _training(context: RunContext) -> TrainingJob:
-    """A supervised training, all blocks open from the first epoch."""
+def _training_job(context: RunContext) -> TrainingJob:
+    """A supervised training, with all blocks unfrozen from the first epoch."""
     settings, teacher = context.settings, context.settings.trained_teacher
-    network = context.build("teacher", teacher.seed)
+    network = build_network(context, "teacher", teacher.seed)
     rates = LearningRates(teacher.lr, min(settings.optimizer.min_lr, teacher.lr), teacher.encoder_lr_scale)
     timeline = Timeline(Constant(1.0), All(), rates, teacher.epochs, len(network.partition.blocks))
-    weights = {"alpha": 0, "beta": 0, "gamma": teacher.gamma, "delta": teacher.delta}
-    return TrainingJob("teacher", network, timeline, context.loss(weights), teacher.seed)
+    loss = build_loss(context, {"alpha": 0, "beta": 0, "gamma": teacher.gamma, "delta": teacher.delta})
+    return TrainingJob("teacher", Distillation(network, loss, timeline), teacher.seed)
 
 
-def _train(context: RunContext, folder: RunFolder) -> None:
-    """Train the teacher; summary.json, written last, completes its folder."""
-    settings, teacher = context.settings, context.settings.trained_teacher
-    encoder, file = settings.backbone.teacher.encoder, folder / "teacher.safetensors"
+def _train(evaluator: Evaluator, folder: RunFolder) -> None:
+    """Train the teacher; summary.json is written last and marks the folder as complete."""
+    context, settings = evaluator.context, evaluator.context.settings
+    teacher, encoder, file = settings.trained_teacher, settings.backbone.teacher.encoder, folder / "teacher.safetensors"
     console.say(f"teacher  {encoder}, trained first, for {teacher.epochs} epochs: {folder.path}")
     tags = {"role": "teacher", "teacher": folder.path.name}
     name, parameters = f"teacher {folder.path.name}", {"encoder": encoder, **teacher.lesson}
-    goes_on = checkpoint.exists(folder.path)
+    resumed = checkpoint.exists(folder.path)
     with tracking.run(
-        settings.tracking, settings.root, folder, name, tags, parameters=parameters, continued=goes_on
+        settings.tracking, settings.root, folder, name, tags, parameters=parameters, continued=resumed
     ) as mirror:
-        best = train(_training(context), context, folder, mirror)
+        best = train(_training_job(context), evaluator, folder, mirror)
         if settings.pictures:
             plots.draw_curves(folder.metrics(), best["epoch"], None, folder / "curves.png")
-        measured = known(context.alone(), file).figures
-        folder.write_summary({"best_epoch": best["epoch"], "epochs": teacher.epochs, "teacher": measured})
+        metrics = measured_teacher(Evaluator(context.solo()), file).metrics
+        folder.write_summary({"best_epoch": best["epoch"], "epochs": teacher.epochs, "teacher": metrics})
     checkpoint.remove(folder.path)

@@ -1,177 +1,172 @@
-"""One network trained to its end: what happens around `fit`, the same for a teacher and for a student.
+"""Trains one network to its end: what happens around `fit`, for teachers and students alike.
 
-Epoch by epoch: the run folder first (`kd.journal`), then the display, then the mirror. The best epoch is chosen on
-validation alone; its weights are on disk before the next epoch begins.
+After each epoch the run folder is written first (`kd.run.journal`), then the display, then the MLflow mirror. The best
+epoch is chosen on validation alone; its weights are on disk before the next epoch begins.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any, overload
 
 from torch import Tensor
 
-from kd.distillation.losses import DistillationLoss
-from kd.distillation.teacher import CachedTeacher, Teacher
+from kd.data.loading import TrainLoader
+from kd.distillation.teacher import CachedTeacher
 from kd.errors import DivergedError
+from kd.experiment.builders import build_recipe, build_train_loader
 from kd.experiment.context import RunContext
-from kd.networks.cost import latency_ms, macs
-from kd.networks.network import Network, Segmenter
-from kd.plan.timeline import Timeline
+from kd.experiment.evaluator import Evaluator
+from kd.networks.network import Network
 from kd.run.console import Display, Watched
 from kd.run.folder import RunFolder
 from kd.run.journal import Journal, Onlooker, best_of
 from kd.system.files import write_json
 from kd.tracking import NullRun
-from kd.training.diagnostics import CloseLook
-from kd.training.loop import EpochResult, Pause, fit, measure_batch_norm
+from kd.training.batch_norm import measure_batch_norm
+from kd.training.loop import EpochResult, Pause, fit
 from kd.training.snapshot import Snapshot
+from kd.training.step import Distillation
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One training: who learns, from whom, by which plan, with which loss.
+    """One training.
 
-    `reference` is the teacher's labels over the validation split, for the agreement with it; `label` is put before what
-    is shown of the training, where several share a terminal.
+    Attributes:
+        who: student or teacher.
+        objective: the metric that the best epoch is chosen by.
+        reference: the teacher's labels over the validation split, batch by batch, to measure agreement with.
+        label: prefix of console lines, for trainings that share a terminal.
     """
 
     who: str
-    network: Network
-    timeline: Timeline
-    loss: DistillationLoss
+    distillation: Distillation
     seed: int
     objective: str = "val/miou"
-    teacher: Teacher | None = None
     reference: Sequence[Tensor] | None = None
     label: str = ""
 
+    @property
+    def network(self) -> Network:
+        """The network that is trained."""
+        return self.distillation.student
 
-#: Told the best objective so far, the epochs trained and the epochs planned; says whether that is enough.
-Judge = Callable[[float | None, int, int], bool]
+    @property
+    def epochs(self) -> int:
+        return len(self.distillation.timeline)
+
+
+#: Called with the best objective so far, the epochs trained and the epochs planned; returns whether to stop.
+ShouldStop = Callable[[float | None, int, int], bool]
+
+
+def _never(*_: Any) -> bool:
+    return False
 
 
 @overload
 def train(
-    training: TrainingJob, context: RunContext, folder: RunFolder, mirror: NullRun, judge: Judge = ...
+    job: TrainingJob, evaluator: Evaluator, folder: RunFolder, mirror: NullRun, should_stop: ShouldStop = ...
 ) -> dict[str, Any]: ...
 
 
 @overload
-def train(training: TrainingJob, context: RunContext, folder: None, mirror: NullRun) -> None: ...
+def train(job: TrainingJob, evaluator: Evaluator, folder: None, mirror: NullRun) -> None: ...
 
 
 def train(
-    training: TrainingJob,
-    context: RunContext,
-    folder: RunFolder | None,
-    mirror: NullRun,
-    judge: Judge = lambda *_: False,
+    job: TrainingJob, evaluator: Evaluator, folder: RunFolder | None, mirror: NullRun, should_stop: ShouldStop = _never
 ) -> dict[str, Any] | None:
-    """Train a network to its end, or to where the judge stops it, and return the record of its best epoch.
+    """Train a network to its end, or until `should_stop`; returns the record of the best epoch.
 
-    Writes metrics.jsonl, <who>.safetensors and checkpoints; goes on from a checkpoint that is there. Of several
-    processes the first does, and decides; the others call this without a folder, train along, and are given no record.
+    Writes metrics.jsonl, <who>.safetensors and checkpoints; resumes from a checkpoint in the folder. With several
+    processes, the first one writes and decides; the others call this without a folder, and get None.
 
     Raises:
         DivergedError: a loss or a gradient is not finite; nonfinite.json has the details.
-        Interrupted: somebody asked for it; the checkpoint has everything up to the last step.
-        RunError: there are checkpoints, but none to go on from.
+        Interrupted: a signal asked the run to end; the checkpoint includes the last step.
+        RunError: there are checkpoints, but none that can be read.
     """
-    facts, minutes = {"image_size": list(context.data.image_size)}, context.settings.trainer.checkpoint_minutes
-    world = context.world
-    journal: Journal | Onlooker = Onlooker()
-    if folder is not None:
-        journal = Journal(training.who, training.network, folder, training.objective, facts, minutes)
+    context = evaluator.context
+    stop, world, journal = context.stop, context.world, _journal(job, context, folder)
     start = world.broadcast(journal.start)
-    answers = training.teacher.answers if isinstance(training.teacher, CachedTeacher) else None
-    loader, epochs, enough = context.train_loader(training.seed, answers), len(training.timeline), False
-    if start is None and _starts_frozen(training):
-        measure_batch_norm(training.network, loader, context.precision, training.seed, world=world)
-    for past in range(len(journal.records)):  # which the judge may not have heard of
-        enough = judge(
-            (best_of(journal.records[: past + 1], training.objective) or {}).get(training.objective), past + 1, epochs
-        )
-
-    def pause() -> bool:
-        return world.any(context.stop.asked or journal.due())
-
-    with (
-        context.stop.later(),
-        Display(f"{training.label}{training.who}", epochs, loader.steps(), training.objective) as display,
-    ):
-        epochs_left = _epochs(training, context, Watched(loader, display), folder, pause, start)
-        for item in () if world.broadcast(enough) else epochs_left:
+    loader = _loader(job, context)
+    if start is None and _starts_frozen(job):
+        measure_batch_norm(job.network, loader, context.precision, job.seed)
+    ended = _ended_before(journal.records, job, should_stop)
+    with stop.later(), _display(job, loader) as display, _nonfinite_written(context, folder):
+        epochs = _fit(job, evaluator, Watched(loader, display), start, lambda: world.any(stop.asked or journal.due()))
+        for item in () if world.broadcast(ended) else epochs:
             if isinstance(journal, Journal) and isinstance(item, EpochResult):
                 record = journal.over(item)
-                display.epoch(record, journal.best is record and training.objective in record)
+                display.epoch(record, journal.best is record and job.objective in record)
                 mirror.refresh()
-                enough = judge((journal.best or record).get(training.objective), record["epoch"] + 1, epochs)
+                ended = should_stop((journal.best or record).get(job.objective), record["epoch"] + 1, job.epochs)
             elif isinstance(journal, Journal):
                 journal.save(item.snapshot())
-            if world.broadcast(enough):
+            if world.broadcast(ended):
                 break
-            context.stop.now(world.highest)
-    context.stop.now(world.highest)
+            stop.now(world.highest)
+    stop.now(world.highest)
     return journal.best
 
 
-def _starts_frozen(training: TrainingJob) -> bool:
-    """Whether encoder blocks of random weights are closed from the start."""
-    return training.network.settings.weights is None and training.timeline[0].unfrozen_blocks < training.timeline.blocks
+def _journal(job: TrainingJob, context: RunContext, folder: RunFolder | None) -> Journal | Onlooker:
+    if folder is None:
+        return Onlooker()
+    facts = {"image_size": list(context.data.image_size)}
+    return Journal(job.who, job.network, folder, job.objective, facts, context.settings.trainer.checkpoint_minutes)
 
 
-def _epochs(training: TrainingJob, context: RunContext, loader: Watched, folder: RunFolder | None,
-            pause: Callable[[], bool], start: Snapshot | None) -> Iterator[EpochResult | Pause]:  # fmt: skip
+def _loader(job: TrainingJob, context: RunContext) -> TrainLoader:
+    teacher = job.distillation.teacher
+    logit_cache = teacher.answers if isinstance(teacher, CachedTeacher) else None
+    return build_train_loader(context, job.seed, logit_cache)
+
+
+def _display(job: TrainingJob, loader: TrainLoader) -> Display:
+    return Display(f"{job.label}{job.who}", job.epochs, loader.steps(), job.objective)
+
+
+def _starts_frozen(job: TrainingJob) -> bool:
+    """Whether encoder blocks of random weights are frozen from the start."""
+    timeline = job.distillation.timeline
+    return job.network.settings.weights is None and timeline[0].unfrozen_blocks < timeline.blocks
+
+
+def _ended_before(records: Sequence[dict[str, Any]], job: TrainingJob, should_stop: ShouldStop) -> bool:
+    """Call `should_stop` for the epochs of a resumed training, in case it missed them; returns its last answer."""
+    ended = False
+    for trained in range(1, len(records) + 1):
+        best = best_of(records[:trained], job.objective) or {}
+        ended = should_stop(best.get(job.objective), trained, job.epochs)
+    return ended
+
+
+def _fit(
+    job: TrainingJob, evaluator: Evaluator, loader: Watched, start: Snapshot | None, pause: Callable[[], bool]
+) -> Iterator[EpochResult | Pause]:
+    context = evaluator.context
+
     def validate() -> dict[str, float | None]:
-        found = context.evaluate(training.network, "val", training.reference)
-        return found.metrics(training.network.class_names)
+        return evaluator.evaluate(job.network, "val", job.reference).metrics(job.network.class_names)
 
+    recipe = build_recipe(context, job.seed)
+    return fit(job.distillation, loader, validate, recipe, context.precision, start, pause)
+
+
+@contextmanager
+def _nonfinite_written(context: RunContext, folder: RunFolder | None) -> Iterator[None]:
+    """Write nonfinite.json and name the samples when a training diverges, which it does in all processes at once."""
     try:
-        yield from fit(
-            training.network,
-            training.teacher,
-            training.loss,
-            training.timeline,
-            loader,
-            validate,
-            context.recipe(training.seed),
-            context.precision,
-            start=start,
-            pause=pause,
-            world=context.world,
-        )
+        yield
     except DivergedError as error:
-        indices = chain.from_iterable(context.world.gather(error.indices))  # it was raised in every process
+        indices = chain.from_iterable(context.world.gather(error.indices))
         names = [context.data.name("train", index) for index in indices]
-        where = {"epoch": error.epoch, "step": error.step, "samples": names}
         if folder is not None:
+            where = {"epoch": error.epoch, "step": error.step, "samples": names}
             write_json(folder / "nonfinite.json", {**where, **error.values})
         error.add_samples(names)
         raise
-
-
-def figures(
-    network: Segmenter, context: RunContext, file: Path, looks: Mapping[str, CloseLook] | None = None
-) -> tuple[dict[str, Any], list[Tensor]]:
-    """What a network is and how good it is: size, speed, and its metrics on validation and (where there is one) test.
-
-    Also returns its labels over the validation split; `looks` are shown the predictions of their split. Several
-    processes share the work; the first one takes the time.
-    """
-    looks = looks or {}
-    world, evaluation = context.world, context.evaluate(network, "val", keep_labels=True, look=looks.get("val"))
-    result = {
-        "parameters": network.count_parameters(),
-        "macs": macs(network, context.data.image_size),
-        "file_bytes": file.stat().st_size,
-        "latency_ms": world.broadcast(
-            latency_ms(network, context.data.image_size, context.precision) if world.is_main else None
-        ),
-        **{f"val/{name}": value for name, value in evaluation.metrics(network.class_names).items()},
-    }
-    if context.data.size("test"):
-        test = context.evaluate(network, "test", look=looks.get("test")).metrics(network.class_names)
-        result |= {f"test/{name}": value for name, value in test.items()}
-    return result, evaluation.labels

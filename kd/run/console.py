@@ -17,7 +17,7 @@ class Watched:
     """A training loader that moves a progress bar as its batches are taken."""
 
     def __init__(self, loader: TrainLoader, display: "Display") -> None:
-        self.loader, self.display = loader, display
+        self.loader, self.display, self.world = loader, display, loader.world
 
     def steps(self) -> int:
         return self.loader.steps()

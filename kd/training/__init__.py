@@ -1,1 +1,1 @@
-"""TODO."""
+"""The training loop, and what tells how good a network is."""

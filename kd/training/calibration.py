@@ -1,15 +1,15 @@
-"""How far a network's confidence can be believed: pixels in bins by confidence, and the error over them.
+"""Calibration: pixels binned by confidence, and the gap between confidence and accuracy.
 
-A pixel's confidence is the probability of its predicted label at temperature 1; for C = 1 the larger of p and 1 - p, so
-that it is never below 1/2. Reference: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", arXiv
-1706.04599, section 2: 15 bins of equal width, ((m - 1) / 15, m / 15]; every valid pixel is a sample of its own.
+A pixel's confidence is the probability of its predicted label at temperature 1; for C = 1 the larger of p and 1 - p,
+hence at least 1/2. Reference: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", arXiv
+1706.04599, section 2: 15 bins of equal width, ((m - 1) / 15, m / 15]; every valid pixel is one sample.
 """
 
 import torch
 from torch import Tensor
 
 BINS = 15
-COLUMNS = ("pixels", "right", "confidence")  # of a row: a count, a count, a sum
+COLUMNS = ("pixels", "right", "confidence")  # of a bin: two counts and a sum
 
 
 def confidence(logits_BCHW: Tensor) -> Tensor:
@@ -21,16 +21,16 @@ def confidence(logits_BCHW: Tensor) -> Tensor:
 
 
 class Calibration:
-    """Sums over pixels in each bin of confidence; those of two batches add up."""
+    """Counts and sums over the pixels in each bin of confidence; additive over batches."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        exact = torch.float32 if torch.device(device).type == "mps" else torch.float64  # which MPS lacks
-        self.counts = torch.zeros(BINS + 1, 2, dtype=torch.int64, device=device)  # the last row is of void pixels
+        exact = torch.float32 if torch.device(device).type == "mps" else torch.float64  # MPS has no float64
+        self.counts = torch.zeros(BINS + 1, 2, dtype=torch.int64, device=device)  # last row: void pixels
         self.sums = torch.zeros(BINS + 1, dtype=exact, device=device)
         self._edges = torch.arange(1, BINS, device=device) / BINS
 
     def add(self, logits_BCHW: Tensor, predicted_BHW: Tensor, mask_BHW: Tensor, ignore_index: int | None) -> None:
-        """Count a batch. No device synchronisation: void pixels are counted in a bin of their own, and dropped."""
+        """Count a batch. Void pixels are counted in an extra bin, which needs no device synchronisation."""
         sure = confidence(logits_BCHW).flatten()
         bins = torch.bucketize(sure, self._edges)
         if ignore_index is not None:
@@ -48,7 +48,7 @@ class Calibration:
 def expected_error(table: Tensor) -> float | None:
     """Expected calibration error in [0, 1]: the mean gap between accuracy and confidence, weighted by pixels.
 
-    None where no pixel was counted. Reference: Guo et al., equation 3.
+    None if no pixel was counted. Reference: Guo et al., equation 3.
     """
     pixels, right, sums = table.unbind(dim=1)
     total = float(pixels.sum())
@@ -56,7 +56,7 @@ def expected_error(table: Tensor) -> float | None:
 
 
 def overconfidence(table: Tensor) -> float | None:
-    """Mean confidence minus accuracy, in [-1, 1]: above 0 where the network claims more than it holds."""
+    """Mean confidence minus accuracy, in [-1, 1]; positive if the network is overconfident."""
     pixels, right, sums = table.unbind(dim=1)
     total = float(pixels.sum())
     return float((sums - right).sum()) / total if total else None

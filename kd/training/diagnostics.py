@@ -1,6 +1,6 @@
-"""A closer look at an evaluation, taken as it is made: what a report shows beside the figures of a run.
+"""Diagnostics of an evaluation for the report: calibration, scores per image, comparison with baseline and teacher.
 
-Nothing passes over the data again: a `CloseLook` is shown each batch that `kd.evaluation.evaluate` has predicted.
+They need no second pass over the data: `kd.training.evaluation.evaluate` adds each batch that it has predicted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,16 @@ from kd.system.world import SOLO, World
 from kd.training.calibration import Calibration
 from kd.training.metrics import Confusion
 
-NOT_COUNTED = 255  # a label that no network predicts: there are at most 255 of them
+NOT_COUNTED = 255  # no network predicts this label: there are at most 255 of them
 
 
-class CloseLook:
-    """What is kept of one network's predictions over one split.
+class Diagnostics:
+    """Statistics of one network's predictions over one split.
 
     Args:
-        labels: how many labels there are: 2 for binary data.
-        baseline_HW: labels of the trivial baseline, if it is to be measured beside.
-        reference: a teacher's labels over the same split, batch by batch, if they are to be set beside.
+        labels: number of labels; 2 for binary data.
+        baseline_HW: labels of a trivial baseline, to be evaluated on the same masks.
+        reference: a teacher's labels over the same split, batch by batch, to be compared with.
     """
 
     def __init__(self, labels: int, ignore_index: int | None, device: torch.device | str = "cpu",
@@ -31,27 +31,27 @@ class CloseLook:
         self.counts = torch.zeros(labels, labels, dtype=torch.int64, device=device)
         self.baseline_HW = None if baseline_HW is None else baseline_HW.to(device)
         self.baseline, self.reference = Confusion(labels, ignore_index, device), reference
-        self.jointly = Confusion(2, NOT_COUNTED, device)
+        self.right = Confusion(2, NOT_COUNTED, device)  # teacher right, student right
         self.scores: list[Tensor] = []
 
     def add(self, index: int, logits_BCHW: Tensor, predicted_BHW: Tensor, mask_BHW: Tensor) -> None:
-        """Look at the batch of a number."""
-        each = _per_image(predicted_BHW, mask_BHW, self.labels, self.ignore_index)
-        self.counts += each.sum(dim=0)
-        self.scores.append(_mean_iou(each))
+        """Add the batch with number `index`."""
+        counts_BLL = _counts_per_image(predicted_BHW, mask_BHW, self.labels, self.ignore_index)
+        self.counts += counts_BLL.sum(dim=0)
+        self.scores.append(_mean_iou(counts_BLL))
         self.calibration.add(logits_BCHW, predicted_BHW, mask_BHW, self.ignore_index)
         if self.baseline_HW is not None:
             self.baseline.add(self.baseline_HW.expand_as(mask_BHW), mask_BHW)
         if self.reference is not None:
-            taught = (self.reference[index].to(self.device) == mask_BHW).to(torch.uint8)
+            teacher_right = (self.reference[index].to(self.device) == mask_BHW).to(torch.uint8)
             if self.ignore_index is not None:
-                taught = taught.masked_fill(mask_BHW == self.ignore_index, NOT_COUNTED)
-            self.jointly.add((predicted_BHW == mask_BHW).to(torch.uint8), taught)
+                teacher_right = teacher_right.masked_fill(mask_BHW == self.ignore_index, NOT_COUNTED)
+            self.right.add((predicted_BHW == mask_BHW).to(torch.uint8), teacher_right)
 
     def gather(self, world: World = SOLO, batches: int = 0) -> None:
-        """Add up what several processes have seen of so many batches. A collective."""
-        for counted in (self.baseline, self.jointly):
-            counted.counts = world.total(counted.counts)
+        """Sum over the processes that share the `batches` of a split. A collective."""
+        for confusion in (self.baseline, self.right):
+            confusion.counts = world.total(confusion.counts)
         self.counts = world.total(self.counts)
         self.calibration.counts, self.calibration.sums = map(
             world.total, (self.calibration.counts, self.calibration.sums)
@@ -59,26 +59,28 @@ class CloseLook:
         self.scores = world.collect([scores.cpu() for scores in self.scores], batches)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What was seen, on the CPU.
+        """The statistics by name, on the CPU.
 
-        confusion: labels x labels counts of (true, predicted); calibration: bins x `kd.calibration.COLUMNS`; scores: N,
-        the mean IoU of each image over the labels that are in its truth or its prediction, NaN where all is void;
-        baseline: like confusion; jointly: 2 x 2 counts of (teacher right, student right).
+        confusion: labels x labels counts of (true, predicted).
+        calibration: bins x `kd.training.calibration.COLUMNS`.
+        scores: N, each image's mean IoU over the labels in its truth or prediction; NaN if all its pixels are void.
+        baseline: like confusion.
+        jointly: 2 x 2 counts of (teacher right, student right).
         """
         found = {"confusion": self.counts, "calibration": self.calibration.table()}
         found |= {"scores": torch.cat(self.scores)} if self.scores else {}
         found |= {} if self.baseline_HW is None else {"baseline": self.baseline.counts}
-        found |= {} if self.reference is None else {"jointly": self.jointly.counts}
+        found |= {} if self.reference is None else {"jointly": self.right.counts}
         return {name: tensor.cpu() for name, tensor in found.items()}
 
 
-def tensors(looks: Mapping[str, CloseLook], who: str = "") -> dict[str, Tensor]:
+def tensors(by_split: Mapping[str, Diagnostics], who: str = "") -> dict[str, Tensor]:
     """The tensors of several splits, named <who>/<split>/<name>."""
     prefix = f"{who}/" if who else ""
-    return {f"{prefix}{split}/{name}": t for split, look in looks.items() for name, t in look.tensors().items()}
+    return {f"{prefix}{split}/{name}": t for split, each in by_split.items() for name, t in each.tensors().items()}
 
 
-def _per_image(predicted_BHW: Tensor, mask_BHW: Tensor, labels: int, ignore_index: int | None) -> Tensor:
+def _counts_per_image(predicted_BHW: Tensor, mask_BHW: Tensor, labels: int, ignore_index: int | None) -> Tensor:
     """The confusion matrix of each image, B x labels x labels."""
     images, cells = len(mask_BHW), labels * labels
     pairs = mask_BHW.long() * labels + predicted_BHW.long()

@@ -1,9 +1,9 @@
 """IoU and Dice from counts over a whole split, never from means of batches.
 
-The counts are a confusion matrix; every figure is a function of it. A class that is neither in the truth nor in the
-prediction of the split has no IoU (None) and takes no part in a mean; where no class has one, the mean is None too. A
-class that is predicted and never true scores 0. A mask without foreground counts like any other; one of nothing but
-void adds nothing. A true label beyond the classes, which `Source.read` refuses, would be counted nowhere.
+The counts are a confusion matrix; every metric is a function of it. A class that is absent from both truth and
+prediction of the split has no IoU (None) and is left out of means; if no class has one, the mean is None too. A class
+that is predicted but never true scores 0. A mask without foreground counts like any other; an all-void mask adds
+nothing. A true label beyond the classes, which `Source.read` refuses, would not be counted.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def predict_labels(logits_BCHW: Tensor) -> Tensor:
-    """The most probable label of each pixel, B x H x W uint8; C = 1 is foreground where its logit is above 0.
+    """The most probable label of each pixel, B x H x W uint8; for C = 1, foreground where the logit is above 0.
 
     >>> predict_labels(torch.tensor([-1.0, 2.0]).view(1, 1, 1, 2))
     tensor([[[0, 1]]], dtype=torch.uint8)
@@ -28,9 +28,9 @@ class Confusion:
     """Counts of (true label, predicted label) pairs of pixels; labels in [0, n).
 
     Args:
-        labels: how many labels there are: 2 for binary data.
-        ignore_index: the mask value of void pixels, which are not counted.
-        device: where it counts: that of the predictions.
+        labels: number of labels; 2 for binary data.
+        ignore_index: mask value of void pixels, which are not counted.
+        device: device of the predictions.
 
     >>> confusion = Confusion(labels=2, ignore_index=255)
     >>> confusion.add(torch.tensor([[[0, 1, 1, 1]]]), mask_BHW=torch.tensor([[[0, 0, 1, 255]]]))
@@ -43,7 +43,7 @@ class Confusion:
         self.counts = torch.zeros(labels, labels, dtype=torch.int64, device=device)
 
     def add(self, predicted_BHW: Tensor, mask_BHW: Tensor) -> None:
-        """Count a batch. No device synchronisation: void pixels are counted in a bin of their own, and dropped."""
+        """Count a batch. Void pixels are counted in an extra bin, which needs no device synchronisation."""
         labels = self.counts.shape[0]
         pairs = mask_BHW.long() * labels + predicted_BHW.long()
         if self.ignore_index is not None:
@@ -66,7 +66,7 @@ class Confusion:
         return self._ratios(2 * hit, true + predicted)
 
     def accuracy(self) -> float | None:
-        """Fraction of counted pixels whose label is right; None where no pixel was counted."""
+        """Fraction of counted pixels whose label is right; None if no pixel was counted."""
         return self._ratios(self.counts.trace()[None], self.counts.sum()[None])[0]
 
     def summary(self, names: Sequence[str]) -> dict[str, float | None]:
@@ -79,6 +79,6 @@ class Confusion:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of the values that exist; None where none does."""
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
+    """The mean of the values that are not None; None if there are none."""
+    present = [value for value in values if value is not None]
+    return math.fsum(present) / len(present) if present else None

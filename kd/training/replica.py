@@ -1,9 +1,9 @@
-"""A network in training on this process's share of each batch, in torch's DistributedDataParallel.
+"""A network that trains on this process's share of each batch, in torch's DistributedDataParallel.
 
-Parameters that are opened after wrapping are silently never synchronised, so that the network is wrapped anew whenever
-the set of open blocks changes (31 to 48 ms, once per opening). Losses are sums over processes already
-(`World.total`), whose gradients each process has as many times over as there are processes: the mean that the wrapper
-takes is the whole batch's gradient.
+Parameters unfrozen after wrapping are silently never synchronised, so the network is wrapped again whenever the set of
+unfrozen blocks changes (31 to 48 ms each time). Losses are already sums over processes (`World.total`), so each
+process's gradient is too large by a factor of the number of processes: the wrapper's mean over processes is the
+gradient of the whole batch.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -20,7 +20,7 @@ from kd.training.whole_batch import WholeBatch
 
 
 class Replica:
-    """`network` as every process has it; one process alone has the network itself.
+    """This process's replica of `network`; a single process uses the network itself.
 
     Args:
         size: samples in a whole batch, over all processes.
@@ -30,32 +30,32 @@ class Replica:
         self.network, self.world = network, world
         self._mode = nullcontext() if world.size == 1 else WholeBatch(world, size)
         self._wrapped: nn.Module = network
-        self._open: int | None = None
+        self._wrapped_with: int | None = None  # unfrozen blocks
 
     def wrap(self) -> None:
-        """Wrap the network, where other blocks are open than when it was last wrapped. A collective."""
-        if self.world.size > 1 and self._open != self.network.unfrozen_blocks:
-            self._wrapped = self.network  # the wrapper before takes its hooks along
-            # What is drawn or loaded is the same everywhere, statistics are synchronised: nothing to be sent around.
+        """Wrap the network again if other blocks are unfrozen than at the last call. A collective."""
+        if self.world.size > 1 and self._wrapped_with != self.network.unfrozen_blocks:
+            self._wrapped = self.network  # drops the old wrapper and its hooks
+            # All processes start from the same weights, and statistics are synchronised: there is nothing to send.
             self._wrapped = DistributedDataParallel(self.network, init_sync=False, forward_sync_buffers=False)
-            self._open = self.network.unfrozen_blocks
+            self._wrapped_with = self.network.unfrozen_blocks
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits of this process's images."""
+        """The logits of this process's images."""
         with self._mode:
             return self._wrapped(images)
 
     def keeping_gradients(self, keep: bool) -> AbstractContextManager[Any]:
-        """Where `keep` holds, gradients are added up here, to be shared with those of a later batch."""
+        """If `keep`, accumulate gradients in this process, to be synchronised with a later batch's."""
         if keep and isinstance(self._wrapped, DistributedDataParallel):
             return self._wrapped.no_sync()
         return nullcontext()
 
     def compare(self, epoch: int) -> None:
-        """See that all processes hold the same weights and statistics, bit for bit. A collective.
+        """Check that all processes hold the same weights and statistics, bit for bit. A collective.
 
         Raises:
-            RunError: they do not.
+            RunError: they differ.
         """
         if self.world.size == 1:
             return
@@ -63,12 +63,12 @@ class Replica:
         others = [rank for rank, each in enumerate(digests) if each != digests[0]]
         if others:
             raise RunError(
-                f"epoch {epoch}: the weights of process {', '.join(map(str, others))} are not those of process 0; go "
-                "on from the last checkpoint with resume=<run folder>, on machines with the same GPUs, libraries and "
-                "files of weights"
+                f"epoch {epoch}: the weights of process {', '.join(map(str, others))} differ from those of "
+                "process 0; resume from the last checkpoint with resume=<run folder>, on machines with the same GPUs, "
+                "libraries and weight files"
             )
 
 
 def digest(network: nn.Module) -> str:
-    """A hash of every parameter and buffer that a network saves."""
+    """A hash of all parameters and saved buffers of a network."""
     return tensor_file.digest({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()})

@@ -1,7 +1,7 @@
-"""Everything that a training carries from step to step, taken at a moment and put back: weights, moments, sums.
+"""Snapshots of all state that a training carries from step to step: weights, optimiser moments, the epoch's sums.
 
-Nothing else is carried (see `kd.training`), so that a training that goes on from a snapshot ends bit for bit as one
-that was never stopped, on a CPU with the same number of threads.
+Nothing else is carried (see `kd.training.loop`), so a training resumed from a snapshot ends bit for bit as one that was
+never interrupted, on a CPU with the same number of threads.
 """
 
 from collections.abc import Mapping
@@ -18,26 +18,26 @@ WEIGHTS, MOMENTS = "network.", "optimizer."
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Tensors by name, on the CPU, and facts as plain JSON: epoch, step, the epoch's sums so far, the loss scale."""
+    """Tensors by name, on the CPU, and facts as plain JSON: epoch, step, the epoch's sums so far, the loss scaler."""
 
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any]
 
     @property
     def epoch(self) -> int:
-        """The epoch to go on with; those below it are over."""
+        """The epoch to resume in; all before it are complete."""
         return self.facts["epoch"]
 
     @property
     def step(self) -> int:
-        """How many batches of that epoch are done."""
+        """The number of batches of that epoch that are done."""
         return self.facts["step"]
 
 
 def take(
     network: Network, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, facts: Mapping[str, Any]
 ) -> Snapshot:
-    """A copy of the state; what trains on does not change it."""
+    """Copy the state; further training does not change the copy."""
     tensors = {WEIGHTS + name: value for name, value in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"{MOMENTS}{index}.{name}": value for name, value in state.items()}
@@ -48,17 +48,17 @@ def take(
 def restore(
     snapshot: Snapshot, network: Network, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
 ) -> None:
-    """Put a snapshot back, on the device and in the memory layout that the network has.
+    """Load a snapshot, onto the network's device and in its memory layout.
 
     Raises:
-        ValueError: the snapshot is of another network.
+        ValueError: the snapshot belongs to another network.
     """
     own = network.state_dict()
     weights = {
         name.removeprefix(WEIGHTS): value for name, value in snapshot.tensors.items() if name.startswith(WEIGHTS)
     }
     if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
-        raise ValueError("it is of another network")
+        raise ValueError("the snapshot belongs to another network")
     network.load_state_dict(weights)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     optimizer.state.clear()
@@ -66,12 +66,12 @@ def restore(
         if name.startswith(MOMENTS):
             index, moment = name.removeprefix(MOMENTS).split(".")
             parameter = parameters[int(index)]
-            optimizer.state[parameter][moment] = _laid_out_like(parameter, value)
+            optimizer.state[parameter][moment] = _like_parameter(parameter, value)
     scaler.load_state_dict(snapshot.facts["scaler"])
 
 
-def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """A moment in memory as its parameter is, which a fused step walks through together; step counts have no shape."""
+def _like_parameter(parameter: Tensor, value: Tensor) -> Tensor:
+    """A copy of a moment in its parameter's memory layout, as fused steps require; step counts are scalars."""
     if value.shape != parameter.shape:
         return value.to(parameter.device, copy=True)
     return torch.empty_like(parameter, requires_grad=False).copy_(value)

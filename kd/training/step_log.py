@@ -1,11 +1,11 @@
-"""What became of an epoch's steps: means of the loss terms, and the steps that could not be taken.
+"""The steps of an epoch: means of the loss terms, and the steps that were skipped.
 
-Values stay on the device until somebody has to know: a wait after each step would cost a GPU its queue.
+Values stay on the device until they are needed: synchronising after each step would drain a GPU's queue.
 """
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import mul
 from typing import Any
 
@@ -16,65 +16,73 @@ from kd.data.loading import Batch
 from kd.errors import DivergedError
 from kd.networks.precision import Precision
 
-LOOK_EVERY = 32  # steps, where a look waits for the device
-LEAST_SCALE = 2.0**-10  # of fp16's losses, which begin at 2^16: 26 overflows more than there were steps without
+CHECK_EVERY = 32  # steps, on devices where a check waits for the queue
+LEAST_SCALE = 2.0**-10  # of fp16's losses; it starts at 2^16, so this is 26 overflows more than steps without
 
 
-class Steps:
-    """The steps of one epoch so far; `before` is what `plain` gave of the part that was done before a stop.
+class StepLog:
+    """The steps of one epoch so far.
 
-    `batch_size` is that of each whole batch, where a batch that is noted is one process's part of it.
+    Args:
+        skip: skip and count steps that are not finite, instead of raising.
+        state: what `state` returned for the part of the epoch before an interruption.
+        batch_size: samples in a whole batch, if the batches recorded here are one process's share of it.
     """
 
-    def __init__(self, epoch: int, precision: Precision, skip: bool = False, before: Mapping[str, Any] | None = None,
+    def __init__(self, epoch: int, precision: Precision, skip: bool = False, state: Mapping[str, Any] | None = None,
                  batch_size: int | None = None) -> None:  # fmt: skip
         self.epoch, self.precision, self.skip, self.batch_size = epoch, precision, skip, batch_size
         self.values: dict[str, list[float]] = {}
         self.sizes: list[int] = []
         self.skipped = self.overflows = 0
-        self._earlier = 0.0
-        if before:
-            self.values = {name: list(values) for name, values in before["values"].items()}
-            self.sizes, self._earlier = list(before["sizes"]), before["seconds"]
-            self.skipped, self.overflows = before["skipped"], before["overflows"]
-        self._new: list[tuple[int, list[Tensor], list[dict[str, Tensor]], Tensor]] = []
-        self._begun = time.perf_counter()
-        self._every = 1 if skip or precision.device.type == "cpu" else LOOK_EVERY
+        self._seconds_before = 0.0
+        if state:
+            self.values = {name: list(values) for name, values in state["values"].items()}
+            self.sizes, self._seconds_before = list(state["sizes"]), state["seconds"]
+            self.skipped, self.overflows = state["skipped"], state["overflows"]
+        self._unchecked: list[tuple[int, list[Tensor], list[dict[str, Tensor]], Tensor]] = []
+        self._started = time.perf_counter()
+        self._check_every = 1 if skip or precision.device.type == "cpu" else CHECK_EVERY
 
     @property
     def images(self) -> int:
+        """Training images in the steps that were taken."""
         return sum(self.sizes)
 
     def seconds(self) -> float:
-        return self._earlier + time.perf_counter() - self._begun
+        """Wall time of the epoch's steps so far."""
+        return self._seconds_before + time.perf_counter() - self._started
 
-    def taken(self, step: int, batches: list[Batch], terms: list[dict[str, Tensor]], norm: Tensor) -> bool:
-        """Note a step; False where it is known already that it was left out."""
-        self._new.append((step, [batch.indices for batch in batches], terms, norm))
-        if len(self._new) < self._every:
+    def record(self, step: int, batches: Sequence[Batch], terms: list[dict[str, Tensor]], norm: Tensor) -> bool:
+        """Record a step: the terms of each batch's loss, and the gradient's norm.
+
+        Returns False if the step is already known to be skipped.
+        """
+        self._unchecked.append((step, [batch.indices for batch in batches], terms, norm))
+        if len(self._unchecked) < self._check_every:
             return True
-        left_out = self.skipped
+        skipped = self.skipped
         self.check()
-        return self.skipped == left_out
+        return self.skipped == skipped
 
     def check(self) -> None:
-        """Look at the steps since the last look.
+        """Read the values of the steps since the last check.
 
         Raises:
-            DivergedError: one of them is not finite, and such steps are not to be left out.
+            DivergedError: one of them is not finite, and such steps are not skipped.
         """
-        new, self._new = self._new, []
+        new, self._unchecked = self._unchecked, []
         if not new:
             return
         rows = [torch.stack([norm, *(value for each in terms for value in each.values())]) for _, _, terms, norm in new]
         for (step, indices, terms, _), row in zip(new, [row.tolist() for row in rows], strict=True):
-            norm, figures = row[0], iter(row[1:])
-            self._count(step, indices, norm, [{name: next(figures) for name in each} for each in terms])
+            norm, values = row[0], iter(row[1:])
+            self._count(step, indices, norm, [{name: next(values) for name in each} for each in terms])
 
     def _count(self, step: int, indices: list[Tensor], norm: float, terms: list[dict[str, float]]) -> None:
         finite = all(math.isfinite(each["loss"]) for each in terms)
         if finite and not math.isfinite(norm) and self.precision.name == "fp16":
-            self.overflows += 1  # the scale was too high for this step's gradients; it has been lowered
+            self.overflows += 1  # the loss scale was too high for this step's gradients; the scaler has lowered it
         elif not (finite and math.isfinite(norm)):
             if not self.skip:
                 raise self._diverged(step, indices, norm, terms)
@@ -90,8 +98,8 @@ class Steps:
         shown = wrong or {"the norm of the gradient": norm}
         return DivergedError(
             f"{' and '.join(f'{name} is {value}' for name, value in shown.items())} in epoch {self.epoch}, step "
-            f"{step}; lower optimizer.lr, train in trainer.precision=fp32 (it was {self.precision.name}), or leave "
-            "such steps out with trainer.nonfinite=skip",
+            f"{step}; lower optimizer.lr, train in trainer.precision=fp32 (it was {self.precision.name}), or skip "
+            "such steps with trainer.nonfinite=skip",
             self.epoch,
             step,
             torch.cat(indices).tolist(),
@@ -99,17 +107,17 @@ class Steps:
         )
 
     def means(self, scale: float = 1.0) -> dict[str, float]:
-        """Means over the epoch's batches, weighted by their size, and how many steps were left out.
+        """Means over the epoch's batches, weighted by their size, and the number of skipped steps.
 
-        `scale` is the loss scale of fp16 that the epoch ended with.
+        `scale` is fp16's loss scale at the end of the epoch.
 
         Raises:
-            DivergedError: as `check` does, or no step could be taken: all left out, or no scale is small enough.
+            DivergedError: as in `check`; or no step was taken: all were skipped, or no loss scale is small enough.
         """
         self.check()
         if not self.sizes or scale < LEAST_SCALE:
             raise DivergedError(
-                f"no step of epoch {self.epoch} could be taken: every loss or gradient was not finite; lower "
+                f"no step of epoch {self.epoch} was taken: the loss or gradient of each was not finite; lower "
                 f"optimizer.lr, or train in trainer.precision=fp32 (it was {self.precision.name})",
                 self.epoch,
             )
@@ -117,8 +125,8 @@ class Steps:
         found |= {"skipped_steps": self.skipped} if self.skip else {}
         return found | ({"overflows": self.overflows} if self.precision.name == "fp16" else {})
 
-    def plain(self) -> dict[str, Any]:
-        """The steps so far as JSON; floats come back from it bit for bit."""
+    def state(self) -> dict[str, Any]:
+        """The steps so far as plain JSON, in which floats survive bit for bit."""
         self.check()
         return {
             "values": {name: list(values) for name, values in self.values.items()},

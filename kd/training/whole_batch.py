@@ -1,13 +1,13 @@
-"""A network that is given a slice of a batch, and computes what it would of the whole.
+"""Gives a forward pass on one process's slice of a batch the whole batch's result.
 
-Two things in a network look beyond a sample: batch normalisation takes statistics over the batch, and dropout and
-stochastic depth draw a value for each sample, one after the other. While this mode is on, torch asks it for both. No
-module is replaced, so that names, files and checkpoints are those of one process, and a closed block, which normalises
-by its running statistics and draws nothing, is let be.
+Two operations depend on more than one sample: batch normalisation takes statistics over the batch, and dropout and
+stochastic depth draw a value for each sample in order. This mode overrides both. No module is replaced, so parameter
+names, weight files and checkpoints are those of one process. Frozen blocks, which use running statistics and draw
+nothing, are unaffected.
 
 Covered: `F.batch_norm`; `torch.rand`, `Tensor.bernoulli_`, `F.dropout` and its forms for maps, where the leading
-dimension is the batch. That is what smp's and timm's networks call. Other draws (`torch.randn`, dropout inside
-`scaled_dot_product_attention`) stay each process's own.
+dimension is the batch. These are what smp's and timm's networks call. Other draws (`torch.randn`, dropout inside
+`scaled_dot_product_attention`) are each process's own.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d}
 
 
 class WholeBatch(TorchFunctionMode):
-    """Within this mode a forward pass on this process's rows is the whole batch's.
+    """A mode in which a forward pass on this process's rows gives the whole batch's result.
 
     Args:
         world: the processes that share the batch, each of which runs the same forward pass.
@@ -78,7 +78,7 @@ class WholeBatch(TorchFunctionMode):
         return input * func(self._whole(input).fill_(1), p, training)[self.rows]
 
     def _whole(self, own: Tensor) -> Tensor:
-        """An empty tensor like `own` for the whole batch, in the same order of memory, by which masks are drawn."""
+        """An empty tensor like `own` for the whole batch, in the same memory layout: random draws follow it."""
         whole = own.new_empty(self.size, *own.shape[1:])
         if own.dim() == 4 and own.is_contiguous(memory_format=torch.channels_last) and not own.is_contiguous():
             return whole.contiguous(memory_format=torch.channels_last)
@@ -90,8 +90,9 @@ def batch_norm(world: World, input: Tensor, running_mean: Tensor | None = None, 
                eps: float = 1e-5) -> Tensor:  # fmt: skip
     """`torch.nn.functional.batch_norm` in training mode, with the statistics of all processes' inputs together.
 
-    On CUDA by torch's own kernels, which know no CPU. Elsewhere each process's mean and variance are merged: a
-    difference of squares would cancel. Reference: Chan, Golub, LeVeque, "Updating Formulae", Stanford STAN-CS-79-773.
+    CUDA uses torch's own kernels, which do not exist for the CPU. Elsewhere each process's mean and variance are
+    merged, since a difference of squares would lose precision. Reference: Chan, Golub, LeVeque, "Updating Formulae",
+    Stanford STAN-CS-79-773.
 
     Shape:
         input B x C x ..., where B and the rest may differ between processes; everything else C.
@@ -104,7 +105,7 @@ def batch_norm(world: World, input: Tensor, running_mean: Tensor | None = None, 
     values = input.to(torch.promote_types(input.dtype, torch.float32))
     own_var, own_mean = torch.var_mean(values, dims, correction=0)
     own = torch.stack([own_mean, own_var, torch.full_like(own_mean, input.numel() // input.shape[1])])
-    table = own.new_zeros(world.size, *own.shape)  # a row for each process: one sum gathers them
+    table = own.new_zeros(world.size, *own.shape)  # one row per process, gathered by a sum
     table[world.rank] = own
     means, variances, counts = world.total(table).unbind(1)
     count = counts.sum(0)
@@ -113,7 +114,7 @@ def batch_norm(world: World, input: Tensor, running_mean: Tensor | None = None, 
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            running_var.lerp_((var * count / (count - 1)).to(running_var.dtype), momentum)  # unbiased, as torch's is
+            running_var.lerp_((var * count / (count - 1)).to(running_var.dtype), momentum)  # unbiased, as in torch
     scale = (var + eps).rsqrt()
     normalised = (values - mean.view(channels)) * (scale if weight is None else scale * weight).view(channels)
     return (normalised if bias is None else normalised + bias.view(channels)).to(input.dtype)

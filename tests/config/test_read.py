@@ -8,7 +8,6 @@ from omegaconf import DictConfig
 from kd.config.compose import compose, plain
 from kd.config.read import block_count, read
 from kd.errors import ConfigError, UserError
-from kd.experiment.job import discard
 from kd.plan import schedules, unfreeze
 from kd.settings import NetworkSettings, TeacherFile, TrainedTeacher
 
@@ -82,23 +81,6 @@ def test_a_teacher_that_no_loss_looks_at_is_not_looked_for():
 def test_data_that_is_not_there_is_told():
     with pytest.raises(UserError, match="/nowhere"):
         read(compose(["data=folder", "data.root=/nowhere"]))
-
-
-@pytest.mark.parametrize("keep", ["metrics.jsonl", "precious.txt"])
-def test_a_folder_with_anything_of_worth_is_never_removed(tmp_path, keep):
-    folder = tmp_path / "run"
-    (folder / ".hydra").mkdir(parents=True)
-    (folder / keep).touch()
-    discard(folder)
-    assert (folder / keep).exists()
-
-
-def test_a_folder_with_what_hydra_wrote_alone_is_removed(tmp_path):
-    folder = tmp_path / "run"
-    (folder / ".hydra").mkdir(parents=True)
-    (folder / "train.log").touch()
-    discard(folder)
-    assert not folder.exists()
 
 
 def test_blocks_of_an_encoder_that_no_table_has_are_counted():

@@ -16,7 +16,7 @@ from PIL import Image
 from kd.data import Folder, Shapes
 from kd.data import cache as module
 from kd.data.cache import Samples, kept
-from kd.data.loading import EvalLoader
+from kd.data.loading import EvalLoader, Loading
 from kd.errors import DataError
 from kd.system.record_file import FileRecords, file_bytes
 
@@ -153,7 +153,7 @@ def test_the_disk_outlives_the_process(root, expected):
 def test_workers_fill_what_the_main_process_reads(cache, root, expected):
     samples = kept(source(cache), root)
     for split in SIZES:
-        loader = EvalLoader(samples, split, 2, workers=2)
+        loader = EvalLoader(samples, split, 2, Loading(workers=2))
         assert sum(len(batch) for batch in loader) == SIZES[split]
     assert Counted.drawn.value == ALL
     assert read_all(samples) == expected

@@ -20,14 +20,16 @@ from kd.config.compose import compose
 from kd.config.read import read
 from kd.data import Folder, Shapes
 from kd.data.augmentation import Augmentation
-from kd.data.loading import Batch, EvalLoader, TrainLoader
+from kd.data.loading import Batch, EvalLoader, Loading, TrainLoader
 from kd.distillation.logit_cache import LogitCache
 from kd.errors import ConfigError, DataError
+from kd.experiment.builders import build_train_loader
 from kd.experiment.context import RunContext
+from kd.experiment.evaluator import Evaluator
 from kd.networks.network import Network
 from kd.settings import NetworkSettings
 from kd.system.signals import Stop
-from kd.system.world import World
+from kd.system.world import SOLO, World
 from tests.data.test_augmentation import recipe
 
 SOURCE = Shapes(image_size=(32, 32), train=23, val=7, test=5)
@@ -46,8 +48,8 @@ def augmentation(seed=0):
     return Augmentation([albumentations.HorizontalFlip(p=0.5), albumentations.GaussNoise(p=0.5)], seed)
 
 
-def loader(source=SOURCE, seed=0, batch_size=4, **options):
-    return TrainLoader(source, augmentation(seed), batch_size, seed, **options)
+def loader(source=SOURCE, seed=0, batch_size=4, workers=0, world=SOLO, **options):
+    return TrainLoader(source, augmentation(seed), batch_size, seed, Loading(workers, world=world), **options)
 
 
 def same(one, other):
@@ -151,13 +153,13 @@ def test_a_batch_moves_whole():
     assert isinstance(moved, Batch)
     assert same(moved, batch)
     assert batch.to("meta").masks.device.type == "meta"
-    assert batch.answers is moved.answers is None
-    answered = replace(batch, answers=torch.ones(4, 1, 32, 32, dtype=torch.float16))
-    assert torch.equal(answered.to("cpu").answers, answered.answers)
-    assert answered.to("meta").answers.device.type == "meta"
+    assert batch.teacher_logits is moved.teacher_logits is None
+    taught = replace(batch, teacher_logits=torch.ones(4, 1, 32, 32, dtype=torch.float16))
+    assert torch.equal(taught.to("cpu").teacher_logits, taught.teacher_logits)
+    assert taught.to("meta").teacher_logits.device.type == "meta"
 
 
-# views that come again, and what a teacher has said of them
+# repeated views, and stored teacher logits
 
 
 def test_epochs_see_only_so_many_views_in_turn():
@@ -184,25 +186,25 @@ def test_as_many_views_as_epochs_are_a_new_one_in_each():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_answers_come_with_the_batch_whose_they_are_once_all_of_them_are_known(workers, tmp_path):
-    answers = LogitCache(tmp_path / "teacher" / "abc", 23, (1, 2, 2))
-    used = loader(views=2, workers=workers, answers=answers)
-    assert all(batch.answers is None for batch in used.epoch(0))
+    logit_cache = LogitCache(tmp_path / "teacher" / "abc", 23, (1, 2, 2))
+    used = loader(views=2, workers=workers, stored_logits=logit_cache)
+    assert all(batch.teacher_logits is None for batch in used.epoch(0))
 
-    def answer(view, index):
+    def logits(view, index):
         return torch.tensor([[[view, index], [index, view]]]).half()
 
     missing = 5
     for view in (0, 1):
         known = [index for index in range(23) if index != missing]
-        answers.write(view, known, torch.stack([answer(view, index) for index in known]))
+        logit_cache.write(view, known, torch.stack([logits(view, index) for index in known]))
     for epoch in (1, 2):
         for batch in used.epoch(epoch):
             indices = batch.indices.tolist()
-            assert (batch.answers is None) == (missing in indices)
-            if batch.answers is not None:
-                assert torch.equal(batch.answers, torch.stack([answer(epoch % 2, index) for index in indices]))
-    answers.write(0, [missing], answer(0, missing)[None])
-    assert all(batch.answers is not None for batch in used.epoch(4))
+            assert (batch.teacher_logits is None) == (missing in indices)
+            if batch.teacher_logits is not None:
+                assert torch.equal(batch.teacher_logits, torch.stack([logits(epoch % 2, index) for index in indices]))
+    logit_cache.write(0, [missing], logits(0, missing)[None])
+    assert all(batch.teacher_logits is not None for batch in used.epoch(4))
     assert all_same(used.epoch(4), loader(views=2).epoch(4))
 
 
@@ -214,7 +216,7 @@ def test_the_number_of_views_is_checked():
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_evaluation_sees_every_sample_once_in_order_and_unchanged(workers, split):
-    used = EvalLoader(SOURCE, split, 3, workers)
+    used = EvalLoader(SOURCE, split, 3, Loading(workers))
     for _ in range(2):
         batches = list(used)
         assert len(batches) == len(used)
@@ -245,11 +247,11 @@ def test_a_users_mistake_arrives_as_itself(workers):
         with pytest.raises(DataError, match=message):
             list(used.epoch(epoch))
     with pytest.raises(DataError, match=r"^val_00003 is broken: mend it$"):
-        list(EvalLoader(source, "val", 2, workers))
+        list(EvalLoader(source, "val", 2, Loading(workers)))
 
 
 def test_a_mistake_in_the_augmentation_arrives_as_itself():
-    used = TrainLoader(SOURCE, Augmentation([albumentations.Normalize(p=1)], 0), 4, 0, workers=1)
+    used = TrainLoader(SOURCE, Augmentation([albumentations.Normalize(p=1)], 0), 4, 0, Loading(workers=1))
     with pytest.raises(ConfigError, match="by Normalize"):
         list(used.epoch(0))
 
@@ -258,17 +260,17 @@ def test_arguments_are_checked():
     with pytest.raises(ValueError, match="batch_size must be a whole number, 1 or more, but got 0"):
         loader(batch_size=0)
     with pytest.raises(ValueError, match="workers must be a whole number, 0 or more, but got -1"):
-        EvalLoader(SOURCE, "val", 1, workers=-1)
+        EvalLoader(SOURCE, "val", 1, Loading(workers=-1))
     with pytest.raises(ValueError, match="start must be a whole number, from 0 to 5, but got 6"):
         next(loader().epoch(0, start=6))
 
 
 def test_a_program_that_stops_in_mid_epoch_ends():
     program = (
-        "from kd.data import Shapes; from kd.data.loading import *; from kd.data.views import Augmentation\n"
+        "from kd.data import Shapes; from kd.data.loading import *; from kd.data.augmentation import Augmentation\n"
         "source = Shapes(image_size=(32, 32))\n"
-        "train = TrainLoader(source, Augmentation([], 0), 4, 0, workers=2)\n"
-        "val = EvalLoader(source, 'val', 4, workers=1)\n"
+        "train = TrainLoader(source, Augmentation([], 0), 4, 0, Loading(workers=2))\n"
+        "val = EvalLoader(source, 'val', 4, Loading(workers=1))\n"
         "if __name__ == '__main__':\n"
         "    batches = train.epoch(0)\n"
         "    print(len(next(batches)), len(list(val)))\n"
@@ -370,40 +372,40 @@ def network():
     return Network(NetworkSettings(arch="unet", encoder="hand-made"), WithModes(), 1, SOURCE.class_names).train()
 
 
-def bench(*overrides, transforms=()):
+def context(*overrides, transforms=()):
     small = ["data.image_size=[32,32]", "data.train=4", "data.val=5", "data.test=3", "trainer.device=cpu"]
     settings = read(compose(["backbone=tiny", "trainer.batch_size=2", *small, *overrides]))
     return RunContext.of(settings, list(transforms), Stop())
 
 
-def figures(of, split):
-    return of.evaluate(network(), split).metrics(SOURCE.class_names)
+def metrics(of, split):
+    return Evaluator(of).evaluate(network(), split).metrics(SOURCE.class_names)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_validation_and_test_never_see_augmentation(split):
-    heavy = bench(transforms=recipe("heavy"))
-    assert figures(heavy, split) == figures(bench(), split)
-    shown = torch.cat([batch.images for batch in heavy.loaders[split]])
+    heavy = context(transforms=recipe("heavy"))
+    assert metrics(heavy, split) == metrics(context(), split)
+    shown = torch.cat([batch.images for batch in Evaluator(heavy).loader(split)])
     stored = np.stack([heavy.data.read(split, index)[0] for index in range(heavy.data.size(split))])
     assert np.array_equal(shown.permute(0, 2, 3, 1).numpy(), stored)
     assert not np.array_equal(
-        next(heavy.train_loader(0).epoch(0)).images, next(bench().train_loader(0).epoch(0)).images
+        next(build_train_loader(heavy, 0).epoch(0)).images, next(build_train_loader(context(), 0).epoch(0)).images
     )
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_validation_and_test_never_see_temperature(split):
-    cold, hot = (bench("schedule=constant", f"schedule.initial={initial}") for initial in (1, 40))
+    cold, hot = (context("schedule=constant", f"schedule.initial={initial}") for initial in (1, 40))
     assert cold.settings.schedule(0) != hot.settings.schedule(0)
-    assert figures(cold, split) == figures(hot, split)
+    assert metrics(cold, split) == metrics(hot, split)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_validation_and_test_never_see_training_mode_layers(split):
     who = network()
     assert all(module.training for module in who.body.modules())
-    bench().evaluate(who, split)
+    Evaluator(context()).evaluate(who, split)
     assert who.body.seen
     assert not any(who.body.seen)
 
@@ -424,7 +426,7 @@ def test_the_processes_parts_of_a_training_batch_make_the_batch(size):
 def test_whole_evaluation_batches_are_dealt_out_among_processes(size):
     whole, hands = list(EvalLoader(SOURCE, "val", 3)), []
     for rank in range(size):
-        dealt = EvalLoader(SOURCE, "val", 3, world=World(rank, size))
+        dealt = EvalLoader(SOURCE, "val", 3, Loading(world=World(rank, size)))
         assert len(dealt) == len(whole)
         hands.append(list(dealt))
     for index, batch in enumerate(whole):

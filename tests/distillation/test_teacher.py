@@ -22,7 +22,8 @@ from kd.plan.timeline import LearningRates, Timeline
 from kd.plan.unfreeze import Progressive
 from kd.settings import NetworkSettings
 from kd.system.record_file import file_bytes
-from kd.training.loop import Recipe, fit
+from kd.training.loop import fit
+from kd.training.step import Distillation, Recipe
 
 SOURCE = Shapes(image_size=(32, 32), train=6, val=2, test=1)
 CPU = torch.device("cpu")
@@ -110,7 +111,7 @@ def test_a_teacher_stays_as_it_is_while_a_student_learns(teacher):
     loss = DistillationLoss({"alpha": 1, "beta": 1, "gamma": 1, "delta": 1}, 1)
     recipe = Recipe(seed=0, weight_decay=0.1, betas=(0.9, 0.999), clip_norm=None)
     first = teacher(batch())
-    for _ in fit(student, teacher, loss, timeline, loader(), dict, recipe, Precision(CPU)):
+    for _ in fit(Distillation(student, loss, timeline, teacher), loader(), dict, recipe, Precision(CPU)):
         assert same(before, snapshot(teacher.network))
         assert not any(module.training for module in teacher.network.modules())
         assert all(p.grad is None and not p.requires_grad for p in teacher.network.parameters())
@@ -172,7 +173,7 @@ def test_what_was_computed_is_stored_and_read_alike(teacher, tmp_path):
     assert first.counts() == {"read": 0, "computed": 3, "not_stored": 0}
     stored = first.answers.read(0, batch().indices.tolist())
     second = cached(teacher, tmp_path)
-    assert torch.equal(second(replace(batch(), answers=stored)), answers)
+    assert torch.equal(second(replace(batch(), teacher_logits=stored)), answers)
     assert second.counts() == {"read": 3, "computed": 0, "not_stored": 0}
 
 
@@ -182,7 +183,7 @@ def test_a_teacher_whose_answers_are_all_known_is_never_built(tmp_path):
 
     teacher = cached(LiveTeacher(build, Precision(CPU)), tmp_path)
     known = torch.zeros(3, 1, 32, 32, dtype=torch.float16)
-    assert torch.equal(teacher(replace(batch(), answers=known)), known.float())
+    assert torch.equal(teacher(replace(batch(), teacher_logits=known)), known.float())
 
 
 @pytest.mark.parametrize(("options", "not_stored"), [({}, 0), ({"writable": False}, 6), ({"budget": 0}, 6)])
@@ -206,8 +207,8 @@ def test_a_student_learns_the_same_from_a_teacher_that_is_live_cached_or_both(te
         rates, blocks = LearningRates(1e-2, 0, 1.0), len(student.partition.blocks)
         timeline = Timeline(Linear(4, 1), Progressive(1, 1), rates, 4, blocks)
         answers = who.answers if isinstance(who, CachedTeacher) else None
-        views = TrainLoader(SOURCE, flip, 3, 0, views=2, answers=answers)
-        for _ in fit(student, who, loss, timeline, views, dict, recipe, Precision(CPU)):
+        views = TrainLoader(SOURCE, flip, 3, 0, views=2, stored_logits=answers)
+        for _ in fit(Distillation(student, loss, timeline, who), views, dict, recipe, Precision(CPU)):
             pass
         outcomes.append(snapshot(student))
         if answers:

@@ -125,7 +125,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(straight, tmp_pa
     assert code == 128 + how
     assert err == "interrupted\n"
     folder = run_folder(tmp_path)
-    assert out.splitlines()[-1] == f"go on    python train.py resume={folder}"
+    assert out.splitlines()[-1] == f"resume   python train.py resume={folder}"
     begun = checkpoint.load(folder)
     assert begun.epoch * 10 + begun.step >= 10
     go_on(tmp_path, *command)
@@ -216,7 +216,7 @@ def test_a_trial_that_was_cut_off_is_gone_on_with_and_not_begun_again(tmp_path):
     code, _, _ = cut_off(parts, lambda: in_epoch(parts / folder / "0", 1), signal.SIGTERM, *STUDY)
     assert code == 128 + signal.SIGTERM
     done = go_on(parts, *STUDY)
-    assert f"trial 1 goes on from where {parts / folder / '0'} was cut off" in done.stdout
+    assert f"trial 1 resumes where {parts / folder / '0'} was interrupted" in done.stdout
     lost, again = the_trials(parts)
     assert failure(lost)["kind"] == "interrupted"
     assert history(again) == [0]

@@ -117,7 +117,7 @@ def disturbed(tmp_path_factory):
 def test_a_signal_to_one_process_has_all_of_them_save_and_end(disturbed):
     codes, ((out, _), (silent, _)) = disturbed["asked"]
     assert codes == [128 + signal.SIGTERM] * 2
-    assert f"go on    python train.py resume={only_run(disturbed['root'])}" in out
+    assert f"resume   python train.py resume={only_run(disturbed['root'])}" in out
     assert silent == ""
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves for its report: the trivial baseline against a loop, the worst and best images, their pictures."""
+"""What a run writes for its report: the trivial baseline against a loop, the worst and best images, their pictures."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd.data.source import spaced
-from kd.experiment.evidence import MASKS, SIDE, baseline_figures, ends, peak_memory, small, usual_labels
+from kd.experiment.evidence import (
+    MASKS,
+    SIDE,
+    baseline_metrics,
+    majority_labels,
+    peak_memory,
+    thumbnail,
+    worst_and_best,
+)
 from kd.training.metrics import Confusion
 
 VOID = 255
@@ -25,33 +33,33 @@ def masks(count, labels, size=(4, 6), void=False, seed=0) -> list[np.ndarray]:
 @pytest.mark.parametrize("labels", [2, 5])
 def test_the_trivial_baseline_is_the_most_frequent_label_of_each_pixel(labels, void):
     found = masks(9, labels, void=void is not None)
-    usual = usual_labels(found.__getitem__, 9, labels, (4, 6), void)
-    assert usual.dtype == torch.uint8
+    majority = majority_labels(found.__getitem__, 9, labels, (4, 6), void)
+    assert majority.dtype == torch.uint8
     for y in range(4):
         for x in range(6):
             seen = [int(mask[y, x]) for mask in found if mask[y, x] != VOID]
             if seen:
                 most = max(seen.count(label) for label in range(labels))
-                assert int(usual[y, x]) == min(label for label in range(labels) if seen.count(label) == most)
+                assert int(majority[y, x]) == min(label for label in range(labels) if seen.count(label) == most)
 
 
-def test_a_pixel_that_no_mask_speaks_of_gets_the_most_frequent_label_overall():
+def test_a_pixel_that_is_void_in_all_masks_gets_the_most_frequent_label_overall():
     found = masks(5, 3)
     for mask in found:
         mask[mask == 0] = 2
         mask[0, 0] = VOID
-    assert int(usual_labels(found.__getitem__, 5, 3, (4, 6), VOID)[0, 0]) == 2
+    assert int(majority_labels(found.__getitem__, 5, 3, (4, 6), VOID)[0, 0]) == 2
 
 
-def test_no_more_masks_are_read_than_was_said():
+def test_no_more_masks_are_read_than_the_limit():
     read = []
-    usual_labels(lambda index: read.append(index) or np.zeros((2, 2), np.uint8), 10 * MASKS, 2, (2, 2), None)
+    majority_labels(lambda index: read.append(index) or np.zeros((2, 2), np.uint8), 10 * MASKS, 2, (2, 2), None)
     assert len(read) == len(set(read)) == MASKS
     assert (min(read), max(read)) == (0, 10 * MASKS - 1)
 
 
 @given(st.integers(1, 2000), st.integers(1, 600))
-def test_samples_at_even_distances_are_as_many_as_wanted_and_include_both_ends(samples, most):
+def test_evenly_spaced_samples_are_as_many_as_asked_for_and_include_both_ends(samples, most):
     found = spaced(samples, most)
     assert len(found) == min(samples, most)
     assert found == sorted(set(found))
@@ -63,7 +71,7 @@ def test_samples_at_even_distances_are_as_many_as_wanted_and_include_both_ends(s
 @given(st.lists(st.one_of(st.floats(0, 1, width=32), st.just(float("nan"))), max_size=12))
 def test_the_worst_and_the_best_are_the_ends_of_the_order_and_share_no_image(values):
     scores = torch.tensor(values)
-    found = ends(scores)
+    found = worst_and_best(scores)
     known = [index for index, value in enumerate(values) if value == value]
     assert not set(found["worst"]) & set(found["best"])
     assert [values[i] for i in found["worst"]] == sorted(values[i] for i in known)[: len(found["worst"])]
@@ -71,24 +79,24 @@ def test_the_worst_and_the_best_are_the_ends_of_the_order_and_share_no_image(val
     assert len(found["worst"]) + len(found["best"]) == min(6, len(known))
 
 
-def test_pictures_are_brought_to_a_size_that_can_be_mailed_and_labels_stay_labels():
+def test_thumbnails_have_at_most_the_given_side_and_labels_are_not_interpolated():
     image = np.random.default_rng(0).integers(0, 256, (2 * SIDE, SIDE, 3), dtype=np.uint8)
     labels = np.random.default_rng(0).choice(np.array([0, 7, VOID], np.uint8), (2 * SIDE, SIDE))
-    assert tuple(small(image).shape) == (SIDE, SIDE // 2, 3)
-    assert tuple(small(labels).shape) == (SIDE, SIDE // 2)
-    assert set(small(labels).unique().tolist()) <= {0, 7, VOID}
-    assert np.array_equal(small(labels[:64, :64]).numpy(), labels[:64, :64])
+    assert tuple(thumbnail(image).shape) == (SIDE, SIDE // 2, 3)
+    assert tuple(thumbnail(labels).shape) == (SIDE, SIDE // 2)
+    assert set(thumbnail(labels).unique().tolist()) <= {0, 7, VOID}
+    assert np.array_equal(thumbnail(labels[:64, :64]).numpy(), labels[:64, :64])
 
 
-def test_the_baselines_figures_have_the_names_of_a_networks():
+def test_the_baselines_metrics_have_the_names_of_a_networks():
     counts = torch.tensor([[6, 2], [1, 3]])
     confusion = Confusion(2)
     confusion.counts = counts
-    found = baseline_figures({"student/val/baseline": counts}, ("background", "cell"), None)
+    found = baseline_metrics({"student/val/baseline": counts}, ("background", "cell"), None)
     assert found == {f"val/{name}": value for name, value in confusion.summary(("background", "cell")).items()}
     assert found["val/iou/cell"] == pytest.approx(3 / 6)
 
 
-def test_memory_is_counted_in_bytes():
+def test_peak_memory_is_in_bytes():
     ballast = torch.ones(50_000_000, dtype=torch.uint8)
     assert peak_memory(torch.device("cpu"))["process_bytes"] > len(ballast)

@@ -1,7 +1,6 @@
-"""A student does not know whether there is a cache: nor where it is empty, damaged, shared, cut off or too small."""
+"""The cache changes no student, whether it is empty, damaged, shared, cut short or too small."""
 
 import json
-import os
 import signal
 import time
 from pathlib import Path
@@ -19,18 +18,19 @@ from safetensors.torch import load_file, save_file
 from kd.config.compose import compose
 from kd.config.read import read
 from kd.config.transforms import build_transforms
-from kd.distillation.losses import DistillationLoss
 from kd.distillation.teacher import CachedTeacher
-from kd.experiment import teacher_cache, trainer
+from kd.experiment.builders import build_loss, build_network
 from kd.experiment.context import RunContext
-from kd.experiment.teacher_cache import MeasuredTeacher, answering, known
+from kd.experiment.evaluator import Evaluator
+from kd.experiment.teacher_cache import build_teacher
 from kd.experiment.trainer import TrainingJob
+from kd.experiment.trainer import train as train_job
 from kd.networks import build, saved
 from kd.run.folder import RunFolder
 from kd.settings import NetworkSettings
-from kd.system import tensor_file
 from kd.system.record_file import FileRecords, file_bytes
 from kd.tracking import NullRun
+from kd.training.step import Distillation
 
 BASE = [
     "backbone=tiny", "backbone.teacher.encoder=tu-mobilenetv3_small_050", "data.image_size=[32,32]", "data.train=16",
@@ -38,13 +38,13 @@ BASE = [
     "unfreeze.start_epoch=1", "unfreeze.rate=1", "tracking=none", "pictures=false", "teacher.epochs=1",
 ]  # fmt: skip
 TIMES = ("time", "seconds", "images_per_second")
-ANSWERS = 3 * 16  # asked for in a run: epochs x samples
+REQUESTED = 3 * 16  # logits in a run: epochs x samples
 
 
-# what answers follow from
+# what logits depend on
 
 
-def bench(*overrides: str) -> RunContext:
+def context(*overrides: str) -> RunContext:
     settings = read(compose([*BASE, *overrides]))
     return RunContext.of(settings, build_transforms(settings.augment.transforms))
 
@@ -60,9 +60,8 @@ def file(tmp_path_factory) -> Path:
 
 
 def folder_of(file: Path, *overrides: str, of: RunContext | None = None) -> str:
-    """The name of the folder in which a teacher's answers are kept."""
-    labels = torch.zeros(8, 32, 32, dtype=torch.uint8)
-    return answering(of or bench(*overrides), MeasuredTeacher(file, {}, labels), 3).answers.folder.name
+    """The name of the folder in which a teacher's logits are cached."""
+    return build_teacher(of or context(*overrides), file, 3).answers.folder.name
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +77,11 @@ def usual(file):
         "trainer.precision=bf16", "trainer.channels_last=false",
     ],
 )  # fmt: skip
-def test_what_an_answer_follows_from_is_in_the_name_of_its_folder(change, file, usual):
+def test_what_a_logit_depends_on_is_in_the_name_of_its_folder(change, file, usual):
     assert folder_of(file, change) != usual
 
 
-def test_what_an_answer_does_not_follow_from_is_not(file, usual):
+def test_what_a_logit_does_not_depend_on_is_not(file, usual):
     """Everything about the student, and how a run goes about it, at once."""
     assert usual == folder_of(
         file, "schedule=linear", "schedule.initial=20", "loss=soft_only", "loss.alpha=0.9", "unfreeze.rate=2",
@@ -93,26 +92,25 @@ def test_what_an_answer_does_not_follow_from_is_not(file, usual):
     )  # fmt: skip
 
 
-def test_where_views_come_again_an_answer_does_not_follow_from_its_batch(file):
+def test_with_repeated_views_a_logit_does_not_depend_on_its_batch(file):
     """As each is computed alone there."""
     names = {folder_of(file, "augment.views=2", f"trainer.batch_size={size}") for size in (4, 8)}
     assert len(names) == 1
-    known = MeasuredTeacher(file, {}, torch.zeros(8, 32, 32, dtype=torch.uint8))
     alone = {
-        views: answering(bench(f"augment.views={views}", "teacher.cache=off"), known, 3) for views in ("2", "null")
+        views: build_teacher(context(f"augment.views={views}", "teacher.cache=off"), file, 3) for views in ("2", "null")
     }
     assert alone["2"].one_by_one
     assert not alone["null"].one_by_one
 
 
 def test_another_teacher_is_another_folder_and_a_copy_is_not(file, usual, tmp_path):
-    copy, on = tmp_path / "copy.safetensors", bench()
+    copy, same = tmp_path / "copy.safetensors", context()
     copy.write_bytes(file.read_bytes())
     spec = json.loads(file.with_suffix(".json").read_text())
 
     def name(**changes) -> str:
         copy.with_suffix(".json").write_text(json.dumps(spec | changes))
-        return folder_of(copy, of=on)
+        return folder_of(copy, of=same)
 
     assert name() == name(class_names=["ground", "thing"]) == usual
     assert len({name(mean=[0.5, 0.5, 0.5]), name(std=[0.5, 0.5, 0.5]), usual}) == 3
@@ -154,80 +152,26 @@ def test_other_pictures_under_the_same_names_are_another_folder(file, tmp_path):
     assert name() != first
 
 
-# figures
-
-
-@pytest.fixture
-def measured(monkeypatch):
-    """How often a teacher was measured."""
-    done = []
-    original = teacher_cache.figures
-    monkeypatch.setattr(teacher_cache, "figures", lambda *given: (done.append(1), original(*given))[1])
-    return done
-
-
-def alike(one: MeasuredTeacher, other: MeasuredTeacher) -> bool:
-    return (one.file, one.figures) == (other.file, other.figures) and torch.equal(one.labels, other.labels)
-
-
-def test_a_teacher_is_measured_once(file, measured, root):
-    first = known(bench(), file)
-    (kept,) = root.glob("runs/cache/figures/*")
-    os.utime(kept, (0, 0))
-    again = known(bench("seed=5", "loss=soft_only"), file)
-    assert alike(first, again)
-    assert len(measured) == 1
-    assert kept.stat().st_mtime > 0  # it was used
-
-
-def test_figures_that_are_damaged_are_measured_again(file, measured, root, caplog):
-    first = known(bench(), file)
-    (kept,) = root.glob("runs/cache/figures/*")
-    whole = kept.read_bytes()
-    kept.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    again = known(bench(), file)
-    assert len(measured) == 2
-    assert torch.equal(first.labels, again.labels)
-    assert "is damaged (its digest does not fit its content); the teacher is measured again" in caplog.text
-    assert torch.equal(tensor_file.read(kept)[0]["labels"], first.labels)
-
-
-def test_figures_are_only_read_or_neither_where_the_cache_is(file, measured, root):
-    for mode in ("off", "read_only"):
-        known(bench(f"teacher.cache={mode}"), file)
-    assert len(measured) == 2
-    assert not (root / "runs" / "cache" / "figures").exists()
-    known(bench(), file)
-    (kept,) = root.glob("runs/cache/figures/*")
-    os.utime(kept, (0, 0))
-    known(bench("teacher.cache=read_only"), file)
-    assert len(measured) == 3
-    assert kept.stat().st_mtime == 0
-    known(bench("teacher.cache=off"), file)
-    assert len(measured) == 4
-
-
 # a training
 
 
 def train(file: Path, root: Path, *overrides: str) -> tuple[bytes, dict[str, int] | None]:
-    """Train a student: its bytes, and what became of the answers."""
-    on = bench(*overrides)
-    teacher = answering(
-        on, MeasuredTeacher(file, {}, torch.zeros(8, 32, 32, dtype=torch.uint8)), on.settings.trainer.epochs
-    )
-    student = on.build("student", on.settings.seed)
-    timeline = on.settings.timeline(len(student.partition.blocks))
-    loss = DistillationLoss(on.settings.loss.model_dump(), on.data.classes, on.data.ignore_index)
+    """Train a student: its bytes, and the counts of the teacher's logits."""
+    of = context(*overrides)
+    teacher = build_teacher(of, file, of.settings.trainer.epochs)
+    student = build_network(of, "student", of.settings.seed)
+    timeline = of.settings.timeline(len(student.partition.blocks))
+    loss = build_loss(of, of.settings.loss.model_dump())
     number = len(list(root.glob("student*")))
     folder = RunFolder(root / f"student{number}")
-    trainer.train(TrainingJob("student", student, timeline, loss, 0, teacher=teacher), on, folder, NullRun())
+    job = TrainingJob("student", Distillation(student, loss, timeline, teacher), 0)
+    train_job(job, Evaluator(of), folder, NullRun())
     counts = teacher.counts() if isinstance(teacher, CachedTeacher) else None
     return (folder / "student.safetensors").read_bytes() + metrics(folder.path), counts
 
 
 def metrics(folder: Path) -> bytes:
-    """The lines of epochs, beside times."""
+    """The lines of epochs, without times."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return json.dumps([{name: value for name, value in line.items() if name not in TIMES} for line in lines]).encode()
 
@@ -235,7 +179,7 @@ def metrics(folder: Path) -> bytes:
 VIEWS = ["augment.views=2", "trainer.epochs=4"]
 
 
-def test_views_that_come_again_are_answered_once_and_alike_in_every_batch(file, root):
+def test_repeated_views_are_computed_once_and_alike_in_every_batch(file, root):
     """In epoch 2 view 0 comes back, in batches of other samples."""
     live, _ = train(file, root, *VIEWS, "teacher.cache=off")
     student, found = train(file, root, *VIEWS)
@@ -244,14 +188,14 @@ def test_views_that_come_again_are_answered_once_and_alike_in_every_batch(file, 
     assert [FileRecords(path).filled().all() for path in slots_of(root)] == [True] * 2
 
 
-def test_a_budget_for_a_part_changes_nothing(file, root, capsys):
+def test_a_budget_for_some_views_changes_nothing(file, root, capsys):
     view = file_bytes(16, 2 * 32 * 32)
     live, _ = train(file, root, "teacher.cache=off")
     student, found = train(file, root, f"teacher.cache_gb={1.5 * view / 1e9}")
     assert student == live
-    assert found == {"read": 0, "computed": ANSWERS, "not_stored": 32}
+    assert found == {"read": 0, "computed": REQUESTED, "not_stored": 32}
     assert [path.stat().st_size for path in slots_of(root)] == [view]
-    assert "of which 1 of 3 fit into teacher.cache_gb" in capsys.readouterr().out
+    assert "1 of 3 views fit into teacher.cache_gb" in capsys.readouterr().out
 
 
 def test_a_cache_that_cannot_be_made_ends_no_run(file, root):
@@ -296,7 +240,7 @@ class Home:
         return program.begin(self.root, *self.overrides, *overrides, f"hydra.run.dir={folder}"), folder
 
     def end(self, process: program.Program, folder: Path) -> tuple[bytes, dict[str, int] | None]:
-        """The student's bytes and its epochs; what became of the teacher's answers."""
+        """The student's bytes and its epochs; the counts of the teacher's logits."""
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         counts = json.loads((folder / "summary.json").read_text()).get("teacher_answers")
@@ -313,7 +257,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def off(home):
-    """What a run ends in that knows of no cache."""
+    """The outcome of a run without a cache."""
     student, counts = home.run("teacher.cache=off")
     assert counts is None
     assert not slots_of(home.root)
@@ -322,7 +266,7 @@ def off(home):
 
 @pytest.fixture(scope="module")
 def killed(home, off):
-    """How many answers are in the cache that a run was filling when it was killed."""
+    """How many logits are in the cache that a run was filling when it was killed."""
     process, _ = home.begin()
     end = time.monotonic() + 120
     while not any(FileRecords(path).filled().any() for path in slots_of(home.root)):
@@ -336,36 +280,36 @@ def killed(home, off):
 
 @pytest.fixture(scope="module")
 def together(home, off, killed):
-    """Two runs that go on filling it at the same time."""
+    """Two runs that continue to fill it at the same time."""
     begun = [home.begin() for _ in range(2)]
     return [home.end(*one) for one in begun]
 
 
 def test_runs_that_start_together_share_a_cache_and_what_a_killed_one_left(home, off, killed, together):
     assert [student for student, _ in together] == [off, off]
-    assert 0 < killed <= ANSWERS
+    assert 0 < killed <= REQUESTED
     assert [FileRecords(path).filled().all() for path in slots_of(home.root)] == [True] * 3
     for _, counts in together:
-        assert counts["read"] + counts["computed"] == ANSWERS
+        assert counts["read"] + counts["computed"] == REQUESTED
         assert counts["not_stored"] == 0
         assert counts["read"] >= killed // 8 * 8
 
 
-def test_where_the_cache_is_only_read_a_damaged_answer_is_computed_and_nothing_is_written(home, off, together):
+def test_with_a_read_only_cache_damaged_logits_are_computed_and_nothing_is_written(home, off, together):
     damage(slots_of(home.root)[1])
     before = content(home.root)
     student, counts = home.run("teacher.cache=read_only", "data.cache=off")
     assert student == off
-    assert counts == {"read": ANSWERS - 8, "computed": 8, "not_stored": 8}
+    assert counts == {"read": REQUESTED - 8, "computed": 8, "not_stored": 8}
     assert content(home.root) == before
 
 
 @pytest.mark.slow
-def test_a_damaged_answer_is_mended_and_workers_and_the_cache_of_the_data_change_nothing(home, off, together):
+def test_damaged_logits_are_replaced_and_workers_and_the_data_cache_change_nothing(home, off, together):
     first, second, _ = slots_of(home.root)
     damage(first)
     second.write_bytes(b"garbage")
     student, counts = home.run("trainer.workers=1", "data.cache=disk")
     assert student == off
-    assert counts == {"read": ANSWERS - 8 - 16, "computed": 8 + 16, "not_stored": 0}
+    assert counts == {"read": REQUESTED - 8 - 16, "computed": 8 + 16, "not_stored": 0}
     assert [FileRecords(path).damaged() for path in slots_of(home.root)] == [[]] * 3

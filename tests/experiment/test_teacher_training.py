@@ -1,4 +1,4 @@
-"""A teacher is trained once for what made it: every setting that matters is in its fingerprint, and no other is."""
+"""A teacher is trained once per fingerprint, which has every setting that it depends on, and no other."""
 
 import shutil
 import threading
@@ -12,8 +12,10 @@ from kd.config.read import read
 from kd.errors import ModelError, UserError
 from kd.experiment import teacher_training
 from kd.experiment.context import RunContext
-from kd.experiment.teacher_cache import network
-from kd.experiment.teacher_training import fingerprint, obtain
+from kd.experiment.evaluator import Evaluator
+from kd.experiment.measured_teacher import MeasuredTeacher
+from kd.experiment.teacher_network import teacher_network
+from kd.experiment.teacher_training import fingerprint
 from kd.networks import build, saved
 from kd.settings import NetworkSettings
 
@@ -29,8 +31,12 @@ def settings(*overrides):
     return read(compose([*BASE, *overrides]))
 
 
-def bench(*overrides) -> RunContext:
+def context(*overrides) -> RunContext:
     return RunContext.of(read(compose([*TINY, *overrides])), [])
+
+
+def obtain(of: RunContext) -> MeasuredTeacher:
+    return teacher_training.obtain(Evaluator(of))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +45,7 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("root")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KD_ROOT", str(root))
-        obtain(bench())
+        obtain(context())
     return root
 
 
@@ -55,9 +61,12 @@ def project(trained, tmp_path, monkeypatch):
 def trainings(monkeypatch):
     """The teachers that were trained during this test."""
     done, original = [], teacher_training._train
-    monkeypatch.setattr(
-        teacher_training, "_train", lambda on, folder: (done.append(folder.path.name), original(on, folder))
-    )
+
+    def train(evaluator, folder):
+        done.append(folder.path.name)
+        original(evaluator, folder)
+
+    monkeypatch.setattr(teacher_training, "_train", train)
     return done
 
 
@@ -110,7 +119,7 @@ def usual():
         "data.noise=3",
     ],
 )
-def test_what_makes_a_teacher_is_in_its_fingerprint(change, usual):
+def test_what_a_teacher_depends_on_is_in_its_fingerprint(change, usual):
     assert fingerprint(settings(change)) != usual
 
 
@@ -147,7 +156,7 @@ def test_what_makes_a_teacher_is_in_its_fingerprint(change, usual):
         "augment.views=null",
     ],
 )
-def test_what_makes_only_the_student_is_not(change, usual):
+def test_what_only_the_student_depends_on_is_not(change, usual):
     assert fingerprint(settings(change)) == usual
 
 
@@ -181,17 +190,17 @@ def test_the_content_of_a_file_of_weights_is_in_the_fingerprint(tmp_path):
 
 
 def test_a_teacher_is_trained_and_loaded_from_its_folder(project):
-    file = obtain(bench()).file
-    folder = project / "runs" / "teachers" / fingerprint(bench().settings)
+    file = obtain(context()).file
+    folder = project / "runs" / "teachers" / fingerprint(context().settings)
     assert file == folder / "teacher.safetensors"
-    assert network(bench(), file).class_names == ("background", "foreground")
+    assert teacher_network(context(), file).class_names == ("background", "foreground")
     left = {"teacher.safetensors", "teacher.json", "summary.json", "metrics.jsonl", "curves.png", "run.json"}
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == left
 
 
 def test_a_teacher_is_not_trained_again(project, trainings, capsys):
-    first = obtain(bench())
-    second = obtain(bench("seed=3", "loss=soft_only", "unfreeze=frozen", "backbone.student.encoder=resnet18"))
+    first = obtain(context())
+    second = obtain(context("seed=3", "loss=soft_only", "unfreeze=frozen", "backbone.student.encoder=resnet18"))
     assert trainings == []
     assert first.file == second.file
     assert capsys.readouterr().out.count("trained before") == 2
@@ -199,18 +208,18 @@ def test_a_teacher_is_not_trained_again(project, trainings, capsys):
 
 def test_another_teacher_has_a_folder_of_its_own(project, trainings):
     old = {path.name for path in (project / "runs" / "teachers").iterdir()}
-    first, second = obtain(bench()), obtain(bench("teacher.seed=1"))
+    first, second = obtain(context()), obtain(context("teacher.seed=1"))
     assert len(trainings) == 1
     assert {path.name for path in (project / "runs" / "teachers").iterdir()} == old | set(trainings)
     assert not same(saved.load_file(first.file), saved.load_file(second.file))
 
 
-def test_a_teacher_whose_training_was_cut_off_is_trained_again_to_the_same_weights(project, trainings):
-    file = obtain(bench()).file
+def test_a_teacher_whose_training_was_interrupted_is_trained_again_to_the_same_weights(project, trainings):
+    file = obtain(context()).file
     weights, lines = file.read_bytes(), (file.parent / "metrics.jsonl").read_text().count("\n")
     (file.parent / "summary.json").unlink()
     file.write_bytes(weights[:1000])
-    obtain(bench("seed=9"))
+    obtain(context("seed=9"))
     assert len(trainings) == 1
     assert file.read_bytes() == weights
     assert (file.parent / "metrics.jsonl").read_text().count("\n") == lines == 1
@@ -218,8 +227,8 @@ def test_a_teacher_whose_training_was_cut_off_is_trained_again_to_the_same_weigh
 
 def test_runs_that_start_together_train_a_teacher_once(project, trainings, capsys):
     shutil.rmtree(project / "runs")
-    on, found = bench(), []
-    threads = [threading.Thread(target=lambda: found.append(obtain(on))) for _ in range(2)]
+    shared, found = context(), []
+    threads = [threading.Thread(target=lambda: found.append(obtain(shared))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -227,53 +236,53 @@ def test_runs_that_start_together_train_a_teacher_once(project, trainings, capsy
     assert len(trainings) == 1
     assert len(found) == 2
     assert found[0].file == found[1].file
-    assert found[0].figures == found[1].figures
+    assert found[0].metrics == found[1].metrics
     assert "another process is training it; waiting" in capsys.readouterr().out
 
 
-def test_a_teacher_speaks_of_the_classes_as_the_data_does(project):
-    """Names are no part of what is learnt, but the figures of teacher and student are compared by name."""
+def test_a_teacher_has_the_class_names_of_the_data(project):
+    """Names are not learnt, but the metrics of teacher and student are compared by name."""
     named = ["data.classes=2", 'data.class_names=["ground","thing"]']
     renamed = ["data.classes=2", 'data.class_names=["floor","object"]']
-    first, second = obtain(bench(*named)), obtain(bench(*renamed))
+    first, second = obtain(context(*named)), obtain(context(*renamed))
     assert first.file == second.file
-    assert network(bench(*named), first.file).class_names == ("ground", "thing")
-    assert network(bench(*renamed), second.file).class_names == ("floor", "object")
-    assert "val/iou/thing" in first.figures
-    assert "val/iou/object" in second.figures
+    assert teacher_network(context(*named), first.file).class_names == ("ground", "thing")
+    assert teacher_network(context(*renamed), second.file).class_names == ("floor", "object")
+    assert "val/iou/thing" in first.metrics
+    assert "val/iou/object" in second.metrics
 
 
 def test_a_teacher_without_any_loss_is_refused(project):
     with pytest.raises(UserError, match="teacher"):
-        obtain(bench("teacher.gamma=0", "teacher.delta=0"))
+        obtain(context("teacher.gamma=0", "teacher.delta=0"))
 
 
 # a teacher that exists
 
 
 def test_a_teacher_from_a_file_or_a_run_folder_is_that_one(project, trainings):
-    expected = obtain(bench())
+    expected = obtain(context())
     for path in (expected.file, expected.file.parent):
-        found = obtain(bench("teacher=file", f"teacher.path={path}"))
+        found = obtain(context("teacher=file", f"teacher.path={path}"))
         assert found.file == expected.file
-        assert found.figures == expected.figures
+        assert found.metrics == expected.metrics
     assert trainings == []
 
 
 def test_a_student_may_teach(project, tmp_path):
-    expected = saved.load_file(obtain(bench()).file)
+    expected = saved.load_file(obtain(context()).file)
     saved.save(expected, tmp_path / "run" / "student.safetensors")
-    found = obtain(bench("teacher=file", f"teacher.path={tmp_path / 'run'}"))
+    found = obtain(context("teacher=file", f"teacher.path={tmp_path / 'run'}"))
     assert found.file == tmp_path / "run" / "student.safetensors"
-    assert same(network(bench(), found.file), expected)
+    assert same(teacher_network(context(), found.file), expected)
 
 
 def test_a_damaged_teacher_is_refused(project):
-    file = obtain(bench()).file
-    on = bench("teacher=file", f"teacher.path={file}")
+    file = obtain(context()).file
+    given = context("teacher=file", f"teacher.path={file}")
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ModelError, match="not a readable safetensors file"):
-        obtain(on)
+        obtain(given)
 
 
 def test_a_teacher_of_another_number_of_logits_is_refused(tmp_path):
@@ -283,4 +292,4 @@ def test_a_teacher_of_another_number_of_logits_is_refused(tmp_path):
     two = build.build(NetworkSettings(arch="unet", encoder="tu-mobilenetv3_small_050"), 2, names, "backbone.teacher")
     saved.save(two, tmp_path / "teacher.safetensors")
     with pytest.raises(UserError, match="class"):
-        obtain(bench("teacher=file", f"teacher.path={tmp_path}"))
+        obtain(context("teacher=file", f"teacher.path={tmp_path}"))

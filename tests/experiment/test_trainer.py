@@ -1,7 +1,7 @@
-"""Around the loop: the best epoch is chosen on validation and kept; the folder holds all, mirror or no mirror."""
+"""The best epoch is chosen on validation and saved; the run folder is the same with and without MLflow."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -9,16 +9,16 @@ import torch
 from kd import tracking
 from kd.config.compose import compose
 from kd.config.read import read
-from kd.data import Shapes
-from kd.distillation.losses import DistillationLoss
-from kd.errors import ConfigError
+from kd.errors import DivergedError
+from kd.experiment.builders import build_loss, build_network
 from kd.experiment.context import RunContext
-from kd.experiment.trainer import TrainingJob, figures, train
+from kd.experiment.evaluator import Evaluator
+from kd.experiment.trainer import TrainingJob, train
 from kd.networks import saved
 from kd.run.folder import RunFolder
 from kd.settings import Tracking
-from kd.system.world import World
 from kd.tracking import NullRun
+from kd.training.step import Distillation
 
 TINY = [
     "backbone=tiny", "augment=none", "tracking=none", "trainer.device=cpu", "trainer.batch_size=4", "trainer.epochs=4",
@@ -27,21 +27,19 @@ TINY = [
 HARD = {"alpha": 0, "beta": 0, "gamma": 0.5, "delta": 1.0}
 
 
-def bench(*overrides, unfreeze="all") -> RunContext:
-    return RunContext.of(read(compose([*TINY, f"unfreeze={unfreeze}", *overrides])), [])
+def evaluator(*overrides, unfreeze="all") -> Evaluator:
+    return Evaluator(RunContext.of(read(compose([*TINY, f"unfreeze={unfreeze}", *overrides])), []))
 
 
-def lesson(on: RunContext, who="student", seed=0, **changes) -> TrainingJob:
-    network = on.build(who, seed)
-    timeline = on.settings.timeline(len(network.partition.blocks))
-    return TrainingJob(
-        who, network, timeline, DistillationLoss(HARD, on.data.classes, on.data.ignore_index), seed, **changes
-    )
+def training_job(context: RunContext, **changes) -> TrainingJob:
+    student = build_network(context, "student", 0)
+    timeline = context.settings.timeline(len(student.partition.blocks))
+    return TrainingJob("student", Distillation(student, build_loss(context, HARD), timeline), 0, **changes)
 
 
 @dataclass
 class Notes(NullRun):
-    """A mirror that remembers what the folder held whenever it was to look."""
+    """A mirror that records the folder's metrics at each refresh."""
 
     folder: RunFolder
 
@@ -54,63 +52,18 @@ class Notes(NullRun):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """One training: its bench, lesson, folder, mirror and best record.
+    """One training: its evaluator, job, folder, mirror and best record.
 
-    The objective stands for one that is best in the first epoch: the temperature falls, and more is better.
+    The objective is best in the first epoch: the temperature falls, and more is better.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KD_ROOT", str(tmp_path_factory.mktemp("root")))
-        on = bench("unfreeze.start_epoch=1", "unfreeze.rate=1", unfreeze="progressive")
+        used = evaluator("unfreeze.start_epoch=1", "unfreeze.rate=1", unfreeze="progressive")
     folder = RunFolder(tmp_path_factory.mktemp("run"))
     mirror = Notes(folder)
     folder.append_metrics({"epoch": 7, "from": "an earlier attempt"})
-    taught = lesson(on, objective="temperature")
-    return on, taught, folder, mirror, train(taught, on, folder, mirror)
-
-
-# the bench
-
-
-def test_on_a_cpu_the_workers_are_the_main_process_unless_asked_for():
-    assert bench("trainer.workers=auto").workers == 0
-    assert bench("trainer.workers=3").workers == 3
-
-
-def test_the_bench_has_the_device_precision_and_layout_asked_for():
-    on = bench("trainer.precision=bf16", "trainer.channels_last=false")
-    assert (on.precision.device.type, on.precision.name, on.precision.channels_last) == ("cpu", "bf16", False)
-
-
-def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(ConfigError, match=r"^trainer\.device=cuda:77"):
-        bench("trainer.device=cuda:77")
-
-
-def test_the_recipe_is_the_optimisers_and_the_trainers_settings():
-    overrides = ["optimizer.weight_decay=0.2", "optimizer.betas=[0.8,0.9]", "optimizer.clip_norm=null"]
-    recipe = bench(*overrides, "trainer.accumulate=3").recipe(5)
-    assert (recipe.seed, recipe.weight_decay, recipe.betas) == (5, 0.2, (0.8, 0.9))
-    assert (recipe.clip_norm, recipe.accumulate) == (None, 3)
-
-
-def test_networks_are_built_from_the_seed_alone():
-    on = bench()
-
-    def built(seed, drawn):
-        torch.manual_seed(drawn)
-        return on.build("student", seed).state_dict()
-
-    one, same, other = built(1, 0), built(1, 9), built(2, 0)
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not all(torch.equal(one[name], other[name]) for name in one)
-    assert on.build("teacher", 0).settings.encoder == "resnet18"
-
-
-def test_batches_follow_from_the_seed_of_the_lesson():
-    on = bench()
-    orders = [[b.indices.tolist() for b in on.train_loader(seed).epoch(0)] for seed in (0, 0, 1)]
-    assert orders[0] == orders[1] != orders[2]
-    assert [len(batch) for batch in orders[0]] == [4, 4]
+    job = training_job(used.context, objective="temperature")
+    return used, job, folder, mirror, train(job, used, folder, mirror)
 
 
 # a training
@@ -128,19 +81,19 @@ def test_the_best_record_is_that_of_the_best_epoch(trained):
 
 
 def test_the_saved_weights_are_those_of_the_best_epoch(trained):
-    on, taught, folder, _, best = trained
-    file = folder / "student.safetensors"
-    found = on.evaluate(on.precision.place(saved.load_file(file)), "val").metrics(on.data.class_names)
+    used, job, folder, _, best = trained
+    context, file = used.context, folder / "student.safetensors"
+    found = used.evaluate(context.precision.place(saved.load_file(file)), "val").metrics(context.data.class_names)
     assert {f"val/{name}": value for name, value in found.items()} == {
         name: value for name, value in best.items() if name.startswith("val/")
     }
     facts = json.loads((folder / "student.json").read_text())
     assert (facts["epoch"], facts["image_size"]) == (best["epoch"], [32, 32])
-    last = on.evaluate(taught.network, "val").loss
+    last = used.evaluate(job.network, "val").loss
     assert last == folder.metrics()[-1]["val/loss"] != best["val/loss"]
 
 
-def test_the_mirror_looks_once_an_epoch_is_in_the_folder(trained):
+def test_the_mirror_is_refreshed_once_an_epoch_is_in_the_folder(trained):
     _, _, folder, mirror, _ = trained
     records = folder.metrics()
     assert mirror.epochs == [records[: count + 1] for count in range(len(records))]
@@ -148,11 +101,11 @@ def test_the_mirror_looks_once_an_epoch_is_in_the_folder(trained):
 
 def test_a_training_without_a_mirror_leaves_the_same_folder(trained, tmp_path):
     """Invariant 11: the store is down; weights and figures are the same bit for bit."""
-    on, _, folder, _, _ = trained
+    used, _, folder, _, _ = trained
     alone = RunFolder(tmp_path / "run")
     settings = Tracking(enabled=True, uri="http://127.0.0.1:9", experiment="e", run_name=None, tags={})
     with tracking.run(settings, tmp_path, alone, "r", {}) as mirror:
-        train(lesson(on, objective="temperature"), on, alone, mirror)
+        train(training_job(used.context, objective="temperature"), used, alone, mirror)
     timing = {"seconds", "images_per_second", "time"}
     for one, other in zip(folder.metrics(), alone.metrics(), strict=True):
         assert {k: v for k, v in one.items() if k not in timing} == {k: v for k, v in other.items() if k not in timing}
@@ -165,10 +118,10 @@ def test_a_training_without_a_mirror_leaves_the_same_folder(trained, tmp_path):
 
 @pytest.mark.parametrize(("objective", "choose"), [("val/loss", min), ("val/miou", max)])
 def test_the_best_epoch_is_chosen_by_the_objective(objective, choose, tmp_path):
-    on, folder = bench("trainer.epochs=3"), RunFolder(tmp_path)
-    best = train(lesson(on, objective=objective), on, folder, NullRun())
-    figures = [record[objective] for record in folder.metrics()]
-    assert best == folder.metrics()[figures.index(choose(figures))]
+    used, folder = evaluator("trainer.epochs=3"), RunFolder(tmp_path)
+    best = train(training_job(used.context, objective=objective), used, folder, NullRun())
+    values = [record[objective] for record in folder.metrics()]
+    assert best == folder.metrics()[values.index(choose(values))]
     assert json.loads((folder / "student.json").read_text())["epoch"] == best["epoch"]
 
 
@@ -176,10 +129,10 @@ def test_a_frozen_random_encoder_gets_statistics_and_one_from_a_file_keeps_its_o
     def encoder(network):
         return {name: value.clone() for name, value in network.body.encoder.state_dict().items()}
 
-    on = bench("trainer.epochs=1", unfreeze="frozen")
-    random = lesson(on)
+    used = evaluator("trainer.epochs=1", unfreeze="frozen")
+    random = training_job(used.context)
     before = encoder(random.network)
-    train(random, on, RunFolder(tmp_path / "one"), NullRun())
+    train(random, used, RunFolder(tmp_path / "one"), NullRun())
     moved = {name for name, value in encoder(random.network).items() if not torch.equal(value, before[name])}
     assert moved == {name for name in before if "running" in name or "num_batches" in name}
 
@@ -188,56 +141,39 @@ def test_a_frozen_random_encoder_gets_statistics_and_one_from_a_file_keeps_its_o
         if "running" in name:
             value += 0.5  # statistics of other data
     saved.save(random.network, file)
-    on = bench("trainer.epochs=1", f"backbone.student.weights={file}", unfreeze="frozen")
-    started = lesson(on)
+    used = evaluator("trainer.epochs=1", f"backbone.student.weights={file}", unfreeze="frozen")
+    started = training_job(used.context)
     before = encoder(started.network)
-    train(started, on, RunFolder(tmp_path / "other"), NullRun())
+    train(started, used, RunFolder(tmp_path / "other"), NullRun())
     assert all(torch.equal(value, before[name]) for name, value in encoder(started.network).items())
     assert all(torch.equal(value, before[name]) for name, value in encoder(saved.load_file(file)).items())
 
 
-# figures
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_training_stops_when_asked_to_and_again_when_resumed(limit, tmp_path):
+    """`should_stop` gets the best objective so far, the epochs trained and the epochs planned."""
+    used, folder, calls = evaluator(), RunFolder(tmp_path), []
+
+    def should_stop(best, trained, planned):
+        calls.append((best, trained, planned))
+        return trained == limit
+
+    for _ in range(2):
+        train(training_job(used.context), used, folder, NullRun(), should_stop)
+        records = folder.metrics()
+        bests = [max(record["val/miou"] for record in records[: count + 1]) for count in range(limit)]
+        assert len(records) == limit
+        assert calls == [(best, count, 4) for count, best in enumerate(bests, 1)]
+        calls.clear()
 
 
-class WithoutTest(Shapes):
-    def size(self, split):
-        return 0 if split == "test" else super().size(split)
-
-
-def test_figures_say_what_a_network_is_and_how_good(trained):
-    on, _, folder, _, best = trained
-    file = folder / "student.safetensors"
-    network = on.precision.place(saved.load_file(file))
-    found, labels = figures(network, on, file)
-    measures = ["loss", "miou", "dice", "iou/background", "iou/foreground"]
-    expected = [
-        "parameters",
-        "macs",
-        "file_bytes",
-        "latency_ms",
-        *(f"{s}/{m}" for s in ("val", "test") for m in measures),
-    ]
-    assert list(found) == expected
-    assert found["parameters"] == sum(parameter.numel() for parameter in network.parameters())
-    assert found["file_bytes"] == file.stat().st_size > 4 * found["parameters"]
-    assert found["val/miou"] == best["val/miou"]
-    test = on.evaluate(network, "test").metrics(on.data.class_names)
-    assert {name: found[f"test/{name}"] for name in test} == test
-    assert torch.cat(labels).shape == (3, 32, 32)
-    assert on.evaluate(network, "val", labels).agreement == 1.0
-
-
-def test_without_a_test_split_there_are_no_figures_for_it(trained):
-    on, taught, folder, _, _ = trained
-    data = WithoutTest(image_size=(32, 32), val=3)
-    alone = replace(on, settings=on.settings.model_copy(update={"data": data}))
-    found, _ = figures(taught.network, alone, folder / "student.safetensors")
-    assert not [name for name in found if name.startswith("test/")]
-    assert "val/miou" in found
-
-
-@pytest.mark.parametrize("override", ["trainer.batch_size=3", "data.train=3"])
-def test_a_batch_that_is_too_small_for_the_processes_is_refused_by_its_key(override):
-    settings = read(compose([*TINY, "unfreeze=all", override]))
-    with pytest.raises(ConfigError, match=r"^trainer\.batch_size=\d+ \(of \d+ training images\) is shared by 4 proc"):
-        RunContext.of(settings, [], world=World(0, 4))
+def test_a_diverged_training_names_its_samples(tmp_path):
+    used = evaluator("trainer.epochs=1")
+    job = training_job(used.context)
+    with torch.no_grad():
+        job.network.body.segmentation_head[0].bias.fill_(float("nan"))
+    with pytest.raises(DivergedError, match="train_") as caught:
+        train(job, used, RunFolder(tmp_path), NullRun())
+    written = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert (written["epoch"], written["step"]) == (0, 0)
+    assert written["samples"] == [used.context.data.name("train", index) for index in caught.value.indices]

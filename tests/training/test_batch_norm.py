@@ -1,104 +1,78 @@
-"""Synchronised batch normalisation is torch's own, over the concatenated inputs of all processes."""
+"""Measured batch-norm statistics are means over the first training batches; nothing else changes."""
 
-from itertools import pairwise
-
-import pytest
-import together
 import torch
-import torch.nn.functional as F
+from torch import nn
+from toy import CPU, hand_made, loader, moved, same, state
 
-from kd.training.whole_batch import batch_norm
-
-CASES = {
-    "maps": {"shape": (5, 3, 4, 6)},
-    "vectors": {"shape": (7, 3)},
-    "no affine": {"shape": (5, 3, 4, 6), "affine": False},
-    "no running statistics": {"shape": (5, 3, 4, 6), "running": False},
-    "one value a process": {"shape": (2, 3, 1, 1)},
-    "far from 0": {"shape": (5, 3, 4, 6), "offset": 1e3, "dtype": torch.float32},
-    "half precision": {"shape": (5, 3, 4, 6), "dtype": torch.bfloat16},
-    "a mean over all so far": {"shape": (5, 3, 4, 6), "momentum": 1.0},
-}
+from kd.training.batch_norm import measure_batch_norm
 
 
-def setting(shape, affine=True, running=True, offset=0.0, dtype=torch.float64, momentum=0.1):
-    """Inputs, what weighs the outputs in a loss, and the other arguments."""
-    generator = torch.Generator().manual_seed(0)
-    wide = torch.promote_types(dtype, torch.float32)
-    spread = torch.arange(1, 4).view(1, 3, *[1] * (len(shape) - 2))
-    values = torch.randn(shape, generator=generator, dtype=torch.float64) * spread + offset
-    upstream = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-    channel = [torch.rand(3, generator=generator, dtype=torch.float64).to(wide) + 0.5 for _ in range(4)]
-    weight, bias = [each.requires_grad_() for each in channel[2:]] if affine else (None, None)
-    mean, var = channel[:2] if running else (None, None)
-    return values.to(dtype), upstream, (mean, var, weight, bias), momentum
+def statistics(network) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in network.named_buffers() if "running" in name}
 
 
-def normalised(function, inputs, upstream, parameters, **options):
-    """Outputs, their gradients' way back to the inputs and parameters, and the running statistics after it."""
-    inputs = inputs.detach().clone().requires_grad_()
-    mean, var, weight, bias = parameters
-    outputs = function(inputs, mean, var, weight, bias, **options)
-    (outputs * upstream).sum().backward()
-    found = {"outputs": outputs.detach(), "inputs.grad": inputs.grad, "mean": mean, "var": var}
-    return found | {f"{name}.grad": None if p is None else p.grad for name, p in (("weight", weight), ("bias", bias))}
+def test_measuring_batch_norm_is_the_mean_over_batches():
+    network = hand_made(drop=0.0)
+    measure_batch_norm(network, loader(), CPU, seed=0)
+    means, variances = [], []
+    with torch.no_grad():
+        for batch in loader().epoch(0):
+            maps = network.body.encoder.stem.conv((batch.images - network.mean) / network.std)
+            means.append(maps.mean(dim=(0, 2, 3)))
+            variances.append(maps.transpose(0, 1).flatten(1).var(dim=1))
+    norm = network.body.encoder.stem.norm
+    torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norm.running_var, torch.stack(variances).mean(0), rtol=1e-4, atol=1e-5)
 
 
-def shared(world):
-    """Each case on this process's rows; the first has two thirds of them, so that shares are unequal."""
-    found = {}
-    for name, case in CASES.items():
-        inputs, upstream, parameters, momentum = setting(**case)
-        ends = [0, -(-2 * len(inputs) // 3) if len(inputs) > 2 else 1, len(inputs)]
-        start, stop = list(pairwise(ends))[world.rank]
-
-        def function(inputs, *parameters, momentum=momentum):
-            return batch_norm(world, inputs, *parameters, momentum=momentum)
-
-        found[name] = normalised(function, inputs[start:stop], upstream[start:stop], parameters)
-    return found
+def test_measuring_batch_norm_changes_statistics_alone():
+    network = hand_made()
+    before, momenta = state(network), [m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    measure_batch_norm(network, loader(), CPU, seed=0)
+    assert moved(before, network) == {name for name in before if "running" in name or "num_batches" in name}
+    assert [m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)] == momenta
+    assert all(parameter.grad is None for parameter in network.parameters())
 
 
-@pytest.fixture(scope="module")
-def processes():
-    return together.run(shared)
+def test_measuring_batch_norm_depends_on_the_seed_alone():
+    networks = [hand_made() for _ in range(4)]
+    for network, drawn, seed in zip(networks, (0, 5, 5, 0), (0, 0, 0, 1), strict=True):
+        torch.manual_seed(drawn)
+        measure_batch_norm(network, loader(), CPU, seed)
+    assert same(networks[0], networks[1])
+    assert same(networks[1], networks[2])
+    assert not same(networks[0], networks[3])  # dropout
 
 
-def near(found, expected, case):
-    tolerance = {torch.float64: 1e-12, torch.float32: 2e-3, torch.bfloat16: 2e-2}[case.get("dtype", torch.float64)]
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance, check_dtype=True)
+def test_measuring_batch_norm_forgets_what_was_there_and_what_was_closed():
+    fresh, used = hand_made(), hand_made()
+    used.unfreeze(1)
+    for name, value in used.named_buffers():
+        if "running" in name:
+            value.fill_(3.0)
+    for network in (fresh, used):
+        measure_batch_norm(network, loader(), CPU, seed=0)
+    assert same(fresh, used)
 
 
-@pytest.fixture(params=CASES)
-def case(request, processes):
-    """A case, what torch makes of the whole batch, and what each process made of its part."""
-    inputs, upstream, parameters, momentum = setting(**CASES[request.param])
-    whole = normalised(F.batch_norm, inputs, upstream, parameters, training=True, momentum=momentum)
-    return CASES[request.param], whole, [process[request.param] for process in processes]
+def test_measuring_batch_norm_looks_at_so_many_batches():
+    one, all_three, more = hand_made(), hand_made(), hand_made()
+    measure_batch_norm(one, loader(), CPU, 0, batches=1)
+    measure_batch_norm(all_three, loader(), CPU, 0, batches=3)
+    measure_batch_norm(more, loader(), CPU, 0, batches=50)
+    assert one.body.encoder.stem.norm.num_batches_tracked == 1
+    assert same(all_three, more)
+    assert not same(one, all_three)
 
 
-def test_outputs_are_those_of_the_whole_batch(case):
-    case, whole, parts = case
-    near(torch.cat([part["outputs"] for part in parts]), whole["outputs"], case)
-
-
-def test_gradients_of_inputs_are_those_of_the_whole_batch(case):
-    case, whole, parts = case
-    near(torch.cat([part["inputs.grad"] for part in parts]), whole["inputs.grad"], case)
-
-
-def test_gradients_of_weight_and_bias_add_up_to_those_of_the_whole_batch(case):
-    case, whole, parts = case
-    for name in ("weight.grad", "bias.grad"):
-        if whole[name] is not None:
-            near(sum(part[name] for part in parts), whole[name], case)
-        else:
-            assert [part[name] for part in parts] == [None, None]
-
-
-def test_running_statistics_are_those_of_the_whole_batch_in_every_process(case):
-    case, whole, parts = case
-    for name in ("mean", "var"):
-        if whole[name] is not None:
-            near(parts[0][name], whole[name], case)
-            assert torch.equal(parts[0][name], parts[1][name])
+def test_a_frozen_random_encoder_hands_on_normalised_features():
+    """What measuring is for: in eval mode, activations after a batch norm have about mean 0 and variance 1."""
+    network = hand_made(drop=0.0)
+    measure_batch_norm(network, loader(batch_size=6), CPU, 0)
+    network.unfreeze(0)
+    images = next(loader(batch_size=6).epoch(0)).images
+    maps = []
+    network.body.encoder.deep.norm.register_forward_hook(lambda module, inputs, output: maps.append(output))
+    network(images)
+    torch.testing.assert_close(maps[0].mean(dim=(0, 2, 3)), torch.zeros(8), rtol=0, atol=0.01)
+    torch.testing.assert_close(maps[0].var(dim=(0, 2, 3)), torch.ones(8), rtol=0.01, atol=0)

@@ -1,4 +1,4 @@
-"""A closer look sees what an evaluation sees. References: scikit-learn, a loop over images, the evaluation itself."""
+"""Diagnostics agree with their evaluation. References: scikit-learn, a loop over images, the evaluation itself."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,10 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 from toy import CPU, hand_made
 
 from kd.data import Shapes
-from kd.data.loading import EvalLoader
+from kd.data.loading import EvalLoader, Loading
 from kd.system.world import SOLO
 from kd.training.calibration import BINS
-from kd.training.diagnostics import CloseLook, tensors
+from kd.training.diagnostics import Diagnostics, tensors
 from kd.training.evaluation import evaluate
 
 VOID = 255
@@ -27,20 +27,20 @@ def predictions(labels, seed=0, images=5, size=(6, 7), void=False):
     return logits, logits.argmax(1).to(torch.uint8), mask
 
 
-def looked(logits, predicted, mask, labels, void=None, batch=2, **more) -> dict[str, torch.Tensor]:
-    look = CloseLook(labels, void, **more)
+def diagnosed(logits, predicted, mask, labels, void=None, batch=2, **more) -> dict[str, torch.Tensor]:
+    diagnostics = Diagnostics(labels, void, **more)
     for index, first in enumerate(range(0, len(mask), batch)):
         part = slice(first, first + batch)
-        look.add(index, logits[part], predicted[part], mask[part])
-    look.gather()
-    return look.tensors()
+        diagnostics.add(index, logits[part], predicted[part], mask[part])
+    diagnostics.gather()
+    return diagnostics.tensors()
 
 
 @pytest.mark.parametrize("labels", [2, 5])
 @pytest.mark.parametrize("void", [None, VOID])
 def test_the_confusion_is_scikit_learns(labels, void):
     logits, predicted, mask = predictions(labels, void=void is not None)
-    found = looked(logits, predicted, mask, labels, void)["confusion"]
+    found = diagnosed(logits, predicted, mask, labels, void)["confusion"]
     valid = mask != VOID
     expected = confusion_matrix(mask[valid], predicted[valid], labels=range(labels))
     assert np.array_equal(found.numpy(), expected)
@@ -49,7 +49,7 @@ def test_the_confusion_is_scikit_learns(labels, void):
 def test_an_images_score_is_its_mean_iou_over_the_labels_it_has():
     logits, predicted, mask = predictions(4, void=True)
     mask[1, 1:], predicted[1] = 2, 2  # one label alone
-    scores = looked(logits, predicted, mask, 4, VOID)["scores"]
+    scores = diagnosed(logits, predicted, mask, 4, VOID)["scores"]
     for image, score in enumerate(scores.tolist()):
         valid = mask[image] != VOID
         truth, guess = mask[image][valid].numpy(), predicted[image][valid].numpy()
@@ -61,12 +61,12 @@ def test_an_images_score_is_its_mean_iou_over_the_labels_it_has():
 def test_an_image_of_nothing_but_void_has_no_score():
     logits, predicted, mask = predictions(3)
     mask[2] = VOID
-    assert looked(logits, predicted, mask, 3, VOID)["scores"].isnan().tolist() == [False, False, True, False, False]
+    assert diagnosed(logits, predicted, mask, 3, VOID)["scores"].isnan().tolist() == [False, False, True, False, False]
 
 
 def test_batches_do_not_matter():
     made = predictions(3)
-    one, other = looked(*made, 3, batch=1), looked(*made, 3, batch=5)
+    one, other = diagnosed(*made, 3, batch=1), diagnosed(*made, 3, batch=5)
     assert one.keys() == other.keys() == {"confusion", "calibration", "scores"}
     for name in one:
         torch.testing.assert_close(one[name], other[name])
@@ -75,7 +75,7 @@ def test_batches_do_not_matter():
 def test_the_trivial_baseline_is_measured_beside():
     logits, predicted, mask = predictions(3, void=True)
     usual = torch.randint(0, 3, mask.shape[1:], generator=torch.Generator().manual_seed(1)).to(torch.uint8)
-    found = looked(logits, predicted, mask, 3, VOID, baseline_HW=usual)["baseline"]
+    found = diagnosed(logits, predicted, mask, 3, VOID, baseline_HW=usual)["baseline"]
     valid = mask != VOID
     assert np.array_equal(found.numpy(), confusion_matrix(mask[valid], usual.expand_as(mask)[valid], labels=range(3)))
 
@@ -83,7 +83,7 @@ def test_the_trivial_baseline_is_measured_beside():
 def test_teacher_and_student_are_right_together_or_alone():
     logits, predicted, mask = predictions(3, void=True)
     taught = predictions(3, seed=5)[1]
-    found = looked(logits, predicted, mask, 3, VOID, reference=taught.split(2))["jointly"]
+    found = diagnosed(logits, predicted, mask, 3, VOID, reference=taught.split(2))["jointly"]
     valid = mask != VOID
     expected = confusion_matrix((taught == mask)[valid], (predicted == mask)[valid], labels=[False, True])
     assert np.array_equal(found.numpy(), expected)
@@ -91,10 +91,10 @@ def test_teacher_and_student_are_right_together_or_alone():
 
 def test_a_look_at_an_evaluation_counts_what_it_counts_and_changes_nothing():
     source, network = Shapes(image_size=(32, 32), val=5), hand_made()
-    look = CloseLook(2, None)
+    diagnostics = Diagnostics(2, None)
     plain = evaluate(network, EvalLoader(source, "val", 2), CPU, None)
-    with_look = evaluate(network, EvalLoader(source, "val", 2), CPU, None, look=look)
-    found = tensors({"val": look}, "student")
+    with_look = evaluate(network, EvalLoader(source, "val", 2), CPU, None, diagnostics=diagnostics)
+    found = tensors({"val": diagnostics}, "student")
     assert with_look.metrics(source.class_names) == plain.metrics(source.class_names)
     assert torch.equal(found["student/val/confusion"], plain.confusion.counts)
     assert found["student/val/scores"].shape == (5,)
@@ -102,17 +102,17 @@ def test_a_look_at_an_evaluation_counts_what_it_counts_and_changes_nothing():
     assert int(found["student/val/calibration"][:, 0].sum()) == 5 * 32 * 32
 
 
-def looked_together(world) -> dict[str, np.ndarray]:
+def diagnosed_together(world) -> dict[str, np.ndarray]:
     """What the processes of a world see of five images in batches of two, dealt out among them."""
     source, usual = Shapes(image_size=(32, 32), val=5), torch.zeros(32, 32, dtype=torch.uint8)
-    look = CloseLook(2, None, baseline_HW=usual, reference=torch.ones(5, 32, 32, dtype=torch.uint8).split(2))
-    evaluate(hand_made(), EvalLoader(source, "val", 2, world=world), CPU, None, world=world, look=look)
-    return {name: tensor.numpy() for name, tensor in look.tensors().items()}
+    diagnostics = Diagnostics(2, None, baseline_HW=usual, reference=torch.ones(5, 32, 32, dtype=torch.uint8).split(2))
+    evaluate(hand_made(), EvalLoader(source, "val", 2, Loading(world=world)), CPU, None, diagnostics=diagnostics)
+    return {name: tensor.numpy() for name, tensor in diagnostics.tensors().items()}
 
 
 def test_processes_that_share_the_work_see_what_one_sees():
-    alone = looked_together(SOLO)
+    alone = diagnosed_together(SOLO)
     assert alone.keys() == {"confusion", "calibration", "scores", "baseline", "jointly"}
-    for found in together.run(looked_together):
+    for found in together.run(diagnosed_together):
         for name, expected in alone.items():
             np.testing.assert_allclose(found[name], expected, rtol=1e-6, err_msg=name)

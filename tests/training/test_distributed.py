@@ -13,7 +13,7 @@ from toy import ALL_TERMS, CPU, RECIPE, hand_made, plan, state, teacher
 
 from kd.data import Shapes
 from kd.data.augmentation import Augmentation
-from kd.data.loading import EvalLoader, TrainLoader
+from kd.data.loading import EvalLoader, Loading, TrainLoader
 from kd.distillation.losses import DistillationLoss
 from kd.errors import DataError, DivergedError, RunError
 from kd.networks import build
@@ -22,8 +22,10 @@ from kd.plan.timeline import LearningRates, Timeline
 from kd.plan.unfreeze import Progressive
 from kd.settings import NetworkSettings
 from kd.system.world import SOLO
+from kd.training.batch_norm import measure_batch_norm
 from kd.training.evaluation import evaluate
-from kd.training.loop import Pause, fit, measure_batch_norm
+from kd.training.loop import Pause, fit
+from kd.training.step import Distillation
 
 SOURCE = Shapes(image_size=(32, 32), train=10, val=7, test=1)
 single = torch.Tensor.float
@@ -44,17 +46,15 @@ def trained(world, network=efficientnet, batch_size=5, accumulate=1, clip_norm=0
     """Weights, records, and the snapshot of the pause or epoch at which it stopped."""
     exactly()
     student = network().double()
-    loader = TrainLoader(SOURCE, Augmentation((), 0), batch_size, 0, world=world)
+    loader = TrainLoader(SOURCE, Augmentation((), 0), batch_size, 0, Loading(world=world))
     if start is None:
-        measure_batch_norm(student, loader, CPU, 0, batches=1, world=world)
+        measure_batch_norm(student, loader, CPU, 0, batches=1)
     loss = DistillationLoss(ALL_TERMS, 1, None, None if world.size == 1 else world.total)
     blocks, asked = len(student.partition.blocks), iter(range(100))
     timeline = Timeline(Linear(4, 1), Progressive(1, 3), LearningRates(1e-3, 1e-5, 0.3, 1.0), epochs, blocks)
     recipe = replace(RECIPE, accumulate=accumulate, clip_norm=clip_norm)
-    results = fit(
-        student, teacher(), loss, timeline, loader, dict, recipe, CPU, start=start, world=world,
-        pause=lambda: next(asked) == stop,
-    )  # fmt: skip
+    distillation = Distillation(student, loss, timeline, teacher())
+    results = fit(distillation, loader, dict, recipe, CPU, start, pause=lambda: next(asked) == stop)
     records = []
     for result in results:
         if isinstance(result, Pause):
@@ -73,9 +73,9 @@ def diverging(world):
     """A training whose logits are no number in process 0 alone, from its second epoch on."""
     student, epochs = hand_made(), []
     student.body.register_forward_hook(lambda _, args, out: out * float("nan") if epochs and world.is_main else out)
-    loader = TrainLoader(SOURCE, Augmentation((), 0), 5, 0, world=world)
+    loader = TrainLoader(SOURCE, Augmentation((), 0), 5, 0, Loading(world=world))
     try:
-        for item in fit(student, None, hard(world), plan(epochs=3), loader, dict, RECIPE, CPU, world=world):
+        for item in fit(Distillation(student, hard(world), plan(epochs=3)), loader, dict, RECIPE, CPU):
             epochs.append(item)
     except DivergedError as error:
         return error.epoch, error.step, str(error)
@@ -99,19 +99,19 @@ def reading(world, split):
     source = Unreadable(image_size=(32, 32), train=10, val=7, test=1)
     try:
         if split == "val":
-            evaluate(hand_made(), EvalLoader(source, "val", 2, world=world), CPU, None, world=world)
+            evaluate(hand_made(), EvalLoader(source, "val", 2, Loading(world=world)), CPU, None)
         else:
-            loader = TrainLoader(source, Augmentation((), 0), 5, 0, world=world)
-            list(fit(hand_made(), None, hard(world), plan(), loader, dict, RECIPE, CPU, world=world))
+            loader = TrainLoader(source, Augmentation((), 0), 5, 0, Loading(world=world))
+            list(fit(Distillation(hand_made(), hard(world), plan()), loader, dict, RECIPE, CPU))
     except (DataError, RunError) as error:
         return error
     return None
 
 
 def evaluated(world, size):
-    loader = EvalLoader(SOURCE, "val", size, world=world)
-    reference = evaluate(hand_made(seed=9), loader, CPU, None, keep_labels=True, world=world).labels
-    found = evaluate(hand_made(), loader, CPU, None, reference, keep_labels=True, world=world)
+    loader = EvalLoader(SOURCE, "val", size, Loading(world=world))
+    reference = evaluate(hand_made(seed=9), loader, CPU, None, keep_labels=True).labels
+    found = evaluate(hand_made(), loader, CPU, None, reference, keep_labels=True)
     return found.metrics(SOURCE.class_names), found.labels
 
 

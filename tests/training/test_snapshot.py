@@ -13,8 +13,9 @@ from kd.networks import build
 from kd.networks.precision import Precision
 from kd.run import checkpoint
 from kd.settings import NetworkSettings
-from kd.training.loop import EpochResult, Pause, optimizer_for
+from kd.training.loop import EpochResult, Pause
 from kd.training.snapshot import Snapshot, restore, take
+from kd.training.step import optimizer_for
 
 #: Every point at which a training of three epochs of four batches can be cut: after a step, or between two epochs.
 STEPS, EPOCHS = 4, 3
@@ -140,6 +141,6 @@ def test_a_snapshot_of_another_network_is_refused_and_changes_nothing():
     optimizer, scaler = optimizer_for(network, RECIPE), torch.amp.GradScaler(enabled=False)
     before = state(network)
     alien = take(small, torch.optim.AdamW(small.parameters()), scaler, {"epoch": 0, "step": 0, "sums": None})
-    with pytest.raises(ValueError, match="of another network"):
+    with pytest.raises(ValueError, match="belongs to another network"):
         restore(alien, network, optimizer, scaler)
     assert all(torch.equal(value, before[name]) for name, value in state(network).items())

@@ -9,8 +9,9 @@ from toy import CPU, EIGHT, HARD, RECIPE, hand_made, loader, moved, plan, state,
 
 from kd.errors import DivergedError
 from kd.networks.precision import Precision
+from kd.system.world import SOLO
 from kd.training.loop import EpochResult
-from kd.training.step_log import Steps
+from kd.training.step_log import StepLog
 
 SKIP = replace(RECIPE, skip_nonfinite=True)
 HALF = Precision(torch.device("cpu"), "fp16", channels_last=False)
@@ -31,6 +32,8 @@ class Poisoned:
             output.register_hook(lambda gradient: gradient * float("inf"))
             return output
         return output * float("inf")
+
+    world = SOLO
 
     def steps(self) -> int:
         return self.inner.steps()
@@ -97,7 +100,7 @@ def test_an_epoch_without_a_step_ends_the_training():
     network = hand_made()
     with torch.no_grad():
         network.body.head.bias.fill_(float("nan"))
-    with pytest.raises(DivergedError, match="no step of epoch 0 could be taken"):
+    with pytest.raises(DivergedError, match="no step of epoch 0 was taken"):
         next(train(network, recipe=SKIP))
 
 
@@ -122,7 +125,7 @@ def test_a_scale_that_only_falls_ends_the_training():
 
 
 def test_overflows_are_told_from_losses_that_are_no_number():
-    steps = Steps(0, HALF)
+    log = StepLog(0, HALF)
     one = [torch.tensor([0, 1])]
 
     class Batch:
@@ -131,30 +134,30 @@ def test_overflows_are_told_from_losses_that_are_no_number():
         def __len__(self):
             return 2
 
-    steps.taken(0, [Batch()], [{"loss": torch.tensor(1.0)}], torch.tensor(float("inf")))
-    steps.taken(1, [Batch()], [{"loss": torch.tensor(3.0)}], torch.tensor(1.0))
-    assert steps.means() == {"loss": 2.0, "overflows": 1}
+    log.record(0, [Batch()], [{"loss": torch.tensor(1.0)}], torch.tensor(float("inf")))
+    log.record(1, [Batch()], [{"loss": torch.tensor(3.0)}], torch.tensor(1.0))
+    assert log.means() == {"loss": 2.0, "overflows": 1}
     with pytest.raises(DivergedError):
-        steps.taken(2, [Batch()], [{"loss": torch.tensor(float("nan"))}], torch.tensor(1.0))
+        log.record(2, [Batch()], [{"loss": torch.tensor(float("nan"))}], torch.tensor(1.0))
 
 
 def test_an_epochs_steps_come_back_from_json_bit_for_bit():
     _, items, _ = poisoned((9, 9), pause=lambda: True)
     sums = [item.snapshot() for item, _ in zip(items, range(2), strict=False)][-1].facts["sums"]
-    again = Steps(0, CPU, before=json.loads(json.dumps(sums)))
+    again = StepLog(0, CPU, state=json.loads(json.dumps(sums)))
     assert again.values == sums["values"]
     assert (again.sizes, again.images) == (sums["sizes"], sum(sums["sizes"]))
 
 
 def test_time_before_a_stop_counts():
-    steps = Steps(0, CPU, before={"values": {}, "sizes": [], "seconds": 100.0, "skipped": 0, "overflows": 0})
-    assert 100 <= steps.seconds() < 110
+    log = StepLog(0, CPU, state={"values": {}, "sizes": [], "seconds": 100.0, "skipped": 0, "overflows": 0})
+    assert 100 <= log.seconds() < 110
 
 
 def test_the_images_of_a_whole_batch_count_where_a_process_has_a_part_of_it():
-    steps = Steps(0, CPU, batch_size=7)
+    log = StepLog(0, CPU, batch_size=7)
     (part,) = loader(batch_size=6).epoch(0)
-    steps.taken(0, [part], [{"loss": torch.tensor(1.0)}], torch.tensor(1.0))
-    steps.taken(1, [part], [{"loss": torch.tensor(2.0)}], torch.tensor(1.0))
-    assert steps.images == 14
-    assert steps.means() == {"loss": 1.5}
+    log.record(0, [part], [{"loss": torch.tensor(1.0)}], torch.tensor(1.0))
+    log.record(1, [part], [{"loss": torch.tensor(2.0)}], torch.tensor(1.0))
+    assert log.images == 14
+    assert log.means() == {"loss": 1.5}

@@ -20,8 +20,11 @@ from kd.distillation.foreign.files import find
 from kd.distillation.foreign.network import Foreign
 from kd.distillation.teacher import CachedTeacher, LiveTeacher
 from kd.errors import ConfigError, ModelError
+from kd.experiment.builders import build_train_loader
 from kd.experiment.context import RunContext
-from kd.experiment.teacher_cache import MeasuredTeacher, answering, network
+from kd.experiment.evaluator import Evaluator
+from kd.experiment.teacher_cache import build_teacher
+from kd.experiment.teacher_network import teacher_network
 from kd.experiment.teacher_training import obtain
 from kd.networks import build
 from kd.networks.network import Network
@@ -60,7 +63,7 @@ def built(bench):
 
     def of(*asked: Any, **data: Any) -> tuple[RunContext, Foreign]:
         on = bench(*asked, **data)
-        return on, network(on, find(on.settings.teacher))
+        return on, teacher_network(on, find(on.settings.teacher))
 
     return of
 
@@ -227,8 +230,7 @@ def folder_of(bench):
 
     def of(teacher: dict[str, Any], classes: int = 1) -> str:
         on = bench(teacher, classes)
-        known = MeasuredTeacher(find(on.settings.teacher), {}, torch.zeros(4, 32, 32, dtype=torch.uint8))
-        return answering(on, known, 2).answers.folder.name
+        return build_teacher(on, find(on.settings.teacher), 2).answers.folder.name
 
     return of
 
@@ -276,14 +278,14 @@ def test_a_foreign_teacher_is_measured_once_and_its_answers_are_kept(form, forms
     """Live, computed for the cache and read from it: the same bits."""
     asked = forms[form], 3 if form == "smp" else 1
     on = bench(*asked)
-    known = obtain(on)
-    assert {f"val/iou/{name}" for name in on.data.class_names} <= known.figures.keys()
-    assert obtain(bench(*asked)).figures == known.figures
-    live = answering(bench(forms[form] | {"cache": "off"}, asked[1]), known, 2)
+    known = obtain(Evaluator(on))
+    assert {f"val/iou/{name}" for name in on.data.class_names} <= known.metrics.keys()
+    assert obtain(Evaluator(bench(*asked))).metrics == known.metrics
+    live = build_teacher(bench(forms[form] | {"cache": "off"}, asked[1]), known.file, 2)
     for reading in (False, True):
-        kept = answering(on, known, 2)
+        kept = build_teacher(on, known.file, 2)
         assert isinstance(kept, CachedTeacher)
-        for one in on.train_loader(0, kept.answers).epoch(0):
+        for one in build_train_loader(on, 0, kept.answers).epoch(0):
             assert torch.equal(kept(one), live(one))
         assert kept.counts()["read"] == (8 if reading else 0)
 

@@ -1,0 +1,62 @@
+"""What a run's settings ask for, built in its context: networks, losses, recipes, training batches, diagnostics."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from kd.data.augmentation import Augmentation
+from kd.data.loading import TrainLoader
+from kd.distillation.logit_cache import LogitCache
+from kd.distillation.losses import DistillationLoss
+from kd.experiment.context import RunContext
+from kd.networks import build
+from kd.networks.network import Network
+from kd.networks.precision import compiled
+from kd.training.diagnostics import Diagnostics
+from kd.training.step import Recipe
+
+EVALUATED = ("val", "test")  # splits that a finished network is evaluated on, if they have samples
+
+
+def build_network(context: RunContext, who: str, seed: int) -> Network:
+    """The backbone's student or teacher on the device; random weights are drawn from `seed`."""
+    settings, data = getattr(context.settings.backbone, who), context.data
+    torch.manual_seed(seed)
+    network = context.precision.place(build.build(settings, data.classes, data.class_names, f"backbone.{who}"))
+    return compiled(network) if context.settings.trainer.compile else network
+
+
+def build_loss(context: RunContext, weights: Mapping[str, float]) -> DistillationLoss:
+    """The loss with these weights, over whole batches."""
+    total = None if context.world.size == 1 else context.world.total
+    return DistillationLoss(weights, context.data.classes, context.data.ignore_index, total)
+
+
+def build_recipe(context: RunContext, seed: int) -> Recipe:
+    """How weights are updated: the settings of optimizer and trainer."""
+    optimizer, trainer = context.settings.optimizer, context.settings.trainer
+    return Recipe(
+        seed, optimizer.weight_decay, optimizer.betas, optimizer.clip_norm, trainer.accumulate,
+        skip_nonfinite=trainer.nonfinite == "skip", validate_every=trainer.validate_every,
+    )  # fmt: skip
+
+
+def build_train_loader(context: RunContext, seed: int, logit_cache: LogitCache | None = None) -> TrainLoader:
+    """Augmented training batches; they bring the teacher's logits from `logit_cache`."""
+    augmentation = Augmentation(context.transforms, seed, context.data.ignore_index)
+    batch_size = context.settings.trainer.batch_size
+    return TrainLoader(context.samples, augmentation, batch_size, seed, context.loading, context.views, logit_cache)
+
+
+def build_diagnostics(
+    context: RunContext, baseline_HW: Tensor | None = None, reference: Sequence[Tensor] | None = None
+) -> dict[str, Diagnostics]:
+    """Empty diagnostics for each split; `reference` is the teacher's labels over validation, batch by batch."""
+    data, device = context.data, context.precision.device
+    references = {"val": reference}
+    return {
+        split: Diagnostics(len(data.class_names), data.ignore_index, device, baseline_HW, references.get(split))
+        for split in EVALUATED
+        if data.size(split)
+    }

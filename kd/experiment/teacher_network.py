@@ -1,0 +1,96 @@
+"""The teacher's network, and everything that its logits depend on: the key of what is cached of it."""
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd.experiment.context import RunContext
+from kd.networks import saved
+from kd.networks.network import Segmenter
+from kd.networks.precision import Precision
+from kd.networks.spec import read_spec
+from kd.settings import ForeignTeacher
+from kd.system.files import digest
+
+FORMAT = 1  # increase when the same settings give other logits
+
+
+def teacher_network(context: RunContext, file: Path) -> Segmenter:
+    """The teacher's network on the device; built once per process, for all trials that it runs."""
+    teacher, data = context.settings.teacher, context.data
+    foreign = None
+    if isinstance(teacher, ForeignTeacher):
+        foreign = teacher, data.classes, data.class_names, data.image_size
+    network = _build(file, cache_key(_identity(context, file)), context.precision, foreign)
+    network.class_names = data.class_names  # names are not learnt, and in no fingerprint
+    return network
+
+
+@lru_cache(maxsize=1)
+def _build(
+    file: Path, _key: str, precision: Precision,
+    foreign: tuple[ForeignTeacher, int, tuple[str, ...], tuple[int, int]] | None,
+) -> Segmenter:  # fmt: skip
+    if foreign is None:
+        return precision.place(saved.load_file(file)).requires_grad_(False).eval()
+    from kd.distillation.foreign.load import load
+
+    teacher, classes, class_names, image_size = foreign
+    return load(teacher, file, classes, class_names, image_size, precision)
+
+
+def _identity(context: RunContext, file: Path) -> dict[str, Any]:
+    """What a teacher is: its weights, and how a network is made from them."""
+    if isinstance(context.settings.teacher, ForeignTeacher):
+        from kd.distillation.foreign.load import follows_from
+
+        return follows_from(context.settings.teacher, file)
+    spec = read_spec(file).model_dump(mode="json", exclude={"class_names"})  # including normalisation
+    return {"weights": digest(file), "network": spec}
+
+
+def weight_files(context: RunContext, file: Path) -> tuple[Path, ...]:
+    """The files that hold a teacher's weights."""
+    if isinstance(context.settings.teacher, ForeignTeacher):
+        from kd.distillation.foreign.load import parts
+
+        return parts(context.settings.teacher, file)
+    return (file,)
+
+
+def provenance(context: RunContext, file: Path) -> dict[str, Any]:
+    """Everything that any of a teacher's logits depends on, as plain JSON."""
+    precision = context.precision
+    return {
+        "format": FORMAT,
+        **_identity(context, file),
+        "data": context.data.fingerprint(),
+        "precision": precision.name,
+        "channels_last": precision.channels_last,
+        "device": _hardware(precision.device),
+        "torch": torch.__version__,
+    }
+
+
+def _hardware(device: torch.device) -> str:
+    """The hardware that the last bits of a logit may depend on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"cpu, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    return device.type
+
+
+def cache_key(facts: dict[str, Any]) -> str:
+    """A hash of plain JSON, 16 hexadecimal digits."""
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def cache_folder(context: RunContext) -> Path:
+    """The folder of everything that is cached."""
+    return context.settings.root / "runs" / "cache"

@@ -1,0 +1,57 @@
+"""What is built follows from settings and seed alone."""
+
+import torch
+
+from kd.config.compose import compose
+from kd.config.read import read
+from kd.experiment.builders import build_diagnostics, build_loss, build_network, build_recipe, build_train_loader
+from kd.experiment.context import RunContext
+
+TINY = [
+    "backbone=tiny", "augment=none", "tracking=none", "trainer.device=cpu", "trainer.batch_size=4", "trainer.epochs=4",
+    "data.image_size=[32,32]", "data.train=8", "data.val=3", "data.test=2", "optimizer.lr=0.01",
+]  # fmt: skip
+
+
+def context(*overrides) -> RunContext:
+    return RunContext.of(read(compose([*TINY, "unfreeze=all", *overrides])), [])
+
+
+def test_the_recipe_is_the_optimisers_and_the_trainers_settings():
+    overrides = ["optimizer.weight_decay=0.2", "optimizer.betas=[0.8,0.9]", "optimizer.clip_norm=null"]
+    recipe = build_recipe(context(*overrides, "trainer.accumulate=3"), 5)
+    assert (recipe.seed, recipe.weight_decay, recipe.betas) == (5, 0.2, (0.8, 0.9))
+    assert (recipe.clip_norm, recipe.accumulate) == (None, 3)
+
+
+def test_networks_are_built_from_the_seed_alone():
+    of = context()
+
+    def built(seed, drawn):
+        torch.manual_seed(drawn)
+        return build_network(of, "student", seed).state_dict()
+
+    one, same, other = built(1, 0), built(1, 9), built(2, 0)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+    assert build_network(of, "teacher", 0).settings.encoder == "resnet18"
+
+
+def test_batches_follow_from_the_seed():
+    of = context()
+    orders = [[b.indices.tolist() for b in build_train_loader(of, seed).epoch(0)] for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert [len(batch) for batch in orders[0]] == [4, 4]
+
+
+def test_a_loss_ignores_the_void_label_of_the_data():
+    masks = torch.tensor([[[0, 1], [7, 7]]], dtype=torch.uint8)
+    loss = build_loss(context("data.ignore_index=7"), {"alpha": 0, "beta": 0, "gamma": 1, "delta": 0})
+    one, other = torch.zeros(1, 1, 2, 2), torch.tensor([[[[0.0, 0.0], [9.0, -9.0]]]])
+    assert loss(one, masks, None, 1.0).loss == loss(other, masks, None, 1.0).loss
+
+
+def test_diagnostics_are_for_each_split_and_only_validation_has_a_reference():
+    reference = [torch.zeros(3, 32, 32, dtype=torch.uint8)]
+    found = build_diagnostics(context(), reference=reference)
+    assert {split: each.reference for split, each in found.items()} == {"val": reference, "test": None}
