@@ -1,4 +1,4 @@
-"""Batches follow from (seed, epoch, position); workers change nothing but the time."""
+"""Batches depend on (seed, epoch, position) only; workers change nothing but the time."""
 
 import os
 import random
@@ -73,7 +73,7 @@ def test_workers_change_nothing_in_any_epoch_and_order(two_workers):
         assert all_same(alone.epoch(epoch), two_workers.epoch(epoch))
 
 
-def test_workers_live_on_over_epochs(two_workers):
+def test_workers_persist_across_epochs(two_workers):
     list(two_workers.epoch(0))
     first = {worker.pid for worker in two_workers._loader._iterator._workers}
     list(two_workers.epoch(1))
@@ -82,7 +82,7 @@ def test_workers_live_on_over_epochs(two_workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_abandoned_epoch_leaves_no_trace(workers, two_workers):
+def test_an_abandoned_epoch_does_not_affect_the_next(workers, two_workers):
     used = two_workers if workers else loader()
     for _ in zip(range(2), used.epoch(3), strict=False):
         pass
@@ -162,7 +162,7 @@ def test_a_batch_moves_whole():
 # repeated views, and stored teacher logits
 
 
-def test_epochs_see_only_so_many_views_in_turn():
+def test_epochs_cycle_through_the_given_number_of_views():
     used = loader(views=3)
     for epoch in range(7):
         for batch in used.epoch(epoch):
@@ -172,20 +172,20 @@ def test_epochs_see_only_so_many_views_in_turn():
                 assert np.array_equal(batch.images[position].permute(1, 2, 0).numpy(), image)
 
 
-def test_views_that_come_again_come_in_an_order_of_their_own():
-    """The order follows from the epoch, and not from the view."""
+def test_repeated_views_have_a_new_order_each_time():
+    """The order depends on the epoch, not on the view."""
     orders = [[batch.indices.tolist() for batch in loader(views=2).epoch(epoch)] for epoch in (0, 2)]
     assert orders[0] == [batch.indices.tolist() for batch in loader().epoch(0)]
     assert orders[0] != orders[1]
 
 
-def test_as_many_views_as_epochs_are_a_new_one_in_each():
+def test_as_many_views_as_epochs_give_a_new_view_in_each():
     for epoch in range(3):
         assert all_same(loader(views=3).epoch(epoch), loader().epoch(epoch))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_answers_come_with_the_batch_whose_they_are_once_all_of_them_are_known(workers, tmp_path):
+def test_a_batch_has_its_teacher_logits_once_all_of_them_are_stored(workers, tmp_path):
     logit_cache = LogitCache(tmp_path / "teacher" / "abc", 23, (1, 2, 2))
     used = loader(views=2, workers=workers, stored_logits=logit_cache)
     assert all(batch.teacher_logits is None for batch in used.epoch(0))
@@ -239,7 +239,7 @@ def test_loading_draws_nothing_from_the_global_generators(two_workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_users_mistake_arrives_as_itself(workers):
+def test_a_user_error_in_a_worker_reaches_the_caller_unchanged(workers):
     source = Broken(image_size=(32, 32), train=8, val=8)
     message = r"^train_00003 is broken: mend it$"
     used = loader(source, workers=workers)
@@ -250,7 +250,7 @@ def test_a_users_mistake_arrives_as_itself(workers):
         list(EvalLoader(source, "val", 2, Loading(workers)))
 
 
-def test_a_mistake_in_the_augmentation_arrives_as_itself():
+def test_an_error_in_the_augmentation_reaches_the_caller_unchanged():
     used = TrainLoader(SOURCE, Augmentation([albumentations.Normalize(p=1)], 0), 4, 0, Loading(workers=1))
     with pytest.raises(ConfigError, match="by Normalize"):
         list(used.epoch(0))
@@ -265,7 +265,7 @@ def test_arguments_are_checked():
         next(loader().epoch(0, start=6))
 
 
-def test_a_program_that_stops_in_mid_epoch_ends():
+def test_a_program_that_stops_in_mid_epoch_exits():
     program = (
         "from kd.data import Shapes; from kd.data.loading import *; from kd.data.augmentation import Augmentation\n"
         "source = Shapes(image_size=(32, 32))\n"
@@ -280,11 +280,11 @@ def test_a_program_that_stops_in_mid_epoch_ends():
     assert result.stderr == ""
 
 
-# data that goes bad while a run goes on
+# data damaged during a run
 
 
 def overwrite(path):
-    """Half of the file is gone, as while another copy is written over it."""
+    """Half of the file is missing, as while another copy is written over it."""
     os.truncate(path, path.stat().st_size // 2)
 
 
@@ -309,7 +309,7 @@ ACCIDENTS = [
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(("accident", "says"), ACCIDENTS, ids="vanished whole_folder truncated folder pipe".split())
-def test_a_file_that_goes_bad_in_mid_epoch_is_one_line_that_names_it(accident, says, workers, tmp_path):
+def test_a_file_damaged_in_mid_epoch_gives_a_one_line_error_that_names_it(accident, says, workers, tmp_path):
     for number in range(40):
         put(tmp_path, f"s{number:02}")
     put(tmp_path, "v", split="val")
@@ -353,7 +353,7 @@ def test_a_run_whose_data_vanishes_ends_in_one_line(workers, root):
 
 
 class WithModes(nn.Module):
-    """Everything that behaves otherwise while training: batch norm and dropout. `seen` is the mode of each call."""
+    """Modules that depend on the mode: batch norm and dropout. `seen` is the mode at each call."""
 
     def __init__(self) -> None:
         super().__init__()

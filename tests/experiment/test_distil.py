@@ -1,4 +1,4 @@
-"""One distillation end to end, through train.py, as a person would run it: small networks, pictures and plans."""
+"""One distillation end to end through train.py, with small networks, images and plans."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def distilled(home, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def again(home, distilled):
-    """The same command once more: the teacher is there by now."""
+    """The same command again, with the teacher already trained."""
     return train(home, *STEPWISE)
 
 
@@ -71,7 +71,7 @@ def alone(home, distilled):
 
 @pytest.fixture(scope="module")
 def multiclass(tmp_path_factory):
-    """Four classes, bf16, heavy augmentation, two loader processes, two objectives, a closed encoder."""
+    """Four classes, bf16, heavy augmentation, two loader processes, two objectives, a frozen encoder."""
     home = tmp_path_factory.mktemp("multiclass")
     return train(
         home, "data.classes=4", "trainer.precision=bf16", "augment=heavy", "trainer.workers=2", "trainer.accumulate=2",
@@ -87,7 +87,7 @@ def test_a_run_folder_holds_everything(distilled):
     }  # fmt: skip
 
 
-def test_metrics_have_a_line_per_epoch_with_every_figure(distilled):
+def test_metrics_have_a_line_per_epoch_with_every_metric(distilled):
     records = lines(folder_of(distilled))
     assert [record["epoch"] for record in records] == [0, 1, 2]
     for record in records:
@@ -128,7 +128,7 @@ def test_the_objective_is_the_best_epochs(distilled):
     assert summary["best_epoch"] == best["epoch"]
 
 
-def test_the_saved_student_is_the_best_one_and_does_what_the_summary_says(distilled):
+def test_the_saved_student_is_the_best_one_and_has_the_summarys_metrics(distilled):
     folder = folder_of(distilled)
     summary = json.loads((folder / "summary.json").read_text())
     data = read(compose([*SMALL, *STEPWISE])).data
@@ -142,7 +142,7 @@ def test_the_saved_student_is_the_best_one_and_does_what_the_summary_says(distil
             assert summary["student"][f"{split}/{name}"] == pytest.approx(value, rel=1e-5)
 
 
-def test_the_composed_config_is_kept_with_nothing_left_to_resolve(distilled):
+def test_the_composed_config_is_saved_with_all_interpolations_resolved(distilled):
     config = yaml.safe_load((folder_of(distilled) / "config.yaml").read_text())
     assert config["schedule"] == {"_target_": "kd.plan.Linear", "initial": 4.0, "final": 1.0}
     assert config["teacher"]["epochs"] == 3
@@ -150,7 +150,7 @@ def test_the_composed_config_is_kept_with_nothing_left_to_resolve(distilled):
 
 
 @pytest.mark.parametrize("name", ["timeline.png", "curves.png", "predictions.png"])
-def test_pictures_are_pictures(distilled, name):
+def test_image_files_are_valid(distilled, name):
     with Image.open(folder_of(distilled) / name) as picture:
         picture.verify()
 
@@ -169,7 +169,7 @@ def test_the_same_settings_find_the_teacher_and_give_the_same_student(distilled,
     assert timeless(lines(folder_of(again))) == timeless(lines(folder_of(distilled)))
 
 
-def test_a_password_in_the_tracking_address_is_not_written_down(alone, home):
+def test_a_password_in_the_tracking_address_is_not_written(alone, home):
     done = train(
         home, "loss=hard_only", "unfreeze=all", "trainer.epochs=1", "tracking.uri=http://me:s3cret@127.0.0.1:9"
     )
@@ -186,7 +186,7 @@ def test_hard_only_builds_no_teacher(alone, tmp_path):
     assert "teacher" not in json.loads((folder_of(alone) / "summary.json").read_text())
 
 
-def test_a_teacher_can_be_given_as_a_file_and_must_know_the_classes(home, distilled):
+def test_a_teacher_can_be_given_as_a_file_and_must_have_the_classes(home, distilled):
     teacher = next((home / "runs" / "teachers").iterdir())
     done = train(home, "teacher=file", f"teacher.path={teacher}", *STEPWISE)
     one, two = (load_file(folder_of(run) / "student.safetensors") for run in (distilled, done))

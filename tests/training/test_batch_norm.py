@@ -11,7 +11,7 @@ def statistics(network) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in network.named_buffers() if "running" in name}
 
 
-def test_measuring_batch_norm_is_the_mean_over_batches():
+def test_measured_statistics_are_means_over_batches():
     network = hand_made(drop=0.0)
     measure_batch_norm(network, loader(), CPU, seed=0)
     means, variances = [], []
@@ -25,7 +25,7 @@ def test_measuring_batch_norm_is_the_mean_over_batches():
     torch.testing.assert_close(norm.running_var, torch.stack(variances).mean(0), rtol=1e-4, atol=1e-5)
 
 
-def test_measuring_batch_norm_changes_statistics_alone():
+def test_measuring_batch_norm_changes_only_statistics():
     network = hand_made()
     before, momenta = state(network), [m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     measure_batch_norm(network, loader(), CPU, seed=0)
@@ -34,7 +34,7 @@ def test_measuring_batch_norm_changes_statistics_alone():
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_measuring_batch_norm_depends_on_the_seed_alone():
+def test_measuring_batch_norm_depends_only_on_the_seed():
     networks = [hand_made() for _ in range(4)]
     for network, drawn, seed in zip(networks, (0, 5, 5, 0), (0, 0, 0, 1), strict=True):
         torch.manual_seed(drawn)
@@ -44,7 +44,7 @@ def test_measuring_batch_norm_depends_on_the_seed_alone():
     assert not same(networks[0], networks[3])  # dropout
 
 
-def test_measuring_batch_norm_forgets_what_was_there_and_what_was_closed():
+def test_measuring_batch_norm_resets_old_statistics_and_unfreezes_all_blocks():
     fresh, used = hand_made(), hand_made()
     used.unfreeze(1)
     for name, value in used.named_buffers():
@@ -55,7 +55,7 @@ def test_measuring_batch_norm_forgets_what_was_there_and_what_was_closed():
     assert same(fresh, used)
 
 
-def test_measuring_batch_norm_looks_at_so_many_batches():
+def test_measuring_batch_norm_uses_the_given_number_of_batches():
     one, all_three, more = hand_made(), hand_made(), hand_made()
     measure_batch_norm(one, loader(), CPU, 0, batches=1)
     measure_batch_norm(all_three, loader(), CPU, 0, batches=3)
@@ -65,8 +65,8 @@ def test_measuring_batch_norm_looks_at_so_many_batches():
     assert not same(one, all_three)
 
 
-def test_a_frozen_random_encoder_hands_on_normalised_features():
-    """What measuring is for: in eval mode, activations after a batch norm have about mean 0 and variance 1."""
+def test_a_frozen_random_encoder_outputs_normalised_features():
+    """The purpose of measuring: in eval mode, activations after a batch norm have about mean 0 and variance 1."""
     network = hand_made(drop=0.0)
     measure_batch_norm(network, loader(batch_size=6), CPU, 0)
     network.unfreeze(0)

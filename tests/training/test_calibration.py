@@ -47,7 +47,7 @@ def slow(logits, mask, void=None) -> tuple[float, float]:
 
 @pytest.mark.parametrize("classes", [1, 2, 5])
 @pytest.mark.parametrize("void", [None, VOID])
-def test_the_error_is_that_of_a_slow_reference(classes, void):
+def test_the_error_equals_a_slow_reference(classes, void):
     logits, mask = batch(classes, void=void is not None)
     found = table((logits, mask), void=void)
     error, over = slow(logits, mask, void)
@@ -88,7 +88,7 @@ def test_a_confidence_on_the_edge_of_two_bins_is_in_the_lower_one():
     assert counted.table()[:, 0].argmax() == 8
 
 
-def test_where_all_is_void_there_is_no_error():
+def test_an_all_void_split_has_no_calibration_error():
     logits, mask = batch(3)
     found = table((logits, torch.full_like(mask, VOID)), void=VOID)
     assert expected_error(found) is None

@@ -58,7 +58,7 @@ def test_an_images_score_is_its_mean_iou_over_the_labels_it_has():
     assert scores[1] == 1
 
 
-def test_an_image_of_nothing_but_void_has_no_score():
+def test_an_all_void_image_has_no_score():
     logits, predicted, mask = predictions(3)
     mask[2] = VOID
     assert diagnosed(logits, predicted, mask, 3, VOID)["scores"].isnan().tolist() == [False, False, True, False, False]
@@ -72,7 +72,7 @@ def test_batches_do_not_matter():
         torch.testing.assert_close(one[name], other[name])
 
 
-def test_the_trivial_baseline_is_measured_beside():
+def test_the_baseline_is_evaluated_on_the_same_masks():
     logits, predicted, mask = predictions(3, void=True)
     usual = torch.randint(0, 3, mask.shape[1:], generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     found = diagnosed(logits, predicted, mask, 3, VOID, baseline_HW=usual)["baseline"]
@@ -89,7 +89,7 @@ def test_teacher_and_student_are_right_together_or_alone():
     assert np.array_equal(found.numpy(), expected)
 
 
-def test_a_look_at_an_evaluation_counts_what_it_counts_and_changes_nothing():
+def test_diagnostics_count_what_the_evaluation_counts_and_do_not_change_it():
     source, network = Shapes(image_size=(32, 32), val=5), hand_made()
     diagnostics = Diagnostics(2, None)
     plain = evaluate(network, EvalLoader(source, "val", 2), CPU, None)
@@ -103,14 +103,14 @@ def test_a_look_at_an_evaluation_counts_what_it_counts_and_changes_nothing():
 
 
 def diagnosed_together(world) -> dict[str, np.ndarray]:
-    """What the processes of a world see of five images in batches of two, dealt out among them."""
+    """The diagnostics of five images in batches of two, dealt out among the processes."""
     source, usual = Shapes(image_size=(32, 32), val=5), torch.zeros(32, 32, dtype=torch.uint8)
     diagnostics = Diagnostics(2, None, baseline_HW=usual, reference=torch.ones(5, 32, 32, dtype=torch.uint8).split(2))
     evaluate(hand_made(), EvalLoader(source, "val", 2, Loading(world=world)), CPU, None, diagnostics=diagnostics)
     return {name: tensor.numpy() for name, tensor in diagnostics.tensors().items()}
 
 
-def test_processes_that_share_the_work_see_what_one_sees():
+def test_processes_that_share_a_split_get_the_diagnostics_of_one():
     alone = diagnosed_together(SOLO)
     assert alone.keys() == {"confusion", "calibration", "scores", "baseline", "jointly"}
     for found in together.run(diagnosed_together):

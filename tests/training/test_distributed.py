@@ -1,4 +1,4 @@
-"""Several processes and one: the same weights, figures and decisions.
+"""Several processes give the weights, metrics and decisions of one.
 
 In double precision, where rounding has no room to hide a mistake: what is left in single precision is rounding that a
 random network's batch norms and Adam's division blow up.
@@ -32,12 +32,12 @@ single = torch.Tensor.float
 
 
 def exactly() -> None:
-    """Let losses be computed in double precision, for the rest of this process."""
+    """Compute losses in double precision, for the rest of this process."""
     torch.Tensor.float = lambda self: self.double() if self.is_floating_point() else single(self)
 
 
 def efficientnet():
-    """Of random weights, with stochastic depth, squeeze and excitation, and what its encoder never runs."""
+    """Random weights, with stochastic depth, squeeze and excitation, and layers that the encoder never runs."""
     torch.manual_seed(3)
     return build.build(NetworkSettings(arch="unet", encoder="efficientnet-b0"), 1, SOURCE.class_names, "student")
 
@@ -70,7 +70,7 @@ def assert_same(found, expected, tolerance=1e-8):
 
 
 def diverging(world):
-    """A training whose logits are no number in process 0 alone, from its second epoch on."""
+    """A training whose logits are NaN in process 0 only, from its second epoch on."""
     student, epochs = hand_made(), []
     student.body.register_forward_hook(lambda _, args, out: out * float("nan") if epochs and world.is_main else out)
     loader = TrainLoader(SOURCE, Augmentation((), 0), 5, 0, Loading(world=world))
@@ -124,7 +124,7 @@ OPTIONS = [
 
 
 def by_two(world):
-    """All that two processes do, and in the first one what a process does alone."""
+    """The results of two processes and, in the first one, of a single process."""
     found = {"evaluated": {size: evaluated(world, size) for size in (1, 2, 7)}}
     found["diverging"] = diverging(world)
     found["reading"] = {split: reading(world, split) for split in ("train", "val")}
@@ -183,19 +183,19 @@ def test_every_process_knows_the_losses_of_the_whole_batch(two):
 
 @pytest.mark.parametrize("case", range(len(OPTIONS)))
 def test_three_processes_end_with_the_weights_of_one(three, case):
-    """Also where gradients of several batches are added up first."""
+    """Also with gradients accumulated over several batches."""
     for found in three:
         assert_same(found["trained"][case][0], three[0]["alone"][case][0])
 
 
-def test_any_number_of_processes_goes_on_from_a_pause_of_any_other(two):
+def test_any_number_of_processes_resumes_from_a_pause_of_any_other(two):
     expected = two[0]["alone"][0]
     assert_same(two[0]["from two"][0], expected)
     for found in two:
         assert_same(found["from one"][0], expected)
 
 
-def test_a_process_whose_loss_is_no_number_stops_all_of_them_with_the_same_words(two):
+def test_a_nonfinite_loss_in_one_process_ends_all_with_the_same_message(two):
     first, second = (found["diverging"] for found in two)
     assert first == second
     assert first[:2] == (1, 0)
@@ -212,7 +212,7 @@ def test_a_file_that_one_process_cannot_read_ends_all_and_is_named_by_all(two, s
 
 
 @pytest.mark.parametrize(("processes", "size"), [("two", 1), ("two", 2), ("two", 7), ("three", 1), ("three", 3)])
-def test_figures_and_labels_are_bit_for_bit_those_of_one_process(processes, size, request):
+def test_metrics_and_labels_are_bit_for_bit_those_of_one_process(processes, size, request):
     """Also where there are fewer batches than processes."""
     figures, labels = evaluated(SOLO, size)
     for each in request.getfixturevalue(processes):

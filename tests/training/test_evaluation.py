@@ -28,7 +28,7 @@ SOURCES = [
 
 
 class Body(nn.Module):
-    """Every pixel by itself: what happens to one changes no other."""
+    """Each pixel is independent of the others."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ def test_a_network_agrees_with_itself(source):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_agreement_is_the_share_of_valid_pixels_with_the_same_label(source):
+def test_agreement_is_the_fraction_of_valid_pixels_with_the_same_label(source):
     _, mine, truth = everything(source)
     _, other, _ = everything(source, who=network(source, seed=1))
     valid = np.ones_like(truth, bool) if source.ignore_index is None else truth != source.ignore_index
@@ -158,7 +158,7 @@ def test_the_last_of_the_most_classes_agrees_with_itself():
 
 @dataclass(frozen=True, kw_only=True)
 class Painted(Source):
-    """Noise, with a frame of void around it (or nothing but void) in which the picture is something else."""
+    """Noise, with a frame of void around it (or void only) whose pixels differ."""
 
     inside: int = 0
     frame: int = 0
@@ -189,8 +189,8 @@ class Painted(Source):
 
 
 @pytest.mark.parametrize("classes", [1, 3])
-def test_void_pixels_count_nowhere(classes):
-    """Other pictures under the void, hence other predictions there, and no figure changes."""
+def test_void_pixels_change_no_metric(classes):
+    """Other images under the void, hence other predictions there, change no metric."""
     one, other = (Painted(classes=classes, image_size=(32, 32), ignore_index=VOID, frame=frame) for frame in (0, 1))
     inside = Painted(classes=classes, image_size=(32, 32), ignore_index=VOID, inside=1)
     labels = evaluated(one, who=network(one, seed=1), keep_labels=True).labels
@@ -202,7 +202,7 @@ def test_void_pixels_count_nowhere(classes):
 
 
 @pytest.mark.parametrize("classes", [1, 3])
-def test_a_split_of_nothing_but_void_has_no_figures(classes):
+def test_an_all_void_split_has_no_metrics(classes):
     source = Painted(classes=classes, image_size=(32, 32), ignore_index=VOID, void=True)
     labels = evaluated(source, keep_labels=True).labels
     found = evaluated(source, reference=labels)
@@ -212,7 +212,7 @@ def test_a_split_of_nothing_but_void_has_no_figures(classes):
     }
 
 
-# what it leaves behind
+# side effects
 
 
 def modes(module: nn.Module) -> list[bool]:
@@ -221,7 +221,7 @@ def modes(module: nn.Module) -> list[bool]:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("open_blocks", [0, 1])
-def test_the_mode_is_left_as_found(training, open_blocks):
+def test_evaluation_restores_the_mode(training, open_blocks):
     who = network(BINARY)
     who.unfreeze(open_blocks)
     who.train(training)
@@ -244,7 +244,7 @@ def test_evaluation_changes_nothing_and_draws_nothing():
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
-def test_half_precision_changes_figures_only_slightly(name):
+def test_half_precision_changes_metrics_only_slightly(name):
     half, full = (evaluated(SOURCES[3], precision=Precision(torch.device("cpu"), p)) for p in (name, "fp32"))
     assert half.loss == pytest.approx(full.loss, rel=0.05)
     assert half.confusion.accuracy() == pytest.approx(full.confusion.accuracy(), abs=0.05)
@@ -255,7 +255,7 @@ def test_metrics_are_named_after_the_classes():
     assert list(evaluated(SOURCES[2]).metrics(names)) == ["loss", "miou", "dice", *(f"iou/{name}" for name in names)]
 
 
-def test_latency_is_that_of_one_picture_in_eval_mode():
+def test_latency_is_that_of_one_image_in_eval_mode():
     who, shown = network(BINARY).train(), []
     who.register_forward_pre_hook(lambda module, inputs: shown.append((inputs[0].shape, inputs[0].dtype, who.training)))
     assert latency_ms(who, (32, 64), CPU, rounds=3) > 0
@@ -263,7 +263,7 @@ def test_latency_is_that_of_one_picture_in_eval_mode():
 
 
 @pytest.mark.parametrize("source", [BINARY, SOURCES[2]])
-def test_multiply_adds_are_those_of_the_convolutions_and_looking_changes_nothing(source):
+def test_multiply_adds_are_those_of_the_convolutions_and_counting_changes_nothing(source):
     who = network(source).train()
     pixels = 64 * 96
     assert macs(who, (64, 96)) == pixels * (3 * 8 + 8 * source.classes)

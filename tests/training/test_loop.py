@@ -1,4 +1,4 @@
-"""Laws of the loop. Reference: the obvious loop, which makes an optimiser for a part when that part first trains."""
+"""Laws of the loop. Reference: the obvious loop, which creates an optimiser for a part when that part first trains."""
 
 import copy
 import io
@@ -49,7 +49,7 @@ def names_in(network: Network, parts) -> set[str]:
 
 @pytest.fixture
 def optimizers(monkeypatch):
-    """The optimisers that `fit` makes, as it makes them."""
+    """The optimisers that `fit` creates."""
     made = []
 
     def spy(*args):
@@ -62,7 +62,7 @@ def optimizers(monkeypatch):
 
 @pytest.fixture
 def gradients(monkeypatch):
-    """The gradients that each step of each `fit` was made with."""
+    """The gradients of each step of each `fit`."""
     steps = []
 
     def watch(*args):
@@ -79,7 +79,7 @@ def gradients(monkeypatch):
 
 
 def obvious_loop(network, timeline, batches, recipe, weights=ALL_TERMS):
-    """An optimiser per part, made when the part first trains; openness by name; the rates written out."""
+    """An optimiser per part, created when the part first trains; unfrozen blocks by name; rates written out."""
     loss, answer = DistillationLoss(weights, 1), teacher()
     parts = {"decoder": [*network.body.decoder.parameters(), *network.body.head.parameters()]}
     optimizers, epochs = {}, len(timeline)
@@ -119,7 +119,7 @@ def obvious_loop(network, timeline, batches, recipe, weights=ALL_TERMS):
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 @pytest.mark.parametrize("accumulate", [1, 2, 5])
 def test_fit_is_the_obvious_loop_bit_for_bit(accumulate, clip_norm):
-    """Invariant 5: a block that opens late is a block whose optimiser was made late. 3 batches: groups may be short."""
+    """Invariant 5: a late block is one whose optimiser was created late. There are 3 batches: groups may be short."""
     recipe = Recipe(seed=4, weight_decay=0.1, betas=(0.8, 0.99), clip_norm=clip_norm, accumulate=accumulate)
     ours, reference = hand_made(), hand_made()
     timeline = plan(epochs=4)
@@ -166,7 +166,7 @@ class Uneven:
         return iter(self.batches[start:])
 
 
-def test_an_epochs_terms_are_means_over_pictures():
+def test_an_epochs_terms_are_means_over_images():
     network = hand_made(norm=False, drop=0.0)
     loss = DistillationLoss(HARD, 1)
     (four, one) = (loss(network(b.images), b.masks, None, 1.0).scalars() for b in Uneven().batches)
@@ -190,7 +190,7 @@ def test_accumulating_batches_is_one_large_batch(accumulate, batch_size, gradien
 # a generator
 
 
-def test_nothing_happens_before_it_is_asked_for():
+def test_nothing_happens_before_the_first_item_is_requested():
     network, calls = hand_made(), []
     answer, before = teacher(), state(network)
     random = torch.get_rng_state()
@@ -212,14 +212,14 @@ def test_each_item_is_one_epoch():
 @pytest.mark.parametrize(
     ("every", "epochs", "seen"), [(1, 3, [0, 1, 2]), (2, 5, [1, 3, 4]), (3, 6, [2, 5]), (9, 4, [3])]
 )
-def test_validation_is_asked_every_so_many_epochs_and_at_the_end(every, epochs, seen):
+def test_validation_runs_every_few_epochs_and_at_the_end(every, epochs, seen):
     recipe = replace(RECIPE, validate_every=every)
     results = list(train(hand_made(), plan(epochs=epochs), recipe=recipe, validate=lambda: {"miou": 0.5}))
     assert [result.plan.epoch for result in results if result.val] == seen
     assert [result.plan.epoch for result in results if "val/miou" in result.metrics()] == seen
 
 
-def test_looking_less_often_changes_no_weight():
+def test_validating_less_often_changes_no_weight():
     often, seldom = hand_made(), hand_made()
     list(train(often, plan(epochs=3)))
     list(train(seldom, plan(epochs=3), recipe=replace(RECIPE, validate_every=2)))
@@ -240,7 +240,7 @@ def test_validation_sees_the_weights_at_the_epochs_end():
         assert result.val == {"miou": count, "loss": None}
 
 
-def test_what_validation_does_to_the_mode_does_not_matter():
+def test_a_mode_changed_by_validation_does_not_matter():
     disturbed, reference = hand_made(), hand_made()
     for _ in train(disturbed, validate=lambda: disturbed.eval() and {}):
         torch.manual_seed(1)
@@ -271,7 +271,7 @@ def test_a_record_has_the_names_that_users_look_for():
 PLANNED = ("epoch", "temperature", "unfrozen_blocks", "lr/decoder", "lr/encoder")
 
 
-def test_records_tell_the_plan():
+def test_records_show_the_plan():
     timeline = plan(epochs=5)
     for result in train(hand_made(), timeline, HARD, who=None):
         expected = timeline[result.plan.epoch]
@@ -307,7 +307,7 @@ def test_a_loss_that_needs_no_teacher_trains_without_one():
 # invariants 1, 4, 5, 9
 
 
-def test_temperature_touches_the_distillation_term_alone():
+def test_temperature_affects_only_the_distillation_term():
     """Invariant 1: without that term the schedule makes no difference, bit for bit."""
 
     def trained(temperature, weights):
@@ -322,7 +322,7 @@ def test_temperature_touches_the_distillation_term_alone():
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
-def test_closed_parts_are_bit_identical_after_an_epoch_and_open_ones_are_not(count):
+def test_frozen_blocks_are_bit_identical_after_training_and_unfrozen_ones_are_not(count):
     """Invariant 4, weight decay and statistics included."""
     network = hand_made()
     policy = Progressive(0, 1, max_blocks=count) if count else Frozen()
@@ -333,7 +333,7 @@ def test_closed_parts_are_bit_identical_after_an_epoch_and_open_ones_are_not(cou
     assert moved(before, network) == names_in(network, ["decoder", "head", *(f"encoder.{name}" for name in opened)])
 
 
-def test_a_block_moves_from_the_epoch_it_opens_in():
+def test_a_block_changes_from_the_epoch_in_which_it_is_unfrozen():
     """Invariant 4."""
     network = hand_made()
     before, epochs = state(network), train(network, plan(Progressive(1, 1), epochs=4))
@@ -343,7 +343,7 @@ def test_a_block_moves_from_the_epoch_it_opens_in():
         assert moved(before, network) == expected | names_in(network, ["decoder", "head", *opened])
 
 
-def test_the_encoder_of_a_frozen_run_is_never_differentiated():
+def test_a_frozen_encoder_is_never_differentiated():
     """Frozen parts do no backward work."""
     network, features = hand_made(), []
     network.body.encoder.register_forward_hook(lambda module, inputs, output: features.extend(output))
@@ -354,7 +354,7 @@ def test_the_encoder_of_a_frozen_run_is_never_differentiated():
 
 
 def test_all_groups_exist_from_the_first_step(optimizers):
-    """Invariant 5: one group for the decoder and one per block, whatever is open."""
+    """Invariant 5: one group for the decoder and one per block, whatever is unfrozen."""
     network = hand_made()
     for result in train(network, plan(epochs=5)):
         (optimizer,) = optimizers
@@ -372,7 +372,7 @@ def test_groups_are_the_decoder_and_the_blocks_from_the_deepest_up():
     assert weights - set().union(*groups) == names_in(network, ["encoder.spare"])
 
 
-def test_a_block_starts_with_empty_optimiser_state_when_it_opens(optimizers):
+def test_an_unfrozen_block_starts_with_empty_optimiser_state(optimizers):
     """Invariant 5: no moments build up before; afterwards there is one step per step since."""
     network = hand_made()
     for result in train(network, plan(Progressive(1, 2), epochs=6)):
@@ -384,7 +384,7 @@ def test_a_block_starts_with_empty_optimiser_state_when_it_opens(optimizers):
             assert found == [steps] * 4
 
 
-def test_a_block_that_is_closed_again_stands_still():
+def test_a_block_that_is_frozen_again_does_not_change():
     """Invariant 4: moments of earlier steps do not move it, nor does weight decay."""
     network = hand_made()
     optimizer, timeline = optimizer_for(network, RECIPE), plan(AtEpoch(1), epochs=2)
@@ -409,8 +409,8 @@ def test_learning_rates_are_those_of_the_plan_as_plain_floats(optimizers):
         assert rates == [expected.lr_decoder, *expected.lr_blocks]
 
 
-def test_the_optimisers_state_can_be_read_back_without_unpickling(optimizers):
-    """Invariant 12, for those who will save it: `weights_only` takes it as it is."""
+def test_the_optimisers_state_can_be_loaded_without_unpickling(optimizers):
+    """Invariant 12: `weights_only` accepts it as it is."""
     next(train(hand_made()))
     file = io.BytesIO()
     torch.save(optimizers[0].state_dict(), file)
@@ -472,7 +472,7 @@ def test_the_seed_reaches_dropout_and_the_order_each():
 
 
 @pytest.mark.parametrize("before", [7, 123])
-def test_what_was_drawn_before_does_not_matter(before):
+def test_earlier_random_draws_do_not_matter(before):
     def disturbed():
         network = hand_made()
         torch.manual_seed(before)
@@ -526,7 +526,7 @@ def test_mixed_precision_trains_to_nearly_the_same_loss(name, clip_norm):
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_no_step_sees_gradients_beyond_the_norm(accumulate, gradients):
+def test_no_step_has_gradients_above_the_norm(accumulate, gradients):
     """Clipped once per step, over all parameters together; without clipping they are larger."""
     for clip_norm in (None, 1e-3):
         next(train(hand_made(), plan(All()), recipe=replace(RECIPE, clip_norm=clip_norm, accumulate=accumulate)))
@@ -547,7 +547,7 @@ def test_fp16_gradients_are_clipped_at_their_own_scale():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_the_run(value):
+def test_a_nonfinite_loss_ends_the_training(value):
     network, calls = hand_made(), []
     with torch.no_grad():
         network.body.head.bias.fill_(value)

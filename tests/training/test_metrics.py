@@ -132,7 +132,7 @@ def test_a_confusion_starts_empty():
 # absent classes and void pixels
 
 
-def test_a_class_in_neither_truth_nor_prediction_has_no_figure_and_no_part_in_a_mean():
+def test_a_class_absent_from_truth_and_prediction_has_no_metric_and_is_left_out_of_means():
     confusion = counted([(image(0, 0, 1, 1), image(0, 1, 1, 1))], labels=3)
     assert confusion.iou() == [1 / 2, 2 / 3, None]
     assert confusion.dice() == [2 / 3, 4 / 5, None]
@@ -148,7 +148,7 @@ def test_a_class_predicted_but_never_true_scores_zero():
     assert confusion.dice()[2] == 0.0
 
 
-def test_a_split_of_void_pixels_only_has_no_figures():
+def test_a_split_of_void_pixels_only_has_no_metrics():
     confusion = counted([(image(0, 1, 1), image(VOID, VOID, VOID))], labels=2, ignore_index=VOID)
     assert confusion.iou() == confusion.dice() == [None, None]
     assert confusion.accuracy() is None
@@ -163,7 +163,7 @@ def test_a_mask_without_foreground_counts_like_any_other():
     assert empty.summary(["background", "foreground"])["miou"] == 1.0
 
 
-def test_a_mask_of_nothing_but_void_adds_nothing():
+def test_an_all_void_mask_adds_nothing():
     pairs = split(3, 0)
     void = (torch.ones(2, 5, 4, dtype=torch.uint8), torch.full((2, 5, 4), VOID, dtype=torch.uint8))
     assert torch.equal(counted([*pairs, void], 3, VOID).counts, counted(pairs, 3, VOID).counts)
@@ -171,7 +171,7 @@ def test_a_mask_of_nothing_but_void_adds_nothing():
 
 @given(label_counts, seeds, st.integers(0, 200))
 @settings(deadline=None, max_examples=20)
-def test_a_true_label_beyond_the_classes_is_counted_nowhere(labels, seed, beyond):
+def test_a_true_label_beyond_the_classes_is_not_counted(labels, seed, beyond):
     pairs = split(labels, seed, void=True)
     stray = [(predicted, mask.masked_fill(mask == VOID, labels + beyond)) for predicted, mask in pairs]
     assert torch.equal(counted(stray, labels).counts, counted(pairs, labels, VOID).counts)
@@ -191,7 +191,7 @@ def test_predictions_on_void_pixels_are_never_counted(labels, seed, other):
 
 
 @pytest.mark.parametrize("ignore_index", [255, 3, -1, -100])
-def test_any_value_outside_the_labels_serves_as_ignore_index(ignore_index):
+def test_any_value_outside_the_labels_can_be_the_ignore_index(ignore_index):
     confusion = counted([(image(0, 1, 2, 2), image(0, 1, ignore_index, 2))], 3, ignore_index)
     assert confusion.counts.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
@@ -261,7 +261,7 @@ def test_labels_do_not_depend_on_temperature(classes, seed, temperature):
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5])
-def test_labels_are_one_byte_a_pixel(classes):
+def test_labels_take_one_byte_per_pixel(classes):
     labels = predict_labels(torch.randn(2, classes, 4, 3))
     assert (labels.shape, labels.dtype) == ((2, 4, 3), torch.uint8)
 

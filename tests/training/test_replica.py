@@ -1,4 +1,4 @@
-"""One network in every process: wrapped when blocks open, and the same everywhere, bit for bit."""
+"""Every process has the same network, bit for bit, wrapped again when blocks are unfrozen."""
 
 import gc
 import weakref
@@ -13,7 +13,7 @@ from kd.training.replica import Replica, digest
 
 
 @pytest.mark.parametrize("name", ["body.head.weight", "body.encoder.deep.norm.running_mean", "body.encoder.spare.bias"])
-def test_the_smallest_change_of_any_saved_value_shows(name):
+def test_the_smallest_change_of_any_saved_value_changes_the_digest(name):
     one, other = hand_made(), hand_made()
     assert digest(one) == digest(other)
     value = other.state_dict()[name].flatten()[:1]
@@ -21,7 +21,7 @@ def test_the_smallest_change_of_any_saved_value_shows(name):
     assert digest(one) != digest(other)
 
 
-def test_one_process_alone_has_the_network_itself():
+def test_a_single_process_uses_the_network_itself():
     network, images = hand_made(drop=0.0), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     replica = Replica(network)
     replica.wrap()
@@ -30,7 +30,7 @@ def test_one_process_alone_has_the_network_itself():
 
 
 def openings(world):
-    """Which parameters have gradients, and the same ones everywhere, as blocks open; and what is left of wrappers."""
+    """The gradients after each unfreezing, and which wrappers are still alive."""
     network = hand_made(drop=0.0)
     replica, found, wrappers = Replica(network, world, 4), [], []
     for opened in (0, 1, 1, 3):
@@ -53,7 +53,7 @@ def opened():
     return together.run(openings)
 
 
-def test_gradients_are_the_same_in_every_process_whatever_has_opened_since(opened):
+def test_gradients_are_the_same_in_every_process_whatever_was_unfrozen_since(opened):
     (one, *_), (other, *_) = opened
     for here, there in zip(one, other, strict=True):
         assert here.keys() == there.keys()
@@ -61,14 +61,14 @@ def test_gradients_are_the_same_in_every_process_whatever_has_opened_since(opene
         assert any(value.abs().sum() > 0 for value in here.values())
 
 
-def test_a_block_has_gradients_once_it_is_open(opened):
+def test_only_unfrozen_blocks_have_gradients(opened):
     for count, gradients in zip((0, 1, 1, 3), opened[0][0], strict=True):
         in_encoder = {name.split(".")[2] for name in gradients if name.startswith("body.encoder.")}
         assert in_encoder == set(BLOCKS[:count])
 
 
 def test_no_wrapper_outlives_the_next(opened):
-    """Its hooks would add up gradients a second time."""
+    """Its hooks would accumulate gradients a second time."""
     for _, alive, last_is_in_use in opened:
         assert alive == [False, False, False, True]
         assert last_is_in_use

@@ -1,4 +1,4 @@
-"""A training that goes on from a snapshot is the training that was never stopped, bit for bit, wherever it is cut."""
+"""A training resumed from a snapshot equals one that was never interrupted, bit for bit, wherever it is cut."""
 
 import json
 from dataclasses import replace
@@ -32,7 +32,7 @@ def lines(results: list[EpochResult]) -> list[dict]:
 
 
 def through(network, stop_at=None, **more):
-    """Train; the epochs' lines, and the snapshot at the cut, after which nothing is done."""
+    """Train up to the cut; returns the epochs' lines and the snapshot there."""
     results = []
     for item in train(network, plan(epochs=EPOCHS), pause=lambda: True, **{"train": batches(), **more}):
         if isinstance(item, EpochResult):
@@ -55,7 +55,7 @@ def to_disk_and_back(found: Snapshot, folder) -> Snapshot:
 
 
 @pytest.mark.parametrize("cut", CUTS, ids=lambda cut: f"epoch {cut[0]} step {cut[1]}")
-def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(straight, cut, tmp_path):
+def test_an_interrupted_training_ends_as_if_it_had_not_been(straight, cut, tmp_path):
     before, found = through(hand_made(), stop_at=cut)
     network = hand_made(seed=5)  # other weights, which the snapshot replaces
     after, _ = through(network, start=to_disk_and_back(found, tmp_path))
@@ -63,7 +63,7 @@ def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(straight, cut, t
     assert before + after == straight[1]
 
 
-def test_it_may_go_on_with_other_workers(straight):
+def test_a_training_can_resume_with_other_workers(straight):
     _, found = through(hand_made(), stop_at=(1, 2))
     network = hand_made(seed=5)
     through(network, start=found, train=batches(workers=2))
@@ -73,7 +73,7 @@ def test_it_may_go_on_with_other_workers(straight):
 @pytest.mark.parametrize(
     "recipe", [replace(RECIPE, accumulate=2), replace(RECIPE, clip_norm=1e-3)], ids=["accumulating", "clipping"]
 )
-def test_every_recipe_goes_on(recipe):
+def test_every_recipe_can_be_resumed(recipe):
     whole, first, second = hand_made(), hand_made(), hand_made(seed=5)
     through(whole, recipe=recipe)
     _, found = through(first, stop_at=(1, 2), recipe=recipe)
@@ -81,7 +81,7 @@ def test_every_recipe_goes_on(recipe):
     assert same(second, whole)
 
 
-def test_the_scale_of_half_precision_is_carried_on():
+def test_the_loss_scale_of_half_precision_is_restored():
     half = Precision(torch.device("cpu"), "fp16", channels_last=False)
     _, found = through(hand_made(), stop_at=(1, 2), precision=half)
     whole, rest = hand_made(), hand_made(seed=5)
@@ -91,8 +91,8 @@ def test_the_scale_of_half_precision_is_carried_on():
     assert same(rest, whole)
 
 
-def test_a_real_network_in_channels_last_goes_on_bit_for_bit():
-    """Optimiser moments have to lie in memory as their parameters do."""
+def test_a_real_network_in_channels_last_resumes_bit_for_bit():
+    """Optimiser moments need the memory layout of their parameters."""
     source, cpu = Shapes(image_size=(32, 32), train=6, val=2, test=1), Precision(torch.device("cpu"))
 
     def built(seed):
@@ -125,12 +125,12 @@ def test_a_snapshot_is_a_copy():
     assert all(torch.equal(value, before[name]) for name, value in found.tensors.items())
 
 
-def test_its_facts_are_plain_json():
+def test_a_snapshots_facts_are_plain_json():
     found = next(iter(train(hand_made(), pause=lambda: True, train=batches()))).snapshot()
     assert json.loads(json.dumps(found.facts)) == found.facts
 
 
-def test_a_pause_comes_only_where_it_is_asked_for_and_never_at_an_epochs_end():
+def test_a_pause_comes_only_on_request_and_never_at_an_epochs_end():
     assert not any(isinstance(item, Pause) for item in train(hand_made(), train=batches()))
     kinds = [type(item) for item in train(hand_made(), plan(epochs=1), train=batches(), pause=lambda: True)]
     assert kinds == [Pause] * (STEPS - 1) + [EpochResult]

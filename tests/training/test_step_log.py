@@ -1,4 +1,4 @@
-"""No loss and no gradient that is not a number passes in silence, and none of them moves a weight."""
+"""Nonfinite losses and gradients change no weight, and are always reported."""
 
 import json
 from dataclasses import replace
@@ -52,7 +52,7 @@ def poisoned(at=(0, 2), gradient_only=False, **more):
 
 
 @pytest.mark.parametrize("gradient_only", [False, True], ids=["loss", "gradient"])
-def test_a_step_that_is_no_number_ends_the_training_and_says_which(gradient_only):
+def test_a_nonfinite_step_ends_the_training_and_is_named(gradient_only):
     _, items, batches = poisoned(gradient_only=gradient_only)
     with pytest.raises(DivergedError, match=r"in epoch 0, step 2; .*trainer.nonfinite=skip") as caught:
         list(items)
@@ -62,7 +62,7 @@ def test_a_step_that_is_no_number_ends_the_training_and_says_which(gradient_only
 
 
 @pytest.mark.parametrize("gradient_only", [False, True], ids=["loss", "gradient"])
-def test_it_moves_no_weight_and_no_moment(gradient_only):
+def test_a_nonfinite_step_changes_no_weight(gradient_only):
     network, items, _ = poisoned((0, 0), gradient_only)
     before = state(network)
     with pytest.raises(DivergedError):
@@ -71,7 +71,7 @@ def test_it_moves_no_weight_and_no_moment(gradient_only):
 
 
 @pytest.mark.parametrize("gradient_only", [False, True], ids=["loss", "gradient"])
-def test_under_a_switch_it_is_left_out_and_counted(gradient_only):
+def test_nonfinite_steps_are_skipped_and_counted_if_asked_for(gradient_only):
     network, items, _ = poisoned(gradient_only=gradient_only, recipe=SKIP)
     results = list(items)
     assert [result.train["skipped_steps"] for result in results] == [1, 0]
@@ -79,7 +79,7 @@ def test_under_a_switch_it_is_left_out_and_counted(gradient_only):
     assert all(value == value for result in results for value in result.train.values())
 
 
-def test_a_step_that_was_left_out_left_nothing_behind():
+def test_a_skipped_step_changes_nothing():
     """Weights and batch-norm statistics stay, bit for bit: the hook's poison reaches neither."""
     network, items, batches = poisoned((0, 1), recipe=SKIP, pause=lambda: True)
     next(items)
@@ -104,7 +104,7 @@ def test_an_epoch_without_a_step_ends_the_training():
         next(train(network, recipe=SKIP))
 
 
-def test_an_overflow_of_half_precision_is_counted_and_no_error():
+def test_an_overflow_of_half_precision_is_counted_and_is_no_error():
     """Scaled by 65,536, the first gradients of a steep loss are beyond fp16; the scale falls with each."""
     network = hand_made()
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_a_scale_that_only_falls_ends_the_training():
         list(items)
 
 
-def test_overflows_are_told_from_losses_that_are_no_number():
+def test_overflows_are_distinguished_from_nonfinite_losses():
     log = StepLog(0, HALF)
     one = [torch.tensor([0, 1])]
 
@@ -141,7 +141,7 @@ def test_overflows_are_told_from_losses_that_are_no_number():
         log.record(2, [Batch()], [{"loss": torch.tensor(float("nan"))}], torch.tensor(1.0))
 
 
-def test_an_epochs_steps_come_back_from_json_bit_for_bit():
+def test_a_step_logs_state_survives_json_bit_for_bit():
     _, items, _ = poisoned((9, 9), pause=lambda: True)
     sums = [item.snapshot() for item, _ in zip(items, range(2), strict=False)][-1].facts["sums"]
     again = StepLog(0, CPU, state=json.loads(json.dumps(sums)))
@@ -149,12 +149,12 @@ def test_an_epochs_steps_come_back_from_json_bit_for_bit():
     assert (again.sizes, again.images) == (sums["sizes"], sum(sums["sizes"]))
 
 
-def test_time_before_a_stop_counts():
+def test_time_before_an_interruption_counts():
     log = StepLog(0, CPU, state={"values": {}, "sizes": [], "seconds": 100.0, "skipped": 0, "overflows": 0})
     assert 100 <= log.seconds() < 110
 
 
-def test_the_images_of_a_whole_batch_count_where_a_process_has_a_part_of_it():
+def test_the_images_of_the_whole_batch_count_if_a_process_has_a_share_of_it():
     log = StepLog(0, CPU, batch_size=7)
     (part,) = loader(batch_size=6).epoch(0)
     log.record(0, [part], [{"loss": torch.tensor(1.0)}], torch.tensor(1.0))

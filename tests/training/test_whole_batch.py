@@ -38,7 +38,7 @@ def whole(layout=torch.contiguous_format):
 
 
 def shares(draw, batch, size):
-    """What each of `size` processes makes of its rows, one after the other."""
+    """The result of each of `size` processes on its rows, one after the other."""
     for rank in range(size):
         world = World(rank, size)
         torch.manual_seed(5)
@@ -57,7 +57,7 @@ def test_the_parts_of_all_processes_make_what_one_process_draws(draw, size, layo
     assert torch.equal(torch.cat(list(shares(draw, batch, size))), expected)
 
 
-def test_gradients_pass_where_values_do():
+def test_gradients_pass_where_dropout_keeps_values():
     batch = whole().requires_grad_()
     torch.manual_seed(5)
     with WholeBatch(World(1, 2), 7):
@@ -67,7 +67,7 @@ def test_gradients_pass_where_values_do():
     assert not batch.grad[:3].any()
 
 
-def test_what_is_not_drawn_for_samples_is_drawn_as_ever():
+def test_draws_that_are_not_per_sample_are_unchanged():
     def draw():
         torch.manual_seed(5)
         return torch.cat([torch.rand(3), torch.empty(2, 2).bernoulli_().flatten(), F.dropout(torch.ones(3), 0.5)])
@@ -77,8 +77,8 @@ def test_what_is_not_drawn_for_samples_is_drawn_as_ever():
     assert torch.equal(found, draw())
 
 
-def test_a_network_in_eval_mode_is_let_be():
-    """Closed blocks normalise by their running statistics and draw nothing; no other process is asked."""
+def test_a_network_in_eval_mode_is_unaffected():
+    """Frozen blocks normalise by their running statistics and draw nothing, without communication."""
     network = nn.Sequential(nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6), nn.Dropout(0.5)).eval()
     with WholeBatch(World(1, 2), 7):
         found = network(whole()[3:])
@@ -100,7 +100,7 @@ CASES = {
 
 
 def setting(shape, affine=True, running=True, offset=0.0, dtype=torch.float64, momentum=0.1):
-    """Inputs, what weighs the outputs in a loss, and the other arguments."""
+    """Inputs, upstream gradients, and the other arguments."""
     generator = torch.Generator().manual_seed(0)
     wide = torch.promote_types(dtype, torch.float32)
     spread = torch.arange(1, 4).view(1, 3, *[1] * (len(shape) - 2))
@@ -113,7 +113,7 @@ def setting(shape, affine=True, running=True, offset=0.0, dtype=torch.float64, m
 
 
 def normalised(function, inputs, upstream, parameters, **options):
-    """Outputs, their gradients' way back to the inputs and parameters, and the running statistics after it."""
+    """Outputs, gradients of inputs and parameters, and running statistics."""
     inputs = inputs.detach().clone().requires_grad_()
     mean, var, weight, bias = parameters
     outputs = function(inputs, mean, var, weight, bias, **options)
@@ -149,7 +149,7 @@ def near(found, expected, case):
 
 @pytest.fixture(params=CASES)
 def case(request, processes):
-    """A case, what torch makes of the whole batch, and what each process made of its part."""
+    """A case, torch's result on the whole batch, and each process's result on its part."""
     inputs, upstream, parameters, momentum = setting(**CASES[request.param])
     whole = normalised(F.batch_norm, inputs, upstream, parameters, training=True, momentum=momentum)
     return CASES[request.param], whole, [process[request.param] for process in processes]
