@@ -34,6 +34,7 @@ from kd.study.hydra_options import ticket
 from kd.study.no_trial import NoTrial
 from kd.system import signals
 from kd.system.environment import environment
+from kd.system.installation import train_command
 from kd.system.world import World, joined
 
 SAMPLES = 5  # in the picture of predictions, at even distances through the validation split
@@ -75,7 +76,7 @@ def _run(job: Job, stop: signals.Stop, world: World) -> float | tuple[float, ...
             raise
         except signals.Interrupted:
             if job.trial is None:
-                console.say(f"go on    python train.py resume={job.folder}")
+                console.say(f"go on    {train_command()} resume={job.folder}")
             raise
 
 
