@@ -1,7 +1,7 @@
 """Knowledge distillation of segmentation networks: temperature schedules, progressive unfreezing, losses.
 
-What is public here is imported when it is first asked for, so that `import kd` costs nothing, and a schedule no torch.
-docs/api.md shows these in a training loop of one's own; `train.py` and the command `kd` do the rest.
+Public names are imported on first use: `import kd` is cheap, and a schedule needs no torch. docs/api.md shows them in a
+training loop of your own; the command `kd` is built on them.
 """
 
 from importlib import import_module
@@ -14,9 +14,23 @@ if TYPE_CHECKING:
     from kd.networks.network import Network
     from kd.networks.partition import Block, Partition, partition
     from kd.networks.saved import load
-    from kd.plan.schedules import Constant, Cosine, Exponential, Linear, Piecewise, Schedule, progress
-    from kd.plan.timeline import EpochPlan, LearningRates, Timeline
-    from kd.plan.unfreeze import All, AtEpoch, Frozen, Policy, Progressive
+    from kd.plan import (
+        All,
+        AtEpoch,
+        Constant,
+        Cosine,
+        EpochPlan,
+        Exponential,
+        Frozen,
+        LearningRates,
+        Linear,
+        Piecewise,
+        Policy,
+        Progressive,
+        Schedule,
+        Timeline,
+        progress,
+    )  # fmt: skip
     from kd.training.metrics import Confusion, predict_labels
 
 __all__ = [
@@ -27,38 +41,25 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "networks.partition": ("Block", "Partition", "partition"),
-    "errors": ("ConfigError", "DataError", "ModelError", "UserError"),
-    "networks.saved": ("load",),
     "distillation.losses": ("DistillationLoss", "Terms", "binary_kl", "cross_entropy", "logits_mse", "multiclass_kl"),
-    "training.metrics": ("Confusion", "predict_labels"),
-    "networks.network": ("Network",),
+    "errors": ("ConfigError", "DataError", "ModelError", "UserError"),
     "networks.encoder_blocks": ("EncoderBlocks",),
+    "networks.network": ("Network",),
+    "networks.partition": ("Block", "Partition", "partition"),
+    "networks.saved": ("load",),
     "plan": (
-        "All",
-        "AtEpoch",
-        "Constant",
-        "Cosine",
-        "EpochPlan",
-        "Exponential",
-        "Frozen",
-        "LearningRates",
-        "Linear",
-        "Piecewise",
-        "Policy",
-        "Progressive",
-        "Schedule",
-        "Timeline",
-        "progress",
+        "All", "AtEpoch", "Constant", "Cosine", "EpochPlan", "Exponential", "Frozen", "LearningRates", "Linear",
+        "Piecewise", "Policy", "Progressive", "Schedule", "Timeline", "progress",
     ),
-}
+    "training.metrics": ("Confusion", "predict_labels"),
+}  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
-if not TYPE_CHECKING:  # else a type checker would take any name for one of ours
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> object:
-        if name not in _HOME_OF:  # such as a module of ours, which the import system then looks for
+        if name not in _HOME_OF:  # or a submodule, which the import system then looks for
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = found = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
         return found

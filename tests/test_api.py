@@ -1,4 +1,4 @@
-"""What `import kd` offers: light, typed, and every example of docs/api.md and of the docstrings true."""
+"""The public API, `import kd`: light and typed; every example in docs/api.md and in the docstrings holds."""
 
 import ast
 import doctest
@@ -27,7 +27,7 @@ EXAMPLES = [
 
 @pytest.fixture
 def run_folder(tmp_path, monkeypatch):
-    """A working directory with the finished run that the documents name."""
+    """A working directory with the finished run that the documentation names."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     settings = NetworkSettings(arch="unet", encoder="tu-mobilenetv3_small_050")
@@ -38,14 +38,14 @@ def run_folder(tmp_path, monkeypatch):
 
 
 def failures(text: str, name: str, names: dict) -> str:
-    """Run the examples of a text; what went wrong, as doctest reports it."""
-    said: list[str] = []
+    """Run the examples of a text; returns doctest's report of failures."""
+    report: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    runner.run(doctest.DocTestParser().get_doctest(text, names, name, name, 0), out=said.append)
-    return "".join(said)
+    runner.run(doctest.DocTestParser().get_doctest(text, names, name, name, 0), out=report.append)
+    return "".join(report)
 
 
-def test_every_example_of_the_document_is_true(run_folder):
+def test_every_example_of_the_document_holds(run_folder):
     text = DOCUMENT.read_text(encoding="utf-8")
     examples = "\n".join(re.findall(r"```pycon\n(.*?)```", text, re.DOTALL))
     assert examples.count(">>>") > 30
@@ -54,21 +54,21 @@ def test_every_example_of_the_document_is_true(run_folder):
 
 
 @pytest.mark.parametrize("module", EXAMPLES)
-def test_every_example_of_a_docstring_is_true(module):
+def test_every_example_of_a_docstring_holds(module):
     found = import_module(module)
     tests = [test for test in doctest.DocTestFinder().find(found) if test.examples]
     assert tests
-    said: list[str] = []
+    report: list[str] = []
     for test in tests:
-        doctest.DocTestRunner().run(test, out=said.append)
-    assert said == []
+        doctest.DocTestRunner().run(test, out=report.append)
+    assert report == []
 
 
 def test_the_modules_with_examples_are_found():
     assert len(EXAMPLES) >= 7  # a search in the wrong place finds fewer
 
 
-def test_public_names_are_said_once_for_people_and_once_for_type_checkers():
+def test_lazy_and_typed_imports_name_the_same_modules():
     tree = ast.parse((PROJECT / "kd" / "__init__.py").read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     typed = {f"{node.module}.{alias.name}" for node in block.body for alias in node.names}
@@ -78,7 +78,7 @@ def test_public_names_are_said_once_for_people_and_once_for_type_checkers():
 
 
 @pytest.mark.parametrize("name", kd.__all__)
-def test_a_public_name_is_there_documented_and_listed(name):
+def test_a_public_name_exists_and_is_documented_and_listed(name):
     found = getattr(kd, name)
     assert found.__doc__
     assert found.__module__.startswith("kd.")
@@ -86,7 +86,7 @@ def test_a_public_name_is_there_documented_and_listed(name):
     assert f"`{name}`" in DOCUMENT.read_text(encoding="utf-8")
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error():
+def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'Cosin'"):
         kd.Cosin  # noqa: B018
     with pytest.raises(ImportError):
@@ -102,14 +102,14 @@ def test_the_package_and_its_plans_need_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT)
 
 
-def test_the_package_says_that_it_is_typed():
+def test_the_package_is_marked_as_typed():
     assert (PROJECT / "kd" / "py.typed").exists()
 
 
 # kd.load
 
 
-def test_a_loaded_student_answers_as_the_one_that_was_saved(run_folder):
+def test_a_loaded_student_gives_the_logits_of_the_saved_one(run_folder):
     network, folder = run_folder
     images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     for path in (folder, str(folder), folder / "student.safetensors"):
@@ -119,7 +119,7 @@ def test_a_loaded_student_answers_as_the_one_that_was_saved(run_folder):
             assert torch.equal(loaded(images), network.eval()(images))
 
 
-def test_what_is_no_network_is_told_in_one_line(tmp_path):
+def test_a_file_that_is_not_a_network_is_a_one_line_error(tmp_path):
     (tmp_path / "notes.safetensors").write_text("no weights")
     for path in (tmp_path / "nowhere", tmp_path, tmp_path / "notes.safetensors"):
         with pytest.raises(kd.ModelError) as error:

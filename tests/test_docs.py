@@ -161,15 +161,19 @@ def look_at(words: list[str], folder: Path) -> None:
         case ["torchrun", *typed]:
             from torch.distributed.run import get_args_parser as torchrun
 
-            script = typed.index("train.py")
+            script = next(at for at, word in enumerate(typed) if word in ("train.py", "kd"))
             torchrun().parse_args(typed[: script + 1])
-            look_at_training(typed[script + 1 :], folder)
+            look_at(["python", *typed[script:]] if typed[script] == "train.py" else typed[script:], folder)
+        case ["kd", "train", *typed]:
+            look_at_training(typed, folder)
         case ["kd", *typed]:
             composed(*getattr(cli.parser().parse_args(typed), "overrides", []))
         case ["make", *targets]:
             assert set(targets) <= set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
-        case ["pip", "install", extra]:
-            assert extra[2:-1] in project()["optional-dependencies"]
+        case ["pip", "install", *options, requirement]:  # -e: `pip install .` would replace the clone by a copy
+            place, extra = re.fullmatch(r"(.+)\[(\w+)\]", requirement).groups()
+            assert (place, options) in ((".", ["-e"]), (project()["name"], []))
+            assert extra in project()["optional-dependencies"]
         case ["python", "-m", module, *_]:
             assert importlib.util.find_spec(module)
         case ["python", script, *_]:

@@ -1,31 +1,45 @@
-"""The console command `kd`: a look at a run before it starts, at its data, at what came of it. `train.py` trains."""
+"""The command `kd`: train a student, or run a study; plan it, check its data, and use and compare the results."""
 
 import argparse
+import sys
 from collections.abc import Sequence
+from typing import Any
 
-from kd.cli import data, plan, runs, student
-from kd.config.hydra_errors import one_line_errors
+from kd.cli import data, plan, runs, student, train
+from kd.system.installation import NAME, version
 from kd.system.terminal import steady_output
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console command."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
     steady_output()
-    arguments = parser().parse_args(argv)
+    if arguments[:1] == ["train"]:  # Hydra parses the rest
+        train.run(arguments[1:])
+        return
+    if arguments[:1] == ["-sc"]:  # a shell's completion, installed by `kd train -sc install=...`
+        train.complete(arguments, verbs(parser()))
+        return
+    parsed = parser().parse_args(arguments)
+    from kd.config.hydra_errors import one_line_errors  # heavy: hydra
+
     with one_line_errors():
-        arguments.verb(arguments)
+        parsed.verb(parsed)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all verbs; each has `verb`, the function that does it, among its arguments."""
+    """The parser of all verbs; `verb` among the parsed arguments is the function that runs one."""
     command = argparse.ArgumentParser(
         prog="kd",
         description=__doc__,
-        epilog="examples: kd preview schedule=cosine | kd check data=folder data.root=my_data | kd ui | "
-        "kd study temperature_unfreeze; kd VERB --help has more. python train.py --help shows what can be configured.",
+        epilog="examples: kd preview schedule=cosine | kd train schedule=cosine | kd check data=folder "
+        "data.root=my_data | kd ui | kd study temperature_unfreeze; kd VERB --help explains one verb, and kd train "
+        "--help lists every option.",
     )
-    verbs = command.add_subparsers(required=True, metavar="verb")
+    command.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    subparsers = command.add_subparsers(required=True, metavar="verb")
     for add in (
+        train.add_train,
         plan.add_preview,
         runs.add_study,
         runs.add_report,
@@ -37,5 +51,18 @@ def parser() -> argparse.ArgumentParser:
         runs.add_ui,
         data.add_cache,
     ):
-        add(verbs)
+        add(subparsers)
     return command
+
+
+def verbs(command: argparse.ArgumentParser) -> list[str]:
+    """The names of a parser's verbs."""
+    return [name for action in command._actions if action.choices for name in action.choices]
+
+
+class _Version(argparse.Action):
+    """Print the version and exit; it is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(f"{NAME} {version()}")
+        parser.exit()

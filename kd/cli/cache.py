@@ -1,4 +1,4 @@
-"""`kd cache`: what is kept, whether it is whole, and deleting it."""
+"""`kd cache`: list, verify and delete what is cached."""
 
 import time
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from kd.errors import ConfigError, shown
 from kd.system.cache_folder import GB, LOCK, Entry, clear, entries, superfluous
 from kd.system.terminal import can_move
 
-WIDE = 160  # characters of a line that goes into a file
+WIDE = 160  # characters per line where the output is not a terminal
 
 
 def show(cache: Path) -> None:
-    """Print what there is."""
+    """Print a table of the entries."""
     found, console = entries(cache), _console()
     if not found:
-        console.print(f"cache    {cache}: nothing there")
+        console.print(f"cache    {cache}: empty")
         return
     table = Table(title="cache", title_justify="left")
     for name in ("kind", "entry", "views", "full", "GB", "last used", "of"):
@@ -35,30 +35,30 @@ def show(cache: Path) -> None:
             entry.kind, entry.path.stem[:8],
             str(len(entry.slots)) if entry.kind == "teacher" else "-", "-" if full is None else f"{full:.0%}",
             f"{entry.bytes / GB:.3f}", f"{datetime.fromtimestamp(entry.used):%Y-%m-%d}",
-            Text(_of(facts, cache.parent), overflow="fold"),
+            Text(_owner(facts, cache.parent), overflow="fold"),
         )  # fmt: skip
     console.print(table)
     console.print(f"cache    {cache}: {len(found)} entries, {_gb(found)}")
 
 
 def verify(cache: Path) -> bool:
-    """Read everything, empty what is damaged, and say what it was; returns whether all was whole."""
+    """Read all entries, drop damaged data and report it; returns whether everything was intact."""
     found, console, errors = entries(cache), _console(), 0
     bar = Console(stderr=True)
     for entry in track(found, "reading", console=bar, disable=not can_move(bar), transient=True):
         for line in entry.mend():
             errors += 1
             console.print(f"damaged: {shown(line)}")
-    verdict = f"{errors} files were damaged, and are computed again when they are asked for" if errors else "all whole"
+    verdict = f"{errors} files were damaged; they are recomputed when needed" if errors else "intact"
     console.print(f"cache    {cache}: {len(found)} entries, {_gb(found)}: {verdict}")
     return not errors
 
 
 def prune(cache: Path, older_than: float | None, keep_gb: float | None, everything: bool) -> None:
-    """Delete entries: those not used for so many days, then the least recently used until so many GB are left.
+    """Delete entries: those unused for `older_than` days, then the least recently used until `keep_gb` GB are left.
 
     Raises:
-        ConfigError: it is not said which, or by a number that is none.
+        ConfigError: no option says what to delete, or its value is negative or NaN.
     """
     if older_than is None and keep_gb is None and not everything:
         raise ConfigError("kd cache prune: say what to delete: --older-than DAYS, --keep-gb GB, or --all", page="cache")
@@ -69,16 +69,16 @@ def prune(cache: Path, older_than: float | None, keep_gb: float | None, everythi
     doomed = found if everything else superfluous(found, older_than, keep_gb, time.time())
     for entry in doomed:
         with FileLock(entry.path.parent / LOCK) if entry.kind == "teacher" else nullcontext():
-            entry.delete()  # nobody makes a file of slots in it meanwhile
+            entry.delete()  # the lock keeps runs from creating files in it meanwhile
     clear(cache)
     kept = entries(cache)
     _console().print(f"cache    {cache}: deleted {len(doomed)} entries, {_gb(doomed)}; {len(kept)} left, {_gb(kept)}")
 
 
-def _of(facts: dict[str, Any], runs: Path) -> str:
-    """Whose it is: a teacher, told by its folder where it has one of its own, or a data set."""
-    told = str(facts.get("teacher") or facts.get("data") or "-")
-    return shown(told.removesuffix("/teacher.safetensors").removeprefix(f"{runs}/"))
+def _owner(facts: dict[str, Any], runs: Path) -> str:
+    """The teacher or data set that an entry was computed from; a teacher of ours by its folder below runs/."""
+    owner = str(facts.get("teacher") or facts.get("data") or "-")
+    return shown(owner.removesuffix("/teacher.safetensors").removeprefix(f"{runs}/"))
 
 
 def _gb(found: Sequence[Entry]) -> str:

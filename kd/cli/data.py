@@ -1,4 +1,4 @@
-"""What lies on the disk: `kd check` looks at the data, `kd cache` at what is kept."""
+"""`kd check` reads the data; `kd cache` manages the caches."""
 
 import argparse
 import json
@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from kd.cli.verb import add_verb
-from kd.config.compose import compose, project_root
-from kd.config.read import read
 
 
 def add_check(verbs: Any) -> None:
     check = add_verb(
         verbs, "check", _check,
-        help="read all data and list everything that is wrong with it",
-        description="Read every pair of every split; list all problems, sizes and the balance of the classes. Exits "
-        "with 1 where training would stop at something, or be misled by it; warnings do not count.",
+        help="read all data and list every problem",
+        description="Read every pair of every split; list all problems, sizes and the class balance. Exits with 1 if "
+        "there are errors, which would stop or mislead training; warnings do not count.",
         epilog="example: kd check data=folder data.root=~/pictures",
     )  # fmt: skip
-    check.add_argument("overrides", nargs="*", metavar="override", help="as for train.py: data=folder data.root=...")
-    check.add_argument("--headers", action="store_true", help="read no pixels: pairs, formats and sizes only, fast")
+    check.add_argument("overrides", nargs="*", metavar="override", help="as for kd train: data=folder data.root=...")
+    check.add_argument("--headers", action="store_true", help="check pairs, formats and sizes only; read no pixels")
     check.add_argument("--json", action="store_true", help="print the whole report as JSON")
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    from kd.config.compose import compose
+    from kd.config.read import read
     from kd.data import check_report
     from kd.data.check import check
 
@@ -42,25 +42,26 @@ def _check(arguments: argparse.Namespace) -> None:
 def add_cache(verbs: Any) -> None:
     cache = add_verb(
         verbs, "cache", _cache,
-        help="list what is kept below runs/cache: teachers' answers, decoded samples; verify or delete it",
-        description="List what is kept below runs/cache: teachers' answers, decoded samples, teachers' figures.",
+        help="list, verify or delete what is cached: teacher logits, decoded samples, teachers' metrics",
+        description="List what is cached in runs/cache: teacher logits, decoded samples, teachers' metrics.",
         epilog="example: kd cache prune --keep-gb 10",
     )  # fmt: skip
-    what = cache.add_subparsers(metavar="verify or prune")
+    actions = cache.add_subparsers(metavar="verify or prune")
     add_verb(
-        what, "verify", _cache_verify,
-        help="read all of it, and empty what is damaged",
-        description="Read all of it. What is damaged is emptied, so that it is computed again; exits with 1 then.",
+        actions, "verify", _cache_verify,
+        help="read everything and drop what is damaged",
+        description="Read everything and drop what is damaged, so that it is recomputed; exits with 1 if there was "
+        "any damage.",
     )  # fmt: skip
     prune = add_verb(
-        what, "prune", _cache_prune,
-        help="delete some of it, or all",
-        description="Delete entries. Runs that are at work on them go on, and make again what they miss.",
+        actions, "prune", _cache_prune,
+        help="delete some or all entries",
+        description="Delete entries. Runs that use them continue, and recompute what they miss.",
         epilog="example: kd cache prune --older-than 30 --keep-gb 10",
     )  # fmt: skip
-    prune.add_argument("--older-than", type=float, metavar="DAYS", help="what was not used for so many days")
-    prune.add_argument("--keep-gb", type=float, metavar="GB", help="least recently used first, until so much is left")
-    prune.add_argument("--all", action="store_true", help="everything")
+    prune.add_argument("--older-than", type=float, metavar="DAYS", help="entries not used for this many days")
+    prune.add_argument("--keep-gb", type=float, metavar="GB", help="the least recently used, until this much is left")
+    prune.add_argument("--all", action="store_true", help="all entries")
 
 
 def _cache(arguments: argparse.Namespace) -> None:
@@ -83,4 +84,6 @@ def _cache_prune(arguments: argparse.Namespace) -> None:
 
 
 def _cache_root() -> Path:
+    from kd.config.compose import project_root
+
     return project_root() / "runs" / "cache"

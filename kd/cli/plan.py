@@ -4,29 +4,32 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kd.cli.verb import add_verb
-from kd.config.compose import compose
-from kd.config.read import block_count, read
-from kd.plan.timeline import EpochPlan, Timeline
+
+if TYPE_CHECKING:
+    from kd.plan.timeline import EpochPlan, Timeline
 
 
 def add_preview(verbs: Any) -> None:
     preview = add_verb(
         verbs, "preview", _preview,
         help="print the plan of a run, epoch by epoch",
-        description="Print the plan of a run: temperature, open encoder blocks and learning rates of each epoch.",
+        description="Print the plan of a run: temperature, unfrozen encoder blocks and learning rates of each epoch.",
         epilog="example: kd preview schedule=cosine unfreeze.rate=3 trainer.epochs=50",
     )  # fmt: skip
     preview.add_argument(
-        "overrides", nargs="*", metavar="override", help="as for train.py: schedule=cosine unfreeze.rate=3"
+        "overrides", nargs="*", metavar="override", help="as for kd train: schedule=cosine unfreeze.rate=3"
     )
     preview.add_argument("--json", action="store_true", help="print a list with one object per epoch")
-    preview.add_argument("--png", type=Path, metavar="FILE", help="draw the plan")
+    preview.add_argument("--png", type=Path, metavar="FILE", help="plot the plan")
 
 
 def _preview(arguments: argparse.Namespace) -> None:
+    from kd.config.compose import compose
+    from kd.config.read import block_count, read
+
     settings = read(compose(arguments.overrides), look_at_data=False)
     timeline = settings.timeline(block_count(settings.backbone.student))
     if arguments.png:
@@ -40,7 +43,7 @@ def _preview(arguments: argparse.Namespace) -> None:
         _print_table(timeline)
 
 
-def _as_json(plan: EpochPlan) -> dict[str, object]:
+def _as_json(plan: "EpochPlan") -> dict[str, object]:
     return {
         "epoch": plan.epoch,
         "temperature": plan.temperature,
@@ -49,20 +52,20 @@ def _as_json(plan: EpochPlan) -> dict[str, object]:
     }
 
 
-def _print_table(timeline: Timeline) -> None:
-    """A row per number of open blocks; epochs are counted from 0."""
-    rows = [("epochs", "temperature", "open blocks", "what trains", "lr decoder", "lr encoder")]
+def _print_table(timeline: "Timeline") -> None:
+    """Print a row for each number of unfrozen blocks; epochs are counted from 0."""
+    rows = [("epochs", "temperature", "unfrozen", "what trains", "lr decoder", "lr encoder")]
     for phase in timeline.phases():
         first, last = phase[0], phase[-1]
-        opened = first.unfrozen_blocks
+        unfrozen = first.unfrozen_blocks
         rows.append(
             (
                 _span(f"{first.epoch}", f"{last.epoch}", "-"),
                 _span(f"{first.temperature:.2f}", f"{last.temperature:.2f}"),
-                f"{opened} of {timeline.blocks}",
-                _what_trains(opened, timeline.blocks),
+                f"{unfrozen} of {timeline.blocks}",
+                _what_trains(unfrozen, timeline.blocks),
                 _span(f"{first.lr_decoder:.1e}", f"{last.lr_decoder:.1e}"),
-                _span(f"{first.lr_encoder:.1e}", f"{last.lr_encoder:.1e}") if opened else "-",
+                _span(f"{first.lr_encoder:.1e}", f"{last.lr_encoder:.1e}") if unfrozen else "-",
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -74,9 +77,9 @@ def _span(first: str, last: str, between: str = " -> ") -> str:
     return first if first == last else f"{first}{between}{last}"
 
 
-def _what_trains(opened: int, blocks: int) -> str:
-    if opened == 0:
+def _what_trains(unfrozen: int, blocks: int) -> str:
+    if unfrozen == 0:
         return "decoder"
-    if opened == blocks:
+    if unfrozen == blocks:
         return "everything"
-    return "decoder + deepest block" if opened == 1 else f"decoder + {opened} deepest blocks"
+    return "decoder + deepest block" if unfrozen == 1 else f"decoder + {unfrozen} deepest blocks"

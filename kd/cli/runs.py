@@ -1,4 +1,4 @@
-"""What came of runs: `kd study`, `kd report`, `kd sync`, `kd ui`."""
+"""The results of runs and studies: `kd study`, `kd report`, `kd sync`, `kd ui`."""
 
 import argparse
 import sys
@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from kd.cli.verb import add_verb
-from kd.config.compose import compose, project_root
-from kd.config.read import read
 
 
 def add_study(verbs: Any) -> None:
     study = add_verb(
         verbs, "study", _study,
-        help="show a study: best trials, what mattered, what pruning saved, against a study without teacher",
-        description="Show a study as it stands, and bring its table, recipe and plots up to date.",
+        help="show a study: best trials, importances, what pruning saved, the comparison without a teacher",
+        description="Show the current state of a study, and update its table, recipe and plots.",
         epilog="example: kd study temperature_unfreeze --against no_teacher",
     )  # fmt: skip
     study.add_argument("name", nargs="?", help="the study; without it, all studies are listed")
-    study.add_argument("--against", metavar="STUDY", help="set beside it (default: no_teacher, where there is one)")
+    study.add_argument("--against", metavar="STUDY", help="compare with this study (default: no_teacher, if it exists)")
     study.add_argument("--storage", metavar="URL", help="the database (default: KD_STORAGE, else the one under runs/)")
-    study.add_argument("--no-files", action="store_true", help="print only; leave the study's folder as it is")
+    study.add_argument("--no-files", action="store_true", help="print only; do not update the study's folder")
 
 
 def _study(arguments: argparse.Namespace) -> None:
@@ -32,19 +30,17 @@ def _study(arguments: argparse.Namespace) -> None:
 def add_report(verbs: Any) -> None:
     report = add_verb(
         verbs, "report", _report,
-        help="a run, several runs or a study as one page of HTML, and in short here",
-        description="Write one page that is whole in itself: what was asked, what came out, how far it can be trusted, "
-        "what it cost. Two runs or more are set side by side; a study is shown with its winner's run.",
+        help="write one HTML page about a run, several runs or a study, and print a summary",
+        description="Write one self-contained HTML page: setup, results, reliability, cost. Several runs are compared; "
+        "a study is shown with its best run.",
         epilog="example: kd report runs/2026-11-21/08-00-00-000000 --open",
     )  # fmt: skip
-    report.add_argument(
-        "names", nargs="+", metavar="run_or_study", help="the folder of a run, or a study's name or folder"
-    )
+    report.add_argument("names", nargs="+", metavar="run_or_study", help="a run folder, or a study's name or folder")
     report.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="the page (default: report.html in the folder)"
     )
     report.add_argument("--storage", metavar="URL", help="a study's database (default: KD_STORAGE, else its own)")
-    report.add_argument("--open", action="store_true", help="show it in the browser")
+    report.add_argument("--open", action="store_true", help="open the page in a browser")
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -56,21 +52,22 @@ def _report(arguments: argparse.Namespace) -> None:
 def add_sync(verbs: Any) -> None:
     sync = add_verb(
         verbs, "sync", _sync,
-        help="deliver runs to MLflow: what it did not take while they went on",
-        description="Deliver run folders to MLflow: what is missing there is sent, and nothing twice.",
+        help="send runs to MLflow that it missed while they ran",
+        description="Send run folders to MLflow: what is missing there, nothing twice.",
         epilog="example: kd sync runs/2026-11-21/08-00-00-000000",
     )  # fmt: skip
-    sync.add_argument("folders", nargs="+", type=Path, metavar="run_folder", help="a folder that a run has left")
-    sync.add_argument("--register", metavar="NAME", help="register their students as versions of this model, too")
+    sync.add_argument("folders", nargs="+", type=Path, metavar="run_folder", help="a run folder")
+    sync.add_argument("--register", metavar="NAME", help="also register their students as versions of this model")
 
 
 def _sync(arguments: argparse.Namespace) -> None:
     from kd import tracking
+    from kd.config.compose import project_root
 
     for folder in arguments.folders:
         sent = tracking.sync(folder, project_root())
-        told = ", ".join(f"{count} {kind}" for kind, count in sorted(sent.items()))
-        print(f"sync     {folder}: {f'sent {told}' if told else 'nothing was missing'}", flush=True)
+        summary = ", ".join(f"{count} {kind}" for kind, count in sorted(sent.items()))
+        print(f"sync     {folder}: {f'sent {summary}' if summary else 'nothing was missing'}", flush=True)
         if name := arguments.register or tracking.wanted_name(folder):
             from kd import deploy  # heavy: torch, onnx
 
@@ -80,18 +77,20 @@ def _sync(arguments: argparse.Namespace) -> None:
 def add_ui(verbs: Any) -> None:
     ui = add_verb(
         verbs, "ui", _ui,
-        help="MLflow's pages on the runs of this project",
-        description="Start MLflow's pages on the store of the configuration, for this machine alone, until Ctrl-C. "
-        "A browser is opened where this is a terminal on a machine with a display.",
+        help="show the runs of this project in MLflow's UI",
+        description="Serve MLflow's UI on the configured store, on this machine only, until Ctrl-C. Opens a browser if "
+        "started in a terminal on a machine with a display.",
         epilog="example: kd ui --port 5001 --no-open",
     )  # fmt: skip
-    ui.add_argument("overrides", nargs="*", metavar="override", help="as for train.py: tracking.experiment=mine")
-    ui.add_argument("--port", type=int, default=5000, help="where the browser finds them (default: 5000)")
+    ui.add_argument("overrides", nargs="*", metavar="override", help="as for kd train: tracking.experiment=mine")
+    ui.add_argument("--port", type=int, default=5000, help="the port to listen on (default: 5000)")
     ui.add_argument("--open", action=argparse.BooleanOptionalAction, help="open a browser, or do not")
 
 
 def _ui(arguments: argparse.Namespace) -> None:
     from kd import tracking
+    from kd.config.compose import compose
+    from kd.config.read import read
 
     settings = read(compose(arguments.overrides), look_at_data=False)
     store = tracking.Store(

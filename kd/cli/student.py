@@ -1,4 +1,4 @@
-"""What a finished student is good for: `kd export`, `kd predict`, `kd bench-model`."""
+"""Using a finished student: `kd export`, `kd predict`, `kd bench-model`."""
 
 import argparse
 import sys
@@ -12,16 +12,16 @@ from kd.errors import ConfigError
 def add_export(verbs: Any) -> None:
     export = add_verb(
         verbs, "export", _export,
-        help="a run's student as ONNX, torch.export and segmentation-models-pytorch files, each checked",
-        description="Write a run's student as files that run without this package. Each is compared with the network "
-        "on images of the validation split, and is there only if it answers the same.",
+        help="export a run's student to ONNX, torch.export and segmentation-models-pytorch, each checked",
+        description="Export a run's student to files that need no kd-sweeper. Each is compared with the network on "
+        "validation images, and kept only if its outputs agree.",
         epilog="example: kd export runs/2026-11-21/08-00-00-000000 --format onnx --int8",
     )  # fmt: skip
-    export.add_argument("run", type=Path, help="a run folder, or a .safetensors with its .json")
+    export.add_argument("run", type=Path, help="a run folder, or a .safetensors file with its .json")
     export.add_argument("--format", default="onnx,pt2,smp", help="which of onnx, pt2, smp (default: all)")
-    export.add_argument("--fp16", action="store_true", help="ONNX in half precision, too")
-    export.add_argument("--int8", action="store_true", help="ONNX in 8 bits, too; its mIoU is measured")
-    export.add_argument("-o", "--out", type=Path, metavar="DIR", help="where to (default: export/ in the run folder)")
+    export.add_argument("--fp16", action="store_true", help="also ONNX in half precision")
+    export.add_argument("--int8", action="store_true", help="also ONNX in 8 bits, with its mIoU measured")
+    export.add_argument("-o", "--out", type=Path, metavar="DIR", help="output folder (default: export/ in the run)")
     export.add_argument(
         "--tolerance", type=float, default=1e-3, metavar="SHARE",
         help="largest difference allowed, as a share of the largest logit (default: 0.001; fp16: 20 times that)",
@@ -41,15 +41,15 @@ def _export(arguments: argparse.Namespace) -> None:
 def add_predict(verbs: Any) -> None:
     predict = add_verb(
         verbs, "predict", _predict,
-        help="what a run's student says of pictures: masks, probabilities or overlays",
-        description="Write what a run's student says of each picture, at the picture's own size and under its own "
-        "name. What is there already is left out, so that an interrupted command goes on. Exits with 1 where a "
-        "picture could not be read; the others are written.",
+        help="write a run's student's predictions for images: masks, probabilities or overlays",
+        description="Write the student's prediction for each image, at the image's own size and under its name. "
+        "Existing files are skipped, so an interrupted command can be repeated. Exits with 1 if an image could not be "
+        "read; the others are written.",
         epilog="example: kd predict runs/2026-11-21/08-00-00-000000 ~/pictures -o masks",
     )  # fmt: skip
-    predict.add_argument("run", type=Path, help="a run folder, or a .safetensors with its .json")
-    predict.add_argument("images", type=Path, help="a picture, or a folder of pictures and folders")
-    predict.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="where to")
+    predict.add_argument("run", type=Path, help="a run folder, or a .safetensors file with its .json")
+    predict.add_argument("images", type=Path, help="an image, or a folder searched for images with its subfolders")
+    predict.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="output folder")
     predict.add_argument(
         "--kind", choices=("masks", "probabilities", "overlays"), default="masks",
         help="masks: PNG with the values of the training masks (default); probabilities: 16-bit PNG of the foreground, "
@@ -57,11 +57,11 @@ def add_predict(verbs: Any) -> None:
     )  # fmt: skip
     predict.add_argument(
         "--flips", nargs="?", const="h", default="", choices=("h", "hv"),
-        help="mean probability of the picture and its mirror image (h), or of all four flips (hv)",
+        help="average probabilities over the image and its mirror image (h), or over all four flips (hv)",
     )  # fmt: skip
-    predict.add_argument("--batch", type=int, default=8, metavar="N", help="pictures at a time (default: 8)")
+    predict.add_argument("--batch", type=int, default=8, metavar="N", help="batch size (default: 8)")
     predict.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
-    predict.add_argument("--overwrite", action="store_true", help="write anew what is there already")
+    predict.add_argument("--overwrite", action="store_true", help="write existing files again")
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -78,17 +78,17 @@ def _predict(arguments: argparse.Namespace) -> None:
 def add_bench_model(verbs: Any) -> None:
     bench = add_verb(
         verbs, "bench-model", _bench_model,
-        help="time teacher, student and what was exported of it on this machine",
-        description="Time teacher, student and what kd export has made of it, in turn, on this machine.",
+        help="measure the latency of a run's teacher, student and exports on this machine",
+        description="Measure the latency of teacher, student and the files of kd export on this machine, interleaved.",
         epilog="example: kd bench-model runs/2026-11-21/08-00-00-000000 --batch 8 --threads 1",
     )  # fmt: skip
-    bench.add_argument("run", type=Path, help="a run folder, or a .safetensors with its .json")
-    bench.add_argument("--batch", type=int, default=8, metavar="N", help="beside batch 1 (default: 8)")
-    bench.add_argument("--rounds", type=int, default=20, metavar="N", help="in which all have a turn (default: 20)")
-    bench.add_argument("--threads", type=int, metavar="N", help="that compute (default: torch's choice)")
-    bench.add_argument("--device", default="auto", help="of teacher and student; ONNX Runtime computes on the CPU")
-    bench.add_argument("--size", metavar="HxW", help="of the images, multiples of 32 (default: that of the training)")
-    bench.add_argument("--json", action="store_true", help="print the figures as JSON")
+    bench.add_argument("run", type=Path, help="a run folder, or a .safetensors file with its .json")
+    bench.add_argument("--batch", type=int, default=8, metavar="N", help="batch size, besides 1 (default: 8)")
+    bench.add_argument("--rounds", type=int, default=20, metavar="N", help="rounds that time each once (default: 20)")
+    bench.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
+    bench.add_argument("--device", default="auto", help="for teacher and student; ONNX Runtime uses the CPU")
+    bench.add_argument("--size", metavar="HxW", help="image size, multiples of 32 (default: that of the training)")
+    bench.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
 def _bench_model(arguments: argparse.Namespace) -> None:

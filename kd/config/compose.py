@@ -15,9 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 import kd.data
 import kd.plan
 from kd.errors import ConfigError, without_credentials
+from kd.system.installation import INSTALLED, PACKAGE, train_command
 
-PROJECT = Path(kd.__file__).resolve().parent.parent
-CONF = PROJECT / "conf"
+PROJECT = PACKAGE.parent  # the clone, unless the package is installed
+CONF = (PACKAGE if INSTALLED else PROJECT) / "conf"
 
 
 def _exported(package: Any, base: type) -> dict[str, type]:
@@ -44,13 +45,12 @@ WHITELIST = sorted(
 
 
 def project_root() -> Path:
-    """Where runs/ and mlruns/ live: KD_ROOT, else the folder of train.py, else the working directory."""
-    return Path(os.environ.get("KD_ROOT") or (PROJECT if (PROJECT / "train.py").exists() else Path.cwd()))
+    """Where runs/ and mlruns/ are: KD_ROOT, else the clone, else (the package is installed) the working directory."""
+    return Path(os.environ.get("KD_ROOT") or (Path.cwd() if INSTALLED else PROJECT))
 
 
+OmegaConf.register_resolver("train_command", train_command, replace=True)
 OmegaConf.register_resolver("project_root", lambda: str(project_root()), replace=True)
-
-
 OmegaConf.register_resolver("one_minus", lambda value: round(1 - float(value), 12), replace=True)
 
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from kd.config.compose import plain, public
 from kd.errors import ConfigError, RunError
 from kd.settings import CACHE_KEYS, flat, is_under
+from kd.system.installation import train_command
 from kd.system.launch import current_rank, folder_of_this_process
 
 #: Keys, and groups of keys, that may be another after a resume.
@@ -54,7 +55,7 @@ def _unfinished(folder: Path) -> Path:
     if (folder / "summary.json").exists():
         raise RunError(f"resume={folder}: this run has come to its end; leave resume out to begin another one")
     if (folder.parent / "trials.csv").exists():
-        raise RunError(f"resume={folder}: this is a trial; its study's command (python train.py -m) goes on with it")
+        raise RunError(f"resume={folder}: this is a trial; its study's command ({train_command()} -m) goes on with it")
     return folder
 
 

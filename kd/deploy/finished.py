@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from kd.networks.network import Network
 from kd.networks.precision import choose_device
 from kd.networks.spec import find_weights, is_file
 from kd.system.files import digest
+from kd.system.installation import NAME, version
 
-PACKAGE = "kd-sweeper"
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 LONGEST_SIDE = 2**14  # pixels of a side that a file of weights may ask for
 
@@ -139,7 +138,7 @@ def facts(run: Finished) -> dict[str, str]:
         "mask_values": json.dumps(run.mask_values),
         "arch": network.settings.arch,
         "encoder": network.settings.encoder,
-        "producer": f"{PACKAGE} {metadata.version(PACKAGE)}",
+        "producer": f"{NAME} {version()}",
         "run": str(noted(run.folder, "run").get("id", "")),
         "weights": digest(run.weights),
     }

@@ -32,6 +32,7 @@ from kd.study.hydra_options import ticket
 from kd.study.no_trial import NoTrial
 from kd.system import signals
 from kd.system.environment import environment
+from kd.system.installation import train_command
 from kd.system.world import World, joined
 from kd.training.step import Distillation
 
@@ -85,7 +86,7 @@ def _lead(job: Job, stop: signals.Stop, world: World) -> float | tuple[float, ..
             raise
         except signals.Interrupted:
             if job.trial is None:
-                console.say(f"resume   python train.py resume={job.folder}")
+                console.say(f"resume   {train_command()} resume={job.folder}")
             raise
 
 

@@ -31,6 +31,7 @@ from kd.report.run import sections, tiles
 from kd.report.run_files import DAMAGES, Run, is_run, read
 from kd.run import console
 from kd.system.files import write_atomically
+from kd.system.installation import train_command
 
 if TYPE_CHECKING:
     from kd.report.study import Study
@@ -84,8 +85,8 @@ def _why_short(run: Run) -> list[str]:
     """What the state of a run explains."""
     told = {
         "pruned": "it was pruned: no closing figures and no pictures are made of such a run",
-        "running": "it has not come to its end: it goes on, or was killed (python train.py resume=... goes on with it)",
-        "killed": "it was stopped before its end; python train.py resume=<its folder> goes on with it",
+        "running": f"it has not come to its end: it goes on, or was killed ({train_command()} resume=... resumes it)",
+        "killed": f"it was stopped before its end; {train_command()} resume=<its folder> goes on with it",
         "failed": "it failed; what was written before is shown",
     }
     return [told[run.state]] if run.state in told else []

@@ -26,6 +26,7 @@ from kd.report.outcome import SPLITS, side_by_side
 from kd.report.run import flat_config
 from kd.report.run_files import DAMAGES, Run
 from kd.settings import is_under
+from kd.system.installation import train_command
 from kd.training.calibration import expected_error
 
 MOST = len(ascii_uppercase)
@@ -162,6 +163,6 @@ def _cost(runs: Letters) -> Section:
 def _again(runs: Letters) -> Section:
     lines: list[str] = []
     for letter, run in runs.items():
-        lines += [f"# {letter}", " ".join(["python", "train.py", *map(shlex.quote, run.overrides)])]
+        lines += [f"# {letter}", " ".join([train_command(), *map(shlex.quote, run.overrides)])]
     pages: list[Facts] = [facts([(letter, str(run.path)) for letter, run in runs.items()])]
     return Section("again", "How to get them again", [Code(lines), *pages])

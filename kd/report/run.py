@@ -17,6 +17,7 @@ from kd.report.reliability import agreement, calibration, confusion
 from kd.report.run_files import DAMAGES, Run
 from kd.run import plots
 from kd.settings import flat
+from kd.system.installation import train_command
 
 MOST_KEYS = 2000  # of a configuration: one that refers to itself has no end
 
@@ -194,14 +195,13 @@ def _bytes(count: Any) -> str | None:
 def again(run: Run) -> Section | None:
     around = run.identity.get("environment") or {}
     processes = around.get("processes", 1)
-    program = "python" if processes == 1 else f"torchrun --nproc-per-node={processes}"
     typed = [shlex.quote(line) for line in run.overrides if not line.startswith("resume=")]
     commit = run.commit
     dirty = ", with changes that are in no commit" if run.tags.get("git.dirty") == "true" else ""
     blocks: list[Any] = []
     if run.overrides or run.config:
         lines = [f"git checkout {commit}"] if commit else []
-        blocks.append(Code([*lines, " ".join([program, "train.py", *typed])]))
+        blocks.append(Code([*lines, " ".join([train_command(processes), *typed])]))
     plain = {name: value for name, value in around.items() if name not in ("packages", "processes")}
     shown = facts([
         ("commit", f"{commit}{dirty}" if commit else "unknown: it was not run from a git checkout"),

@@ -33,6 +33,7 @@ from kd.study.results import Results, points, table
 from kd.study.space import describe
 from kd.study.storage import Database, default_url
 from kd.system.files import clear_leftovers, write_atomically
+from kd.system.installation import train_command
 
 PARENT = "mlflow_run"  # the study's attribute that names its parent run
 IDENTITY = "mlflow_identity"  # the study's attribute by which the parent run is found again
@@ -199,7 +200,7 @@ def show(name: str | None, against: str | None, url: str | None, write_files: bo
     root = project_root()
     database = Database(url or os.environ.get("KD_STORAGE") or default_url(root))
     if not database.exists():
-        raise StudyError(f"there is no study yet ({database}); python train.py -m begins one")
+        raise StudyError(f"there is no study yet ({database}); {train_command()} -m begins one")
     storage = database.open()
     if name is None:
         names = optuna.study.get_all_study_names(storage)
@@ -235,4 +236,4 @@ def _compare(results: Results, against: str | None, storage: RDBStorage) -> None
     for study in missing:
         folder = _shown(project_root() / "runs" / "studies" / study)
         console.say(f"seeds    one run is one seed; train the winner again: "
-                    f"python train.py -m --config-dir {folder} sweeps=winner")  # fmt: skip
+                    f"{train_command()} -m --config-dir {folder} sweeps=winner")  # fmt: skip

@@ -12,14 +12,15 @@ from typing import Any
 import yaml
 
 from kd.errors import ConfigError
+from kd.system.installation import train_command
 
 #: A winner once more, with several seeds: the spread that one run cannot show.
-WINNER = """# @package hydra.sweeper
-# The best trial of study {study} over several seeds: python train.py -m --config-dir {folder} sweeps=winner
+WINNER = f"""# @package hydra.sweeper
+# The best trial of study {{study}} over several seeds: {train_command()} -m --config-dir {{folder}} sweeps=winner
 defaults:
   - /hydra/sweeper/sampler@sampler: grid
   - /hydra/sweeper/pruner@pruner: none
-study_name: {study}-winner
+study_name: {{study}}-winner
 n_trials: 3
 params:
   experiment: best

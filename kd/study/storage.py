@@ -26,6 +26,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from kd.errors import StudyError, without_credentials
+from kd.system.installation import install_command
 
 # Heartbeats have been "experimental" since 2021, and "supposed to be used with Study.optimize", whose place we take.
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -186,7 +187,7 @@ class Database:
         if isinstance(error, StudyError):
             return error
         if isinstance(error, ImportError):
-            return StudyError(f"the driver of {self} is missing ({error}); pip install '.[postgres]'")
+            return StudyError(f"the driver of {self} is missing ({error}); {install_command('postgres')}")
         first = getattr(error, "orig", None) or error.__cause__ or error
         reason = without_credentials(str(first).strip().splitlines()[0])
         return Unreachable(f"the study database {self} cannot be used ({reason}); {HINT}")

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from kd.system.installation import NAME
+from kd.system.installation import version as version_of_ours
+
 #: The packages whose version may change a figure.
 PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations",
             "opencv-python-headless", "pillow", "numpy", "hydra-core", "optuna", "mlflow")  # fmt: skip
@@ -24,7 +27,7 @@ def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         **({"cuda": torch.version.cuda} if device.type == "cuda" else {}),
         "processes": processes,
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {NAME: version_of_ours(), **{name: found for name in PACKAGES if (found := _version(name))}},
     }
 
 

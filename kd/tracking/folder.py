@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from kd.errors import without_credentials
 from kd.run.folder import RunFolder
 from kd.settings import Tracking
+from kd.system.installation import INSTALLED
 from kd.tracking.delivery import Delivery
 from kd.tracking.mirror import Mirror, NullRun
 from kd.tracking.shown import FAILED, FINISHED, KILLED, RUNNING, of_folder
@@ -101,10 +102,12 @@ def _source() -> dict[str, str]:
 
     `git.dirty` says whether files that git knows differed from it.
     """
-    tags = {"mlflow.source.name": "train.py", "mlflow.source.type": "LOCAL"}
+    tags = {"mlflow.source.name": "kd train" if INSTALLED else "train.py", "mlflow.source.type": "LOCAL"}
+    if INSTALLED:  # a repository around it would be another one
+        return tags
     try:
-        command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-        commit = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        describe = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+        commit = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return tags
     found, _, dirty = commit.stdout.strip().partition("-")

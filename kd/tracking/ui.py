@@ -9,6 +9,7 @@ import webbrowser
 
 from kd.errors import ConfigError
 from kd.system import signals
+from kd.system.installation import train_command
 from kd.tracking.store import Store, TrackingError, brief
 
 HOST = "127.0.0.1"  # nobody else's: MLflow's pages know no passwords
@@ -33,7 +34,7 @@ def serve(store: Store, port: int, show: bool | None = None) -> int:
     store.check()
     database = store.root / "mlruns" / "mlflow.db"
     if store.is_local and str(database.resolve()) in store.uri and not database.exists():
-        raise TrackingError(f"there is no run yet in {store}; python train.py makes one")
+        raise TrackingError(f"there is no run yet in {store}; {train_command()} makes one")
     try:
         _, experiment = store.open()
     except Exception as error:  # every transport and store has errors of its own

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from kd.config import compose as module
 from kd.config.compose import PROJECT, TARGETS, WHITELIST, compose, known_keys, options
 
 
@@ -26,10 +27,17 @@ def test_the_root_is_what_the_environment_says(root):
     assert compose([]).root == str(root)
 
 
-def test_the_root_is_the_projects_own_folder_wherever_one_stands(tmp_path, monkeypatch):
+def test_the_root_is_the_clone_whatever_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.delenv("KD_ROOT")
     monkeypatch.chdir(tmp_path)
     assert compose([]).root == str(PROJECT)
+
+
+def test_the_root_is_the_working_directory_where_the_package_is_installed(tmp_path, monkeypatch):
+    monkeypatch.delenv("KD_ROOT")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "INSTALLED", True)
+    assert compose([]).root == str(tmp_path)
 
 
 def test_an_override_of_the_root_wins(tmp_path):
@@ -45,5 +53,6 @@ def test_options_are_those_of_the_folder():
 
 
 def test_importing_the_light_modules_imports_no_torch():
-    code = "import sys, kd.composition, kd.config, kd.mistakes, kd.cli; assert 'torch' not in sys.modules"
+    light = "kd.config.compose, kd.config.read, kd.config.hydra_errors, kd.experiment.train, kd.cli"
+    code = f"import sys, {light}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -73,7 +73,8 @@ def test_a_module_that_windows_lacks_is_found_unless_it_is_tried():
 def test_the_commands_start_without_the_modules_that_windows_lacks():
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({sorted(POSIX_MODULES - {'posix'})}));"
-        "import kd, kd.launch, kd.terminal, kd.files, kd.sweep, kd.mistakes, kd.data;"
+        "import kd, kd.system.launch, kd.system.terminal, kd.system.files, kd.study.hydra_options,"
+        "kd.config.hydra_errors, kd.data;"
         "from kd.cli import main; main(['preview', 'trainer.epochs=1', 'unfreeze=all'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=False)
@@ -103,7 +104,7 @@ def test_other_names_of_studies_are_taken(name):
 # help
 
 
-VERBS = sorted(next(action for action in cli.parser()._actions if action.choices).choices)
+VERBS = sorted({*cli.verbs(cli.parser())} - {"train"})  # whose help is Hydra's
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -117,10 +118,18 @@ def test_every_verb_of_kd_explains_itself_with_an_example(verb, columns, capsys,
     assert "example: kd " in " ".join(out.split())
 
 
-@pytest.fixture(scope="module")
-def train_help():
-    command = [sys.executable, str(PROJECT / "train.py"), "--help"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "FORCE_COLOR": "1"})
+TRAIN = {"python train.py": ["train.py"], "kd train": ["-c", "from kd.cli import main; main()", "train"]}
+
+
+@pytest.fixture(scope="module", params=TRAIN)
+def train_help(request):
+    """What a program prints as its help; `args` is the program, as it is typed."""
+    done = subprocess.run(
+        [sys.executable, *TRAIN[request.param], "--help"], capture_output=True, text=True, check=True, cwd=PROJECT,
+        env={**os.environ, "FORCE_COLOR": "1"},
+    )  # fmt: skip
+    done.args = request.param
+    return done
 
 
 def test_help_of_train_names_every_group_with_its_options(train_help):
@@ -132,7 +141,7 @@ def test_help_of_train_names_every_group_with_its_options(train_help):
 
 
 def test_help_of_train_shows_examples_and_the_configuration_without_colours(train_help):
-    assert "python train.py schedule=cosine unfreeze.rate=3" in train_help.stdout
+    assert f"  {train_help.args} schedule=cosine unfreeze.rate=3" in train_help.stdout
     assert "encoder_lr_scale: 0.3" in train_help.stdout
     assert "-sc install=bash" in train_help.stdout
     assert "$" not in re.sub(r'"\$\(|\$\{', "", train_help.stdout)

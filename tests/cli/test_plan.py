@@ -1,4 +1,4 @@
-"""`kd preview` tells the plan that training will follow, at once."""
+"""`kd preview` prints the plan that training follows, without importing anything heavy."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ def preview(capsys, *arguments):
 
 
 def rows(text):
-    """(first epoch, last epoch, open blocks) of each row of the printed table."""
+    """(first epoch, last epoch, unfrozen blocks) of each row of the printed table."""
     found = []
     for line in text.splitlines()[1:]:
         first, _, last = line.split()[0].partition("-")
@@ -29,8 +29,13 @@ def rows(text):
     return found
 
 
+def test_the_table_has_a_column_of_unfrozen_blocks(capsys):
+    header, *_ = preview(capsys).splitlines()
+    assert header.split()[:3] == ["epochs", "temperature", "unfrozen"]
+
+
 def test_preview_prints_the_reference_table(capsys):
-    # In the source, epochs are counted from 1: 1-5, 6-8, 9-11, ..., 24 and later.
+    # The source counts epochs from 1: 1-5, 6-8, 9-11, ..., 24 and later.
     expected = [(0, 4, 0), (5, 7, 1), (8, 10, 2), (11, 13, 3), (14, 16, 4), (17, 19, 5), (20, 22, 6), (23, 49, 7)]
     assert rows(preview(capsys, REFERENCE)) == expected
 
@@ -40,7 +45,7 @@ def test_preview_prints_the_table_of_the_guide(capsys):
     assert rows(preview(capsys, GUIDE)) == expected
 
 
-def test_json_holds_one_object_per_epoch_of_the_plan_that_trains(capsys):
+def test_json_has_one_object_per_epoch_of_the_training_plan(capsys):
     overrides = ["schedule=cosine", "unfreeze.rate=3", "trainer.epochs=50"]
     timeline = read(compose(overrides)).timeline(7)
     assert json.loads(preview(capsys, *overrides, "--json")) == [
@@ -54,7 +59,7 @@ def test_json_holds_one_object_per_epoch_of_the_plan_that_trains(capsys):
     ]
 
 
-def test_png_is_a_picture(capsys, tmp_path):
+def test_png_is_an_image(capsys, tmp_path):
     preview(capsys, "schedule=linear", "--png", str(tmp_path / "plan.png"))
     with Image.open(tmp_path / "plan.png") as picture:
         assert picture.format == "PNG"
@@ -75,7 +80,7 @@ def test_preview_imports_nothing_heavy(form):
     subprocess.run([sys.executable, "-c", code, REFERENCE, *form], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_output_may_be_cut_short_by_its_reader():
+def test_a_closed_pipe_ends_the_command_without_an_error():
     code = "from kd.cli import main; main(['preview', 'trainer.epochs=5000', 'unfreeze.rate=600', '--json'])"
     done = subprocess.run(["bash", "-c", f'{sys.executable} -c "{code}" | head -1'], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[\n", "")
