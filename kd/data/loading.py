@@ -6,6 +6,7 @@ the global one, and a resumed run would differ. A user's error travels as a valu
 wrapped in a worker's traceback.
 """
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -187,11 +188,15 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """One thread each: workers are the parallelism. Ctrl-C is for the main process, which may need another batch."""
+    """One thread each: workers are the parallelism. A signal to the whole group, such as Ctrl-C or a scheduler's
+    SIGTERM, is for the main process, which finishes its step and may need another batch for that.
+    """
     import cv2
 
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # out of the group: a worker that ignored SIGTERM would not end when it is told to
 
 
 def _unwrapped(loader: "DataLoader[Batch | UserError]") -> Iterator[Batch]:
