@@ -80,7 +80,7 @@ def measured(items: Sequence[Item], small: bool, seconds: float, out: Path | Non
             if left < LEAST:
                 line: dict[str, Any] = {"item": item.name, "status": "not begun", "error": "no time was left"}
             else:
-                line = run(item, small, Path(shared), found, min(item.limit, left))
+                line = run(item, small, Path(shared), found, min(item.limit * max(1.0, seconds / TOTAL), left))
             lines.append(_rounded(line))
             print(json.dumps(lines[-1]), flush=True)
             _write(lines, out)
@@ -122,7 +122,8 @@ def _asked(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", type=_items, help=f"some of {','.join(item.name for item in ITEMS)}")
     parser.add_argument("--dry", action="store_true", help="as small as it can be, as without CUDA")
-    parser.add_argument("--seconds", type=float, default=TOTAL, help="after which the whole ends (480)")
+    parser.add_argument("--seconds", type=float, default=TOTAL,
+                        help="after which the whole ends (480); with more, each item has more as well")  # fmt: skip
     parser.add_argument("--out", type=Path, help="where to write (benchmarks/gpu.json; nowhere if small)")
     parser.add_argument("--table", action="store_true", help="print the table of what was written, and measure nothing")
     return parser.parse_args(arguments)
