@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow docs bench crash lint lock clean
+.PHONY: demo test slow docs bench crash gpu gpu-wheels lint lock clean
 
 demo: .venv/ready            ## the main job on the built-in data: a teacher taught, a student distilled
 	$(BIN)/kd preview schedule=cosine unfreeze.rate=3
@@ -25,6 +25,18 @@ bench: .venv/ready           ## what distilling costs, against the student alone
 
 crash: .venv/ready           ## kill trainings at random moments and compare with undisturbed ones (half an hour)
 	$(BIN)/python benchmarks/crash.py --kills 50
+
+ifdef WHEELS
+gpu:                         ## what only a GPU can tell, in 8 minutes; benchmarks/GPU.md says what, and how without a network
+	$(PYTHON) -m pip --disable-pip-version-check install --quiet --no-index --no-deps --upgrade --target gpu-packages $(WHEELS)/*.whl
+	PYTHONPATH=gpu-packages:. $(PYTHON) -m benchmarks.gpu
+else
+gpu: .venv/ready
+	$(BIN)/python -m benchmarks.gpu
+endif
+
+gpu-wheels:                  ## what a machine with torch but without a network lacks for that, into gpu-wheels/
+	$(PYTHON) -m benchmarks.on_gpu.wheels gpu-wheels
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12"; exit 1; }

@@ -76,7 +76,7 @@ def use_of_gpu(contestants: Mapping[str, Iterator[object]], times: Times, case: 
         return None
     most, found = peak(device), {}
     for name, turns in contestants.items():
-        with _watched(device) as busy:
+        with watched(device) as busy:
             end = time.perf_counter() + BUSY_SECONDS
             while time.perf_counter() < end:
                 next(turns)
@@ -87,7 +87,7 @@ def use_of_gpu(contestants: Mapping[str, Iterator[object]], times: Times, case: 
 
 
 @contextmanager
-def _watched(device: torch.device) -> Iterator[list[float]]:
+def watched(device: torch.device) -> Iterator[list[float]]:
     """What nvidia-smi says of the GPU's use, in percent, while the block lasts; nothing where there is no such tool."""
     said: list[float] = []
     if shutil.which(NVIDIA_SMI[0]) is None:

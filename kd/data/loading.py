@@ -6,6 +6,7 @@ the global one, and a resumed run would differ. A UserError is returned as a val
 without a worker's traceback around it.
 """
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -195,11 +196,17 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """Limit OpenCV to one thread, since workers are the parallelism, and leave Ctrl-C to the main process."""
+    """Limit OpenCV to one thread, since workers are the parallelism, and leave the group's signals to the main process.
+
+    Ctrl-C, or a scheduler's SIGTERM to the process group, must not end a worker: the main process finishes its step and
+    may need another batch for that.
+    """
     import cv2
 
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process may need another batch
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # out of the group: a worker that ignored SIGTERM could not be terminated by the loader
 
 
 def _batches_of(loader: "DataLoader[Batch | UserError]") -> Iterator[Batch]:

@@ -7,6 +7,7 @@ gradient of the whole batch.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +18,12 @@ from kd.networks.network import Network
 from kd.system import tensor_file
 from kd.system.world import SOLO, World
 from kd.training.whole_batch import WholeBatch
+
+# A forward pass sends no buffers around. torch before 2.13 knows the switch by the other name only.
+_SWITCHES = signature(DistributedDataParallel).parameters
+NO_BUFFERS: dict[str, Any] = {
+    ("forward_sync_buffers" if "forward_sync_buffers" in _SWITCHES else "broadcast_buffers"): False
+}
 
 
 class Replica:
@@ -37,7 +44,7 @@ class Replica:
         if self.world.size > 1 and self._wrapped_with != self.network.unfrozen_blocks:
             self._wrapped = self.network  # drops the old wrapper and its hooks
             # All processes start from the same weights, and statistics are synchronised: there is nothing to send.
-            self._wrapped = DistributedDataParallel(self.network, init_sync=False, forward_sync_buffers=False)
+            self._wrapped = DistributedDataParallel(self.network, init_sync=False, **NO_BUFFERS)
             self._wrapped_with = self.network.unfrozen_blocks
 
     def __call__(self, images: Tensor) -> Tensor:
