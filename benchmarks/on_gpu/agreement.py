@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from benchmarks.on_gpu.setting import InMemory, apart, context_of, live, pair, relative, tf32, training
 from benchmarks.on_gpu.supervise import On
 from kd.errors import UserError
+from kd.experiment.builders import build_loss
 from kd.experiment.context import RunContext
 from kd.networks.network import Network
 from kd.networks.precision import Precision
@@ -68,7 +69,7 @@ def _first(context: RunContext, student: Network, teacher: Network, batches: InM
     student.unfreeze(len(student.partition.blocks))
     torch.manual_seed(0)
     logits = student.train()(batch.images)
-    loss = context.loss(settings.loss.model_dump())(logits, batch.masks, live(teacher, context)(batch), 4.0).loss
+    loss = build_loss(context, settings.loss.model_dump())(logits, batch.masks, live(teacher, context)(batch), 4.0).loss
     loss.backward()
     norm = torch.nn.utils.get_total_norm([each.grad for each in student.parameters() if each.grad is not None])
     return {"loss": loss.item(), "norm": norm.item()}

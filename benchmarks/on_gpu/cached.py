@@ -12,6 +12,7 @@ from benchmarks.on_gpu.setting import apart, context_of, deterministic, live, pa
 from benchmarks.on_gpu.supervise import On
 from kd.distillation.logit_cache import LogitCache
 from kd.distillation.teacher import CachedTeacher
+from kd.experiment.builders import build_train_loader
 from kd.experiment.context import RunContext
 from kd.networks.network import Network
 from kd.training.replica import digest
@@ -27,7 +28,7 @@ def cache(on: On, classes: int) -> None:
         context = context_of(on, side, batch, images, classes, "trainer.precision=bf16", f"trainer.workers={workers}")
         networks, found = pair(replace(context, workers=0)), {}
         for name, teacher in (("alone", None), ("off", live(networks[1], context))):
-            epochs = training(context, copy.deepcopy(networks[0]), teacher, context.train_loader(0))
+            epochs = training(context, copy.deepcopy(networks[0]), teacher, build_train_loader(context, 0))
             found[name] = statistics.median(_ms(context, result) for result in islice(epochs, 1, 4))
             on.note(ms_a_step=found)
         epochs = _cached(context, copy.deepcopy(networks[0]), networks[1], Path(place) / "timed")
@@ -43,7 +44,7 @@ def _same(on: On, classes: int, folder: Path) -> None:
     with deterministic():
         student, teacher = pair(context)
         off, on_disk = copy.deepcopy(student), copy.deepcopy(student)
-        for _ in islice(training(context, off, live(teacher, context), context.train_loader(0)), 3):
+        for _ in islice(training(context, off, live(teacher, context), build_train_loader(context, 0)), 3):
             pass
         for _ in islice(_cached(context, on_disk, teacher, folder), 3):
             pass
@@ -56,7 +57,7 @@ def _cached(context: RunContext, student: Network, teacher: Network, folder: Pat
     data = context.data
     answers = LogitCache(folder / "teacher" / "answers", data.size("train"), (data.classes, *data.image_size))
     asked = CachedTeacher(live(teacher, context), answers)
-    for result in training(context, student, asked, context.train_loader(0, answers)):
+    for result in training(context, student, asked, build_train_loader(context, 0, answers)):
         asked.flush()
         yield result
 

@@ -11,6 +11,7 @@ from benchmarks.case import bench_of, write_shapes
 from benchmarks.on_gpu.setting import PAIR, SMALL_PAIR, live, pair, training
 from benchmarks.on_gpu.supervise import On
 from kd.data.loading import Batch
+from kd.experiment.builders import build_train_loader
 from kd.experiment.context import RunContext
 
 DISTINCT = 16  # pictures; the others are the same files by other names
@@ -20,7 +21,7 @@ class Timed:
     """A loader, and how long its batches were waited for."""
 
     def __init__(self, loader: Any) -> None:
-        self.loader, self.waited = loader, 0.0
+        self.loader, self.world, self.waited = loader, loader.world, 0.0
 
     def steps(self) -> int:
         return self.loader.steps()
@@ -42,7 +43,7 @@ def loader(on: On, recipe: str) -> None:
         context = _context(on, recipe, workers)
         found = {"from_files": _images_per_second(_context(on, recipe, workers, "data.cache=off"), epoch=0)}
         on.note(**{f"{workers}_workers": found})
-        batches = context.train_loader(0)
+        batches = build_train_loader(context, 0)
         _drained(batches, 0)  # fills the memory
         found["from_memory"] = _images_per_second(context, epoch=1, batches=batches)
         on.note(**{f"{workers}_workers": found})
@@ -55,7 +56,7 @@ def loader(on: On, recipe: str) -> None:
 
 
 def _images_per_second(context: RunContext, epoch: int, batches: Any = None) -> float:
-    batches = batches or context.train_loader(0)
+    batches = batches or build_train_loader(context, 0)
     return context.settings.trainer.batch_size * batches.steps() / _drained(batches, epoch)
 
 

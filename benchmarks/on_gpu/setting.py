@@ -14,12 +14,15 @@ from benchmarks.on_gpu.supervise import On
 from kd.data import Source
 from kd.data.loading import Batch
 from kd.distillation.teacher import LiveTeacher, Teacher
+from kd.experiment.builders import build_loss, build_network, build_recipe, build_train_loader
 from kd.experiment.context import RunContext
 from kd.networks.network import Network
 from kd.plan.schedules import Constant
 from kd.plan.timeline import Timeline
 from kd.plan.unfreeze import All
-from kd.training.loop import EpochResult, fit, measure_batch_norm
+from kd.training.batch_norm import measure_batch_norm
+from kd.training.loop import EpochResult, fit
+from kd.training.step import Distillation
 
 PAIR, SMALL_PAIR = "b0_from_b3", "tiny"
 
@@ -61,9 +64,9 @@ def context_of(on: On, side: int, batch: int, images: int, classes: int = 1, *ov
 
 def pair(context: RunContext) -> tuple[Network, Network]:
     """A student and a teacher of random weights, with batch-norm statistics measured on the first batches."""
-    networks = context.build("student", 0), context.build("teacher", 1)
+    networks = build_network(context, "student", 0), build_network(context, "teacher", 1)
     for network in networks:
-        measure_batch_norm(network, context.train_loader(0), context.precision, seed=0, batches=2)
+        measure_batch_norm(network, build_train_loader(context, 0), context.precision, seed=0, batches=2)
     return networks
 
 
@@ -71,7 +74,7 @@ class InMemory:
     """The batches of a context's first epoch, over and over, `steps` to an epoch."""
 
     def __init__(self, context: RunContext, steps: int) -> None:
-        self.batches, self._steps = list(context.train_loader(0).epoch(0)), steps
+        self.batches, self._steps, self.world = list(build_train_loader(context, 0).epoch(0)), steps, context.world
 
     def steps(self) -> int:
         return self._steps
@@ -112,13 +115,14 @@ class Marked(InMemory):
 
 
 def training(context: RunContext, student: Network, teacher: Teacher | None, batches: Any) -> Iterator[EpochResult]:
-    """An endless training at temperature 4 with all blocks open; without a teacher, of the student alone."""
+    """An endless training at temperature 4 with all blocks unfrozen; without a teacher, of the student alone."""
     settings = context.settings
     weights = settings.loss.model_dump() | ({"alpha": 0, "beta": 0} if teacher is None else {})
     plan = Timeline(Constant(4.0), All(), settings.optimizer.rates, 10**6, len(student.partition.blocks))
-    recipe = context.recipe(settings.seed)
-    return fit(student, teacher, context.loss(weights), plan, batches, dict, recipe, context.precision,
-               world=context.world)  # fmt: skip
+    recipe = build_recipe(context, settings.seed)
+    return fit(
+        Distillation(student, build_loss(context, weights), plan, teacher), batches, dict, recipe, context.precision
+    )
 
 
 def live(network: Network, context: RunContext) -> LiveTeacher:

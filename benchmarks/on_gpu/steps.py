@@ -24,7 +24,7 @@ SECONDS = 2.5  # of a measurement; nvidia-smi looks five times a second
 
 
 def step(on: On, batch: int) -> None:
-    """Distillation in bf16, all blocks open, teacher live, batches in memory."""
+    """Distillation in bf16, all blocks unfrozen, teacher live, batches in memory."""
     context = _context(on, batch)
     student, teacher = pair(context)
     on.note(**_measured(on, context, student, live(teacher, context), "step"))

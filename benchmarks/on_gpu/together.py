@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmarks.on_gpu.setting import apart, context_of, live, pair, relative, tf32, training
 from benchmarks.on_gpu.supervise import On, forks
+from kd.experiment.builders import build_train_loader
 from kd.system.world import SOLO, World
 from kd.training.replica import digest
 from kd.training.whole_batch import batch_norm
@@ -103,7 +104,7 @@ def _process(place: Path, on: On, size: tuple[int, int, int], rank: int, count: 
         found: dict[str, Any] = {"batch_norm": _against_torch(torch.device(on.device), torch.float32,
                                                               torch.channels_last, world)}  # fmt: skip
         student, teacher = pair(replace(context, world=SOLO))
-        epochs = training(context, student, live(teacher, context), context.train_loader(0))
+        epochs = training(context, student, live(teacher, context), build_train_loader(context, 0))
         found["losses"] = [next(epochs).train["loss"]]
         begun = time.perf_counter()
         found["losses"] += [result.train["loss"] for result in islice(epochs, steps - 1)]
