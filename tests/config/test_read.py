@@ -70,7 +70,7 @@ def describe(folder, names):
 
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"knows 3 classes \(a, b, c\) by 3 logits, the data has 2 classes"):
+    with pytest.raises(ConfigError, match=r"has 3 classes \(a, b, c\) and 3 logits, the data has 2 classes"):
         read(compose(describe(tmp_path, ["a", "b", "c"])))
 
 

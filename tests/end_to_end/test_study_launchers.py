@@ -259,7 +259,7 @@ def test_ray_runs_trials_in_processes_of_its_own(remote):
 
 def test_a_worker_lives_on_when_the_clock_is_set(monkeypatch):
     """Start times are reckoned from the clock, which a time server moves by a second now and then."""
-    known, start = worker.me(), psutil.Process.create_time
+    known, start = worker.this_process(), psutil.Process.create_time
     for seconds in (-2, -1, 1, 2):
         monkeypatch.setattr(psutil.Process, "create_time", lambda self, by=seconds: start(self) + by)
-        assert not worker.is_gone(known)
+        assert not worker.has_ended(known)

@@ -29,7 +29,7 @@ from kd.cli import main as kd
 from kd.config.compose import PROJECT
 from kd.errors import DataError, StudyError
 from kd.study import worker
-from kd.study.ledger import FINISHED, Ledger, Now, failure, history
+from kd.study.ledger import FINISHED, Budget, Ledger, NoClaim, failure, history
 from kd.study.space import Space
 from kd.study.storage import Database, holds_password
 from kd.study.trial import Ticket, attach
@@ -170,7 +170,7 @@ def toy_space(grid: bool) -> Space:
 
 
 def toy_ledger(url: str, grid: bool = False, target: int = TARGET) -> Ledger:
-    return Ledger(Database(url), STUDY, toy_space(grid), RandomSampler, NopPruner(), target, planned=grid)
+    return Ledger(Database(url), STUDY, toy_space(grid), RandomSampler, NopPruner(), Budget(target, grid=grid))
 
 
 def work(url: str, folder: Path, grid: bool) -> list[tuple[int, bool]]:
@@ -178,8 +178,8 @@ def work(url: str, folder: Path, grid: bool) -> list[tuple[int, bool]]:
     if GATE is not None:
         GATE.wait(120)
     ledger, done = toy_ledger(url, grid), []
-    while (claimed := ledger.claim()) is not Now.ENOUGH:
-        if claimed is Now.WAIT:
+    while (claimed := ledger.claim()) is not NoClaim.DONE:
+        if claimed is NoClaim.WAIT:
             time.sleep(0.1)
             continue
         x = claimed._suggest("x", ledger.space.searched["x"])
@@ -230,7 +230,7 @@ def test_processes_that_start_together_on_an_empty_database_share_one_study(serv
 
 def test_a_study_goes_on_to_a_higher_target(url, tmp_path):
     work(url, tmp_path, grid=False)
-    assert toy_ledger(url).claim() is Now.ENOUGH
+    assert toy_ledger(url).claim() is NoClaim.DONE
     assert toy_ledger(url, target=TARGET + 1).claim().number == len(trials(url)) - 1
 
 
@@ -387,10 +387,10 @@ def test_the_password_of_pgpassword_is_nowhere(shared):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="psutil adds the time of boot to a process's start on Linux only")
 def test_a_step_of_the_clock_does_not_make_a_living_worker_dead(monkeypatch):
-    before = worker.me()
+    before = worker.this_process()
     booted = psutil.boot_time()
     monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + 5)
-    assert not worker.is_gone(before)
+    assert not worker.has_ended(before)
 
 
 # the password

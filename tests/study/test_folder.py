@@ -215,7 +215,7 @@ def test_kd_study_sets_two_studies_side_by_side(here, again, capsys):
     one, other = best(here).value, the_study(here, WINNER).best_value
     for figure in (f"{one:.4f}", f"{other:.4f}", f"{one - other:+.4f}"):
         assert figure in shown
-    assert "not equal: finished trials: 4 against 1" in shown
+    assert "differs: finished trials: 4 against 1" in shown
 
 
 @pytest.mark.parametrize("asked", [["temperature_unfreze"], [NAME, "--against", "temperature_unfreze"]])

@@ -20,7 +20,7 @@ from kd.config.compose import CONF
 from kd.errors import ConfigError
 from kd.study import hydra_options
 from kd.study.hydra_options import TrialJob, check_name, is_grid, overrides_as_values
-from kd.study.ledger import Ledger, Now
+from kd.study.ledger import Budget, Ledger, NoClaim
 from kd.study.space import Space
 from kd.study.storage import Database, default_url
 
@@ -64,7 +64,7 @@ def node(option: str, *more: str) -> dict:
 
 def ledger_of(database, name, sampler, seed=0, searched=NUMBERS, target=8) -> Ledger:
     space = Space(searched, (), {"figure": "maximize"}, {})
-    return Ledger(database, name, space, hydra_options.sampler(sampler, seed), NopPruner(), target)
+    return Ledger(database, name, space, hydra_options.sampler(sampler, seed), NopPruner(), Budget(target))
 
 
 def suggest(ledger: Ledger, trial) -> dict:
@@ -90,7 +90,7 @@ def study(database, sampler: dict, seed=0, restart=False, target=8, searched=NUM
     for _ in range(target):
         found.append(one(ledger))
         ledger = ledger_of(database, name, sampler, seed, searched, target) if restart else ledger
-    assert ledger.claim() is Now.ENOUGH
+    assert ledger.claim() is NoClaim.DONE
     return found
 
 

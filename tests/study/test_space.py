@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from kd.errors import StudyError
+from kd.settings import RESULT_NEUTRAL
 from kd.study.hydra_options import overrides_as_values, search_space
-from kd.study.space import FREE, Space, describe
+from kd.study.space import Space, describe
 
 SEARCHED = {
     "a": IntDistribution(0, 4),
@@ -31,11 +32,11 @@ def written(question: Space) -> optuna.Study:
 
 
 def complaint(before: Space, now: Space) -> str:
-    """What is said about going on with another question."""
+    """The error that refuses to continue with another space."""
     with pytest.raises(StudyError) as error:
         now.check_same(written(before))
     assert "\n" not in str(error.value)
-    assert str(error.value).startswith("study mine was begun with ")
+    assert str(error.value).startswith("study mine began with ")
     return str(error.value)
 
 
@@ -100,7 +101,7 @@ def test_the_directions_are_those_of_the_objectives_in_order():
 
 
 def test_a_study_of_another_program_has_no_question():
-    with pytest.raises(StudyError, match="study mine was not made by this sweeper"):
+    with pytest.raises(StudyError, match="study mine was not created by this sweeper"):
         Space.read(optuna.create_study(study_name="mine"))
 
 
@@ -175,19 +176,30 @@ def test_many_differences_are_counted_not_listed():
     assert "key3" not in message
 
 
-@pytest.mark.parametrize("key", [*FREE, "tracking.uri", "tracking.enabled"])
-def test_where_a_study_runs_and_is_shown_may_change(key):
+@pytest.mark.parametrize("key", [*RESULT_NEUTRAL, "tracking.uri", "tracking.enabled"])
+def test_a_key_that_changes_no_result_may_change(key):
     name = key.replace(".", "__")
     space(**{name: "now"}).check_same(written(space(**{name: "then"})))
 
 
+@pytest.mark.parametrize("devices", [("cuda:0", "cuda:1"), ("cuda", "cuda:1"), ("auto", "cuda:0"), ("cpu", "auto")])
+def test_another_device_of_the_same_kind_is_accepted(devices):
+    before, now = (space(trainer__device=device) for device in devices)
+    now.check_same(written(before))
+
+
+def test_another_kind_of_device_is_refused():
+    """Latency may be an objective, and results differ in their last digits."""
+    assert "trainer.device=cpu, now cuda:0" in complaint(space(trainer__device="cpu"), space(trainer__device="cuda:0"))
+
+
 @pytest.mark.parametrize("key", ["trainer.devices", "trainer", "trackings.uri", "data.rooted", "data", "x.root"])
-def test_what_only_looks_like_a_free_key_may_not(key):
+def test_a_key_that_only_resembles_a_result_neutral_one_may_not_change(key):
     name = key.replace(".", "__")
     assert f"{key}=then, now now" in complaint(space(**{name: "then"}), space(**{name: "now"}))
 
 
-def test_a_free_key_that_is_searched_may_not_change_its_range():
+def test_a_result_neutral_key_that_is_searched_may_not_change_its_range():
     before = space({"tracking.x": IntDistribution(0, 1)})
     assert "tracking.x=0..1, now 0..2" in complaint(before, space({"tracking.x": IntDistribution(0, 2)}))
 

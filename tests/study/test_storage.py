@@ -195,7 +195,7 @@ def failing(error: Exception, times: int):
     "error", [OperationalError("SELECT 1", {}, Exception("away")), StorageInternalError("away"), Unreachable("away")]
 )
 def test_a_server_that_is_away_is_waited_for_ever_longer(error, pauses):
-    assert SERVER.patiently(failing(error, times=6)) == 7
+    assert SERVER.with_retries(failing(error, times=6)) == 7
     assert pauses == sorted(pauses)
     assert len(pauses) == 6
 
@@ -203,21 +203,23 @@ def test_a_server_that_is_away_is_waited_for_ever_longer(error, pauses):
 def test_a_server_that_does_not_come_back_is_told(pauses):
     error = OperationalError("SELECT 1", {}, Exception("connection refused\nby all"))
     with pytest.raises(StudyError, match="connection refused") as told:
-        SERVER.patiently(failing(error, times=10**6))
+        SERVER.with_retries(failing(error, times=10**6))
     assert "\n" not in str(told.value)
     assert sum(pauses) >= storage.OUTAGE_SECONDS
 
 
 def test_a_file_that_fails_is_not_waited_for(tmp_path, pauses):
     with pytest.raises(StudyError, match="database or disk is full"):
-        sqlite(tmp_path).patiently(failing(OperationalError("x", {}, Exception("database or disk is full")), times=1))
+        sqlite(tmp_path).with_retries(
+            failing(OperationalError("x", {}, Exception("database or disk is full")), times=1)
+        )
     assert pauses == []
 
 
 @pytest.mark.parametrize("error", [StudyError("another question"), ValueError("x"), KeyboardInterrupt()])
 def test_what_is_no_outage_is_not_waited_for(error, tmp_path, pauses):
     with pytest.raises(type(error)):
-        sqlite(tmp_path).patiently(failing(error, times=1))
+        sqlite(tmp_path).with_retries(failing(error, times=1))
     assert pauses == []
 
 
@@ -261,7 +263,7 @@ def test_locks_of_other_things_do_not_wait(tmp_path, monkeypatch):
 def test_a_lock_that_is_held_too_long_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "LOCK_SECONDS", 0.1)
     database = sqlite(tmp_path)
-    with database.lock("it"), pytest.raises(StudyError, match=r"held by another process.*stop or continue"):
+    with database.lock("it"), pytest.raises(StudyError, match=r"held by another process.*stop that process"):
         database.lock("it").__enter__()
 
 

@@ -188,7 +188,7 @@ def test_every_trial_has_the_run_folder_of_its_number(broken_off):
 def test_the_command_of_a_study_that_has_its_trials_trains_nothing(broken_off):
     assert "(3 of 3 finished)" in broken_off.continued.out
     assert (broken_off.last.code, broken_off.last.err) == (0, "")
-    assert broken_off.last.out.splitlines() == [f"study    {NAME}: 3 of 3 trials are there"]
+    assert broken_off.last.out.splitlines() == [f"study    {NAME}: 3 of 3 trials are finished"]
 
 
 def test_a_study_that_was_broken_off_searches_what_it_would_have_searched(broken_off, straight):
@@ -199,7 +199,7 @@ def test_the_number_of_trials_is_a_target_that_may_grow(asked):
     first, then = asked["a first"], asked["two more"]
     assert (first.code, then.code) == (0, 0)
     assert "(1 of 1 finished)" in first.out
-    assert "1 of 3 trials are there" in then.out
+    assert "1 of 3 trials are finished" in then.out
     assert [trial.state for trial in trials(then.root)] == [TrialState.COMPLETE] * 3
 
 
@@ -220,7 +220,7 @@ def test_what_is_typed_is_fixed_narrowed_or_left_to_the_study(straight):
 def test_a_study_refuses_to_go_on_with_another_question(asked, question):
     line = one_line(asked[question])
     assert asked[question].code in (1, 2)
-    assert f"study {NAME} was begun with" in line
+    assert f"study {NAME} began with" in line
     assert f"{ASKED[question][1]}=" in line
     assert "hydra.sweeper.study_name" in line
 

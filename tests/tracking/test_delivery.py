@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from kd.tracking.delivery import Delivery, _key
+from kd.tracking.delivery import Delivery, Target, _key
 from kd.tracking.shown import Shown
 
 
@@ -121,7 +121,7 @@ class Failing:
 
 
 def delivery(client, identity="me", **options) -> Delivery:
-    return Delivery(identity, lambda: (client, "0"), **options)
+    return Delivery(Target(identity, **options), lambda: (client, "0"))
 
 
 def shown(epochs: int, **changes) -> Shown:
@@ -144,11 +144,11 @@ EVENTS = st.lists(st.sampled_from(["epoch", "epoch", "again", "killed", "killed 
 @given(fates=FATES, events=EVENTS)
 def test_whatever_fails_whenever_every_point_is_there_exactly_once_in_the_end(fates, events, tmp_path):
     client, noted, epochs = Failing(fates), [None], 0
-    here = delivery(client, noted=noted.append)
+    here = delivery(client, on_found=noted.append)
     for event in events:
         epochs += event == "epoch"
         if event.startswith("killed"):
-            here = delivery(client, known=noted[-1] if event == "killed" else None, noted=noted.append)
+            here = delivery(client, run_id=noted[-1] if event == "killed" else None, on_found=noted.append)
         with suppress(OSError):
             here.update(shown(epochs))
     client.plan = iter(())
@@ -214,7 +214,7 @@ def test_a_second_run_that_came_of_a_lost_answer_is_deleted():
         here.update(shown(1))
     here.update(shown(1))
     client.do_create_run("0", tags={"kd.run": "me"})
-    again = delivery(client, known=here.run_id)
+    again = delivery(client, run_id=here.run_id)
     again.update(shown(2))
     assert again.run_id == here.run_id
     assert client.points() == expected(shown(2))
@@ -224,7 +224,7 @@ def test_a_run_of_another_identity_is_left_alone():
     client = Failing()
     other = delivery(client, "other")
     other.update(shown(1))
-    mine = delivery(client, known=other.run_id)
+    mine = delivery(client, run_id=other.run_id)
     mine.update(shown(3))
     assert mine.run_id != other.run_id
     assert len(client.runs[other.run_id].points) == 2
@@ -292,9 +292,9 @@ def store(tmp_path_factory):
 
 
 def recorded(store, identity: str, found: Shown):
-    here = Delivery(identity, lambda: store)
+    here = Delivery(Target(identity), lambda: store)
     here.update(found)
-    again = Delivery(identity, lambda: store)
+    again = Delivery(Target(identity), lambda: store)
     again.update(found)
     assert again.sent == {}
     return store[0].get_run(here.run_id)
@@ -340,7 +340,7 @@ def test_thousands_of_points_are_taken(store):
 def test_processes_that_send_the_same_points_at_the_same_time_leave_each_once(store):
     """Both have looked, and found nothing, before either sends; the store tells by name, step, time and value."""
     client = store[0]
-    first = Delivery("crowd", lambda: store)
+    first = Delivery(Target("crowd"), lambda: store)
     first.update(shown(0))
     points = [Metric(name, value, when, step) for (name, step), (value, when) in shown(20).points.items()]
     gate = threading.Barrier(4)

@@ -97,17 +97,17 @@ def test_the_files_are_shown_once_the_run_is_over_and_neither_hidden_ones_nor_ch
 
 
 def test_a_run_whose_process_is_gone_was_killed_at_its_last_sign_of_life(folder):
-    shown = of_folder(folder, is_gone=True)
+    shown = of_folder(folder, ended=True)
     assert (shown.status, shown.ended) == ("KILLED", 100_000)
     epoch(folder, 0)
-    shown = of_folder(folder, is_gone=True)
+    shown = of_folder(folder, ended=True)
     assert (shown.status, shown.ended) == ("KILLED", 200_250)
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED"])
 def test_a_run_that_said_how_it_ended_ended_so(folder, status):
     ended(folder, status)
-    assert of_folder(folder, is_gone=True).status == status
+    assert of_folder(folder, ended=True).status == status
 
 
 FIGURES = st.dictionaries(

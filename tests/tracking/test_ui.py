@@ -71,7 +71,7 @@ def test_a_port_that_is_taken_is_told(store, capsys):
         port = other.getsockname()[1]
         code, _, err = say(capsys, "--port", str(port))
     assert code == 2
-    assert err.startswith(f"error: --port={port} cannot be had")
+    assert err.startswith(f"error: --port={port} cannot be used")
 
 
 @pytest.mark.parametrize("port", ["-1", "99999999"])
@@ -101,7 +101,7 @@ def test_a_browser_is_opened_only_where_somebody_sits(terminal, env, looks, monk
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(ui.sys, "platform", "linux")
     monkeypatch.setattr(ui.sys.stdout, "isatty", lambda: terminal, raising=False)
-    assert ui._somebody_looks() is looks
+    assert ui._has_display() is looks
 
 
 @pytest.mark.parametrize(("flag", "opened"), [("--open", True), ("--no-open", False)])
