@@ -216,11 +216,7 @@ def _register(job: Job) -> None:
 
 def inherit(before: Path, folder: Path, config: dict[str, Any]) -> bool:
     """Copy checkpoints and metrics from an interrupted run with the same configuration; whether there were any."""
-    if (
-        checkpoint.exists(folder)
-        or not checkpoint.exists(before)
-        or not resume.same_run(before, config)
-    ):
+    if checkpoint.exists(folder) or not checkpoint.exists(before) or not resume.same_run(before, config):
         return False
     if (before / "metrics.jsonl").exists():
         shutil.copyfile(before / "metrics.jsonl", folder / "metrics.jsonl")

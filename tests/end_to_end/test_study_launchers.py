@@ -131,7 +131,7 @@ def assert_every_failed_trial_ran_again(found: list[FrozenTrial]) -> None:
 def troubled(tmp_path_factory):
     """A study in MLflow: one worker is killed in the middle of a trial, another stops, and neither ends nor answers."""
     root = tmp_path_factory.mktemp("troubled")
-    silence = ["hydra.sweeper.heartbeat_interval=1", "hydra.sweeper.grace_period=4"]
+    silence = ["hydra.sweeper.heartbeat_interval=1", "hydra.sweeper.grace_period=20"]
     process = begin(root, *JOBLIB, *LONG, *silence, "hydra.sweeper.n_trials=2")
     lost = another_in_training(root, process)
     os.kill(lost.user_attrs["worker"]["pid"], signal.SIGKILL)

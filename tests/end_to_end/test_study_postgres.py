@@ -256,14 +256,14 @@ def test_the_lock_has_one_holder(server, database, url):
         until(lambda: waiting_for_a_lock(server, database) == 1, "the second waits")
         assert taken == []
         taken.append("first")
-    other.join(timeout=60)
+    other.join(timeout=120)
     assert taken == ["first", "other"]
 
 
 def test_locks_of_two_things_do_not_meet(url):
     taken: list[str] = []
     with Database(url).lock("study a"):
-        take(url, "study b", taken, "other").join(timeout=60)
+        take(url, "study b", taken, "other").join(timeout=120)
         assert taken == ["other"]
 
 
@@ -271,7 +271,7 @@ def test_an_error_under_the_lock_releases_it(url):
     taken: list[str] = []
     with pytest.raises(ZeroDivisionError), Database(url).lock("study a"):
         raise ZeroDivisionError
-    take(url, "study a", taken, "other").join(timeout=60)
+    take(url, "study a", taken, "other").join(timeout=120)
     assert taken == ["other"]
 
 
@@ -293,7 +293,7 @@ def test_a_killed_holder_loses_the_lock(server, database, url, tmp_path):
     finally:
         holder.kill()
         holder.communicate()
-    other.join(timeout=60)
+    other.join(timeout=120)
     assert taken == ["other"]
 
 
@@ -537,7 +537,7 @@ def test_a_server_that_goes_under_who_has_or_wants_the_lock_is_an_error_of_one_l
         other.start()
         until(lambda: waiting_for_a_lock(server, database) == 1, "the second waits")
         restart()
-        other.join(timeout=60)
+        other.join(timeout=120)
 
     take_and(while_another_waits if waits else restart)
     assert len(errors) == 1 + waits
@@ -558,6 +558,6 @@ def test_a_lock_that_is_held_for_too_long_is_an_error_of_one_line(url, monkeypat
     with Database(url).lock("study a"):
         other = threading.Thread(target=run, daemon=True)
         other.start()
-        other.join(timeout=10)
-    other.join(timeout=60)
+        other.join(timeout=120)
+    other.join(timeout=120)
     assert [type(error) for error in errors] == [StudyError]

@@ -115,7 +115,7 @@ def asked(tmp_path_factory):
     return named({
         "straight": (straight, [*command, "hydra.sweeper.n_trials=3"]),
         "a first": (grown, [*command, "hydra.sweeper.n_trials=1"]),
-        "two more": (grown, [*command, "hydra.sweeper.n_trials=3"]),
+        "two more": (grown, [*command, "hydra.sweeper.n_trials=3", "trainer.checkpoint_minutes=7"]),
         **{name: (straight, [*command, *more, "hydra.sweeper.n_trials=4"]) for name, (more, _) in ASKED.items()},
         "fewer trials": (straight, [*command, "hydra.sweeper.n_trials=2"]),
         "another name": (straight, [*command, *OTHER]),
@@ -195,7 +195,7 @@ def test_a_study_that_was_broken_off_searches_what_it_would_have_searched(broken
     assert suggested(broken_off.root) == suggested(straight.root)
 
 
-def test_the_number_of_trials_is_a_target_that_may_grow(asked):
+def test_a_study_continues_with_more_trials_and_another_checkpoint_interval(asked):
     first, then = asked["a first"], asked["two more"]
     assert (first.code, then.code) == (0, 0)
     assert "(1 of 1 finished)" in first.out
