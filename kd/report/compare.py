@@ -59,7 +59,7 @@ def _which(runs: Letters) -> Section:
 
 def _differences(runs: Letters) -> Section:
     configs = {
-        letter: {**flat_config(run.config), "data.fingerprint": str(run.identity.get("data_fingerprint"))}
+        letter: {**flat_config(run.config), "data.fingerprint": str(run.identity.get("data_fingerprint", "–"))}
         for letter, run in runs.items()
     }
     keys = dict.fromkeys(key for config in configs.values() for key in config)

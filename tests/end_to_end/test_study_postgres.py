@@ -228,7 +228,7 @@ def test_processes_that_start_together_on_an_empty_database_share_one_study(serv
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (1,)
 
 
-def test_a_study_goes_on_to_a_higher_target(url, tmp_path):
+def test_a_study_on_a_server_continues_to_more_trials(url, tmp_path):
     work(url, tmp_path, grid=False)
     assert toy_ledger(url).claim() is NoClaim.DONE
     assert toy_ledger(url, target=TARGET + 1).claim().number == len(trials(url)) - 1
@@ -260,7 +260,7 @@ def test_the_lock_has_one_holder(server, database, url):
     assert taken == ["first", "other"]
 
 
-def test_locks_of_two_things_do_not_meet(url):
+def test_locks_with_two_names_are_independent(url):
     taken: list[str] = []
     with Database(url).lock("study a"):
         take(url, "study b", taken, "other").join(timeout=120)
@@ -319,7 +319,7 @@ def shared(server, tmp_path_factory):
     return root, url, lost, ends
 
 
-def test_workers_go_on_without_the_one_that_was_killed(shared):
+def test_workers_continue_without_a_killed_one(shared):
     _, url, _, ends = shared
     assert [code for code, _, _ in ends] == [0, 0], ends
     found = trials(url)
@@ -327,7 +327,7 @@ def test_workers_go_on_without_the_one_that_was_killed(shared):
     assert count(found, TrialState.RUNNING, TrialState.WAITING) == 0
 
 
-def test_what_a_killed_worker_began_is_run_again_by_another(shared):
+def test_the_trial_of_a_killed_worker_is_retried_by_another(shared):
     _, url, lost, _ = shared
     found = trials(url)
     assert [trial.number for trial in found if trial.state == TrialState.FAIL] == [lost.number]
@@ -344,7 +344,7 @@ def test_every_trial_has_the_run_folder_of_its_number(shared):
     assert folders == [str(root / "runs" / "studies" / STUDY / str(number)) for number in range(len(folders))]
 
 
-def test_no_sqlite_database_is_made_beside_a_server(shared):
+def test_no_sqlite_database_is_created_beside_a_server(shared):
     assert not list(shared[0].rglob("*.db"))
 
 
@@ -386,7 +386,7 @@ def test_the_password_of_pgpassword_is_nowhere(shared):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="psutil adds the time of boot to a process's start on Linux only")
-def test_a_step_of_the_clock_does_not_make_a_living_worker_dead(monkeypatch):
+def test_a_step_of_the_clock_fails_no_running_trial(monkeypatch):
     before = worker.this_process()
     booted = psutil.boot_time()
     monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + 5)
@@ -429,7 +429,7 @@ def test_a_study_with_a_wrong_password_ends_in_one_line_and_leaves_nothing(serve
 
 
 @pytest.mark.parametrize("wrong", ["port", "password", "database"])
-def test_kd_study_tells_in_one_line_that_the_database_cannot_be_used(server, database, capsys, tmp_path, wrong):
+def test_kd_study_reports_an_unusable_database_in_one_line(server, database, capsys, tmp_path, wrong):
     password = f"not-{PASSWORD}" if wrong == "password" else PASSWORD
     port = free_port() if wrong == "port" else server.port
     with pytest.raises(SystemExit) as end:
@@ -457,13 +457,13 @@ SECRETS = {
 
 
 @pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
-def test_an_address_with_a_password_is_known_as_such_and_shown_without(secret):
+def test_a_password_in_an_address_is_detected_and_not_shown(secret):
     assert holds_password(secret)
     assert TOKEN not in f"{Database(secret)} {Database(secret)!r}"
 
 
 @pytest.mark.parametrize("plain", ["postgresql://learner@host:5432/studies", "sqlite:////runs/a:b@c.db", "${oc.env:A}"])
-def test_an_address_without_a_password_is_none(plain):
+def test_an_address_without_a_password_has_none(plain):
     assert not holds_password(plain)
 
 
@@ -500,7 +500,7 @@ def test_a_restart_of_the_server_between_two_epochs_costs_nothing(server, databa
 
 
 @pytest.mark.slow
-def test_a_server_that_is_away_for_a_while_costs_a_trial_at_most(server, database, url, tmp_path):
+def test_an_outage_of_the_server_costs_one_trial_at_most(server, database, url, tmp_path):
     with halted(tmp_path, url, "tracking=none", KD_STORAGE=address(server, database, PASSWORD)) as process:
         control(server, "stop", "-m", "fast")
         try:
@@ -519,7 +519,7 @@ def test_a_server_that_is_away_for_a_while_costs_a_trial_at_most(server, databas
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["holds", "waits for"])
-def test_a_server_that_goes_under_who_has_or_wants_the_lock_is_an_error_of_one_line(server, database, url, waits):
+def test_a_restart_of_the_server_during_a_lock_is_an_error_in_one_line(server, database, url, waits):
     errors: list[Exception] = []
 
     def take_and(then: Callable[[], Any]) -> None:
@@ -544,7 +544,7 @@ def test_a_server_that_goes_under_who_has_or_wants_the_lock_is_an_error_of_one_l
     assert all(isinstance(error, StudyError) for error in errors), errors
 
 
-def test_a_lock_that_is_held_for_too_long_is_an_error_of_one_line(url, monkeypatch):
+def test_a_lock_that_is_held_too_long_is_an_error_in_one_line(url, monkeypatch):
     monkeypatch.setattr("kd.study.storage.LOCK_SECONDS", 1)
     errors: list[Exception] = []
 

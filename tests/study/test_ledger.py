@@ -1,4 +1,4 @@
-"""Who hands out trials: exactly as many finished as asked for, whatever fails, dies or is started again in between."""
+"""Handing out trials: exactly as many finish as asked for, whatever fails, dies or is restarted in between."""
 
 import json
 import subprocess
@@ -132,29 +132,29 @@ def test_a_tally_counts_states():
     assert tally.to_retry == tally.given_up == ()
 
 
-def test_a_tally_of_nothing_is_nothing():
+def test_the_tally_of_no_trials_is_zero():
     assert Tally.of([], 2) == Tally(0, 0, 0, (), ())
 
 
 @pytest.mark.parametrize("max_retries", [0, 1, 2, 5])
-def test_an_error_is_tried_again_max_retries_times(max_retries):
+def test_an_error_is_retried_max_retries_times(max_retries):
     for tries in range(1, max_retries + 4):
         last = [tries - 1]
         expected = (last, []) if tries <= max_retries else ([], last)
         assert counted(chain(*["error"] * tries), max_retries) == expected
 
 
-def test_a_trial_without_a_word_is_lost_and_tried_again_a_bounded_number_of_times():
+def test_a_trial_without_a_reported_failure_is_lost_and_retried_a_limited_number_of_times():
     assert failure(frozen(0, TrialState.FAIL))["kind"] == "lost"
     assert counted(chain(*[None] * LOST_RETRIES), 0) == ([LOST_RETRIES - 1], [])
     assert counted(chain(*[None] * (LOST_RETRIES + 1)), 0) == ([], [LOST_RETRIES])
 
 
-def test_nan_is_never_tried_again():
+def test_nan_is_never_retried():
     assert counted(chain("nan"), 9) == ([], [0])
 
 
-def test_an_interrupted_trial_is_always_tried_again():
+def test_an_interrupted_trial_is_always_retried():
     assert counted(chain(*["interrupted"] * 50), 0) == ([49], [])
 
 
@@ -165,7 +165,7 @@ def test_kinds_of_failure_are_counted_apart():
 
 
 @pytest.mark.parametrize("state", [s for s in TrialState if s != TrialState.FAIL])
-def test_what_was_put_in_line_again_is_not_put_there_twice(state):
+def test_a_trial_is_not_queued_twice(state):
     assert counted([frozen(0, TrialState.FAIL, "error"), frozen(1, state, before=[0])]) == ([], [])
 
 
@@ -231,7 +231,7 @@ def test_a_study_ends_at_exactly_its_number_of_finished_trials(database, target,
     check_chains(ledger)
 
 
-def test_a_study_that_has_enough_hands_out_nothing(database):
+def test_a_complete_study_hands_out_no_trial(database):
     ledger = begin(database, trials=2)
     finish(ledger)
     assert again(ledger).claim() is NoClaim.DONE
@@ -239,7 +239,7 @@ def test_a_study_that_has_enough_hands_out_nothing(database):
     assert states(ledger) == ["COMPLETE"] * 2
 
 
-def test_a_study_that_should_have_more_goes_on(database):
+def test_a_study_continues_to_a_higher_number_of_trials(database):
     ledger = begin(database, trials=2)
     finish(ledger)
     finish(again(ledger, trials=5))
@@ -274,14 +274,14 @@ def test_a_failed_trial_comes_next_with_its_parameters(kind, database):
 # who is dead
 
 
-def test_a_claim_is_alive_in_the_name_of_its_process(database):
+def test_a_claim_records_its_process_as_the_worker(database):
     trial = begin(database).claim()
     stored = database.open().get_trial(trial._trial_id)
     assert stored.state == TrialState.RUNNING
     assert stored.user_attrs["worker"] == worker.this_process()
 
 
-def test_a_claim_that_was_cut_off_is_freed_by_the_next(database):
+def test_an_interrupted_claim_is_freed_by_the_next(database):
     ledger = begin(database, trials=1)
     cut_off(ledger)
     assert states(ledger) == ["RUNNING"]
@@ -290,7 +290,7 @@ def test_a_claim_that_was_cut_off_is_freed_by_the_next(database):
     assert history(ledger.trials()[trial.number]) == [0]
 
 
-def test_a_claim_that_was_cut_off_does_not_make_two_trials_alike(database):
+def test_an_interrupted_claim_does_not_repeat_a_suggestion(database):
     ledger = begin(database)
     cut_off(ledger)
     seen = [tuple(one(ledger).values()) for _ in range(3)]
@@ -326,7 +326,7 @@ def test_the_trial_of_another_host_is_freed_only_after_the_grace_period(tmp_path
     assert failure(ledger.trials()[trial.number])["kind"] == "lost"
 
 
-def test_burying_returns_only_trials_whose_worker_is_gone_or_silent(database, monkeypatch):
+def test_only_trials_with_a_dead_or_silent_worker_are_failed(database, monkeypatch):
     """Not one that told its own failure in the same moment: its worker lives, and would be killed for it."""
     ledger = begin(database)
     trial = ledger.claim()
@@ -337,14 +337,14 @@ def test_burying_returns_only_trials_whose_worker_is_gone_or_silent(database, mo
 # planned studies
 
 
-def test_a_planned_study_runs_every_cell_once_in_order(database):
+def test_a_grid_runs_every_cell_once_in_order(database):
     ledger = begin(database, trials=6, searched=GRID, grid=True)
     assert [one(ledger) for _ in range(6)] == ledger.space.cells()
     assert ledger.claim() is NoClaim.DONE
 
 
 @pytest.mark.parametrize("kind", ["error", "lost", "interrupted", "cut off"])
-def test_a_planned_study_begun_again_runs_every_cell_once(kind, database):
+def test_a_restarted_grid_runs_every_cell_once(kind, database):
     ledger = begin(database, trials=6, searched=GRID, grid=True)
     one(ledger)
     cut_off(ledger) if kind == "cut off" else one(ledger, kind)
@@ -356,7 +356,7 @@ def test_a_planned_study_begun_again_runs_every_cell_once(kind, database):
     assert states(ledger).count("FAIL") == 1
 
 
-def test_a_plan_that_was_written_half_is_completed(database, monkeypatch):
+def test_a_half_written_grid_is_completed(database, monkeypatch):
     real, name = optuna.Study.enqueue_trial, next(NAMES)
 
     def enqueue(study, cell):
@@ -372,20 +372,20 @@ def test_a_plan_that_was_written_half_is_completed(database, monkeypatch):
     assert [one(ledger) for _ in range(6)] == ledger.space.cells()
 
 
-def test_a_planned_study_may_stop_before_its_last_cell(database):
+def test_a_grid_may_stop_before_its_last_cell(database):
     ledger = begin(database, trials=2, searched=GRID, grid=True)
     finish(ledger)
     assert [trial.params for trial in ledger.trials() if trial.value is not None] == ledger.space.cells()[:2]
 
 
-def test_a_planned_study_ends_without_the_cells_that_were_given_up(database):
+def test_a_grid_ends_without_the_cells_that_failed_for_good(database):
     ledger = begin(database, trials=6, searched=GRID, grid=True)
     one(ledger, "nan")
     finish(ledger)
     assert Counter(states(ledger)) == {"FAIL": 1, "COMPLETE": 5}
 
 
-def test_a_planned_study_waits_for_its_last_cells(database):
+def test_a_grid_waits_for_its_last_cells(database):
     ledger = begin(database, trials=6, searched=GRID, grid=True)
     trials = [ledger.claim() for _ in range(6)]
     assert ledger.claim() is NoClaim.WAIT
@@ -395,7 +395,7 @@ def test_a_planned_study_waits_for_its_last_cells(database):
     assert ledger.claim() is NoClaim.DONE
 
 
-def test_a_cell_of_a_range_of_fractions_may_fail_and_run_again(database):
+def test_a_cell_with_a_fraction_is_retried_with_the_same_value(database):
     searched = {"x": FloatDistribution(0.0, 0.3, step=0.1)}
     ledger = begin(database, trials=4, searched=searched, grid=True)
     for _ in range(3):
@@ -416,7 +416,7 @@ def test_a_study_in_which_nothing_works_stops_and_says_why(database):
         ledger.claim()
 
 
-def test_a_study_stops_when_more_than_its_share_was_given_up(database):
+def test_a_study_stops_when_too_large_a_share_failed_for_good(database):
     ledger = begin(database, trials=10, max_failure_rate=0.3)
     one(ledger)
     for _ in range(3):
@@ -426,7 +426,7 @@ def test_a_study_stops_when_more_than_its_share_was_given_up(database):
         ledger.claim()
 
 
-def test_a_trial_that_is_tried_again_is_not_given_up(database):
+def test_a_retried_trial_does_not_count_as_failed_for_good(database):
     ledger = begin(database, trials=4, max_failure_rate=0.0, max_retries=2)
     for _ in range(4):
         for outcome in ("error", "error", "interrupted", "complete"):
@@ -434,7 +434,7 @@ def test_a_trial_that_is_tried_again_is_not_given_up(database):
     assert ledger.claim() is NoClaim.DONE
 
 
-def test_a_study_that_stopped_goes_on_when_it_is_asked_again(database):
+def test_a_stopped_study_continues_when_the_command_is_repeated(database):
     ledger = begin(database, trials=4)
     for _ in range(3):
         one(ledger, "nan")
@@ -449,21 +449,21 @@ def test_a_study_that_stopped_goes_on_when_it_is_asked_again(database):
 # beginning
 
 
-def test_a_study_of_another_question_is_refused(database):
+def test_a_study_with_another_space_is_refused(database):
     ledger = begin(database)
     with pytest.raises(StudyError, match=f"study {ledger.name} began with"):
         begin(database, name=ledger.name, searched=GRID)
     assert again(ledger).claim().number == 0
 
 
-def test_a_study_of_somebody_else_is_refused(database):
+def test_a_study_of_another_program_cannot_be_continued(database):
     study = optuna.create_study(study_name=next(NAMES), storage=database.open())
     study.add_trial(optuna.create_trial(value=1.0))
     with pytest.raises(StudyError, match="not created by this sweeper"):
         begin(database, name=study.study_name)
 
 
-def test_a_study_whose_beginning_was_cut_off_is_begun_again(database, monkeypatch):
+def test_a_study_whose_creation_was_interrupted_is_created(database, monkeypatch):
     name = next(NAMES)
     monkeypatch.setattr(Space, "write", lambda space, study: next(iter([])))
     with pytest.raises(StopIteration):
@@ -513,7 +513,7 @@ def as_process(url: str) -> None:
 
 
 @pytest.mark.slow
-def test_processes_that_start_together_share_a_study_that_was_not_there(tmp_path):
+def test_processes_that_start_together_share_a_new_study(tmp_path):
     url = f"sqlite:///{tmp_path}/deep/studies.db"
     command = [sys.executable, __file__, url]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""A trial as its job sees it: pruned where others are better, told however it ends, and never told twice."""
+"""A trial as its job sees it: pruned if others are better, and its end reported exactly once."""
 
 import math
 from collections.abc import Callable
@@ -179,7 +179,7 @@ def test_what_is_not_a_number_is_not_reported(value, database, tmp_path):
     assert state(ticket).intermediate_values == {2: 0.5}
 
 
-def test_several_objectives_are_told_and_not_reported(database, tmp_path):
+def test_several_objectives_are_not_reported_for_pruning(database, tmp_path):
     ticket, _ = claim(begin(database, objectives=("figure", "cost")))
     with attach(ticket, tmp_path) as trial:
         assert trial.report(0.5, 1, 3) is False
@@ -192,7 +192,7 @@ def test_several_objectives_are_told_and_not_reported(database, tmp_path):
 # how a trial ends
 
 
-def test_a_job_says_who_it_is_and_where(database, tmp_path):
+def test_a_job_records_its_process_and_its_run_folder(database, tmp_path):
     ticket, _ = claim(begin(database))
     with attach(ticket, tmp_path / "run") as trial:
         assert trial.tags == {"study": ticket.study, "trial": str(ticket.number)}
@@ -210,7 +210,7 @@ def test_a_job_knows_the_parent_of_its_mirror(database, tmp_path):
         assert trial.tags["mlflow.parentRunId"] == "abc"
 
 
-def test_a_defect_fails_the_trial_and_leaves_its_traceback(database, tmp_path):
+def test_a_bug_fails_the_trial_and_leaves_its_traceback(database, tmp_path):
     ticket, _ = claim(begin(database))
     with pytest.raises(ZeroDivisionError):
         job(ticket, tmp_path / "run", throw(ZeroDivisionError("division by zero")))
@@ -221,7 +221,7 @@ def test_a_defect_fails_the_trial_and_leaves_its_traceback(database, tmp_path):
     assert text.endswith("ZeroDivisionError: division by zero\n")
 
 
-def test_a_mistake_of_the_user_fails_the_trial_without_a_traceback(database, tmp_path):
+def test_a_user_error_fails_the_trial_without_a_traceback(database, tmp_path):
     ticket, _ = claim(begin(database))
     with pytest.raises(ConfigError):
         job(ticket, tmp_path, throw(ConfigError("x=1: too\nlittle")))
@@ -242,7 +242,7 @@ def test_the_reason_of_a_failure_is_one_line_of_bounded_length(text, database, t
     assert "\n" not in reason
 
 
-def test_an_interrupted_job_says_so(database, tmp_path):
+def test_an_interrupted_job_fails_its_trial_as_interrupted(database, tmp_path):
     ticket, _ = claim(begin(database))
     with pytest.raises(KeyboardInterrupt):
         job(ticket, tmp_path, throw(KeyboardInterrupt()))
@@ -263,7 +263,7 @@ def test_an_objective_that_is_not_finite_fails_the_trial_as_nan(value, pruned, d
     assert str(value) in state(ticket).user_attrs["failure"]["reason"]
 
 
-def test_what_goes_wrong_after_the_result_does_not_undo_it(database, tmp_path):
+def test_an_error_after_the_result_does_not_undo_it(database, tmp_path):
     ticket, _ = claim(begin(database))
     with pytest.raises(RuntimeError):
         job(ticket, tmp_path, lambda trial: trial.finish({"figure": 0.5}), throw(RuntimeError("disk full")))
@@ -306,7 +306,7 @@ def test_a_job_that_lost_its_trial_does_not_fail_it_again(error, database, tmp_p
     assert before == [state(ticket)]
 
 
-def test_a_trial_may_be_lost_between_a_look_and_a_report(database, tmp_path, monkeypatch):
+def test_a_trial_may_be_lost_between_a_check_and_a_report(database, tmp_path, monkeypatch):
     ticket, _ = claim(begin(database))
     real = type(database.open()).get_trial
 
@@ -326,7 +326,7 @@ def test_a_trial_may_be_lost_between_a_look_and_a_report(database, tmp_path, mon
 
 
 @pytest.mark.parametrize("end", [TrialState.COMPLETE, TrialState.FAIL])
-def test_a_trial_that_is_over_cannot_be_attached_to(end, database, tmp_path):
+def test_a_trial_that_has_ended_cannot_be_attached_to(end, database, tmp_path):
     ticket, _ = claim(begin(database))
     values = [1.0] if end == TrialState.COMPLETE else None
     ticket.database.open().set_trial_state_values(state(ticket)._trial_id, end, values)
@@ -336,7 +336,7 @@ def test_a_trial_that_is_over_cannot_be_attached_to(end, database, tmp_path):
     assert state(ticket) == before
 
 
-def test_a_job_lives_while_its_block_lasts(tmp_path):
+def test_a_job_sends_heartbeats_while_its_block_lasts(tmp_path):
     """Its last heartbeat would be older than the grace period, if no other followed."""
     database = Database(f"sqlite:///{tmp_path}/studies.db", heartbeat=1, grace=3600)
     ledger = begin(database)
@@ -353,7 +353,7 @@ def test_a_job_lives_while_its_block_lasts(tmp_path):
 # put in line again
 
 
-def test_a_job_that_is_put_in_line_again_goes_on_with_its_trial(database, tmp_path, recwarn):
+def test_a_requeued_job_resumes_its_trial(database, tmp_path, recwarn):
     """As schedulers do that take a machine away: the process exits, and starts again in the same folder."""
     ledger = begin(database, target=1)
     ticket, _ = claim(ledger)
@@ -370,7 +370,7 @@ def test_a_job_that_is_put_in_line_again_goes_on_with_its_trial(database, tmp_pa
     assert not [warning for warning in recwarn if "already reported" in str(warning.message)]
 
 
-def test_a_trial_that_runs_again_knows_the_folder_of_the_one_that_was_cut_off(database, tmp_path):
+def test_a_retried_trial_knows_the_folder_of_the_interrupted_attempt(database, tmp_path):
     ledger = begin(database)
     first, x = claim(ledger)
     with pytest.raises(KeyboardInterrupt):

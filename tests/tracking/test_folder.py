@@ -1,4 +1,4 @@
-"""A run and its mirror, with a real server that is killed, halted and started again: each point is there once."""
+"""A run and its mirror, with a real server that is killed, halted and restarted: each point is stored once."""
 
 import json
 import logging
@@ -135,7 +135,7 @@ def arrived(scene: Scene, epochs: int) -> None:
 # a healthy server
 
 
-def test_points_arrive_while_the_run_goes_on_and_the_rest_at_its_end(scene, warnings):
+def test_points_arrive_during_the_run_and_the_rest_at_its_end(scene, warnings):
     with scene.run(choices={"loss": "hinton"}, parameters={"lr": 1e-3}) as mirror:
         scene.folder.write_config({"trainer": {"epochs": 2}})
         scene.epochs(mirror, 0, 1)
@@ -159,7 +159,7 @@ def test_points_arrive_while_the_run_goes_on_and_the_rest_at_its_end(scene, warn
     ("error", "status"),
     [(ValueError, "FAILED"), (ConfigError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")],
 )
-def test_a_run_that_ends_early_says_so_and_the_error_goes_on(error, status, scene):
+def test_a_run_that_ends_early_has_that_status_and_raises_its_error(error, status, scene):
     with pytest.raises(error), scene.run() as mirror:  # noqa: PT012 (what is raised comes out of the run)
         scene.epochs(mirror, 0)
         raise error("stop")
@@ -167,7 +167,7 @@ def test_a_run_that_ends_early_says_so_and_the_error_goes_on(error, status, scen
     assert scene.folder.identity()["status"] == status
 
 
-def test_a_run_that_goes_on_after_a_kill_goes_on_in_mlflow(scene):
+def test_a_run_resumed_after_a_kill_resumes_in_mlflow(scene):
     """The process dies without a word: run.json still says RUNNING."""
     with scene.run() as mirror:
         scene.epochs(mirror, 0, 1)
@@ -182,7 +182,7 @@ def test_a_run_that_goes_on_after_a_kill_goes_on_in_mlflow(scene):
     scene.check(3, "FINISHED")
 
 
-def test_a_run_whose_id_was_never_noted_is_found_again(scene):
+def test_a_run_whose_id_was_never_saved_is_found_again(scene):
     with scene.run() as mirror:
         scene.epochs(mirror, 0)
     facts = scene.folder.identity()
@@ -202,7 +202,7 @@ def test_another_run_in_the_same_folder_is_another_run_in_mlflow(scene):
     scene.check(1, "FINISHED")
 
 
-def test_a_run_that_was_deleted_in_mlflow_comes_back_with_a_sync(scene):
+def test_a_sync_restores_a_run_that_was_deleted_in_mlflow(scene):
     with scene.run() as mirror:
         scene.epochs(mirror, 0, 1)
     scene.client.delete_run(mirror.run_id)
@@ -313,7 +313,7 @@ def test_a_password_in_the_address_is_never_shown(scheme, where, tmp_path, warni
         assert "s3cret" not in text
 
 
-def test_a_password_is_not_shown_where_all_goes_well_either(server, tmp_path, capfd, caplog):
+def test_a_password_is_not_shown_without_an_error_either(server, tmp_path, capfd, caplog):
     caplog.set_level(logging.DEBUG)
     scene = Scene(tmp_path, server.uri.replace("//", "//me:s3cret@"))
     with scene.run() as mirror:
@@ -337,7 +337,7 @@ def made(tmp_path_factory):
     return scene, mirror
 
 
-def test_the_store_under_the_root_is_made_and_keeps_the_files_there(made, warnings):
+def test_the_store_under_the_root_is_created_and_keeps_the_artifacts_there(made, warnings):
     scene, mirror = made
     (kept,) = (scene.root / "mlruns" / "artifacts" / mirror.run_id).rglob("metrics.jsonl")
     assert kept.read_bytes() == (scene.folder / "metrics.jsonl").read_bytes()
@@ -345,7 +345,7 @@ def test_the_store_under_the_root_is_made_and_keeps_the_files_there(made, warnin
     assert scene.sync() == {}
 
 
-def test_a_file_that_breaks_in_mid_run_costs_one_warning_and_a_sync_fills_another(made, tmp_path, warnings):
+def test_a_database_damaged_during_a_run_costs_one_warning_and_a_sync_fills_another(made, tmp_path, warnings):
     scene, store = Scene(tmp_path, None), tmp_path / "mlruns" / "mlflow.db"
     store.parent.mkdir()
     for copy in (store, tmp_path / "other.db"):
@@ -385,7 +385,7 @@ def synced(capsys, *folders: Path) -> SimpleNamespace:
     return SimpleNamespace(code=code, out=out, err=err)
 
 
-def test_train_py_without_its_server_is_delivered_by_a_sync_once_it_is_there(tmp_path, server, capsys):
+def test_a_sync_delivers_a_run_whose_server_was_down(tmp_path, server, capsys):
     server.kill()
     address = f"tracking.uri={server.uri}"
     done = program.train(tmp_path, *SMALL, address)
@@ -423,7 +423,7 @@ def test_a_run_without_tracking_can_be_delivered_afterwards(tmp_path, server, mo
     scene.check(2, "FINISHED")
 
 
-def test_a_run_killed_without_a_word_is_delivered_as_killed_and_one_that_goes_on_is_left_alone(scene):
+def test_a_killed_run_is_delivered_as_killed_and_a_running_one_is_refused(scene):
     with tracking.run(asked(scene.uri, enabled=False), scene.root, scene.folder, Labels("r", {})) as mirror:
         scene.epochs(mirror, 0)
         with FileLock(scene.folder / ".lock"), pytest.raises(tracking.TrackingError, match="still running"):
@@ -442,7 +442,7 @@ def test_a_run_killed_without_a_word_is_delivered_as_killed_and_one_that_goes_on
         ({"run.json": '{"id": "1"}'}, "damaged"),
     ],
 )
-def test_what_is_no_run_folder_is_told_in_one_line(files, says, tmp_path, capsys):
+def test_a_folder_that_is_not_a_run_folder_is_refused_in_one_line(files, says, tmp_path, capsys):
     folder = tmp_path / "folder"
     if files is not None:
         folder.mkdir()
@@ -455,7 +455,7 @@ def test_what_is_no_run_folder_is_told_in_one_line(files, says, tmp_path, capsys
     assert refused.err.count("\n") == 1
 
 
-def test_an_address_that_lost_its_password_is_asked_for(tmp_path, capsys):
+def test_a_saved_address_without_its_password_asks_for_the_whole_address(tmp_path, capsys):
     scene = Scene(tmp_path, f"http://me:s3cret@127.0.0.1:{free_port()}")
     with suppress(ValueError), scene.run():
         raise ValueError
@@ -482,7 +482,7 @@ def test_run_json_says_who_the_run_is(tmp_path):
     assert json.loads((folder / "run.json").read_text())["status"] == "FINISHED"
 
 
-def test_mlflow_is_imported_only_where_it_is_wanted_and_sends_nothing_home(tmp_path):
+def test_mlflow_is_imported_only_when_used_and_sends_no_telemetry(tmp_path):
     code = (
         "import sys, os, pathlib; from kd import tracking; from kd.run.folder import RunFolder\n"
         "from kd.settings import Tracking; here = pathlib.Path(sys.argv[1])\n"
