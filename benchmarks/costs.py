@@ -51,7 +51,7 @@ def tracked(case: Case, rounds: int) -> dict[str, Any]:
         course = Journal("student", network, folder, "val/miou", {}, None)
         epochs = case.fit(case.remembered, None, "open", network)
         waits, mirrored = [], []
-        with tracking.run(settings, Path(place), folder, "bench", {}) as mirror:
+        with tracking.run(settings, Path(place), folder, tracking.Labels("bench", {})) as mirror:
             mirror.run_id  # noqa: B018 (waits until the store is open)
             for epoch in range(rounds + 1):
                 result = _improved(next(epochs), epoch)

@@ -1,11 +1,11 @@
-"""What a run is asked to do, as typed, checked, frozen values: the plain part of the configuration.
+"""The configuration of a run as typed, validated, frozen values, and which of its keys change no result.
 
-Each class mirrors one group of conf/. Everything below the composing module takes these (or plain Python) and never a
-DictConfig. No torch here: a wrong value must be reported before anything heavy is imported.
+Each class mirrors one group of conf/. Code outside kd/config takes these (or plain Python), never a DictConfig. No
+torch here: an invalid value is reported before anything slow is imported.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,20 +30,56 @@ from kd.plan.unfreeze import Policy
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
-Epochs = Annotated[PositiveInt, Field(le=100_000)]  # a plan is a list of them
+Epochs = Annotated[PositiveInt, Field(le=100_000)]  # a timeline holds one entry per epoch
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MOST_WORKERS = 1024  # more are a slip, and would bring the machine down
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+MOST_WORKERS = 1024  # more are surely a typo, and would exhaust the machine
 
-#: Keys that say how a result is come by, and change none.
-CACHE_KEYS = ("data.cache", "data.cache_gb", "teacher.cache", "teacher.cache_gb")
+#: Keys, and groups of keys, that change no result: where a run is stored and shown, how its data is read and cached.
+#: A resumed run, a continued study and a retried trial may change them; reports list them apart. `data.root` is one
+#: because its content is compared instead (`Source.fingerprint`).
+RESULT_NEUTRAL = (
+    "root", "tracking", "pictures", "trainer.workers", "trainer.checkpoint_minutes", "data.root", "data.cache",
+    "data.cache_gb", "teacher.cache", "teacher.cache_gb",
+)  # fmt: skip
 
 
 def is_under(key: str, groups: Iterable[str]) -> bool:
-    """Whether a dotted key is one of `groups`, or stands below one."""
+    """Whether a dotted key is one of `groups` or lies below one."""
     return any(key == group or key.startswith(f"{group}.") for group in groups)
 
 
-#: Metrics that `objective` may name, beside val/iou/<class>; True where more is better.
+def changes_no_result(key: str) -> bool:
+    """Whether a dotted key is result-neutral, whatever its value."""
+    return is_under(key, RESULT_NEUTRAL)
+
+
+def same_result(key: str, one: Any, other: Any) -> bool:
+    """Whether two values of a key give the same result: equal ones, or any two of a result-neutral key.
+
+    Only the kind of a `trainer.device` matters: cuda:0 is the same as cuda:1, and auto may stand for any kind.
+    """
+    if key == "trainer.device" and all(DEVICE.fullmatch(str(value)) for value in (one, other)):
+        return len({str(value).partition(":")[0] for value in (one, other)} - {"auto"}) <= 1
+    return one == other or changes_no_result(key)
+
+
+def result_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The keys in which two flat configurations differ, without those that give the same result all the same."""
+    keys = dict.fromkeys([*one, *other])
+    return [key for key in keys if not same_result(key, one.get(key, ...), other.get(key, ...))]
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a nested mapping as (dotted key, value) pairs; an empty mapping is a leaf."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+#: Metrics that `objective` may name, in addition to val/iou/<class>; True if higher is better.
 OBJECTIVES = {
     "val/miou": True,
     "val/dice": True,
@@ -55,27 +91,28 @@ OBJECTIVES = {
 
 
 def more_is_better(objective: str) -> bool:
-    """The direction in which an objective improves."""
+    """Whether an objective is maximized."""
     return OBJECTIVES.get(objective, True)
 
 
 class Group(BaseModel):
-    """A config group: unknown keys are errors, values do not change."""
+    """A config group: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _reject_bool(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where pydantic would read 1 and 0."""
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("should be no true or false")
+            raise ValueError("should not be true or false")
         return value
 
 
 class NetworkSettings(Group):
-    """A network as plain strings, in segmentation-models-pytorch's names.
+    """A network by segmentation-models-pytorch's names for its architecture and encoder.
 
-    `weights` is null (random), a name that smp knows for the encoder (imagenet), or the path of a file of encoder
+    `weights` is null (random), a name that smp knows for the encoder (imagenet), or the path of a file with encoder
     weights: safetensors, or a plain state dict.
     """
 
@@ -98,19 +135,19 @@ class LossWeights(Group):
     delta: NonNegative
 
     @model_validator(mode="after")
-    def _some_term(self) -> "LossWeights":
+    def _check_any_term(self) -> "LossWeights":
         if self.alpha == self.beta == self.gamma == self.delta == 0:
-            raise ValueError("alpha, beta, gamma and delta are all 0; give at least one a weight")
+            raise ValueError("alpha, beta, gamma and delta are all 0; set at least one of them above 0")
         return self
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any term looks at the teacher; without one, none is built."""
+        """Whether any term uses the teacher; if none does, no teacher is built."""
         return self.alpha > 0 or self.beta > 0
 
 
 class Optimizer(Group):
-    """AdamW, a half cosine from `lr` towards `min_lr`, gradients clipped at the norm `clip_norm` (null: not)."""
+    """AdamW with a half cosine from `lr` to `min_lr`, and gradients clipped to the norm `clip_norm` (null: never)."""
 
     lr: Positive
     min_lr: NonNegative
@@ -121,7 +158,7 @@ class Optimizer(Group):
     clip_norm: Positive | None
 
     @model_validator(mode="after")
-    def _falls(self) -> "Optimizer":
+    def _check_order(self) -> "Optimizer":
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr must not be above lr={self.lr:g}, but got {self.min_lr:g}")
         return self
@@ -132,9 +169,9 @@ class Optimizer(Group):
 
 
 class Augment(Group):
-    """albumentations transforms as `_target_` mappings, built when training starts, and how many views of a sample.
+    """albumentations transforms as `_target_` mappings, instantiated when training starts.
 
-    `views` null: every epoch sees a new one; K: epochs see K in turn.
+    `views` is the number of augmented views of each sample, which the epochs cycle through; null: a new one per epoch.
     """
 
     transforms: list[dict[str, Any]]
@@ -142,32 +179,32 @@ class Augment(Group):
 
 
 class Cached(Group):
-    """Whether a teacher's answers are kept on the disk, in at most `cache_gb` gigabytes for all teachers together."""
+    """Whether a teacher's logits are cached on disk, in at most `cache_gb` gigabytes for all teachers together."""
 
     cache: Literal["auto", "off", "read_only"]
     cache_gb: NonNegative
 
     @field_validator("cache", mode="before")
     @classmethod
-    def _off_is_a_word(cls, value: Any) -> Any:
-        return "off" if value is False else value  # what YAML makes of it
+    def _false_means_off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads an unquoted off as false
 
 
 class TeacherFile(Cached):
-    """A teacher that exists: a .safetensors file, or the folder of the run that made it."""
+    """A trained teacher of this project: its .safetensors file, or the folder of the run that trained it."""
 
     path: str
 
 
 class Normalisation(Group):
-    """What a network wants to be fed: (x - mean) / std of RGB, after x in [0, 1] was multiplied by `scale`."""
+    """A network's input normalisation: (scale * x - mean) / std per RGB channel, for x in [0, 1]."""
 
     mean: tuple[Finite, Finite, Finite]
     std: tuple[Positive, Positive, Positive]
     scale: Positive = 1.0
 
 
-#: The names that a normalisation may have in a configuration.
+#: Normalisations that a configuration may name.
 NORMALISATIONS = {
     "imagenet": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
     "none": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},
@@ -175,10 +212,10 @@ NORMALISATIONS = {
 
 
 class ForeignTeacher(Cached):
-    """A teacher that was trained elsewhere: smp's save_pretrained, torchvision's networks, or an exported network.
+    """A teacher trained elsewhere: smp's save_pretrained, a torchvision network, or an exported network.
 
-    `class_map` has the teacher's channel of each of the data's classes (for binary data: of background, foreground);
-    null where they are the same. `model` is torchvision's name of the network.
+    `class_map` lists the teacher's channel for each class of the data (for binary data: background, foreground); null
+    if they are the same. `model` is torchvision's name of the network.
     """
 
     kind: Literal["smp", "torchvision", "exported"]
@@ -189,7 +226,7 @@ class ForeignTeacher(Cached):
 
     @field_validator("normalisation", mode="before")
     @classmethod
-    def _known_by_name(cls, value: Any) -> Any:
+    def _resolve_name(cls, value: Any) -> Any:
         if isinstance(value, dict):
             return value
         if value not in NORMALISATIONS:
@@ -198,14 +235,14 @@ class ForeignTeacher(Cached):
 
     @field_validator("class_map")
     @classmethod
-    def _each_channel_once(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    def _check_unique(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if value is not None and len(set(value)) < len(value):
-            raise ValueError("should name each channel once: two classes cannot be told apart by one")
+            raise ValueError("should name each channel once: two classes cannot share one")
         return value
 
 
 class TrainedTeacher(Cached):
-    """A teacher that is trained first, supervised; `seed` is its own, so that students of several seeds share it."""
+    """A teacher that is trained first, supervised, with a seed of its own: students with several seeds share it."""
 
     epochs: Epochs
     lr: Positive
@@ -215,14 +252,14 @@ class TrainedTeacher(Cached):
     seed: int
 
     @model_validator(mode="after")
-    def _some_term(self) -> "TrainedTeacher":
+    def _check_any_term(self) -> "TrainedTeacher":
         if self.gamma == self.delta == 0:
-            raise ValueError("gamma and delta are both 0, so the teacher would learn nothing; give one a weight")
+            raise ValueError("gamma and delta are both 0, so the teacher would learn nothing; set one above 0")
         return self
 
     @property
-    def lesson(self) -> dict[str, Any]:
-        """What decides how it turns out."""
+    def training(self) -> dict[str, Any]:
+        """The values that determine the trained teacher."""
         return self.model_dump(exclude={*Cached.model_fields})
 
 
@@ -242,23 +279,23 @@ class Trainer(Group):
 
     @field_validator("device")
     @classmethod
-    def _known_device(cls, value: str) -> str:
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+    def _check_device(cls, value: str) -> str:
+        if not DEVICE.fullmatch(value):
             raise ValueError("should be auto, cpu, mps, cuda or cuda:<number>")
         return value
 
     @field_validator("workers", mode="before")
     @classmethod
-    def _known_count(cls, value: Any) -> Any:
+    def _check_workers(cls, value: Any) -> Any:
         if value != "auto" and (not isinstance(value, int) or not 0 <= value <= MOST_WORKERS):
             raise ValueError(f"should be auto, or a number of processes, 0 or more ({MOST_WORKERS} at most)")
         return value
 
 
 class Tracking(Group):
-    """Where runs are mirrored. `uri` null: MLFLOW_TRACKING_URI, or the sqlite store under `root`.
+    """MLflow's store for the mirrored runs. `uri` null: MLFLOW_TRACKING_URI, or the sqlite store under `root`.
 
-    `registered_name`, in the configuration `register`: the model that the student becomes a version of; null: none.
+    `registered_name` (key `register`) names the registered model that the student becomes a version of; null: none.
     """
 
     enabled: bool
@@ -269,14 +306,14 @@ class Tracking(Group):
     registered_name: Annotated[str, Field(pattern=r"^[\w .-]{1,200}$")] | None = Field(None, alias="register")
 
     @model_validator(mode="after")
-    def _somewhere_to_register(self) -> "Tracking":
+    def _check_register(self) -> "Tracking":
         if self.registered_name is not None and not self.enabled:
             raise ValueError(f"register={self.registered_name} needs tracking=mlflow")
         return self
 
 
 class Settings(Group):
-    """One distillation, whole: what `train.py` was asked for."""
+    """All settings of one distillation run."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     objective: tuple[str, ...]
@@ -296,43 +333,38 @@ class Settings(Group):
         Discriminator(lambda node: "foreign" if "kind" in node else "file" if "path" in node else "auto"),
     ]
     tracking: Tracking
-    pictures: bool = True  # runs of older configurations lack it
+    pictures: bool = True  # missing in older configurations
 
     @field_validator("objective", mode="before")
     @classmethod
-    def _one_or_more(cls, value: Any) -> Any:
+    def _as_tuple(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
     @field_validator("objective")
     @classmethod
-    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_unique(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) < len(value):
             raise ValueError("should name each metric once")
         return value
 
     @field_validator("root", mode="before")
     @classmethod
-    def _some_folder(cls, value: Any) -> Any:
+    def _check_root(cls, value: Any) -> Any:
         if value == "":
-            raise ValueError("should be a folder, for runs/ and mlruns/")
+            raise ValueError("should be the folder that holds runs/ and mlruns/")
         return value
 
     @property
     def trained_teacher(self) -> TrainedTeacher:
-        """The teacher that is trained first, where it is not a file."""
+        """The settings of a teacher that is trained first.
+
+        Raises:
+            TypeError: the teacher is a file.
+        """
         if not isinstance(self.teacher, TrainedTeacher):
-            raise TypeError("this teacher is a file, and is not trained")
+            raise TypeError("the teacher is a file and is not trained")
         return self.teacher
 
     def timeline(self, blocks: int) -> Timeline:
-        """The student's plan over an encoder of `blocks` blocks."""
+        """The student's training plan for an encoder of `blocks` blocks."""
         return Timeline(self.schedule, self.unfreeze, self.optimizer.rates, self.trainer.epochs, blocks)
-
-
-def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A nested mapping as dotted keys and values."""
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

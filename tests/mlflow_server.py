@@ -8,11 +8,11 @@ import os
 import signal
 import socket
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 from program import forks
+from waiting import until
 
 
 def free_port() -> int:
@@ -33,15 +33,15 @@ class Server:
     def start(self) -> "Server":
         self._process = forks.Process(target=_serve, args=(self.folder, self.port, self.store))
         self._process.start()
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(
-                    f"{self.uri}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
-                ).close()
-                return self
-            except OSError:
-                time.sleep(0.05)
-        raise TimeoutError("the server did not start within 30 s")
+        until(self._responds, "the server's start")
+        return self
+
+    def _responds(self) -> bool:
+        try:
+            urllib.request.urlopen(f"{self.uri}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default").close()
+        except OSError:
+            return False
+        return True
 
     def _signal(self, number: int) -> None:
         if self._process is not None and self._process.is_alive():

@@ -120,18 +120,18 @@ def test_the_reference_recipe_has_the_heavy_augmentation_of_its_source():
     ]  # fmt: skip
 
 
-def test_small_data_opens_later_and_learns_slower_than_the_guide():
+def test_small_data_unfreezes_later_and_learns_slower_than_the_guide():
     small, guide = (read(compose([f"experiment={name}"])) for name in ("small_data", "temp_prog_guide"))
     assert small.unfreeze.first_epoch > guide.unfreeze.first_epoch
     assert small.optimizer.lr * small.optimizer.encoder_lr_scale < guide.optimizer.lr * guide.optimizer.encoder_lr_scale
 
 
-def test_large_data_opens_earlier_than_the_guide():
+def test_large_data_unfreezes_earlier_than_the_guide():
     large, guide = (read(compose([f"experiment={name}"])) for name in ("large_data", "temp_prog_guide"))
     assert large.unfreeze.first_epoch < guide.unfreeze.first_epoch
 
 
-def test_finetune_starts_colder_and_opens_few_blocks():
+def test_finetune_starts_at_a_lower_temperature_and_unfreezes_few_blocks():
     tune, guide = (read(compose([f"experiment={name}"])) for name in ("finetune", "temp_prog_guide"))
     assert tune.schedule(0.0) < guide.schedule(0.0)
     assert tune.timeline(7)[tune.trainer.epochs - 1].unfrozen_blocks < 7
@@ -142,7 +142,7 @@ def test_an_override_wins_over_a_recipe():
     assert (cfg.unfreeze.rate, cfg.schedule["_target_"]) == (2, "kd.plan.Linear")
 
 
-def test_hinton_weighs_the_labels_with_what_alpha_leaves():
+def test_hinton_weighs_the_labels_by_one_minus_alpha():
     loss = plain(compose(["loss=hinton", "loss.alpha=0.8"]))["loss"]
     assert (loss["alpha"], loss["beta"], loss["gamma"], loss["delta"]) == (0.8, 0.0, 0.2, 0.0)
 

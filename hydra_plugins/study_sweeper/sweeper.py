@@ -1,4 +1,4 @@
-"""What hydra finds: `hydra/sweeper=study`. Light, since hydra imports it at every start; the work is in `_impl`."""
+"""The plugin that hydra discovers, `hydra/sweeper=study`; light, as hydra imports it at every start."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ from omegaconf import DictConfig
 
 
 class StudySweeper(Sweeper):
-    """An Optuna study that prunes, goes on where it was stopped, and keeps every worker busy.
+    """An Optuna study that prunes, resumes after any interruption, and keeps every worker busy.
 
-    The options of hydra-optuna-sweeper keep their names. Beside them:
+    The options of hydra-optuna-sweeper keep their names. In addition:
 
     Args:
-        pruner: an optuna pruner, told the objective after every epoch.
-        n_trials: how many finished trials (complete or pruned) the study should have, whoever ran them.
-        max_failure_rate: the share of n_trials that may be given up before the study stops.
-        max_retries: how often a trial that failed is run again.
-        heartbeat_interval: seconds between a running trial's signs of life.
-        grace_period: seconds of silence after which a trial is given to another worker; null: four heartbeats.
+        pruner: an optuna pruner; the objective is reported to it after every epoch.
+        n_trials: the number of finished trials (complete or pruned) of the study, whichever process ran them.
+        max_failure_rate: the share of n_trials that may fail for good before the study stops.
+        max_retries: how often a failed trial is retried.
+        heartbeat_interval: seconds between the heartbeats of a running trial.
+        grace_period: seconds without a heartbeat after which a trial is given to another worker; null: four heartbeats.
     """
 
     def __init__(self, **options: Any) -> None:

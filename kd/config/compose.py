@@ -1,6 +1,7 @@
-"""How a configuration is composed, and the short list of what one may build by name.
+"""Composing a configuration outside `hydra.main`, the resolvers of conf/, and the classes that conf/ may instantiate.
 
-The project's root, the resolvers that conf/ uses, and composing outside `hydra.main`. Light: no torch.
+
+Light: no torch.
 """
 
 import os
@@ -22,18 +23,18 @@ CONF = (PACKAGE if INSTALLED else PROJECT) / "conf"
 
 
 def _exported(package: Any, base: type) -> dict[str, type]:
-    """`package.Class` of every concrete subclass of `base` that a package exports."""
+    """The concrete subclasses of `base` that a package exports, by their names `package.Class`."""
     found = (value for value in vars(package).values() if isinstance(value, type) and issubclass(value, base))
     return {f"{package.__name__}.{value.__name__}": value for value in found if not isabstract(value)}
 
 
-#: What each config group may instantiate by name.
+#: The classes that each config group may instantiate.
 TARGETS = {
     "schedule": _exported(kd.plan, kd.plan.Schedule),
     "unfreeze": _exported(kd.plan, kd.plan.Policy),
     "data": _exported(kd.data, kd.data.Source),
 }
-#: What hydra may call; it refuses everything else. It knows a callable instance (a schedule) by its class's own module.
+#: Everything that hydra may call. It looks up a callable instance (a schedule) by the module that defines its class.
 WHITELIST = sorted(
     {
         name
@@ -64,16 +65,20 @@ def compose(overrides: list[str]) -> DictConfig:
 
 
 def container(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
-    """A mapping of a configuration as a dict of dicts, lists and scalars."""
+    """A configuration as nested dicts, lists and scalars."""
     return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=resolve))
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as dicts, lists and scalars, every interpolation resolved."""
+    """The configuration as dicts, lists and scalars with all interpolations resolved, without hydra's own keys.
+
+    Raises:
+        ConfigError: a key has no value, or an interpolation cannot be resolved.
+    """
     cfg = OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key not in ("hydra", "experiment", "resume")])
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
-        raise ConfigError(f"{missing[0]} has no value; give one: {missing[0]}=...")
+        raise ConfigError(f"{missing[0]} has no value; set it: {missing[0]}=...")
     try:
         return container(cfg)
     except OmegaConfBaseException as error:
@@ -83,13 +88,13 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def public(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as it may be written down: without the password of a tracking server."""
+    """A copy of a configuration that is safe to store: without the password of a tracking server."""
     uri = config["tracking"]["uri"]
     return config | {"tracking": config["tracking"] | {"uri": uri and without_credentials(uri)}}
 
 
 def known_keys() -> list[str]:
-    """Every key and group of the default configuration, dotted."""
+    """Every dotted key and every group of the default configuration."""
 
     def walk(node: dict[str, Any], prefix: str) -> Iterator[str]:
         for key, value in node.items():
@@ -102,5 +107,5 @@ def known_keys() -> list[str]:
 
 
 def options(group: str) -> str:
-    """The options of a config group, for a message."""
+    """The options of a config group, for an error message."""
     return "choose from " + ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))

@@ -1,7 +1,7 @@
-"""From a composed Hydra configuration to typed settings: the only module below train.py that sees a DictConfig.
+"""From a composed configuration to validated settings.
 
-Light on purpose: no torch, so that a mistake is reported at once. Everything that a configuration can get wrong ends as
-one `ConfigError` that names the key, the value and what is allowed.
+Every mistake in a configuration becomes one `ConfigError` that names the key, the value and what is allowed. Light: no
+torch, so that a mistake is reported at once.
 """
 
 from pathlib import Path
@@ -21,17 +21,17 @@ from kd.settings import OBJECTIVES, ForeignTeacher, NetworkSettings, Settings, T
 
 
 def read(cfg: DictConfig, look_at_data: bool = True) -> Settings:
-    """Check a composed configuration and turn it into settings; without a look at the files, where nothing will train.
+    """Validate a composed configuration; `look_at_data` also checks the data and teacher files that training needs.
 
     Raises:
-        ConfigError: a key has the wrong type or an impossible value, or two do not fit together.
-        DataError: the data folder is not what the configuration says.
+        ConfigError: a key has the wrong type or an invalid value, or two keys contradict each other.
+        DataError: the data folder does not match the configuration.
     """
     return checked(plain(cfg), look_at_data)
 
 
 def checked(config: dict[str, Any], look_at_data: bool = True) -> Settings:
-    """What `read` does, of a configuration in plain containers."""
+    """Like `read`, for a configuration in plain containers."""
     config = {**config}
     for group in ("schedule", "unfreeze", "data"):
         config[group] = _instantiate(group, config.get(group))
@@ -39,7 +39,8 @@ def checked(config: dict[str, Any], look_at_data: bool = True) -> Settings:
         settings = Settings(**config)
     except ValidationError as error:
         raise ConfigError(_first_mistake(error)) from error
-    _check_together(settings)
+    _check_plan(settings)
+    _check_objective(settings)
     if look_at_data:
         settings.data.check()
         _check_teacher(settings)
@@ -47,10 +48,10 @@ def checked(config: dict[str, Any], look_at_data: bool = True) -> Settings:
 
 
 def source(config: dict[str, Any]) -> Source:
-    """The data of a configuration in plain containers, whatever else it holds: an older run's may lack keys of today.
+    """The data source of a configuration in plain containers, whose other keys may be an older version's.
 
     Raises:
-        ConfigError: its data is not what a configuration may build.
+        ConfigError: the group `data` is invalid.
     """
     return _instantiate("data", config.get("data"))
 
@@ -70,18 +71,17 @@ def _instantiate(group: str, node: Any) -> Any:
         raise
     except (InstantiationException, ValueError, TypeError) as error:
         cause = error.__cause__ or error
-        said = f"{group}: {cause}" if isinstance(cause, TypeError) else f"{group}.{cause}"
-        raise ConfigError(said) from error
+        raise ConfigError(f"{group}: {cause}" if isinstance(cause, TypeError) else f"{group}.{cause}") from error
 
 
 def _first_mistake(error: ValidationError) -> str:
-    """One line on the first mistake that the checks found, and how many more there are."""
+    """The first validation error in one line, and the number of further ones."""
     mistakes = error.errors(include_url=False)
     first = mistakes[0]
-    kinds = ("auto", "file", "foreign")  # of teachers: no keys
+    kinds = ("auto", "file", "foreign")  # tags of the teacher classes, which are not keys
     where = [part for part in first["loc"] if part not in kinds]
     key = ".".join(map(str, where)) or "configuration"
-    values = {repr(mistake["input"]) for mistake in mistakes}  # one value may fill several keys
+    values = {repr(mistake["input"]) for mistake in mistakes}  # several keys may interpolate the same value
     more = f" (and {len(values) - 1} more)" if len(values) > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"{key} is not an option; {nearest(key, [name for name in known_keys() if name != key])}{more}"
@@ -90,14 +90,18 @@ def _first_mistake(error: ValidationError) -> str:
     return f"{key}{shown}: {message}{more}"
 
 
-def _check_together(settings: Settings) -> None:
-    """What single keys cannot tell: the plan against the run's length, objectives against what is measured."""
+def _check_plan(settings: Settings) -> None:
+    """Check that unfreezing starts before the run ends."""
     epochs, first = settings.trainer.epochs, settings.unfreeze.first_epoch
     if first is not None and first >= epochs:
         raise ConfigError(
             f"unfreeze.start_epoch={first} is beyond the last epoch, {epochs - 1} (trainer.epochs={epochs}, counted "
-            "from 0); lower it, train longer, or say unfreeze=frozen"
+            "from 0); lower it, train longer, or set unfreeze=frozen"
         )
+
+
+def _check_objective(settings: Settings) -> None:
+    """Check that every objective is measured, and that the first can select the best epoch."""
     known = {*OBJECTIVES, *(f"val/iou/{name}" for name in settings.data.class_names)}
     for objective in settings.objective:
         if objective not in known:
@@ -109,11 +113,11 @@ def _check_together(settings: Settings) -> None:
     if not settings.objective:
         raise ConfigError(f"objective is empty; choose from {', '.join(sorted(known))}")
     if not settings.objective[0].startswith("val/"):
-        raise ConfigError(f"objective={settings.objective[0]} cannot choose the best epoch; name a val/ metric first")
+        raise ConfigError(f"objective={settings.objective[0]} cannot select the best epoch; name a val/ metric first")
 
 
 def _check_teacher(settings: Settings) -> None:
-    """Refuse a teacher file that is missing or that knows other classes than the data."""
+    """Check that the teacher's file exists and has the data's classes."""
     if not settings.loss.needs_teacher:
         return
     if isinstance(settings.teacher, ForeignTeacher):
@@ -124,14 +128,14 @@ def _check_teacher(settings: Settings) -> None:
     spec = read_spec(file)
     if (spec.classes, spec.class_names) != (settings.data.classes, settings.data.class_names):
         raise ConfigError(
-            f"teacher.path={file}: this teacher knows {_few(spec.class_names)} by {spec.classes} logits, the data has "
-            f"{_few(settings.data.class_names)} with data.classes={settings.data.classes}; they must be the same",
+            f"teacher.path={file}: this teacher has {_few(spec.class_names)} and {spec.classes} logits, the data has "
+            f"{_few(settings.data.class_names)} and data.classes={settings.data.classes}; they must be the same",
             page="your-teacher",
         )
 
 
 def _check_foreign(teacher: ForeignTeacher, class_names: tuple[str, ...]) -> None:
-    """Refuse a foreign teacher whose file is not there; of smp's also its classes, which it tells without torch."""
+    """Check that a foreign teacher's file exists; for smp's, which can be read without torch, also its classes."""
     from kd.distillation.foreign import files
 
     file = files.find(teacher)
@@ -144,10 +148,11 @@ def _few(names: tuple[str, ...]) -> str:
 
 
 def block_count(network: NetworkSettings) -> int:
-    """Number of encoder blocks of a network: from the table, or, where that cannot tell, from the network (slow).
+    """Number of encoder blocks of a network: from a table if it covers the network, else by building it (slow).
 
-    The table holds for architectures that run the encoder to its full depth at its own strides.
+    The table covers architectures that run the encoder to its full depth at its own strides.
     """
+
     if network.arch.lower() in FULL_DEPTH and network.encoder in BLOCK_COUNTS:
         return BLOCK_COUNTS[network.encoder]
     from kd.networks.build import count_blocks

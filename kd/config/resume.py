@@ -1,12 +1,12 @@
-"""Going on with a run that was cut off: which folder, and with which configuration.
+"""Resuming a run: which folder, and with which configuration.
 
-`resume=<run folder>` takes the folder's own configuration; what is typed beside it must be the same, except for what
-cannot change the result. `resume=auto` takes the newest run of the same configuration that has not come to its end, and
-begins a new one where there is none: a command that a scheduler may repeat as it is.
+`resume=<run folder>` loads the folder's own configuration; an override beside it must repeat what the run has, unless
+it cannot change the result. `resume=auto` picks the newest unfinished run with the same configuration and starts a new
+run if there is none, so that a scheduler can repeat the command unchanged.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,29 +15,30 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from kd.config.compose import plain, public
-from kd.errors import ConfigError, RunError
-from kd.settings import CACHE_KEYS, flat, is_under
+from kd.config.read import source
+from kd.errors import ConfigError, RunError, UserError
+from kd.settings import changes_no_result, flat, is_under, result_differences
 from kd.system.installation import train_command
 from kd.system.launch import current_rank, folder_of_this_process
 
-#: Keys, and groups of keys, that may be another after a resume.
-FREE = ("trainer.workers", "trainer.checkpoint_minutes", "tracking", "root", "pictures", *CACHE_KEYS)
 AUTO = "auto"
+DATA_ROOT = "data.root"  # result-neutral only as long as the content is the same
+FINGERPRINT = "data_fingerprint"  # of the data that a run began with, in its run.json
 
 
 def run_folder(resume: str | None, fresh: str, cfg: DictConfig) -> str:
-    """The folder of the run that is asked for: a fresh one, or the one to go on with.
+    """The run folder for this command: `fresh`, or that of the run to resume.
 
-    Of several processes only the first works in it; each of the others gets one to be thrown away.
+    Among several processes only rank 0 works in it; the others get a temporary folder each.
 
     Raises:
-        RunError: there is no such run, or it has come to its end.
+        RunError: there is no such run, or it is finished.
     """
     if current_rank().rank > 0 or resume is None:
         return folder_of_this_process(fresh)
     if resume != AUTO:
         return str(_unfinished(Path(resume)))
-    return _newest(json.dumps(fixed(public(plain(cfg)))), Path(fresh).parent.parent) or fresh
+    return _newest(json.dumps(public(plain(cfg))), Path(fresh).parent.parent) or fresh
 
 
 OmegaConf.register_resolver(
@@ -51,29 +52,54 @@ OmegaConf.register_resolver("of_this_process", folder_of_this_process, replace=T
 def _unfinished(folder: Path) -> Path:
     folder = folder.absolute()
     if not (folder / "config.yaml").is_file():
-        raise RunError(f"resume={folder}: there is no config.yaml, so this is not the folder of a run; see runs/")
+        raise RunError(f"resume={folder}: there is no config.yaml, so this is not a run folder; see runs/")
     if (folder / "summary.json").exists():
-        raise RunError(f"resume={folder}: this run has come to its end; leave resume out to begin another one")
+        raise RunError(f"resume={folder}: this run is finished; leave resume out to start a new one")
     if (folder.parent / "trials.csv").exists():
-        raise RunError(f"resume={folder}: this is a trial; its study's command ({train_command()} -m) goes on with it")
+        raise RunError(f"resume={folder}: this is a trial; the command of its study ({train_command()} -m) resumes it")
     return folder
 
 
-@lru_cache
-def _newest(asked: str, runs: Path) -> str | None:
-    """The newest unfinished run of a configuration; cached, since hydra asks for the folder several times."""
-    for config in sorted(runs.glob("*/*/config.yaml"), key=lambda path: path.stat().st_mtime, reverse=True):
-        if (config.parent / "summary.json").exists() or (config.parent.parent / "trials.csv").exists():
+@lru_cache  # hydra resolves the folder several times
+def _newest(config: str, runs: Path) -> str | None:
+    """The newest unfinished run of a configuration (as JSON); None if there is none."""
+    wanted = json.loads(config)
+    for path in sorted(runs.glob("*/*/config.yaml"), key=lambda path: path.stat().st_mtime, reverse=True):
+        if (path.parent / "summary.json").exists() or (path.parent.parent / "trials.csv").exists():
             continue
         try:
-            if json.dumps(fixed(saved_config(config.parent))) == asked:
-                return str(config.parent)
-        except RunError:  # somebody's broken file, which is not what was asked for
+            if same_run(path.parent, wanted) and _same_data(path.parent, wanted):
+                return str(path.parent)
+        except RunError:  # a damaged file in another run's folder
             continue
     return None
 
 
+def same_run(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the run in `folder` and a configuration give the same result on the same data.
+
+    Raises:
+        RunError: the folder's config.yaml cannot be read.
+    """
+    return not result_differences(dict(flat(saved_config(folder))), dict(flat(config)))
+
+
+def _same_data(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether a run's data is that of a configuration. The content is read only if `data.root` differs."""
+    if dict(flat(saved_config(folder))).get(DATA_ROOT) == dict(flat(config)).get(DATA_ROOT):
+        return True
+    try:
+        return saved_fingerprint(folder) == source(config).fingerprint()
+    except UserError:  # data that cannot be read is reported when the new run starts
+        return False
+
+
 def saved_config(folder: Path) -> dict[str, Any]:
+    """The configuration in a run folder.
+
+    Raises:
+        RunError: config.yaml is missing, damaged or not a mapping.
+    """
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -83,40 +109,59 @@ def saved_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def fixed(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what is free."""
-    return dict(sorted((key, value) for key, value in flat(config) if not is_under(key, FREE)))
+def saved_fingerprint(folder: Path) -> str | None:
+    """The fingerprint of the data that the run in a folder began with; None if it has not begun."""
+    try:
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts.get(FINGERPRINT) if isinstance(facts, dict) else None
+
+
+def check_data(folder: Path, fingerprint: str) -> None:
+    """Check that a run resumes on the data that it began with.
+
+    Raises:
+        ConfigError: the content of the data has changed since.
+    """
+    if saved_fingerprint(folder) not in (None, fingerprint):
+        raise ConfigError(
+            f"resume={folder}: the data has changed since this run began (its files, or how they are read); restore "
+            "it, or leave resume out to start a new run",
+            page="resume",
+        )
 
 
 def merged(folder: Path, config: dict[str, Any], typed: Iterable[str]) -> dict[str, Any]:
-    """The configuration to go on with: the folder's, and of `config` what was typed and is free.
+    """The configuration to resume with: the folder's, with those typed values of `config` that change no result.
 
     Raises:
-        ConfigError: something was typed that would change the result.
+        ConfigError: a typed override would change the result.
+        RunError: the folder's config.yaml cannot be read.
     """
     saved, asked = dict(flat(saved_config(folder))), dict(flat(config))
     names = [override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".") for override in typed]
-    everything = "experiment" in names  # a recipe touches what it likes
+    everything = "experiment" in names  # a recipe may set any key
     touched = [key for key in {**saved, **asked} if everything or is_under(key, names)]
-    other = [key for key in touched if not is_under(key, FREE) and not _alike(key, saved.get(key), asked.get(key))]
-    if other:
-        shown = ", ".join(f"{key} is {saved.get(key)!r} and not {asked.get(key)!r}" for key in sorted(other)[:4])
-        raise ConfigError(
-            f"resume={folder} cannot go on with another configuration: {shown}; leave "
-            f"{'these' if len(other) > 1 else 'it'} out, or begin a new run",
-            page="resume",
-        )
+    _check_typed(folder, {key: saved.get(key) for key in touched}, {key: asked.get(key) for key in touched})
     result = saved_config(folder) | {"root": config["root"]}
     if any(is_under("tracking", [name.partition(".")[0]]) for name in names) or "***" in str(saved.get("tracking.uri")):
         result["tracking"] = config["tracking"]
     for group, _, key in (name.partition(".") for name in touched):
-        if group in ("trainer", "data", "teacher"):  # free, or alike
+        if not key and changes_no_result(group):
+            result[group] = config[group]
+        elif group in ("trainer", "data", "teacher"):
             result[group] = {**result[group], key: config[group][key]}
+
     return result
 
 
-def _alike(key: str, saved: Any, asked: Any) -> bool:
-    """Whether two values of a key give the same result; one GPU is as good as another."""
-    if key == "trainer.device":
-        return str(saved).partition(":")[0] == str(asked).partition(":")[0]
-    return saved == asked
+def _check_typed(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    other = sorted(result_differences(saved, asked))
+    if other:
+        shown = ", ".join(f"{key} is {saved.get(key)!r} and not {asked.get(key)!r}" for key in other[:4])
+        raise ConfigError(
+            f"resume={folder} cannot resume with another configuration: {shown}; leave "
+            f"{'these' if len(other) > 1 else 'it'} out, or start a new run",
+            page="resume",
+        )

@@ -1,4 +1,4 @@
-"""Which albumentations classes a recipe may name: the library's own public transforms and compositions."""
+"""Instantiating the transforms of `augment`: albumentations' public transforms and compositions, and nothing else."""
 
 import os
 
@@ -18,18 +18,18 @@ _CLASSES = [
     if isinstance(value, type) and issubclass(value, albumentations.BasicTransform | albumentations.BaseCompose)
 ]
 
-#: Every transform, as `albumentations.<Class>` and under its own module; a recipe builds nothing else.
+#: Every allowed transform, as `albumentations.<Class>` and by the module that defines it.
 TRANSFORMS = sorted({f"{place}.{kind.__name__}" for kind in _CLASSES for place in ("albumentations", kind.__module__)})
 
 
-def build_transforms(recipe: list[dict[str, Any]]) -> list[Any]:
-    """The albumentations transforms of a recipe.
+def build_transforms(nodes: list[dict[str, Any]]) -> list[Any]:
+    """The albumentations transforms of a list of `_target_` mappings.
 
     Raises:
-        ConfigError: a name or an argument that albumentations does not have.
+        ConfigError: albumentations has no such class or argument.
     """
     try:
-        return instantiate(recipe, _convert_="all", _execution_whitelist_=TRANSFORMS)
+        return instantiate(nodes, _convert_="all", _execution_whitelist_=TRANSFORMS)
     except (InstantiationException, ValueError, TypeError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ConfigError(

@@ -127,8 +127,9 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
 
 
 def _prepare(folder: RunFolder, job: Job, trial: NoTrial) -> None:
-    """Write the configuration, and take over the checkpoints of an interrupted attempt at the same trial."""
+    """Check the data, write the configuration, and take over the checkpoints of an interrupted attempt at the trial."""
     config = public(job.config)
+    resume.check_data(folder.path, job.settings.data.fingerprint())
     if job.trial and trial.predecessor and inherit(trial.predecessor, folder.path, config):
         console.say(f"trial {job.trial.number} resumes where {trial.predecessor} was interrupted")
     folder.write_config(config)
@@ -138,15 +139,17 @@ def _prepare(folder: RunFolder, job: Job, trial: NoTrial) -> None:
 def _tracked(current: _Run) -> AbstractContextManager[tracking.NullRun]:
     """The run in MLflow, for as long as the block lasts."""
     settings, job, folder = current.job.settings, current.job, current.folder
-    name, tags = settings.tracking.run_name or job.name, {**_tags(job), **current.trial.tags}
+    tags = {**_tags(job), **current.trial.tags}
+    labels = tracking.Labels(settings.tracking.run_name or job.name, tags, job.choices)
     resumed = checkpoint.exists(folder.path)
-    return tracking.run(settings.tracking, settings.root, folder, name, tags, job.choices, continued=resumed)
+    return tracking.run(settings.tracking, settings.root, folder, labels, continued=resumed)
 
 
 def _train_and_measure(current: _Run, mirror: tracking.NullRun) -> dict[str, Any]:
     """Distil the student and, unless it was pruned, measure it; returns the summary."""
     job, trial, folder, context = current.job, current.trial, current.folder, current.context
-    folder.identify(environment=environment(context.precision.device, context.world.size))
+    facts = environment(context.precision.device, context.world.size)
+    folder.identify(environment=facts, data_fingerprint=context.data.fingerprint())
     mirror.refresh()
     if job.trial:  # any other run does not wait for the store
         trial.note({"mlflow_run": mirror.run_id})
@@ -214,11 +217,7 @@ def _register(job: Job) -> None:
 
 def inherit(before: Path, folder: Path, config: dict[str, Any]) -> bool:
     """Copy checkpoints and metrics from an interrupted run with the same configuration; whether there were any."""
-    if (
-        checkpoint.exists(folder)
-        or not checkpoint.exists(before)
-        or resume.fixed(resume.saved_config(before)) != resume.fixed(config)
-    ):
+    if checkpoint.exists(folder) or not checkpoint.exists(before) or not resume.same_run(before, config):
         return False
     if (before / "metrics.jsonl").exists():
         shutil.copyfile(before / "metrics.jsonl", folder / "metrics.jsonl")

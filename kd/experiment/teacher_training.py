@@ -43,7 +43,7 @@ def fingerprint(settings: Settings) -> str:
         "data": settings.data.fingerprint(),
         "augment": settings.augment.transforms,
         **({} if settings.augment.views is None else {"views": settings.augment.views}),
-        "teacher": settings.trained_teacher.lesson,
+        "teacher": settings.trained_teacher.training,
         "optimizer": optimizer.model_dump(exclude={"lr", "encoder_lr_scale", "depth_decay"}),
         "trainer": trainer.model_dump(include={"batch_size", "accumulate", "precision"}),
         **({"compile": True} if trainer.compile else {}),
@@ -129,11 +129,10 @@ def _train(evaluator: Evaluator, folder: RunFolder) -> None:
     teacher, encoder, file = settings.trained_teacher, settings.backbone.teacher.encoder, folder / "teacher.safetensors"
     console.say(f"teacher  {encoder}, trained first, for {teacher.epochs} epochs: {folder.path}")
     tags = {"role": "teacher", "teacher": folder.path.name}
-    name, parameters = f"teacher {folder.path.name}", {"encoder": encoder, **teacher.lesson}
+    parameters = {"encoder": encoder, **teacher.training}
+    labels = tracking.Labels(f"teacher {folder.path.name}", tags, parameters=parameters)
     resumed = checkpoint.exists(folder.path)
-    with tracking.run(
-        settings.tracking, settings.root, folder, name, tags, parameters=parameters, continued=resumed
-    ) as mirror:
+    with tracking.run(settings.tracking, settings.root, folder, labels, continued=resumed) as mirror:
         best = train(_training_job(context), evaluator, folder, mirror)
         if settings.pictures:
             plots.draw_curves(folder.metrics(), best["epoch"], None, folder / "curves.png")

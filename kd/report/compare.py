@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from kd.config.resume import FREE
 from kd.report import pictures
 from kd.report.elements import (
     Cell,
@@ -25,7 +24,7 @@ from kd.report.elements import (
 from kd.report.outcome import SPLITS, side_by_side
 from kd.report.run import flat_config
 from kd.report.run_files import DAMAGES, Run
-from kd.settings import is_under
+from kd.settings import changes_no_result
 from kd.system.installation import train_command
 from kd.training.calibration import expected_error
 
@@ -60,10 +59,13 @@ def _which(runs: Letters) -> Section:
 
 
 def _differences(runs: Letters) -> Section:
-    configs = {letter: flat_config(run.config) for letter, run in runs.items()}
+    configs = {
+        letter: {**flat_config(run.config), "data.fingerprint": str(run.identity.get("data_fingerprint", "–"))}
+        for letter, run in runs.items()
+    }
     keys = dict.fromkeys(key for config in configs.values() for key in config)
     differ = [key for key in keys if len({config.get(key, "–") for config in configs.values()}) > 1]
-    free = [key for key in differ if is_under(key, FREE)]
+    free = [key for key in differ if changes_no_result(key)]
     rest = [key for key in differ if key not in free]
 
     def table(keys: Sequence[str]) -> Table:

@@ -1,13 +1,18 @@
-"""A study: many distillations, one question, one database. The only part of the house that knows Optuna.
+"""A study: many runs, one question, one database. No other part of kd imports Optuna.
 
-storage    the database: opened once, its schema made once, a lock that all its users share
-space      what is searched and what is fixed; a study refuses to go on with another
-ledger     which trial runs next, who is dead, what is tried again, when it is enough
-trial      the job's side of a trial: alive, reporting, pruned, told
-alone      what a run that belongs to no study shows instead
-worker     who runs a trial, and whether he lives
-results    the table, the best recipe, what pruning saved, one study against another
-pictures   optuna's own plots, as pictures and as pages
+hydra_options  what `hydra.sweeper` asks for, as database, sampler, pruner and search space
+space          what is searched and what is fixed; a study refuses to continue with another space
+storage        the database, its schema, and the lock that all its users share
+ledger         which trial runs next, which workers are dead, what is retried, when the study is complete
+sweep          the sweeper: claims trials and launches their jobs
+worker         which process runs a trial, and whether it is alive
+trial          the job's side of a trial: heartbeat, reports, pruning, result
+no_trial       the same interface for a run outside any study
+results        the table, the best trials, what pruning saved, comparisons, from the database alone
+show           the results as tables for a terminal
+pictures       Optuna's plots as PNG and HTML
+recipe         the best trial as an option file, and what an option file of somebody else may contain
+folder         runs/studies/<study>/ and the study's parent run in MLflow
 
 The database is the truth about a study, as the run folder is about a run; MLflow and runs/studies/ mirror it.
 """

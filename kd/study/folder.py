@@ -1,19 +1,22 @@
-"""What a study leaves behind: one folder, with its trials' run folders in it, and the parent of their MLflow runs.
+"""A study's folder, which holds its trials' run folders, and the parent of their MLflow runs.
 
-trials.csv                  one row per trial, kept up while the study runs
-experiment/best.yaml        the winner as a recipe: python train.py --config-dir <this folder> experiment=best
-sweeps/winner.yaml          the winner over several seeds: python train.py -m --config-dir <this folder> sweeps=winner
-plots/                      optuna's plots, each a picture and a page
-0/ 1/ 2/ ...                the run folder of each trial, named by its number
+trials.csv                  one row per trial, updated while the study runs
+experiment/best.yaml        the best trial as a recipe: python train.py --config-dir <this folder> experiment=best
+sweeps/winner.yaml          the best trial over seeds: python train.py -m --config-dir <this folder> sweeps=winner
 
-All of it is made from the study's database, and made again whenever it is missing.
+plots/                      optuna's plots, each as PNG and HTML
+0/ 1/ 2/ ...                the run folder of each trial, by its number
+
+All but the run folders is generated from the study's database, and generated again if it is missing.
 """
 
 import os
 import uuid
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
 import optuna
 from optuna.storages import RDBStorage
@@ -35,14 +38,14 @@ from kd.study.storage import Database, default_url
 from kd.system.files import clear_leftovers, write_atomically
 from kd.system.installation import train_command
 
-PARENT = "mlflow_run"  # the study's attribute that names its parent run
-IDENTITY = "mlflow_identity"  # the study's attribute by which the parent run is found again
+PARENT = "mlflow_run"  # study attribute: MLflow's id of the parent run
+IDENTITY = "mlflow_identity"  # study attribute: our own id of the parent run
 
 
 class StudyFolder:
-    """The outside of a study while a sweeper works on it; a context manager.
+    """The folder and the parent run of a study while a sweeper works on it; a context manager.
 
-    Several sweepers may work on one study: what they write here, they write one after the other.
+    Several sweepers may work on one study: a lock serialises their writes.
     """
 
     def __init__(self, ledger: Ledger, settings: Settings, path: Path) -> None:
@@ -50,13 +53,13 @@ class StudyFolder:
         self.pictures = settings.pictures
         self.mirror, self.shown = tracking.NullRun(), tracking.Shown(ledger.name)
 
-    def _lock(self) -> Any:
+    def _lock(self) -> AbstractContextManager[None]:
         return self.ledger.database.lock(f"folder of {self.ledger.name}")
 
     def __enter__(self) -> "StudyFolder":
         study, space = self.ledger.study, self.ledger.space
         with self._lock():
-            self._check_empty_or_ours()
+            self._check_known_trials()
             clear_leftovers(self.path)
             tags = {"role": "study", "study": self.ledger.name, "run_folder": str(self.path), **self.settings.tags}
             searched = {f"space.{name}": describe(item) for name, item in space.searched.items()}
@@ -68,28 +71,26 @@ class StudyFolder:
         return self
 
     def _parent(self, study: optuna.Study) -> tracking.Mirror:
-        """The mirror of the study itself; sweepers that share the study share its run."""
+        """The mirror of the study's own run, which all sweepers of the study share."""
         identity = study.user_attrs.get(IDENTITY) or uuid.uuid4().hex
         study.set_user_attr(IDENTITY, identity)
         store = tracking.Store(tracking.store_uri(self.settings, self.root), self.settings.experiment, self.root)
         store.check()
-        return tracking.Mirror(
-            lambda: self.shown, store, identity, "the study's own command, given again",
-            known=study.user_attrs.get(PARENT), shared=True,
-            alone=lambda: self.ledger.database.lock(f"mirror of {self.ledger.name}"),
-        )  # fmt: skip
+        lock = partial(self.ledger.database.lock, f"mirror of {self.ledger.name}")
+        target = tracking.Target(identity, study.user_attrs.get(PARENT), lock=lock, shared=True)
+        return tracking.Mirror(lambda: self.shown, store, target, "repeating the study's command")
 
-    def _check_empty_or_ours(self) -> None:
-        """Refuse a folder with trials that the database does not know: their numbers will be given again."""
+    def _check_known_trials(self) -> None:
+        """Refuse a folder with trials that the database lacks: it would use their numbers again."""
         there = {int(path.name) for path in self.path.glob("[0-9]*") if path.name.isdecimal()}
         unknown = there - {trial.number for trial in self.ledger.trials()}
         if unknown:
             raise StudyError(
                 f"{self.path} holds trial {min(unknown)}, which the study in {self.ledger.database} does not have (is "
-                "its database elsewhere, or lost?); move the folder away, or give a new hydra.sweeper.study_name"
+                "its database elsewhere, or lost?); move the folder away, or choose a new hydra.sweeper.study_name"
             )
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         with self._lock():
             results = self._update()
             if results.complete:
@@ -101,12 +102,13 @@ class StudyFolder:
         self.mirror.finish("FINISHED" if error is None else "KILLED" if interrupted else "FAILED")
 
     def after(self, number: int) -> None:
-        """Show how a trial ended, and bring table and parent run up to date."""
+        """Print how a trial ended, and update the table and the parent run."""
         with self._lock():
             results = self._update()
         trial = results.trials[number]
         finished = sum(results.count(state) for state in FINISHED)
-        console.say(f"trial    {number}: {_ending(trial, results)}  ({finished} of {self.ledger.target} finished)")
+        target = self.ledger.budget.trials
+        console.say(f"trial    {number}: {_ending(trial, results)}  ({finished} of {target} finished)")
 
     def _update(self) -> Results:
         results = Results.of(self.ledger.storage, self.ledger.name)
@@ -120,7 +122,7 @@ class StudyFolder:
 
 
 def _timed(results: Results) -> dict[tuple[str, int], tuple[float, int]]:
-    """A chart's points over trials, each with the time at which its trial was over, in ms."""
+    """The points of a chart over trials, each with the time in ms at which its trial ended."""
     ended = {trial.number: trial.datetime_complete for trial in results.trials if trial.datetime_complete}
     return {
         (name, number): (value, round(ended[number].timestamp() * 1000))
@@ -130,7 +132,7 @@ def _timed(results: Results) -> dict[tuple[str, int], tuple[float, int]]:
 
 
 def _lost(results: Results) -> frozenset[str]:
-    """The runs of failed trials, whose processes may have died before they could say so."""
+    """The runs of failed trials: a process that died has left its run looking alive."""
     failed = (trial.user_attrs.get("mlflow_run") for trial in results.trials if trial.state == TrialState.FAIL)
     return frozenset(run_id for run_id in failed if run_id)
 
@@ -149,7 +151,7 @@ def _ending(trial: FrozenTrial, results: Results) -> str:
 
 
 def write(results: Results, path: Path, draw: bool = True) -> list[str]:
-    """Write table, recipes and plots of a study into its folder; returns the names of the plots."""
+    """Write the table, recipes and plots of a study into its folder; returns the names of the plots."""
     text = table(results)
     write_atomically(path / "trials.csv", lambda file: file.write_text(text, encoding="utf-8"))
     for name, trial in _winners(results).items():
@@ -160,9 +162,9 @@ def write(results: Results, path: Path, draw: bool = True) -> list[str]:
 
 
 def _winners(results: Results) -> dict[str, FrozenTrial]:
-    """The trials worth a recipe: the best one, or, for several objectives, each of the Pareto front."""
-    again = ("experiment", "best") in overrides_as_values(results.space.fixed)  # a winner over seeds: it has its recipe
-    if not results.best or again:
+    """The trials to write as recipes, by name: the best one; with several objectives, the Pareto front."""
+    has_recipe = ("experiment", "best") in overrides_as_values(results.space.fixed)  # a winner's study over seeds
+    if not results.best or has_recipe:
         return {}
     if len(results.space.objectives) == 1:
         return {"best": results.best[0]}
@@ -170,7 +172,7 @@ def _winners(results: Results) -> dict[str, FrozenTrial]:
 
 
 def recipe_of(results: Results, trial: FrozenTrial) -> str:
-    """A trial as a recipe: what was fixed in its study, and what was searched."""
+    """A trial as a recipe: its study's fixed overrides and its own parameters."""
     values = zip(results.space.objectives, trial.values or (), strict=True)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in values)
     groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"hydra", "sweeps"}
@@ -187,12 +189,12 @@ def _write(path: Path, text: str) -> None:
 
 
 def _shown(path: Path) -> str:
-    """A path as a person would type it: from here, where it lies below."""
+    """A path as a user would type it: relative if it is below the working directory."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def show(name: str | None, against: str | None, url: str | None, write_files: bool = True) -> None:
-    """Print a study, or the list of all; `kd study`.
+    """Print a study, or the list of all studies; `kd study`.
 
     Raises:
         StudyError: there is no such study, or no database.
@@ -200,7 +202,7 @@ def show(name: str | None, against: str | None, url: str | None, write_files: bo
     root = project_root()
     database = Database(url or os.environ.get("KD_STORAGE") or default_url(root))
     if not database.exists():
-        raise StudyError(f"there is no study yet ({database}); {train_command()} -m begins one")
+        raise StudyError(f"there is no study yet ({database}); {train_command()} -m starts one")
     storage = database.open()
     if name is None:
         names = optuna.study.get_all_study_names(storage)
@@ -221,7 +223,7 @@ def show(name: str | None, against: str | None, url: str | None, write_files: bo
 
 
 def _compare(results: Results, against: str | None, storage: RDBStorage) -> None:
-    """Set a study beside the one without a teacher, and their winners over seeds."""
+    """Print the comparison with another study (by default no_teacher), and of their winners over seeds."""
     names = optuna.study.get_all_study_names(storage)
     other = against or ("no_teacher" if "no_teacher" in names and results.name != "no_teacher" else None)
     if other is None or len(results.space.objectives) > 1:
@@ -235,5 +237,5 @@ def _compare(results: Results, against: str | None, storage: RDBStorage) -> None
             console.show(part)
     for study in missing:
         folder = _shown(project_root() / "runs" / "studies" / study)
-        console.say(f"seeds    one run is one seed; train the winner again: "
+        console.say(f"seeds    one run is one seed; train the winner with more seeds: "
                     f"{train_command()} -m --config-dir {folder} sweeps=winner")  # fmt: skip

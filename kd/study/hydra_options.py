@@ -1,6 +1,6 @@
-"""What `hydra.sweeper` says, made into a study's parts: its database, sampler, pruner and space.
+"""The options in `hydra.sweeper` as a study's database, sampler, pruner and search space.
 
-Both sides read it here: the sweeper, which hands out trials, and the job, which is one.
+Used by both sides: the sweeper, which hands out trials, and the job that runs one.
 """
 
 import hashlib
@@ -29,15 +29,15 @@ PRUNERS = ("optuna.pruners.*",)
 
 @dataclass(frozen=True)
 class TrialJob:
-    """A job's place in a study: the trial number, and hydra.sweeper as plain containers."""
+    """A job's trial: its number, and hydra.sweeper as plain containers."""
 
     number: int
     root: Path
-    sweeper: Mapping[str, Any] = field(repr=False)  # its storage may hold a password
+    sweeper: Mapping[str, Any] = field(repr=False)  # its storage may contain a password
 
 
 def trial_job(root: Path) -> TrialJob | None:
-    """The trial that hydra runs in this job; None where the job belongs to no study."""
+    """The trial that hydra runs in this job; None if the job belongs to no study."""
     hydra = HydraConfig.get()
     if hydra.mode is not RunMode.MULTIRUN or hydra.sweeper.get("_target_") != SWEEPER:
         return None
@@ -45,7 +45,7 @@ def trial_job(root: Path) -> TrialJob | None:
 
 
 def ticket(job: TrialJob | None) -> Any:
-    """What a job shows to be let in as a trial (`kd.study.trial.Ticket`); None for a run of its own."""
+    """The `kd.study.trial.Ticket` that a job attaches to its study with; None for a run outside any study."""
     if job is None:
         return None
     from kd.study.trial import Ticket  # heavy: optuna
@@ -55,7 +55,7 @@ def ticket(job: TrialJob | None) -> Any:
 
 
 def database(conf: Mapping[str, Any], root: Path) -> Any:
-    """The `kd.study.storage.Database` of a sweeper's configuration; sqlite under `root` where it names none."""
+    """The `kd.study.storage.Database` of a sweeper's configuration; sqlite under `root` if it names none."""
     from kd.study.storage import Database, default_url
 
     heartbeat = conf["heartbeat_interval"]
@@ -66,20 +66,20 @@ def pruner(node: Mapping[str, Any]) -> Any:
     """The optuna pruner of a configuration node.
 
     Raises:
-        ConfigError: optuna has no such pruner, or it refuses an argument.
+        ConfigError: optuna has no such pruner, or rejects an argument.
     """
     return _build("pruner", node, PRUNERS)
 
 
 def sampler(node: Mapping[str, Any], seed: int) -> Callable[[int], Any]:
-    """A function that makes the sampler of a point from its place in the study.
+    """A function that makes the sampler for a position in the study.
 
-    What is suggested depends on the study's seed, the place and the trials before, not on the process that asks:
-    a study that was interrupted suggests what it would have suggested. Quasi-random sequences keep one seed, since the
-    place in the sequence is in the database; the choices that they leave to chance follow the place.
+    Suggestions depend on the study's seed, the position and the earlier trials, not on the process that asks, so an
+    interrupted study suggests the same points. Quasi-random sequences keep a single seed, since the database stores
+    the position in the sequence; the parameters that they sample independently get a seed from the position.
 
     Raises:
-        ConfigError: optuna has no such sampler, or it refuses an argument.
+        ConfigError: optuna has no such sampler, or rejects an argument.
     """
     seed = seed if node.get("seed") is None else node["seed"]
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
@@ -88,8 +88,8 @@ def sampler(node: Mapping[str, Any], seed: int) -> Callable[[int], Any]:
             page="studies",
         )
 
-    def make(place: int) -> Any:
-        digest = hashlib.blake2b(f"{seed} {place}".encode(), digest_size=4).digest()
+    def make(position: int) -> Any:
+        digest = hashlib.blake2b(f"{seed} {position}".encode(), digest_size=4).digest()
         own = int.from_bytes(digest, "little")
         if str(node["_target_"]).endswith("QMCSampler"):
             from optuna.samplers import RandomSampler
@@ -102,14 +102,14 @@ def sampler(node: Mapping[str, Any], seed: int) -> Callable[[int], Any]:
 
 
 def is_grid(node: Mapping[str, Any]) -> bool:
-    """Whether a sampler stands for every cell of the space, each once."""
+    """Whether a sampler runs every cell of the space once."""
     return str(node["_target_"]).rpartition(".")[2] in ("GridSampler", "BruteForceSampler")
 
 
 def _build(kind: str, node: Mapping[str, Any], allowed: tuple[str, ...], independent: Any = None) -> Any:
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(
-            f"hydra.sweeper.{kind}={node!r} is not one; choose hydra/sweeper/{kind}=<name>", page="studies"
+            f"hydra.sweeper.{kind}={node!r} is not a {kind}; choose hydra/sweeper/{kind}=<name>", page="studies"
         )
     more = {} if independent is None else {"independent_sampler": independent}
     try:
@@ -120,26 +120,26 @@ def _build(kind: str, node: Mapping[str, Any], allowed: tuple[str, ...], indepen
 
 
 def check_name(name: Any) -> str:
-    """A study's name, which is also its folder's, on Windows too.
+    """Return a study's name if it is a valid folder name, on Windows too.
 
     Raises:
-        ConfigError: empty, too long, more than letters, digits and . _ -, or what Windows calls a device.
+        ConfigError: empty, too long, other characters than letters, digits and . _ -, or a Windows device name.
     """
     device = r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))"
     if not isinstance(name, str) or not re.fullmatch(device + r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}(?<!\.)", name):
         raise ConfigError(
-            f"hydra.sweeper.study_name={name!r}: a folder has that name too; use up to 80 letters, digits and . _ -, "
-            "begin with a letter, a digit or _, end with no point, and leave out Windows' devices (con, nul, ...)",
+            f"hydra.sweeper.study_name={name!r}: it also names a folder; use up to 80 letters, digits and . _ -, start "
+            "with a letter, a digit or _, do not end with a dot, and avoid Windows' device names (con, nul, ...)",
             page="studies",
         )
     return name
 
 
 def check_recipes(arguments: Sequence[str] | None = None) -> None:
-    """Look at the recipes of --config-dir before hydra does; `arguments` are those of the command line.
+    """Check the recipes of --config-dir before hydra loads them; `arguments` default to the command line's.
 
     Raises:
-        ConfigError: one does more than choose options and set their values.
+        ConfigError: a recipe does more than choose options and set their values.
     """
     folder = get_args_parser().parse_known_args(arguments)[0].config_dir
     if folder is not None:
@@ -147,12 +147,12 @@ def check_recipes(arguments: Sequence[str] | None = None) -> None:
 
 
 def search_space(overrides: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What is searched, {key: optuna distribution}, and the overrides that all trials share.
+    """The searched keys, {key: optuna distribution}, and the overrides that all trials share.
 
     The grammar is hydra-optuna-sweeper's: choice(...), range(...), interval(...), tag(log, ...), a,b,c.
 
     Raises:
-        ConfigError: a range that holds nothing, or a kind of sweep that optuna does not know.
+        ConfigError: an empty range, or a kind of sweep that optuna does not have.
     """
     from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides  # heavy: optuna
 
@@ -166,13 +166,13 @@ def search_space(overrides: Sequence[str]) -> tuple[dict[str, Any], tuple[str, .
 
 
 def _last_wins(overrides: Sequence[str]) -> list[str]:
-    """One override per key, the last: what is typed fixes, narrows or widens what the study's file searches."""
+    """The last override of each key: the command line fixes, narrows or widens what the study's file searches."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return list({item.get_key_element(): line for item, line in zip(parsed, overrides, strict=True)}.values())
 
 
 def _choices_as_typed(lines: Sequence[str]) -> dict[str, Any]:
-    """The choices, with the quotes that matter, which the stock grammar drops: '7' is not 7."""
+    """The choice sweeps with their significant quotes, which the stock parser drops: '7' is not 7."""
     from optuna.distributions import CategoricalDistribution
 
     found = {}
@@ -184,7 +184,7 @@ def _choices_as_typed(lines: Sequence[str]) -> dict[str, Any]:
 
 
 def _as_typed(choice: Any) -> Any:
-    """A choice as an override's value: a text in quotes where it would be read as something else without them."""
+    """A choice as an override's value; a string is quoted if hydra would otherwise read it as something else."""
     if not isinstance(choice, str):
         return Transformer.encode(choice)
     try:
@@ -196,13 +196,13 @@ def _as_typed(choice: Any) -> Any:
 
 
 def overrides_as_values(overrides: Sequence[str]) -> list[tuple[str, Any]]:
-    """Each override as its key and its value in Python; a deletion has none and is left out."""
+    """The overrides as (key, Python value) pairs, without deletions."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return [(item.key_or_group, _value(item.value())) for item in parsed if not item.is_delete()]
 
 
 def _value(value: Any) -> Any:
-    """A parsed value as plain containers and scalars; a quoted string as its text."""
+    """A parsed value as plain containers and scalars, without quotes."""
     if isinstance(value, QuotedString):
         return value.text
     if isinstance(value, list):

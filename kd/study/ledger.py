@@ -1,14 +1,14 @@
 """Which trial runs next: the only place that hands out trials, under the study's lock.
 
-Everything is computed anew from the database at every claim, so that it does not matter who was killed in between:
-trials whose worker is gone are failed, failed ones are put in line again (a bounded number of times), and no more run
-at once than are still missing. A study ends at exactly `target` finished trials.
+Every claim recomputes everything from the database, so it does not matter which process died in between: trials of
+dead workers are failed, failed trials are queued again (a limited number of times), and no more trials run at once
+than are still missing. A study ends with exactly `Budget.trials` finished trials.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import optuna
 from optuna import Study, Trial
@@ -21,29 +21,51 @@ from kd.study import worker
 from kd.study.space import Space
 from kd.study.storage import Database
 
-LOST_RETRIES = 10  # a trial whose process died: mostly not its own fault
+LOST_RETRIES = 10  # of a trial whose process died, which is rarely the trial's own fault
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-class Now(Enum):
-    """What to do where no trial can be had."""
+class NoClaim(Enum):
+    """Why a claim returned no trial."""
 
-    WAIT = "others run what is missing"
-    ENOUGH = "the study has what it should have"
+    WAIT = "all missing trials are running"
+    DONE = "the study is complete"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many trials a study runs, and how many failures it tolerates.
+
+    Attributes:
+        trials: the number of finished trials (complete or pruned) that complete the study.
+        grid: whether every cell of the space runs once; otherwise the sampler suggests the trials.
+        max_retries: how often a trial is retried after an error.
+        max_failure_rate: the share of `trials` that may be given up before the study stops.
+    """
+
+    trials: int
+    grid: bool = False
+    max_retries: int = 2
+    max_failure_rate: float = 0.5
 
 
 def failure(trial: FrozenTrial) -> dict[str, str]:
-    """Why a trial failed: kind (error, nan, interrupted, lost) and reason; lost is what nobody could say."""
-    return trial.user_attrs.get("failure") or {"kind": "lost", "reason": "its worker died or fell silent"}
+    """Why a trial failed: its kind (error, nan, interrupted, or lost if no process reported one) and its reason."""
+    return trial.user_attrs.get("failure") or {"kind": "lost", "reason": "its worker died or stopped responding"}
+
+
+def history(trial: FrozenTrial) -> list[int]:
+    """The numbers of the failed attempts before this one, from the attribute that Optuna's retry callback uses."""
+    return list(trial.system_attrs.get("retry_history", []))
 
 
 @dataclass(frozen=True)
 class Tally:
-    """A study counted.
+    """The trials of a study by state.
 
     Attributes:
-        to_retry: failed trials that are to run once more.
-        given_up: failed trials that were tried often enough.
+        to_retry: failed trials with a retry left.
+        given_up: failed trials without one.
     """
 
     finished: int
@@ -60,61 +82,56 @@ class Tally:
         last = [trial for trial in trials if trial.state == TrialState.FAIL and trial.number not in retried]
         allowed = {"error": max_retries, "nan": 0, "lost": LOST_RETRIES}
 
-        def again(trial: FrozenTrial) -> bool:
+        def retries(trial: FrozenTrial) -> bool:
             kind = failure(trial)["kind"]
-            tries = [failure(by_number[number])["kind"] for number in (*history(trial), trial.number)]
-            return tries.count(kind) <= allowed.get(kind, len(tries))
+            kinds = [failure(by_number[number])["kind"] for number in (*history(trial), trial.number)]
+            return kinds.count(kind) <= allowed.get(kind, len(kinds))
 
         return cls(
             finished=sum(state in FINISHED for state in states),
             running=states.count(TrialState.RUNNING),
             waiting=states.count(TrialState.WAITING),
-            to_retry=tuple(trial for trial in last if again(trial)),
-            given_up=tuple(trial for trial in last if not again(trial)),
+            to_retry=tuple(trial for trial in last if retries(trial)),
+            given_up=tuple(trial for trial in last if not retries(trial)),
         )
-
-
-def history(trial: FrozenTrial) -> list[int]:
-    """The numbers of the failed attempts before this one, under the name that Optuna's own callback gives them."""
-    return list(trial.system_attrs.get("retry_history", []))
 
 
 class Ledger:
     """Hands out the trials of one study.
 
-    Args:
-        sampler: makes the sampler of a point from its place in the study, so that suggestions are a function of the
-            study's seed and its history, not of who asks or how often it was interrupted.
-        planned: whether every cell of the space is to run once; otherwise the sampler suggests.
-        target: the number of finished trials that the study should have.
-        max_failure_rate: the share of `target` that may be given up before the study stops.
+    `sampler` makes the sampler for a position in the study, so that suggestions depend on the study's seed and its
+    history, not on the process that asks or on interruptions.
     """
 
-    def __init__(self, database: Database, name: str, space: Space, sampler: Callable[[int], BaseSampler],
-                 pruner: BasePruner, target: int, planned: bool = False, max_retries: int = 2,
-                 max_failure_rate: float = 0.5) -> None:  # fmt: skip
-        self.database, self.name, self.space = database, name, space
+    def __init__(
+        self,
+        database: Database,
+        name: str,
+        space: Space,
+        sampler: Callable[[int], BaseSampler],
+        pruner: BasePruner,
+        budget: Budget,
+    ) -> None:
+        self.database, self.name, self.space, self.budget = database, name, space, budget
         self.storage = database.open()
         self.sampler, self.pruner = sampler, pruner
-        self.target, self.planned = target, planned
-        self.max_retries, self.max_failure_rate = max_retries, max_failure_rate
         with self.lock():
-            self._begin()
+            self._create()
         self._given_up_before = {trial.number for trial in self.tally().given_up}
 
-    def lock(self) -> Any:
+    def lock(self) -> AbstractContextManager[None]:
         return self.database.lock(f"study {self.name}")
 
-    def _begin(self) -> None:
-        """Make the study, or check that it asks what this one asks."""
+    def _create(self) -> None:
+        """Create the study, or check that the existing one has the same space."""
         study = optuna.create_study(
             study_name=self.name, storage=self.storage, directions=self.space.directions, load_if_exists=True
         )
         if not study.user_attrs and not study.get_trials(deepcopy=False):
             self.space.write(study)
-            study.set_metric_names(list(self.space.objectives))  # what optuna-dashboard writes on its axes
+            study.set_metric_names(list(self.space.objectives))  # axis labels in optuna-dashboard
         self.space.check_same(study)
-        if self.planned:
+        if self.budget.grid:
             known = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
             for cell in self.space.cells():
                 if cell not in known:
@@ -122,7 +139,7 @@ class Ledger:
 
     @property
     def study(self) -> Study:
-        """The study, read anew; asking through it is left to `claim`."""
+        """The study, freshly loaded. Only `claim` may ask it for trials."""
         return optuna.load_study(
             study_name=self.name, storage=self.storage, sampler=RandomSampler(0), pruner=self.pruner
         )
@@ -131,77 +148,77 @@ class Ledger:
         return self.study.get_trials(deepcopy=False)
 
     def tally(self) -> Tally:
-        return Tally.of(self.trials(), self.max_retries)
+        return Tally.of(self.trials(), self.budget.max_retries)
 
-    def claim(self) -> Trial | Now:
-        """The next trial, running and alive in the name of this process, or what to do instead.
+    def claim(self) -> Trial | NoClaim:
+        """The next trial, now running with this process as its worker, or why there is none.
 
         Raises:
             StudyError: too many trials were given up.
         """
         with self.lock():
             study = self.study
-            self._bury(study)
-            tally = Tally.of(study.get_trials(deepcopy=False), self.max_retries)
-            if tally.finished >= self.target:
-                return Now.ENOUGH
+            self._fail_dead_trials(study)
+            tally = Tally.of(study.get_trials(deepcopy=False), self.budget.max_retries)
+            if tally.finished >= self.budget.trials:
+                return NoClaim.DONE
             for failed in tally.to_retry:
-                study.add_trial(_again(failed))
+                study.add_trial(_retry(failed))
             waiting = tally.waiting + len(tally.to_retry)
-            self._check_hope(tally)
-            if self.planned and not waiting and not tally.running:
-                return Now.ENOUGH
-            if tally.finished + tally.running >= self.target or (self.planned and not waiting):
-                return Now.WAIT
+            self._check_failures(tally)
+            if self.budget.grid and not waiting and not tally.running:
+                return NoClaim.DONE
+            if tally.finished + tally.running >= self.budget.trials or (self.budget.grid and not waiting):
+                return NoClaim.WAIT
             trials = study.get_trials(deepcopy=False)
-            study.sampler = self.sampler(_place(trials))
+            study.sampler = self.sampler(_position(trials))
             trial = study.ask()
             self.storage.record_heartbeat(trial._trial_id)
-            trial.set_user_attr("worker", worker.me())
+            trial.set_user_attr("worker", worker.this_process())
             return trial
 
-    def bury(self) -> list[FrozenTrial]:
-        """Fail the running trials whose worker is gone (same host) or was silent for too long; returns those."""
+    def fail_dead_trials(self) -> list[FrozenTrial]:
+        """Fail and return the running trials whose worker has ended (on this host) or missed its heartbeats."""
         with self.lock():
-            return self._bury(self.study)
+            return self._fail_dead_trials(self.study)
 
-    def _bury(self, study: Study) -> list[FrozenTrial]:
+    def _fail_dead_trials(self, study: Study) -> list[FrozenTrial]:
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        gone = set()
+        dead = set()
         for trial in running:
-            runs = trial.user_attrs.get("worker")  # missing where a claim was killed half way, under this very lock
-            if runs is None or worker.is_gone(runs):
+            claimed_by = trial.user_attrs.get("worker")  # missing if a claim was killed midway, under this very lock
+            if claimed_by is None or worker.has_ended(claimed_by):
                 study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-                gone.add(trial.number)
+                dead.add(trial.number)
         optuna.storages.fail_stale_trials(study)
         now = study.get_trials(deepcopy=False)
-        silent = (now[trial.number] for trial in running if trial.number not in gone)
-        lost = gone | {t.number for t in silent if t.state == TrialState.FAIL and "failure" not in t.user_attrs}
+        silent = (now[trial.number] for trial in running if trial.number not in dead)
+        lost = dead | {t.number for t in silent if t.state == TrialState.FAIL and "failure" not in t.user_attrs}
         return [trial for trial in running if trial.number in lost]
 
-    def _check_hope(self, tally: Tally) -> None:
+    def _check_failures(self, tally: Tally) -> None:
         new = [trial for trial in tally.given_up if trial.number not in self._given_up_before]
         nothing_works = tally.finished == 0 and len(new) >= 3
-        if nothing_works or len(new) > max(1, self.max_failure_rate * self.target):
+        if nothing_works or len(new) > max(1, self.budget.max_failure_rate * self.budget.trials):
             last = max(new, key=lambda trial: trial.number)
             raise StudyError(
-                f"study {self.name} stops: {len(new)} trials were given up, the last, number {last.number}, for: "
-                f"{failure(last)['reason']}; mend that, and the same command goes on"
+                f"study {self.name} stops: {len(new)} trials failed for good, the last of them trial {last.number}: "
+                f"{failure(last)['reason']}; fix that, then repeat the command to continue"
             )
 
 
-def _place(trials: Sequence[FrozenTrial]) -> int:
-    """Which point of the study is asked for next: its trials counted without repetitions.
+def _position(trials: Sequence[FrozenTrial]) -> int:
+    """The position in the study of the trial that is asked for next, which retries do not change.
 
-    So that a study suggests the same points whether trials of it were killed and run again or not.
+    Thanks to this a study suggests the same points whether or not trials of it were killed and retried.
     """
     waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
     first = (*history(waiting[0]), waiting[0].number)[0] if waiting else len(trials)
     return sum(1 for trial in trials if trial.number < first and not history(trial))
 
 
-def _again(failed: FrozenTrial) -> FrozenTrial:
-    """A failed trial put in line once more, with the same parameters."""
+def _retry(failed: FrozenTrial) -> FrozenTrial:
+    """A new attempt at a failed trial, waiting, with the same parameters."""
     return optuna.create_trial(
         state=TrialState.WAITING,
         params=failed.params,

@@ -1,4 +1,4 @@
-"""A run that is no trial; light, since every run imports it (no optuna)."""
+"""The null object for a run that is not a trial. Every run imports it, so it must not import optuna."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,18 +6,18 @@ from typing import Any
 
 
 class NoTrial:
-    """A run that belongs to no study: nobody is told, nothing is pruned."""
+    """A run outside any study: nothing is reported or pruned."""
 
     pruned = False
-    predecessor: Path | None = None  # the folder of an earlier attempt that was cut off
+    predecessor: Path | None = None  # the run folder of the interrupted attempt that this one continues
     tags: Mapping[str, str] = {}
 
     def report(self, value: float | None, trained: int, planned: int) -> bool:
-        """Tell what `trained` of `planned` epochs brought; True where the run should stop."""
+        """Report the objective after `trained` of `planned` epochs; returns whether the trial is pruned."""
         return False
 
     def note(self, facts: Mapping[str, Any]) -> None:
-        """Keep facts beside the trial."""
+        """Store facts with the trial."""
 
     def finish(self, objectives: Mapping[str, float]) -> None:
-        """Tell the result."""
+        """Report the final objectives."""

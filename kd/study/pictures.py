@@ -1,4 +1,4 @@
-"""Optuna's own plots of a study, each as a picture and as a page to explore."""
+"""Optuna's plots of a study, each as a PNG file and as an interactive HTML page."""
 
 import logging
 import warnings
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 
 def draw(results: Results, folder: Path) -> list[str]:
-    """Draw what can be drawn of a study so far; returns the names of the plots.
+    """Draw the plots that a study has enough trials for, as <name>.png and <name>.html; returns their names.
 
-    Each becomes <name>.png and <name>.html; the pages share one plotly.min.js, so that they open offline.
+    The pages share one plotly.min.js, so that they open offline.
     """
     drawn = [name for name, arguments in _plots(results).items() if _draw(name, arguments, results, folder)]
     if drawn:
@@ -33,11 +33,11 @@ def draw(results: Results, folder: Path) -> list[str]:
 
 
 def _draw(name: str, arguments: dict[str, Any], results: Results, folder: Path) -> bool:
-    """Draw one plot both ways; one that optuna cannot draw costs a warning, not the end of a study."""
+    """Draw one plot in both formats. A plot that optuna cannot draw only logs a warning."""
     function = f"plot_{name}"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # optuna calls its matplotlib plots experimental, one by one
+            warnings.simplefilter("ignore")  # each matplotlib plot warns that it is experimental
             _picture(getattr(pictures, function), results, arguments, folder / f"{name}.png")
             figure = getattr(pages, function)(results.study, **arguments)
         write_atomically(folder / f"{name}.html", lambda path: _page(figure, path))
@@ -48,7 +48,7 @@ def _draw(name: str, arguments: dict[str, Any], results: Results, folder: Path) 
 
 
 def _plots(results: Results) -> dict[str, dict[str, Any]]:
-    """The plots that a study has enough for: name -> arguments."""
+    """The plots that a study has enough trials for, {name: arguments}."""
     if not results.complete:
         return {"timeline": {}} if results.trials else {}
     objectives = list(results.space.objectives)
@@ -76,7 +76,7 @@ def _picture(plot: Callable[..., Any], results: Results, arguments: dict[str, An
     axes = plot(results.study, **arguments)
     figure = np.asarray(axes).flat[0].figure
     figure.set_size_inches(max(9, 3.2 * np.asarray(axes).size), 5)
-    # one colour bar may belong to several axes, which "tight" does not know
+    # "tight" cannot place a colour bar that several axes share
     figure.set_layout_engine("tight" if np.asarray(axes).size == 1 else "constrained")
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     plt.close(figure)

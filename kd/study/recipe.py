@@ -1,7 +1,7 @@
 """A study's winner as a recipe that hydra composes: `python train.py --config-dir <study folder> experiment=best`.
 
-A recipe may come from anybody, so it may say what is trained and how, but not what hydra itself does: its log files
-could be any file of the user's, with any text in them, and its environment variables choose which programs run.
+Recipes are shared, so one is untrusted input: it may set what is trained and how, but nothing of hydra itself, whose
+log files could overwrite any file of the user's and whose environment variables choose which programs run.
 """
 
 import re
@@ -14,7 +14,7 @@ import yaml
 from kd.errors import ConfigError
 from kd.system.installation import train_command
 
-#: A winner once more, with several seeds: the spread that one run cannot show.
+#: A study that trains a winner with several seeds, for the spread that a single run cannot show.
 WINNER = f"""# @package hydra.sweeper
 # The best trial of study {{study}} over several seeds: {train_command()} -m --config-dir {{folder}} sweeps=winner
 defaults:
@@ -29,7 +29,7 @@ params:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Plain YAML that quotes the texts which hydra would read as numbers, such as 1e5."""
+    """Safe YAML that also quotes strings which hydra would read as numbers, such as 1e5."""
 
 
 _Dumper.add_implicit_resolver(
@@ -38,11 +38,11 @@ _Dumper.add_implicit_resolver(
 
 
 def recipe(title: str, overrides: Sequence[tuple[str, Any]], groups: Collection[str]) -> str:
-    """A YAML recipe that says what the overrides say.
+    """A recipe in YAML that is equivalent to the overrides.
 
     Args:
-        title: what it is, for its first line.
-        overrides: (key, value) in the order given; a key that is in `groups` chooses an option of that group.
+        title: its first line.
+        overrides: (key, value) pairs in order; a key in `groups` chooses an option of that group.
         groups: the names of the config groups.
     """
     chosen: dict[str, str] = {}
@@ -61,7 +61,7 @@ def recipe(title: str, overrides: Sequence[tuple[str, Any]], groups: Collection[
 
 
 def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Put a value at a dotted place; a mapping is laid over the one that is there."""
+    """Set the value at a path of keys, merging a mapping into an existing one."""
     *parents, leaf = path
     for parent in parents:
         tree = tree.setdefault(parent, {})
@@ -72,31 +72,31 @@ def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
         tree[leaf] = value
 
 
-#: What a study's file adds to hydra: where it belongs, and its sampler and pruner.
+#: The only parts of hydra's own configuration that the file of a study may set.
 STUDY_PACKAGE = "hydra.sweeper"
 STUDY_PARTS = ("/hydra/sweeper/sampler@sampler", "/hydra/sweeper/pruner@pruner")
 STUDY_KEYS = {
     "study_name", "n_trials", "n_jobs", "params", "direction", "max_retries", "max_failure_rate", "heartbeat_interval",
     "grace_period", "defaults",
 }  # fmt: skip
-#: An interpolation that calls a resolver, by its name or by a computed one: oc.env would write secrets into the record.
-COMPUTES = re.compile(r"\$\{[^}]*(:|\$\{)")
+#: An interpolation that calls a resolver, by name or by a computed name: oc.env would write secrets into config.yaml.
+RESOLVER_CALL = re.compile(r"\$\{[^}]*(:|\$\{)")
 HARMLESS = re.compile(r"\$\{one_minus:\$\{[\w.]+\}\}")
 
 
 def check_folder(folder: Path, groups: Collection[str]) -> None:
-    """Look at every file that a recipe of `folder` can reach, before hydra does anything that it says.
+    """Check every file of a --config-dir that a recipe can reach, before hydra loads any of them.
 
     Args:
-        folder: what `--config-dir` names.
-        groups: the names of the config groups; other folders in it are not looked at, and cannot be reached.
+        folder: the folder that `--config-dir` names.
+        groups: the names of the config groups; a recipe cannot reach other folders.
 
     Raises:
         ConfigError: a file does more than choose options and set their values.
     """
     for path in sorted(_reachable(folder, groups)):
         if path.is_symlink() and path.is_dir():
-            raise ConfigError(f"{path} leads to another folder, which a --config-dir may not; put a copy there")
+            raise ConfigError(f"{path} is a link to another folder, which a --config-dir may not contain; copy it")
         if path.suffix != ".yaml" or not path.exists():
             continue
         try:
@@ -104,23 +104,24 @@ def check_folder(folder: Path, groups: Collection[str]) -> None:
             content = yaml.safe_load(text)
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             reason = str(error).splitlines()[0]
-            raise ConfigError(f"{path} cannot be read as YAML ({reason}); mend it, or move it away") from error
+            raise ConfigError(f"{path} cannot be read as YAML ({reason}); fix it, or move it away") from error
         is_study = path.is_relative_to(folder / "sweeps")
-        for what in _beyond_a_recipe(text, content, is_study, groups):
+        for violation in _violations(text, content, is_study, groups):
             raise ConfigError(
-                f"{path}: {what}, which a recipe of --config-dir may not; say it on the command line if it is meant"
+                f"{path}: {violation}, which a recipe of --config-dir may not; if you want it, set it on the command "
+                "line"
             )
 
 
 def _reachable(folder: Path, groups: Collection[str]) -> Iterator[Path]:
-    """Every file of the groups' folders, and every link to a folder."""
+    """Every file and every link to a folder in the groups' folders."""
     for group in groups:
         yield from (folder / group).rglob("*")
         yield folder / f"{group}.yaml"
 
 
-def _beyond_a_recipe(text: str, content: Any, is_study: bool, groups: Collection[str]) -> Iterator[str]:
-    """What a file says about hydra itself or the environment; nothing where it is only a recipe."""
+def _violations(text: str, content: Any, is_study: bool, groups: Collection[str]) -> Iterator[str]:
+    """What a file sets of hydra itself or reads from the environment; empty for a plain recipe."""
     packages = set(re.findall(r"@package\b[\s:]*(\S*)", text)) - {"_global_", "_group_"}
     if packages - ({STUDY_PACKAGE} if is_study else set()):
         yield f"is placed at {sorted(packages)[0]}"
@@ -134,13 +135,13 @@ def _beyond_a_recipe(text: str, content: Any, is_study: bool, groups: Collection
         yield from (f"searches {key}" for key in names if "hydra" in str(key) or "=" in str(key))
     defaults = content.get("defaults")
     for entry in defaults if isinstance(defaults, list) else []:
-        if not _chooses(entry, is_study, groups):
+        if not _is_plain_choice(entry, is_study, groups):
             yield f"has {entry!r} among its defaults"
-    yield from (f"computes {value!r}" for value in _texts(content) if COMPUTES.search(HARMLESS.sub("", value)))
+    yield from (f"computes {value!r}" for value in _strings(content) if RESOLVER_CALL.search(HARMLESS.sub("", value)))
 
 
-def _chooses(entry: Any, is_study: bool, groups: Collection[str]) -> bool:
-    """Whether an entry of a defaults list chooses an option of ours, and puts it where it belongs."""
+def _is_plain_choice(entry: Any, is_study: bool, groups: Collection[str]) -> bool:
+    """Whether an entry of a defaults list chooses an option of `groups` at its default place in the configuration."""
     for key, value in (entry if isinstance(entry, dict) else {"": entry}).items():
         name = re.sub(r"^((override|optional)\s+)+", "", str(key))
         if is_study and name in STUDY_PARTS:
@@ -152,8 +153,8 @@ def _chooses(entry: Any, is_study: bool, groups: Collection[str]) -> bool:
     return True
 
 
-def _texts(tree: Any) -> Iterator[str]:
-    """Every text in plain containers, which may hold each other in a circle."""
+def _strings(tree: Any) -> Iterator[str]:
+    """Every string in nested containers, which may contain each other in a cycle (YAML aliases)."""
     waiting, seen = [tree], set()
     while waiting:
         node = waiting.pop()

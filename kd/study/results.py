@@ -1,6 +1,6 @@
-"""What a study found, from its database alone: the table, the winner's recipe, what pruning saved, who was better.
+"""The results of a study from its database alone: the table, the best trials, what pruning saved, comparisons.
 
-Nothing here trains or reads a run folder, so that it works wherever the database can be reached.
+Nothing here trains or reads a run folder, so it works on any machine that can reach the database.
 """
 
 import csv
@@ -14,22 +14,23 @@ import optuna
 from optuna import Study
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
-from optuna.trial import TrialState as TrialState  # for the report, which does not know optuna
+from optuna.trial import TrialState as TrialState  # exported for kd.report, which does not import optuna
 
 from kd.errors import StudyError, nearest
+from kd.settings import changes_no_result
 from kd.study.ledger import FINISHED, failure, history
 from kd.study.space import Space
 
-FIGURES = {"student/test/miou": "test/miou", "student/latency_ms": "latency_ms"}  # column: fact of a trial
-SEEDED = ("val/miou", "test/miou")  # what is compared over the seeds of two winners
+FIGURES = {"student/test/miou": "test/miou", "student/latency_ms": "latency_ms"}  # column: user attribute of a trial
+SEEDED = ("val/miou", "test/miou")  # compared between the winners of two studies over seeds
 
 
 @dataclass(frozen=True)
 class Results:
-    """One study as it stands.
+    """A snapshot of one study.
 
     Attributes:
-        best: the best finished trials first; for several objectives, the Pareto front.
+        best: the complete trials, best first; with several objectives, the Pareto front.
     """
 
     name: str
@@ -39,14 +40,14 @@ class Results:
 
     @classmethod
     def of(cls, storage: RDBStorage, name: str) -> "Results":
-        """Read a study.
+        """Load a study.
 
         Raises:
-            StudyError: there is none of that name, or it was not made by this sweeper.
+            StudyError: there is no study of that name, or it was not created by this sweeper.
         """
         names = optuna.study.get_all_study_names(storage)
         if name not in names:
-            raise StudyError(f"there is no study {name!r}; {nearest(name, names) if names else 'there is none at all'}")
+            raise StudyError(f"there is no study {name!r}; {nearest(name, names) if names else 'there are no studies'}")
         study = optuna.load_study(study_name=name, storage=storage)
         return cls(name, Space.read(study), study, study.get_trials(deepcopy=False))
 
@@ -66,20 +67,20 @@ class Results:
 
     @property
     def epochs(self) -> tuple[int, int]:
-        """Epochs that finished trials trained, and what they would have been without pruning."""
+        """Epochs trained by the finished trials, and how many they would have trained without pruning."""
         finished = [trial for trial in self.trials if trial.state in FINISHED and "epochs" in trial.user_attrs]
         trained = sum(trial.user_attrs["epochs"] for trial in finished)
         return trained, sum(trial.user_attrs["planned_epochs"] for trial in finished)
 
     @property
     def lost_epochs(self) -> int:
-        """Epochs of trials that failed or were killed: what was trained in vain."""
+        """Epochs trained by trials that then failed or were killed."""
         failed = [trial for trial in self.trials if trial.state == TrialState.FAIL]
         return sum(max(trial.intermediate_values, default=0) for trial in failed)
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """From the first start to the last end, and the sum over all trials: seconds of wall time."""
+        """Wall time in seconds: from the first start to the last end, and summed over all trials."""
         spans = [
             (trial.datetime_start, trial.datetime_complete)
             for trial in self.trials
@@ -93,7 +94,7 @@ class Results:
     def importances(self) -> dict[str, float]:
         """The share of the objective's variance that each key explains (fANOVA, Hutter et al. 2014), largest first.
 
-        Over complete trials; empty where there are fewer than four, several objectives, or no variance.
+        Over complete trials; empty for fewer than four of them, for several objectives, or without any variance.
         """
         values = {trial.value for trial in self.complete} if len(self.space.objectives) == 1 else set()
         if len(self.complete) < 4 or len(values) < 2 or not self.space.searched:
@@ -104,12 +105,12 @@ class Results:
 
 
 def names_in(storage: RDBStorage) -> list[str]:
-    """The studies of a database."""
+    """The names of all studies in a database."""
     return list(optuna.study.get_all_study_names(storage))
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
-    """One flat row per trial, in the order of their numbers."""
+    """One flat row per trial, by number."""
     return [_row(trial, results.space) for trial in results.trials]
 
 
@@ -143,7 +144,7 @@ def table(results: Results) -> str:
 
 
 def points(trials: Iterable[FrozenTrial], objectives: Iterable[str]) -> dict[int, dict[str, float]]:
-    """What a chart over trials shows: trial number -> {objective: value}, pruned trials under a name of their own."""
+    """The points of a chart over trials, {trial number: {objective: value}}; pruned trials are a separate series."""
     names = list(objectives)
     found = {}
     for trial in trials:
@@ -155,7 +156,7 @@ def points(trials: Iterable[FrozenTrial], objectives: Iterable[str]) -> dict[int
 
 @dataclass(frozen=True)
 class Spread:
-    """Values of one figure over seeds."""
+    """The values of one metric over seeds."""
 
     by_seed: Mapping[int, float]
 
@@ -165,16 +166,16 @@ class Spread:
 
     @property
     def deviation(self) -> float | None:
-        """The sample standard deviation; None for a single seed."""
+        """Sample standard deviation; None for a single seed."""
         return statistics.stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
 
     def minus(self, other: "Spread") -> "Spread":
-        """The difference seed by seed, over the seeds that both have."""
+        """The paired differences over the seeds that both have."""
         return Spread({s: v - other.by_seed[s] for s, v in self.by_seed.items() if s in other.by_seed})
 
 
 def over_seeds(results: Results) -> dict[str, Spread]:
-    """The figures of a winner that was trained again with several seeds, one study of `sweeps=winner`."""
+    """The metrics over seeds in a study of `sweeps=winner`, which trains a winner again with several seeds."""
     found: dict[str, dict[int, float]] = {}
     for trial in results.complete:
         for name in SEEDED:
@@ -184,15 +185,18 @@ def over_seeds(results: Results) -> dict[str, Spread]:
 
 
 def unequal(one: Results, other: Results) -> list[str]:
-    """Why two studies cannot be set side by side as equals: settings and budgets that differ; empty where they can."""
+    """The settings and budgets in which two studies differ, so that comparing them is unfair; empty if it is fair."""
     shared = ("data.", "trainer.epochs", "trainer.batch_size", "backbone.student", "augment.", "seed")
-    free = {*one.space.searched, *other.space.searched}
-    keys = dict.fromkeys([*one.space.config, *other.space.config])
+    searched = {*one.space.searched, *other.space.searched}
+    keys = [key for key in dict.fromkeys([*one.space.config, *other.space.config]) if key.startswith(shared)]
     reasons = [
         f"{key}: {one.space.config.get(key)} against {other.space.config.get(key)}"
         for key in keys
-        if key.startswith(shared) and key not in free and one.space.config.get(key) != other.space.config.get(key)
+        if key not in searched
+        and not changes_no_result(key)
+        and one.space.config.get(key) != other.space.config.get(key)
     ]
+
     if one.space.objectives != other.space.objectives:
         reasons.append(f"objective: {', '.join(one.space.objectives)} against {', '.join(other.space.objectives)}")
     finished = [study.count(TrialState.COMPLETE) + study.count(TrialState.PRUNED) for study in (one, other)]

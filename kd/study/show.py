@@ -1,4 +1,4 @@
-"""A study as tables for a terminal: its best trials, what mattered, what pruning saved, and who was better."""
+"""A study as tables for a terminal: best trials, importances, what pruning saved, and comparisons."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,24 +10,24 @@ from kd.study.results import Results, Spread, over_seeds, unequal
 
 
 def overview(results: Results) -> str:
-    """How far a study is, in one line."""
+    """A study's objectives and its number of trials by state, in one line."""
     states = ", ".join(f"{count} {state.name.lower()}" for state in TrialState if (count := results.count(state)))
     goals = ", ".join(f"{name} ({direction})" for name, direction in results.space.objectives.items())
     return f"study    {results.name}: {goals}; {states or 'no trials yet'}"
 
 
 def best_trials(results: Results, count: int = 5) -> Table:
-    """The best trials side by side: what they reached, and what was searched."""
+    """The best trials side by side: their results and their searched parameters."""
     several = len(results.space.objectives) > 1
     shown = results.best[: 8 if several else count]
-    table = Table(title="the Pareto front" if several else "best trials", title_justify="left")
+    table = Table(title="Pareto front" if several else "best trials", title_justify="left")
     table.add_column("trial")
     for trial in shown:
         table.add_column(str(trial.number), justify="right")
     for index, name in enumerate(results.space.objectives):
         table.add_row(name, *(f"{trial.values[index]:.4f}" for trial in shown))
-    reached = (trial.user_attrs.get("test/miou") for trial in shown)
-    table.add_row("test/miou", *("-" if value is None else f"{value:.4f}" for value in reached))
+    tested = (trial.user_attrs.get("test/miou") for trial in shown)
+    table.add_row("test/miou", *("-" if value is None else f"{value:.4f}" for value in tested))
     for title, fact in (("epochs", "epochs"), ("best epoch", "best_epoch")):
         table.add_row(title, *(_plain(trial.user_attrs.get(fact)) for trial in shown))
     table.add_section()
@@ -37,11 +37,11 @@ def best_trials(results: Results, count: int = 5) -> Table:
 
 
 def importances(results: Results) -> Table | None:
-    """What the objective depended on; None where a study is too small to say."""
+    """The importance of each searched parameter; None if the study is too small to estimate it."""
     found = results.importances()
     if not found:
         return None
-    table = Table(title="importance (share of the variance, fANOVA)", title_justify="left")
+    table = Table(title="importance (share of variance, fANOVA)", title_justify="left")
     table.add_column("parameter")
     table.add_column("importance", justify="right")
     for name, share in found.items():
@@ -50,7 +50,7 @@ def importances(results: Results) -> Table | None:
 
 
 def cost(results: Results) -> Iterator[str]:
-    """What the study took, and what pruning saved."""
+    """Epochs and time that the study took, and what pruning saved."""
     trained, planned = results.epochs
     wall, work = results.seconds
     if planned:
@@ -58,11 +58,11 @@ def cost(results: Results) -> Iterator[str]:
             f"epochs   {trained} trained of {planned} without pruning: {1 - trained / planned:.0%} saved"
             + (f"; {results.lost_epochs} more in trials that failed or were killed" if results.lost_epochs else "")
         )
-    yield f"time     {_clock(wall)} from first to last, {_clock(work)} of trials"
+    yield f"time     {_clock(wall)} from first to last trial, {_clock(work)} summed over trials"
 
 
 def against(results: Results, baseline: Results) -> Iterator[Table | str]:
-    """The best student of two studies side by side, with whatever keeps them from being equals."""
+    """The best students of two studies side by side, then one line for each reason why the comparison is unfair."""
     table = Table(title=f"{results.name} against {baseline.name}", title_justify="left")
     for name in ("", results.name, baseline.name, "difference"):
         table.add_column(name, justify="right" if name else "left")
@@ -73,22 +73,22 @@ def against(results: Results, baseline: Results) -> Iterator[Table | str]:
         table.add_row(f"best {objective}", *_difference(one.values[0], other.values[0]))
         if all("test/miou" in trial.user_attrs for trial in (one, other)):
             table.add_row("its test/miou", *_difference(*(t.user_attrs["test/miou"] for t in (one, other))))
-    table.add_row("trials finished", *(str(_finished(study)) for study in pair), "")
-    table.add_row("epochs trained", *(str(study.epochs[0]) for study in pair), "")
-    table.add_row("time of trials", *(_clock(study.seconds[1]) for study in pair), "")
+    table.add_row("finished trials", *(str(_finished(study)) for study in pair), "")
+    table.add_row("trained epochs", *(str(study.epochs[0]) for study in pair), "")
+    table.add_row("time of all trials", *(_clock(study.seconds[1]) for study in pair), "")
     yield table
     for reason in unequal(results, baseline):
-        yield f"not equal: {reason}"
+        yield f"differs: {reason}"
 
 
 def winners(results: Results, baseline: Results) -> Iterator[Table]:
-    """Two studies' winners, each trained again with several seeds: the difference with its spread."""
+    """The winners of two studies over several seeds, with the paired difference and its standard deviation."""
     spreads, others = over_seeds(results), over_seeds(baseline)
     shared = [name for name in spreads if name in others]
     if not shared:
         return
-    table = Table(title="the winners, trained again over seeds (mean ± standard deviation)", title_justify="left")
-    for name in ("", results.name, baseline.name, "difference by seed"):
+    table = Table(title="winners over seeds (mean ± standard deviation)", title_justify="left")
+    for name in ("", results.name, baseline.name, "paired difference"):
         table.add_column(name.removesuffix("-winner"), justify="right" if name else "left")
     for name in shared:
         table.add_row(name, spread(spreads[name]), spread(others[name]), spread(spreads[name].minus(others[name]), "+"))
@@ -96,15 +96,15 @@ def winners(results: Results, baseline: Results) -> Iterator[Table]:
 
 
 def spread(values: Spread, sign: str = "") -> str:
-    """mean ± deviation (number of seeds)."""
+    """A spread as text: mean ± standard deviation (number of seeds)."""
     if not values.by_seed:
-        return "no seed in common"
+        return "no common seed"
     deviation = "" if values.deviation is None else f" ± {values.deviation:.4f}"
     return f"{values.mean:{sign}.4f}{deviation} ({len(values.by_seed)})"
 
 
 def list_studies(studies: Sequence[Results]) -> Table:
-    """All studies of a database."""
+    """All studies of a database in one table."""
     table = Table(title="studies", title_justify="left")
     for name in ("study", "finished", "running", "failed", "best"):
         table.add_column(name, justify="left" if name == "study" else "right")

@@ -1,7 +1,7 @@
-"""What a study searches and what it keeps fixed, written into the study itself.
+"""What a study searches and what it keeps fixed, stored in the study itself.
 
-Trials of different settings cannot be compared, so a study goes on only with the space, the objectives and the fixed
-configuration that it was begun with.
+Trials of different settings cannot be compared, so a study continues only with the search space, the objectives and
+the fixed configuration that it began with, except for keys that change no result.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,27 +20,24 @@ from optuna.distributions import (
 )
 
 from kd.errors import StudyError
-from kd.settings import CACHE_KEYS, is_under
+from kd.settings import changes_no_result, is_under, same_result
 
 ATTRIBUTE = "space"
-#: Where a study is shown: no part of its question, and not written down, as an address may hold a password.
-SHOWN = ("root", "tracking")
-#: What cannot change a trial's result beside that: where it runs, and where its data lies (their content is compared).
-FREE = (*SHOWN, "trainer.device", "trainer.workers", "data.root", "pictures", *CACHE_KEYS)
-
+PRIVATE = ("root", "tracking")  # never stored: an address may hold a password
+ABSENT = "nothing"  # what messages show for a key without a value
 
 Direction = Literal["minimize", "maximize"]
 
 
 @dataclass(frozen=True)
 class Space:
-    """The question of a study.
+    """What a study searches, keeps fixed and optimises.
 
     Attributes:
-        searched: the distribution of each key that trials differ in.
+        searched: the distribution of each key that is searched.
         fixed: the overrides that all trials share, as typed.
-        objectives: what is optimised, by name: "maximize" or "minimize".
-        config: the configuration that all trials share, flat and dotted.
+        objectives: each objective's name and its direction.
+        config: the configuration that all trials share, as dotted keys.
     """
 
     searched: Mapping[str, BaseDistribution]
@@ -53,11 +50,11 @@ class Space:
         return list(self.objectives.values())
 
     def overrides(self, params: Mapping[str, Any]) -> list[str]:
-        """What train.py is told for a trial of these parameters."""
+        """The overrides of train.py for a trial with these parameters."""
         return [*self.fixed, *(f"{name}={value}" for name, value in params.items())]
 
     def corners(self) -> Iterator[dict[str, Any]]:
-        """Few points that together take every choice and both ends of every range."""
+        """A few points that together cover every choice and both ends of every range."""
         extremes = {name: _extremes(distribution) for name, distribution in self.searched.items()}
         first = {name: values[0] for name, values in extremes.items()}
         yield first
@@ -65,70 +62,70 @@ class Space:
             yield from ({**first, name: value} for value in values[1:])
 
     def cells(self) -> list[dict[str, Any]]:
-        """Every point of a space of finite choices, the last key changing fastest.
+        """Every point of a finite space, with the last key changing fastest.
 
         Raises:
-            StudyError: a key that can take any value of a range.
+            StudyError: a key has a continuous range.
         """
         values = [_values(name, distribution) for name, distribution in self.searched.items()]
         return [dict(zip(self.searched, cell, strict=True)) for cell in product(*values)]
 
     def write(self, study: Study) -> None:
-        """Write the question into a study that has none."""
+        """Store the space in a new study."""
         searched = {name: distribution_to_json(distribution) for name, distribution in self.searched.items()}
         study.set_user_attr(
             ATTRIBUTE,
             {
                 "searched": searched,
-                "fixed": [line for line in self.fixed if not is_under(line.lstrip("+~").partition("=")[0], SHOWN)],
+                "fixed": [line for line in self.fixed if not is_under(line.lstrip("+~").partition("=")[0], PRIVATE)],
                 "objectives": dict(self.objectives),
-                "config": {name: value for name, value in self.config.items() if not is_under(name, SHOWN)},
+                "config": {name: value for name, value in self.config.items() if not is_under(name, PRIVATE)},
             },
         )
 
     @classmethod
     def read(cls, study: Study) -> "Space":
-        """The question that a study was begun with.
+        """Load the space that a study began with.
 
         Raises:
-            StudyError: the study was made by something else.
+            StudyError: the study was created by another program.
         """
-        kept = study.user_attrs.get(ATTRIBUTE)
-        if kept is None:
+        stored = study.user_attrs.get(ATTRIBUTE)
+        if stored is None:
             raise StudyError(
-                f"study {study.study_name} was not made by this sweeper; choose another hydra.sweeper.study_name"
+                f"study {study.study_name} was not created by this sweeper; choose another hydra.sweeper.study_name"
             )
-        searched = {name: json_to_distribution(text) for name, text in kept["searched"].items()}
-        return cls(searched, tuple(kept["fixed"]), kept["objectives"], kept["config"])
+        searched = {name: json_to_distribution(text) for name, text in stored["searched"].items()}
+        return cls(searched, tuple(stored["fixed"]), stored["objectives"], stored["config"])
 
     def check_same(self, study: Study) -> None:
-        """Refuse to continue a study with another question.
+        """Check that a study began with an equivalent space.
 
         Raises:
-            StudyError: naming what differs, as it was and as it is.
+            StudyError: it did not; the message names the keys that differ, with both values.
         """
         begun = Space.read(study)
         differences = [
             *_differences(begun.objectives, self.objectives),
-            *_differences(begun._shown(), self._shown()),
+            *_differences(begun._question(), self._question()),
         ]
         if differences:
             more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
             raise StudyError(
-                f"study {study.study_name} was begun with {'; '.join(differences[:3])}{more}: trials of both cannot be "
-                "compared; give the same overrides, or a new hydra.sweeper.study_name"
+                f"study {study.study_name} began with {'; '.join(differences[:3])}{more}: their trials cannot be "
+                "compared; use the same overrides, or a new hydra.sweeper.study_name"
             )
 
-    def _shown(self) -> dict[str, Any]:
-        """Every key that can change a result: its range where it is searched, its value where it is fixed."""
-        fixed = {name: value for name, value in self.config.items() if not is_under(name, FREE)}
+    def _question(self) -> dict[str, Any]:
+        """The keys that can change a result: the range of a searched key, the value of a fixed one."""
+        fixed = {name: value for name, value in self.config.items() if not changes_no_result(name)}
         return {**fixed, **{name: describe(distribution) for name, distribution in self.searched.items()}}
 
 
 def _numbers(distribution: BaseDistribution) -> FloatDistribution | IntDistribution:
-    """A distribution that is no choice."""
+    """The distribution itself, if it is numeric."""
     if not isinstance(distribution, FloatDistribution | IntDistribution):
-        raise TypeError(f"optuna has a new kind of distribution: {distribution!r}")
+        raise TypeError(f"unknown kind of optuna distribution: {distribution!r}")
     return distribution
 
 
@@ -144,16 +141,16 @@ def _values(name: str, distribution: BaseDistribution) -> list[Any]:
     distribution = _numbers(distribution)
     if distribution.step is None or distribution.log:
         raise StudyError(
-            f"{name} takes any value from {distribution.low} to {distribution.high}, so the sampler grid has no end; "
-            f"give {name}=choice(...) or range(...), or another hydra/sweeper/sampler"
+            f"{name} takes any value from {distribution.low} to {distribution.high}, so a grid over it is infinite; "
+            f"use {name}=choice(...) or range(...), or another hydra/sweeper/sampler"
         )
     low, high, step = distribution.low, distribution.high, distribution.step
-    places = 12  # 0.1 + 0.2 is beyond 0.3, and out of the distribution
+    places = 12  # 0.1 + 0.2 is above 0.3, outside the distribution
     return [min(high, round(low + index * step, places)) for index in range(round((high - low) / step) + 1)]
 
 
 def describe(distribution: BaseDistribution) -> str:
-    """A distribution in the words of an override: choice(1,2), range 0..4, interval 1..2 (log)."""
+    """A distribution as text: choice(1,2), 0..4, 0..4 by 2, 1.0..2.0 (log)."""
     if isinstance(distribution, CategoricalDistribution):
         return f"choice({','.join(map(str, distribution.choices))})"
     distribution = _numbers(distribution)
@@ -163,9 +160,10 @@ def describe(distribution: BaseDistribution) -> str:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    nothing = "nothing"
+    """One line per key that differs; a searched key differs with its range, even if its values change no result."""
+    values = {name: (before.get(name, ABSENT), now.get(name, ABSENT)) for name in dict.fromkeys([*before, *now])}
     return [
-        f"{name}={before.get(name, nothing)}, now {now.get(name, nothing)}"
-        for name in dict.fromkeys([*before, *now])
-        if before.get(name, nothing) != now.get(name, nothing)
+        f"{name}={old}, now {new}"
+        for name, (old, new) in values.items()
+        if old != new and (changes_no_result(name) or not same_result(name, old, new))
     ]

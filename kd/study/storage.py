@@ -1,7 +1,7 @@
 """A study's database: sqlite for one machine, PostgreSQL for many.
 
-Every user of a study shares one lock, held for milliseconds, under which trials are handed out: a file beside the
-sqlite database, an advisory lock of the PostgreSQL server. Both fall back to nobody when their holder is killed.
+All users of a study share one lock, held for milliseconds, under which trials are handed out: a file beside the sqlite
+database, or an advisory lock of the PostgreSQL server. Both are released when the process that holds them is killed.
 """
 
 import logging
@@ -28,33 +28,39 @@ from sqlalchemy.pool import NullPool
 from kd.errors import StudyError, without_credentials
 from kd.system.installation import install_command
 
-# Heartbeats have been "experimental" since 2021, and "supposed to be used with Study.optimize", whose place we take.
+# Heartbeats are "experimental" since 2021, and "supposed to be used with Study.optimize", which our sweeper replaces.
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")
 
-LOCK_SECONDS = 300  # how long somebody may take over what takes milliseconds
-OUTAGE_SECONDS = 300  # how long a study that runs waits for its server
-LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's name for a lock that was waited for too long
-HINT = "give sqlite:////absolute/path.db or postgresql://user@host/database, its password in PGPASSWORD or ~/.pgpass"
+LOCK_SECONDS = 300  # timeout for a lock that is normally held for milliseconds
+OUTAGE_SECONDS = 300  # how long a running study waits for its server
+LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's SQLSTATE for a lock timeout
+HINT = (
+    "use sqlite:////absolute/path.db or postgresql://user@host/database, with the password in PGPASSWORD or ~/.pgpass"
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class Unreachable(StudyError):
-    """The server of a study is away."""
+    """The server of a study cannot be reached."""
 
 
 def default_url(root: Path) -> str:
-    """One sqlite database for all studies of a project, under `root`."""
+    """The sqlite database for all studies under `root`.
+
+    Raises:
+        StudyError: the path holds a character that an address cannot.
+    """
     path = (root / "runs" / "studies" / "studies.db").resolve().as_posix()
     if "?" in path:
-        raise StudyError(f"{path} has a ? in it, which an address cannot have; choose another root, or a storage")
+        raise StudyError(f"{path} contains a ?, which a database address cannot; choose another root, or a storage")
     return f"sqlite:///{path}"
 
 
 def holds_password(url: str) -> bool:
-    """Whether an address has a password written in it (which would be copied into every run folder)."""
+    """Whether an address contains a password, which would be copied into every run folder."""
     try:
         parts = make_url(url)
     except ArgumentError:
@@ -64,12 +70,12 @@ def holds_password(url: str) -> bool:
 
 @dataclass(frozen=True)
 class Database:
-    """Where studies are kept.
+    """The database that stores studies.
 
     Attributes:
-        url: an address in SQLAlchemy's form; never shown or written whole, for the password that may be in it.
-        heartbeat: seconds between two signs of life of a running trial.
-        grace: seconds of silence after which a running trial counts as dead.
+        url: an address in SQLAlchemy's form; never shown or written whole, as it may contain a password.
+        heartbeat: seconds between two heartbeats of a running trial.
+        grace: seconds without a heartbeat after which a running trial counts as dead.
     """
 
     url: str = field(repr=False)
@@ -79,11 +85,11 @@ class Database:
     def __post_init__(self) -> None:
         try:
             url = make_url(self.url)
-            kept = url.get_backend_name() == "postgresql" or url.database not in (None, "", ":memory:")
+            persistent = url.get_backend_name() == "postgresql" or url.database not in (None, "", ":memory:")
         except ArgumentError:
-            kept = False
-        if not kept or url.get_backend_name() not in ("sqlite", "postgresql"):
-            raise StudyError(f"hydra.sweeper.storage={self}: not an address of a kind that studies can use; {HINT}")
+            persistent = False
+        if not persistent or url.get_backend_name() not in ("sqlite", "postgresql"):
+            raise StudyError(f"hydra.sweeper.storage={self}: not an address that studies can use; {HINT}")
 
     def __str__(self) -> str:
         try:
@@ -93,25 +99,29 @@ class Database:
 
     @property
     def file(self) -> Path | None:
-        """The sqlite database, None where a server is asked."""
+        """The sqlite file; None for a server."""
         url = make_url(self.url)
         return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
 
     def exists(self) -> bool:
-        """False where there is no sqlite file yet; a server is taken to be there."""
+        """Whether the sqlite file exists; always True for a server."""
         return self.file is None or self.file.exists()
 
     def open(self) -> RDBStorage:
-        """The database as Optuna sees it; its tables are made by the first who comes, however many come together.
+        """Optuna's storage for the database. Its tables are created once, even by several processes at a time.
 
         Raises:
-            StudyError: no server, no permission, no driver, or a database of another Optuna.
+            StudyError: no server, no permission, no driver, or a schema of another Optuna version.
         """
         return _open(self)
 
     @contextmanager
     def lock(self, what: str) -> Iterator[None]:
-        """Wait to be the only one who deals with `what` in this database."""
+        """Hold the lock named `what` for the block.
+
+        Raises:
+            StudyError: another process has held it for LOCK_SECONDS, or the server cannot be reached.
+        """
         if self.file is None:
             with self._advisory_lock(what):
                 yield
@@ -122,24 +132,22 @@ class Database:
         except Timeout as error:
             raise _held(error.lock_file) from error
 
-    def patiently(self, call: Callable[[], T]) -> T:
-        """What `call` returns, which is tried again while the server is away, for OUTAGE_SECONDS at most.
-
-        Only for calls that may be repeated.
+    def with_retries(self, call: Callable[[], T]) -> T:
+        """Return `call()`, an idempotent call, retrying for up to OUTAGE_SECONDS while the server cannot be reached.
 
         Raises:
             StudyError: the server did not come back.
         """
-        given_up, pause, said = time.monotonic() + OUTAGE_SECONDS, 1.0, False
+        deadline, pause, warned = time.monotonic() + OUTAGE_SECONDS, 1.0, False
         while True:
             try:
                 return call()
             except (Unreachable, StorageInternalError, OperationalError) as error:
-                if self.file is not None or time.monotonic() > given_up:  # a file that fails does not mend by itself
+                if self.file is not None or time.monotonic() > deadline:  # retrying does not repair a file
                     raise self._unreachable(error) from error
-                if not said:
-                    log.warning("the study database %s does not answer; waiting for it", self)
-                said = True
+                if not warned:
+                    log.warning("the study database %s does not respond; retrying", self)
+                warned = True
                 time.sleep(pause)
                 pause = min(2 * pause, 10.0)
 
@@ -154,10 +162,10 @@ class Database:
                 if getattr(getattr(error, "orig", None), "sqlstate", None) == LOCK_NOT_AVAILABLE:
                     raise _held(f"the lock of {what} in {self}") from error
                 raise self._unreachable(error) from error
-            yield  # where this fails, the end of the connection frees the lock
+            yield  # if this raises, closing the connection releases the lock
             try:
                 connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
-            except SQLAlchemyError as error:  # the lock was lost on the way, and another may have taken it
+            except SQLAlchemyError as error:  # the lock was lost with the connection; another process may hold it
                 raise self._unreachable(error) from error
 
     def _connect(self) -> Connection:
@@ -171,13 +179,13 @@ class Database:
 
     @property
     def address(self) -> URL:
-        """The address with the driver that we install."""
+        """The address with psycopg 3 as PostgreSQL's driver."""
         url = make_url(self.url)
         return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
     @property
     def connection(self) -> dict[str, Any]:
-        """How long to wait for whom: a busy sqlite file; a server; and, at the server, for a host that lost power."""
+        """Connect arguments: timeouts in seconds, and keepalives that let the server notice a host that lost power."""
         if self.file is not None:
             return {"timeout": 60}
         alive = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
@@ -187,13 +195,13 @@ class Database:
         if isinstance(error, StudyError):
             return error
         if isinstance(error, ImportError):
-            return StudyError(f"the driver of {self} is missing ({error}); {install_command('postgres')}")
+            return StudyError(f"the driver for {self} is missing ({error}); {install_command('postgres')}")
         first = getattr(error, "orig", None) or error.__cause__ or error
         reason = without_credentials(str(first).strip().splitlines()[0])
         return Unreachable(f"the study database {self} cannot be used ({reason}); {HINT}")
 
 
-@cache  # one pool of connections per process and database
+@cache  # one connection pool per process and database
 def _open(database: Database) -> RDBStorage:
     if database.file is not None:
         try:
@@ -215,7 +223,7 @@ def _open(database: Database) -> RDBStorage:
 
 
 def _held(what: str) -> StudyError:
-    return StudyError(f"{what} was held by another process for {LOCK_SECONDS} s; stop or continue that process")
+    return StudyError(f"{what} was held by another process for {LOCK_SECONDS} s; stop that process or let it continue")
 
 
 def _plain(name: str) -> str:

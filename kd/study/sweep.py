@@ -1,4 +1,4 @@
-"""The study sweeper at work: claim a trial, launch its job, see what became of it, until the study has enough."""
+"""The sweeper: claims a trial, launches its job and records how it ended, until the study is complete."""
 
 import logging
 import signal
@@ -19,40 +19,42 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kd.config.compose import container, plain
 from kd.config.read import read
-from kd.errors import ConfigError, Superseded, UserError, without_credentials
+from kd.errors import ConfigError, Superseded, UserError, nearest, without_credentials
 from kd.run import console
 from kd.settings import Settings, flat, is_under, more_is_better
 from kd.study import hydra_options, worker
 from kd.study.folder import StudyFolder
-from kd.study.ledger import Ledger, Now
+from kd.study.ledger import Budget, Ledger, NoClaim
 from kd.study.space import Direction, Space
 from kd.study.storage import holds_password
 from kd.system import signals
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 2.0  # how often a worker without a trial, and the watch over silent ones, looks again
+POLL_SECONDS = 2.0  # how often to look for a trial to run, and for workers that stopped responding
 IN_PROCESS = "BasicLauncher"
-KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has none, and psutil's SIGTERM there leaves no choice
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL; there psutil's SIGTERM kills
+LEAST = {"n_trials": 1, "n_jobs": 1, "max_retries": 0, "heartbeat_interval": 1}  # smallest value of each option
+STOCK = ("sampler", "direction", "storage", "study_name", "n_trials", "n_jobs", "max_failure_rate", "params")
+OWN = ("folder", "pruner", "max_retries", "heartbeat_interval", "grace_period")
 
 
 class StudySweeperImpl(OptunaSweeperImpl):
-    """The stock sweeper's configuration and search-space grammar, with a study that prunes and resumes."""
+    """hydra-optuna-sweeper's configuration and search-space grammar, on a study that prunes and resumes.
+
+    `options` are the keys of conf/hydra/sweeper/study.yaml.
+    """
 
     config: DictConfig
     hydra_context: HydraContext
     launcher: Any
     study_name: str
 
-    def __init__(self, *, folder: str, pruner: Any, max_retries: int, heartbeat_interval: int, grace_period: int | None,
-                 sampler: Any, direction: Any, storage: str | None, study_name: str, n_trials: int, n_jobs: int,
-                 max_failure_rate: float, params: DictConfig | None) -> None:  # fmt: skip
-        super().__init__(sampler, direction, storage, study_name, n_trials, n_jobs, max_failure_rate, None, params)
-        self.options = {
-            "pruner": _plain(pruner), "sampler": _plain(sampler), "storage": storage,
-            "heartbeat_interval": heartbeat_interval, "grace_period": grace_period,
-        }  # fmt: skip
-        self.folder, self.max_retries = folder, max_retries
+    def __init__(self, **options: Any) -> None:
+        if unknown := sorted(options.keys() - {*STOCK, *OWN}):
+            raise ConfigError(f"hydra.sweeper.{unknown[0]} is not an option; {nearest(unknown[0], [*STOCK, *OWN])}")
+        super().__init__(**{name: options[name] for name in STOCK}, custom_search_space=None)
+        self.options = {name: _plain(value) for name, value in options.items() if name != "params"}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.hydra_context = config, hydra_context
@@ -60,62 +62,48 @@ class StudySweeperImpl(OptunaSweeperImpl):
             config=config, hydra_context=hydra_context, task_function=task_function
         )
         pool = getattr(self.launcher, "joblib", None)
-        if pool and pool["n_jobs"] == -1:  # a single worker would be the sweeper's own process, which cannot be killed
+        if pool and pool["n_jobs"] == -1:  # a single worker would be the sweeper's own process, which we cannot kill
             self.launcher.joblib = {**pool, "n_jobs": max(2, self.n_jobs)}
         self.sweep_dir = config.hydra.sweep.dir
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run the study to its end, or to where somebody ends it; see `_sweep`."""
+        """Run the study until it is complete or a signal stops it.
+
+        Raises:
+            ConfigError: an option, or a corner of the space, is invalid; nothing has been started.
+            StudyError: another study has that name, the database cannot be used, or too many trials failed.
+        """
         with signals.listen():
             self._sweep(arguments)
 
     def _sweep(self, arguments: list[str]) -> None:
-        """Run the study to its end.
-
-        Raises:
-            ConfigError: an option, or a corner of the space, is impossible; nothing has been started.
-            StudyError: another study has that name, the database cannot be used, or too many trials failed.
-        """
         self._check_options(arguments)
         space, settings = self._space([*self._parse_sweeper_params_config(), *arguments])
-        grid = hydra_options.is_grid(self.options["sampler"])
-        target = min(self.n_trials, len(space.cells())) if grid else self.n_trials
-        sampler = (
-            hydra_options.sampler({"_target_": "optuna.samplers.RandomSampler"}, settings.seed)
-            if grid
-            else hydra_options.sampler(self.options["sampler"], settings.seed)
+        budget = self._budget(space)
+        sampler = hydra_options.sampler(
+            {"_target_": "optuna.samplers.RandomSampler"} if budget.grid else self.options["sampler"], settings.seed
         )
-        sampler(0)  # a wrong option is told now
+        sampler(0)  # raises for an invalid option
         database = hydra_options.database(self.options, settings.root)
-        ledger = Ledger(
-            database, self.study_name, space, sampler, hydra_options.pruner(self.options["pruner"]), target, grid,
-            self.max_retries, self.max_failure_rate,
-        )  # fmt: skip
+        pruner = hydra_options.pruner(self.options["pruner"])
+        ledger = Ledger(database, self.study_name, space, sampler, pruner, budget)
         with StudyFolder(ledger, settings, Path(self.sweep_dir)) as output:
-            console.say(f"study    {self.study_name}: {ledger.tally().finished} of {target} trials are there")
-            self._work(ledger, space, output)
+            console.say(f"study    {self.study_name}: {ledger.tally().finished} of {budget.trials} trials are finished")
+            self._work(ledger, output)
+
+    def _budget(self, space: Space) -> Budget:
+        grid = hydra_options.is_grid(self.options["sampler"])
+        trials = min(self.n_trials, len(space.cells())) if grid else self.n_trials
+        return Budget(trials, grid, self.options["max_retries"], self.max_failure_rate)
 
     def _check_options(self, typed: Sequence[str]) -> None:
         hydra_options.check_name(self.study_name)
-        raw = container(self.config.hydra.sweeper, resolve=False)["storage"]
-        if isinstance(raw, str) and holds_password(raw):
-            raise ConfigError(
-                "hydra.sweeper.storage holds a password, which would be written into every run folder; leave it out "
-                "and set PGPASSWORD (or ~/.pgpass), or set the whole address in the variable KD_STORAGE",
-                page="studies",
-            )
-        for key, _, value in (override.partition("=") for override in typed):
-            if without_credentials(value) != value:
+        self._check_passwords(typed)
+        for name, least in LEAST.items():
+            if not isinstance(self.options[name], int) or self.options[name] < least:
                 raise ConfigError(
-                    f"{key} holds a password, which would be written into the study's database; leave it out and set "
-                    "the whole address in the variable MLFLOW_TRACKING_URI",
-                    page="mlflow",
-                )
-        for name, least in (("n_trials", 1), ("n_jobs", 1), ("max_retries", 0), ("heartbeat_interval", 1)):
-            known = {**self.options, "n_trials": self.n_trials, "n_jobs": self.n_jobs, "max_retries": self.max_retries}
-            if not isinstance(known[name], int) or known[name] < least:
-                raise ConfigError(
-                    f"hydra.sweeper.{name}={known[name]!r}: should be a whole number, {least} or more", page="studies"
+                    f"hydra.sweeper.{name}={self.options[name]!r}: should be a whole number, {least} or more",
+                    page="studies",
                 )
         grace, beat = self.options["grace_period"], self.options["heartbeat_interval"]
         if grace is not None and (not isinstance(grace, int) or grace <= beat):
@@ -130,12 +118,28 @@ class StudySweeperImpl(OptunaSweeperImpl):
                 page="studies",
             )
 
+    def _check_passwords(self, typed: Sequence[str]) -> None:
+        raw = container(self.config.hydra.sweeper, resolve=False)["storage"]
+        if isinstance(raw, str) and holds_password(raw):
+            raise ConfigError(
+                "hydra.sweeper.storage holds a password, which would be written into every run folder; leave it out "
+                "and set PGPASSWORD (or ~/.pgpass), or set the whole address in the variable KD_STORAGE",
+                page="studies",
+            )
+        for key, _, value in (override.partition("=") for override in typed):
+            if without_credentials(value) != value:
+                raise ConfigError(
+                    f"{key} holds a password, which would be written into the study's database; leave it out and set "
+                    "the whole address in the variable MLFLOW_TRACKING_URI",
+                    page="mlflow",
+                )
+
     @property
     def _in_process(self) -> bool:
         return type(self.launcher).__name__ == IN_PROCESS
 
     def _space(self, overrides: Sequence[str]) -> tuple[Space, Settings]:
-        """The study's question, every corner of it composed and checked as a run of its own would be."""
+        """The search space and the settings of its first corner; every corner is composed and checked like a run."""
         searched, kept = hydra_options.search_space(overrides)
         space = Space(searched, kept, {}, {})
         settings: Settings | None = None
@@ -151,38 +155,38 @@ class StudySweeperImpl(OptunaSweeperImpl):
         if settings is None:
             raise ValueError("a space has at least one corner")
         directions = self._directions(settings)
-        if len(directions) > 1 and not str(self.options["pruner"].get("_target_")).endswith("NopPruner"):
-            raise ConfigError(
-                f"optuna cannot prune for {len(directions)} objectives ({', '.join(directions)}); add "
-                "hydra/sweeper/pruner=none",
-                page="studies",
-            )
         shared = {name: value for name, value in config.items() if not is_under(name, searched)}
         return Space(searched, kept, directions, shared), settings
 
     def _directions(self, settings: Settings) -> dict[str, Direction]:
-        """The direction of each objective: what it calls for, which hydra.sweeper.direction must not contradict."""
+        """The direction of each objective; hydra.sweeper.direction must not contradict them."""
         natural: dict[str, Direction] = {
             name: "maximize" if more_is_better(name) else "minimize" for name in settings.objective
         }
         if self.direction is not None and self._get_directions() != list(natural.values()):
             raise ConfigError(
-                f"hydra.sweeper.direction={self._get_directions()} does not fit objective={list(natural)}, which calls "
-                f"for {list(natural.values())}; leave direction out",
+                f"hydra.sweeper.direction={self._get_directions()} does not match objective={list(natural)}, which "
+                f"needs {list(natural.values())}; leave direction out",
+                page="studies",
+            )
+        if len(natural) > 1 and not str(self.options["pruner"].get("_target_")).endswith("NopPruner"):
+            raise ConfigError(
+                f"optuna cannot prune for {len(natural)} objectives ({', '.join(natural)}); add "
+                "hydra/sweeper/pruner=none",
                 page="studies",
             )
         return natural
 
-    def _work(self, ledger: Ledger, space: Space, output: StudyFolder) -> None:
-        """Run trials until there are enough: here, one by one, or in `n_jobs` threads that each wait for a process."""
+    def _work(self, ledger: Ledger, output: StudyFolder) -> None:
+        """Run trials until the study is complete: in this process, or in `n_jobs` threads that each await a process."""
         if self._in_process:
-            self._run_trials(ledger, space, output)
+            self._run_trials(ledger, output)
             return
         errors: list[BaseException] = []
 
         def run(slot: int) -> None:
             try:
-                self._run_trials(ledger, space, output, slot, stop=lambda: bool(errors))
+                self._run_trials(ledger, output, slot, stop=lambda: bool(errors))
             except BaseException as error:
                 errors.append(error)
 
@@ -192,66 +196,68 @@ class StudySweeperImpl(OptunaSweeperImpl):
         try:
             while any(thread.is_alive() for thread in threads):
                 threads[0].join(timeout=POLL_SECONDS) if threads[0].is_alive() else time.sleep(POLL_SECONDS)
-                self._end_silent_workers(ledger)
-        except signals.Interrupted as end:  # the workers have perhaps not heard it: they save, and end too
+                _kill_silent_workers(ledger)
+        except signals.Interrupted as end:  # the workers may not have received the signal: they save, then end
             errors.append(end)
             for trial in ledger.trials():
                 if trial.state == TrialState.RUNNING:
-                    worker.end_own(trial.user_attrs.get("worker"), signal.SIGTERM)
+                    worker.signal_child(trial.user_attrs.get("worker"), signal.SIGTERM)
             for thread in threads:
                 thread.join()
         if errors:
             raise errors[0]
 
-    def _end_silent_workers(self, ledger: Ledger) -> None:
-        """Kill those of our own workers whose trial was taken from them: they would block their thread for ever."""
-        for trial in ledger.database.patiently(ledger.bury):
-            if worker.end_own(trial.user_attrs.get("worker"), KILL):
-                log.warning("trial %d: its worker fell silent and was ended", trial.number)
-
-    def _run_trials(self, ledger: Ledger, space: Space, output: StudyFolder, slot: int | None = None,
-                    stop: Callable[[], bool] = lambda: False) -> None:  # fmt: skip
+    def _run_trials(
+        self, ledger: Ledger, output: StudyFolder, slot: int | None = None, stop: Callable[[], bool] = lambda: False
+    ) -> None:
         while not stop():
-            claimed = ledger.database.patiently(ledger.claim)
-            if claimed is Now.ENOUGH:
+            claimed = ledger.database.with_retries(ledger.claim)
+            if claimed is NoClaim.DONE:
                 return
-            if claimed is Now.WAIT:
+            if claimed is NoClaim.WAIT:
                 time.sleep(POLL_SECONDS)
                 continue
-            self._run_trial(claimed, ledger, space, slot)
-            ledger.database.patiently(partial(output.after, claimed.number))
+            self._run_trial(claimed, ledger, slot)
+            ledger.database.with_retries(partial(output.after, claimed.number))
 
-    def _run_trial(self, trial: Trial, ledger: Ledger, space: Space, slot: int | None) -> None:
-        """Launch one trial's job and wait for its end; whatever happens to it stays with it."""
+    def _run_trial(self, trial: Trial, ledger: Ledger, slot: int | None) -> None:
+        """Launch one trial's job and wait for its end; any failure is recorded as the trial's own."""
         suggest = trial._suggest
         params = {
-            name: ledger.database.patiently(partial(suggest, name, distribution))
-            for name, distribution in space.searched.items()
+            name: ledger.database.with_retries(partial(suggest, name, distribution))
+            for name, distribution in ledger.space.searched.items()
         }
-        place = [] if slot is None else [f"++hydra.job.env_set.KD_SLOT='{slot}'"]  # which GPU, where there are several
-        mine = worker.me()
+        gpu = [] if slot is None else [f"++hydra.job.env_set.KD_SLOT='{slot}'"]  # selects one of several GPUs
+        this = worker.this_process()
 
-        def begun_elsewhere() -> bool:
-            return ledger.storage.get_trial(trial._trial_id).user_attrs.get("worker") != mine
+        def started_elsewhere() -> bool:
+            return ledger.storage.get_trial(trial._trial_id).user_attrs.get("worker") != this
 
-        reason = "its job ended without telling the study"
-        with worker.heartbeat(ledger.storage, trial._trial_id, over=begun_elsewhere):
+        reason = "its job ended without reporting a result"
+        with worker.heartbeat(ledger.storage, trial._trial_id, over=started_elsewhere):
             try:
-                (job,) = self.launcher.launch([[*space.overrides(params), *place]], initial_job_idx=trial.number)
+                (job,) = self.launcher.launch([[*ledger.space.overrides(params), *gpu]], initial_job_idx=trial.number)
                 if job.status is JobStatus.FAILED:
                     reason = _brief(job._return_value)
             except Exception as error:  # a killed process, a scheduler that refuses, ...
                 reason = _brief(error)
-        ledger.database.patiently(lambda: _settle(trial, ledger, reason))
+        ledger.database.with_retries(lambda: _settle(trial, ledger, reason))
+
+
+def _kill_silent_workers(ledger: Ledger) -> None:
+    """Kill our own workers that lost their trial for missing heartbeats: they would block their thread forever."""
+    for trial in ledger.database.with_retries(ledger.fail_dead_trials):
+        if worker.signal_child(trial.user_attrs.get("worker"), KILL):
+            log.warning("trial %d: its worker stopped responding and was killed", trial.number)
 
 
 def _settle(trial: Trial, ledger: Ledger, reason: str) -> None:
-    """Fail a trial that its job left open: killed where it had begun, refused by the launcher where it had not."""
+    """Fail a trial that its job left running: as lost if the job had started, else as an error of the launcher."""
     now: FrozenTrial = ledger.storage.get_trial(trial._trial_id)
     if now.state != TrialState.RUNNING:
         return
-    begun = "run_folder" in now.user_attrs
-    trial.set_user_attr("failure", {"kind": "lost" if begun else "error", "reason": reason})
+    started = "run_folder" in now.user_attrs
+    trial.set_user_attr("failure", {"kind": "lost" if started else "error", "reason": reason})
     ledger.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 

@@ -1,6 +1,6 @@
-"""The job's side of a trial: it says that it lives, reports every epoch, hears whether to stop, and tells the result.
+"""The job's side of a trial: heartbeats, a report after every epoch, pruning, and the result.
 
-The job tells the study itself, so that a result counts whatever becomes of the process that launched it.
+The job reports to the study itself, so that a result counts even if the process that launched the job has died.
 """
 
 import math
@@ -28,7 +28,7 @@ from kd.system.files import write_atomically
 
 @dataclass(frozen=True)
 class Ticket:
-    """What a job needs to know to be trial `number` of a study."""
+    """What a job needs in order to run as trial `number` of a study."""
 
     database: Database
     study: str
@@ -37,7 +37,7 @@ class Ticket:
 
 
 class StudyTrial(NoTrial):
-    """A running trial, seen from its job."""
+    """A running trial, as its job sees it."""
 
     def __init__(self, ticket: Ticket) -> None:
         self.ticket = ticket
@@ -61,19 +61,20 @@ class StudyTrial(NoTrial):
     def _check_ours(self, ours: bool) -> None:
         if not ours:
             raise Superseded(
-                f"trial {self.ticket.number} of study {self.ticket.study} is over: this worker was silent for more "
-                f"than {self.ticket.database.grace} s and the trial was given to another"
+                f"trial {self.ticket.number} of study {self.ticket.study} has ended: this worker sent no heartbeat for "
+                f"{self.ticket.database.grace} s, so the trial was given to another"
             )
 
     @contextmanager
     def _still_ours(self) -> Iterator[None]:
+        """Raise Superseded if the trial turns out to have ended."""
         try:
             yield
         except UpdateFinishedTrialError:
             self._check_ours(False)
 
     def report(self, value: float | None, trained: int, planned: int) -> bool:
-        return self.ticket.database.patiently(lambda: self._report(value, trained, planned))
+        return self.ticket.database.with_retries(lambda: self._report(value, trained, planned))
 
     def _report(self, value: float | None, trained: int, planned: int) -> bool:
         now = self.storage.get_trial(self.id)
@@ -81,24 +82,25 @@ class StudyTrial(NoTrial):
         if value is None or math.isnan(value) or len(self.study.directions) > 1:
             return False
         with self._still_ours():
-            if trained not in now.intermediate_values:  # a job that goes on tells its epochs again
+            if trained not in now.intermediate_values:  # a resumed job reports its epochs again
                 self.trial.report(value, step=trained)
             self.pruned = trained < planned and self.trial.should_prune()
         return self.pruned
 
     def note(self, facts: Mapping[str, Any]) -> None:
         for name, value in facts.items():
-            self.ticket.database.patiently(partial(self._note, name, value))
+            self.ticket.database.with_retries(partial(self._note, name, value))
 
     def _note(self, name: str, value: Any) -> None:
         with self._still_ours():
             self.trial.set_user_attr(name, value)
 
     def finish(self, objectives: Mapping[str, float]) -> None:
-        """Tell the study.
+        """Report the final objectives to the study.
 
         Raises:
-            StudyError: an objective is not a number, so that the trial failed.
+            StudyError: an objective is not finite, so the trial fails.
+            Superseded: the trial was given to another worker.
         """
         bad = [f"{name}={value}" for name, value in objectives.items() if not math.isfinite(value)]
         if bad:
@@ -109,31 +111,32 @@ class StudyTrial(NoTrial):
                 self.study.tell(self.ticket.number, state=TrialState.PRUNED)
             else:
                 self.study.tell(self.ticket.number, list(objectives.values()))
-        except (UpdateFinishedTrialError, ValueError):  # how optuna says that a trial is over
+        except (UpdateFinishedTrialError, ValueError):  # what optuna raises for a trial that has ended
             self._check_ours(False)
 
     def fail(self, kind: str, reason: str) -> None:
-        """Tell that the trial failed, and why; nothing where it is over already."""
-        with suppress(UpdateFinishedTrialError, ValueError, StorageInternalError):  # whoever launched the job tells it
+        """Report that the trial failed and why; no effect if it has ended already."""
+        with suppress(UpdateFinishedTrialError, ValueError, StorageInternalError):  # else the job's launcher reports it
             self.trial.set_user_attr("failure", {"kind": kind, "reason": reason[:500]})
             self.study.tell(self.ticket.number, state=TrialState.FAIL)
 
 
 @contextmanager
 def attach(ticket: Ticket, folder: Path) -> Iterator[StudyTrial]:
-    """The trial that this job is, alive for as long as the block lasts.
+    """Run the block as a trial, with heartbeats.
 
-    What goes wrong in the block is told to the study; the traceback of a defect is kept in the run folder's error.txt.
+    An exception in the block fails the trial; the traceback of an unexpected one goes to error.txt in the run folder.
     """
     trial = StudyTrial(ticket)
-    trial.note({"worker": worker.me(), "run_folder": str(folder)})
+    trial.note({"worker": worker.this_process(), "run_folder": str(folder)})
     with worker.heartbeat(trial.storage, trial.id):
         try:
             yield trial
         except Superseded:
             raise
-        except SystemExit:  # a scheduler's way to put the job in line again: the trial stays open for it
+        except SystemExit:  # a scheduler requeues the job: the trial stays open for it
             raise
+
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else ""
             if not isinstance(error, UserError):

@@ -1,4 +1,4 @@
-"""Who runs a trial: a process on a host, known well enough to say, on the same host, that it is gone."""
+"""The process that runs a trial, identified so that others on its host can tell whether it has ended."""
 
 import os
 import platform
@@ -13,13 +13,13 @@ import psutil
 from optuna.storages import RDBStorage
 
 
-def me() -> dict[str, Any]:
-    """This process: its host, number, and start, so that a number used again is not taken for it."""
+def this_process() -> dict[str, Any]:
+    """This process by host, pid and start time, so that a reused pid is not mistaken for it."""
     return {"host": _host(), "pid": os.getpid(), "started": _started(psutil.Process())}
 
 
-def is_gone(worker: dict[str, Any] | None) -> bool:
-    """Whether a worker of this host has ended; False where nobody here can tell."""
+def has_ended(worker: dict[str, Any] | None) -> bool:
+    """Whether a worker on this host has ended; False if that cannot be known here."""
     if worker is None or worker["host"] != _host():
         return False
     try:
@@ -29,20 +29,20 @@ def is_gone(worker: dict[str, Any] | None) -> bool:
         return True
 
 
-def end_own(worker: dict[str, Any] | None, how: signal.Signals) -> bool:
-    """Send a signal to a worker that this process started itself, and to no other; True where it was."""
-    if worker is None or worker["host"] != _host() or is_gone(worker) or worker["pid"] == os.getpid():
+def signal_child(worker: dict[str, Any] | None, which: signal.Signals) -> bool:
+    """Send a signal to a worker if it is a descendant of this process; returns whether it was sent."""
+    if worker is None or worker["host"] != _host() or has_ended(worker) or worker["pid"] == os.getpid():
         return False
     process = psutil.Process(worker["pid"])
     if os.getpid() not in [parent.pid for parent in process.parents()]:
         return False
-    process.send_signal(how)
+    process.send_signal(which)
     return True
 
 
 @contextmanager
 def heartbeat(storage: RDBStorage, trial_id: int, over: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Record signs of life of a trial, now and while the block lasts, or until it is `over`."""
+    """Record heartbeats of a trial from a thread until the block ends, or until `over` returns True."""
     stop = threading.Event()
 
     def beat() -> None:
@@ -53,7 +53,7 @@ def heartbeat(storage: RDBStorage, trial_id: int, over: Callable[[], bool] = lam
                 if over():
                     return
                 storage.record_heartbeat(trial_id)
-            except Exception:  # a server that restarts: the next beat may reach it, the grace period decides
+            except Exception:  # the server may be restarting: the next beat retries, the grace period decides
                 continue
 
     thread = threading.Thread(target=beat, name=f"heartbeat of trial {trial_id}", daemon=True)
@@ -66,7 +66,7 @@ def heartbeat(storage: RDBStorage, trial_id: int, over: Callable[[], bool] = lam
 
 
 def _started(process: psutil.Process) -> float:
-    """When a process began, by a measure that a step of the clock does not move: ticks since boot where it can."""
+    """A process's start: in clock ticks since boot on Linux, which clock changes do not affect; else in seconds."""
     try:
         return float(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19])
     except OSError:
@@ -74,11 +74,11 @@ def _started(process: psutil.Process) -> float:
 
 
 def _host() -> str:
-    """The machine since its last start, and the container: process numbers mean the same within it."""
+    """The machine since its last boot, and the container: the scope within which pids are unique."""
     parts = [platform.node()]
-    for tell in (_boot, _namespace):
+    for read in (_boot, _namespace):
         try:
-            parts.append(tell())
+            parts.append(read())
         except OSError:
             continue
     return " ".join(parts)

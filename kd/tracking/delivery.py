@@ -1,14 +1,14 @@
-"""Making the store match what a run shows, call by call.
+"""Sending to the store what a run shows and the store lacks.
 
-Everything may be sent again: what is there is read before anything is added, and a point always has the same time, so
-that MLflow's own key (run, metric, step, time, value) holds it once even where two processes send it at a time. After
-a call that failed nothing is taken for granted: it may have arrived.
+Sending is idempotent: the run is read before anything is added, and a point always carries the same time, so that
+MLflow's own key (run, metric, step, time, value) stores it once even if two processes send it at the same time. After
+a failed call the run is read again, since the call may have arrived.
 """
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +16,32 @@ from typing import Any
 
 from kd.tracking.shown import RUNNING, Shown
 
-IDENTITY, DIGESTS = "kd.run", "kd.files"  # tags: the run's own id, and what its artifacts hold
-UPLOAD = 1_000_000  # bytes per second that a link has at least
+IDENTITY, DIGESTS = "kd.run", "kd.files"  # tags: our own id of the run, and the digests of its artifacts
+UPLOAD = 1_000_000  # bytes per second that any connection is assumed to have
+PARAMETERS, POINTS = 100, 1000  # most of them in one call of MLflow
+
+
+@dataclass(frozen=True)
+class Target:
+    """The run in the store that a delivery sends to.
+
+    Attributes:
+        identity: our own id of the run, stored as a tag.
+        run_id: MLflow's id of the run, if known.
+        on_found: called with MLflow's id once the run is found or created.
+        lock: held while the run is looked up and created.
+        shared: whether other processes send to the same run.
+    """
+
+    identity: str
+    run_id: str | None = None
+    on_found: Callable[[str], None] = lambda run_id: None
+    lock: Callable[[], AbstractContextManager[Any]] = nullcontext
+    shared: bool = False
 
 
 @dataclass
-class There:
+class Stored:
     """What a run in the store has, as far as it was read or sent."""
 
     status: str = RUNNING
@@ -32,74 +52,70 @@ class There:
 
 
 class Delivery:
-    """One run in a store.
+    """Deliveries to one run in a store.
+
+    `connect` returns a client and the id of an experiment. `on_response` is called after every successful call, with
+    the number of seconds that the next one may take in addition to the usual.
 
     Attributes:
-        run_id: its id in the store, once it is known.
+        run_id: MLflow's id of the run, once known.
         sent: how many points, parameters, tags and files were sent.
-
-    `connect` gives a client and an experiment's id; `alone` is held while the run is looked for and made; a `shared`
-    run has other processes that send to it; `noted` is told the run's id, and `heard`, after every call that succeeded,
-    how many seconds the next one may take beyond the usual.
     """
 
     def __init__(
         self,
-        identity: str,
+        target: Target,
         connect: Callable[[], tuple[Any, str]],
-        known: str | None = None,
-        noted: Callable[[str], None] = lambda run_id: None,
-        heard: Callable[[float], None] = lambda seconds: None,
-        alone: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        shared: bool = False,
+        on_response: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        self.identity, self.run_id = identity, known
+        self.target, self.run_id = target, target.run_id
         self.sent: Counter[str] = Counter()
-        self._connect, self._noted, self._heard, self._alone, self._shared = connect, noted, heard, alone, shared
+        self._connect, self._on_response = connect, on_response
         self._client, self._experiment = None, ""
-        self._there: There | None = None
-        self._unsure = True  # whether a run of ours may be there under an id that we do not know
-        self._closed: set[str] = set()
+        self._stored: Stored | None = None
+        self._maybe_duplicated = True  # whether the store may have a run of ours under an id that we do not know
+        self._terminated: set[str] = set()
 
     def update(self, shown: Shown) -> None:
-        """Send what is missing.
+        """Send what the store lacks.
 
         Raises:
-            Exception: whatever the network or the store has to say; another call goes on from there.
+            Exception: any error of the network or the store; the next call resumes from there.
         """
         try:
             if self._client is None:
                 self._client, self._experiment = self._connect()
-                self._heard(0)
-            if self._there is None or self._shared:
-                self._there = self._look(shown)
-            self._send(shown, self._there)
+                self._on_response(0)
+            if self._stored is None or self.target.shared:
+                self._stored = self._read(shown)
+            self._send(shown, self._stored)
         except BaseException:
-            self._there = None
+            self._stored = None
             raise
 
     def _call(self, name: str, *args: Any, **options: Any) -> Any:
         result = getattr(self._client, name)(*args, **options)
-        self._heard(0)
+        self._on_response(0)
         return result
 
-    # what is there
+    # reading
 
-    def _look(self, shown: Shown) -> There:
+    def _read(self, shown: Shown) -> Stored:
+        """Find or create the run, and read what it has."""
         run = None if self.run_id is None else self._get(self.run_id)
-        if run is None or self._unsure:
-            with self._alone():
-                found = self._only(None if run is None else self.run_id)
+        if run is None or self._maybe_duplicated:
+            with self.target.lock():
+                found = self._deduplicate(None if run is None else self.run_id)
                 run = run or (self._call("get_run", found) if found else self._create(shown))
         self.run_id = run.info.run_id
-        self._noted(self.run_id)
+        self.target.on_found(self.run_id)
         data = run.data
         histories = {name: self._call("get_metric_history", self.run_id, name) for name in data.metrics}
         points = {(name, point.step) for name, history in histories.items() for point in history}
-        return There(run.info.status, set(data.params), dict(data.tags), points, _digests(data.tags))
+        return Stored(run.info.status, set(data.params), dict(data.tags), points, _digests(data.tags))
 
     def _get(self, run_id: str) -> Any:
-        """A run that is ours and not deleted; None where there is none."""
+        """The run with MLflow's id; None if it is missing, deleted or not ours."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -108,116 +124,120 @@ class Delivery:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
-        ours = run.data.tags.get(IDENTITY) == self.identity
+        ours = run.data.tags.get(IDENTITY) == self.target.identity
         return run if ours and run.info.lifecycle_stage == "active" else None
 
-    def _only(self, known: str | None) -> str | None:
-        """Our run by its tag; any beside it came of a call that seemed to have failed, and is deleted."""
-        found = self._call("search_runs", [self._experiment], f"tags.`{IDENTITY}` = '{self.identity}'")
+    def _deduplicate(self, known: str | None) -> str | None:
+        """Find our run by its tag; delete any second one, which came from a creation that only seemed to fail."""
+        found = self._call("search_runs", [self._experiment], f"tags.`{IDENTITY}` = '{self.target.identity}'")
         ids = sorted(run.info.run_id for run in found)
         keep = known or min(ids, default=None)
         for run_id in ids:
             if run_id != keep:
                 self._call("delete_run", run_id)
-        self._unsure = False
+        self._maybe_duplicated = False
         return keep
 
     def _create(self, shown: Shown) -> Any:
-        tags = {IDENTITY: self.identity, **{_key(name): value for name, value in shown.tags.items()}}
+        tags = {IDENTITY: self.target.identity, **{_key(name): value for name, value in shown.tags.items()}}
         try:
             return self._call("create_run", self._experiment, start_time=shown.begun, tags=tags, run_name=shown.name)
-        except BaseException:  # it may be there, or come yet
-            self._unsure = True
+        except BaseException:  # the run may exist now, or appear later
+            self._maybe_duplicated = True
             raise
 
-    # what is missing
+    # sending
 
-    def _send(self, shown: Shown, there: There) -> None:
-        """Part by part: what the store refuses (a name that it does not take) does not keep the rest from it."""
+    def _send(self, shown: Shown, stored: Stored) -> None:
+        """Send part by part: a value that the store rejects does not hold back the other parts."""
         from mlflow.exceptions import MlflowException
 
-        refused = None
+        rejected = None
         for part in (self._parameters, self._tags, self._points, self._artifacts, self._lost, self._status):
             try:
-                part(shown, there)
+                part(shown, stored)
             except MlflowException as error:
                 if error.error_code != "INVALID_PARAMETER_VALUE":
                     raise
-                refused = refused or error
-        if refused:
-            raise refused
+                rejected = rejected or error
+        if rejected:
+            raise rejected
 
-    def _parameters(self, shown: Shown, there: There) -> None:
-        """MLflow lets no parameter change: one that is there stays."""
+    def _parameters(self, shown: Shown, stored: Stored) -> None:
+        """Send new parameters only: MLflow's cannot change."""
         from mlflow.entities import Param
 
         wanted = {_key(name): str(value)[:6000] for name, value in shown.parameters.items()}
-        missing = [Param(name, value) for name, value in wanted.items() if name not in there.params]
-        for start in range(0, len(missing), 100):
-            self._batch(params=missing[start : start + 100])
-            there.params |= {param.key for param in missing[start : start + 100]}
+        missing = [Param(name, value) for name, value in wanted.items() if name not in stored.params]
+        for batch in _batches(missing, PARAMETERS):
+            self._log(params=batch)
+            stored.params |= {param.key for param in batch}
 
-    def _tags(self, shown: Shown, there: There) -> None:
+    def _tags(self, shown: Shown, stored: Stored) -> None:
         from mlflow.entities import RunTag
 
         wanted = {_key(name): value for name, value in shown.tags.items()}
-        other = [RunTag(name, value) for name, value in wanted.items() if there.tags.get(name) != value]
-        for start in range(0, len(other), 100):
-            self._batch(tags=other[start : start + 100])
-            there.tags |= {tag.key: tag.value for tag in other[start : start + 100]}
+        changed = [RunTag(name, value) for name, value in wanted.items() if stored.tags.get(name) != value]
+        for batch in _batches(changed, PARAMETERS):
+            self._log(tags=batch)
+            stored.tags |= {tag.key: tag.value for tag in batch}
 
-    def _points(self, shown: Shown, there: There) -> None:
+    def _points(self, shown: Shown, stored: Stored) -> None:
         from mlflow.entities import Metric
 
         wanted = {(_key(name), step): found for (name, step), found in shown.points.items()}
         missing = [
             Metric(name, value, when, step)
             for (name, step), (value, when) in wanted.items()
-            if (name, step) not in there.points
+            if (name, step) not in stored.points
         ]
-        for start in range(0, len(missing), 1000):
-            self._batch(metrics=missing[start : start + 1000])
-            there.points |= {(point.key, point.step) for point in missing[start : start + 1000]}
+        for batch in _batches(missing, POINTS):
+            self._log(metrics=batch)
+            stored.points |= {(point.key, point.step) for point in batch}
 
-    def _batch(self, **entities: list[Any]) -> None:
+    def _log(self, **entities: list[Any]) -> None:
         self._call("log_batch", self.run_id, **entities)
         self.sent.update({{"metrics": "points"}.get(kind, kind): len(each) for kind, each in entities.items()})
 
-    def _artifacts(self, shown: Shown, there: There) -> None:
-        """Files that are not there, or hold something else; a tag says what each of those that are there holds."""
-        before = dict(there.digests)
+    def _artifacts(self, shown: Shown, stored: Stored) -> None:
+        """Send files that are missing or have changed, by the digests that a tag of the run holds."""
+        before = dict(stored.digests)
         for path, folder in shown.artifacts:
             name = f"{folder}/{path.name}" if folder else path.name
-            with suppress(FileNotFoundError):  # gone since the folder was read
+            with suppress(FileNotFoundError):  # deleted since the folder was listed
                 digest = _digest(path)
-                if there.digests.get(name) != digest:
-                    self._heard(path.stat().st_size / UPLOAD)
+                if stored.digests.get(name) != digest:
+                    self._on_response(path.stat().st_size / UPLOAD)
                     self._call("log_artifact", self.run_id, path, folder)
                     self.sent["files"] += 1
-                    there.digests[name] = digest
-        if there.digests != before:
-            self._call("set_tag", self.run_id, DIGESTS, json.dumps(there.digests, sort_keys=True))
+                    stored.digests[name] = digest
+        if stored.digests != before:
+            self._call("set_tag", self.run_id, DIGESTS, json.dumps(stored.digests, sort_keys=True))
 
-    def _lost(self, shown: Shown, there: There) -> None:
-        for run_id in sorted(shown.lost - self._closed):
+    def _lost(self, shown: Shown, stored: Stored) -> None:
+        for run_id in sorted(shown.lost - self._terminated):
             if self._call("get_run", run_id).info.status == RUNNING:
                 self._call("set_terminated", run_id, "KILLED")
-            self._closed.add(run_id)
+            self._terminated.add(run_id)
 
-    def _status(self, shown: Shown, there: There) -> None:
-        if there.status == shown.status:
+    def _status(self, shown: Shown, stored: Stored) -> None:
+        if stored.status == shown.status:
             return
         if shown.status == RUNNING:
             self._call("update_run", self.run_id, status=RUNNING)
         else:
-            self._only(self.run_id)  # also where a creation was given up, by another process even, and came late
+            self._deduplicate(self.run_id)  # a creation that timed out, even another process's, may have arrived late
             self._call("set_terminated", self.run_id, shown.status, shown.ended)
-        there.status = shown.status
+        stored.status = shown.status
         self.sent["status"] += 1
 
 
+def _batches(entities: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    return (list(entities[start : start + size]) for start in range(0, len(entities), size))
+
+
 def _key(name: str) -> str:
-    """A name that MLflow takes: letters, digits, and _ - . space : / alone, and a path without detours."""
+    """A name that MLflow accepts: only letters, digits and _ - . space : /, no . or .. in paths, 250 at most."""
     plain = "".join(char if char.isalnum() or char in "_-. :/" else "_" for char in name)
     return "/".join("_" if part in ("", ".", "..") else part for part in plain.split("/"))[:250]
 

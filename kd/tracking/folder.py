@@ -1,4 +1,4 @@
-"""A run folder and its run in MLflow: while it is written, and, with `kd sync`, afterwards."""
+"""A run folder and its run in MLflow: mirrored while the run trains, and with `kd sync` afterwards."""
 
 import os
 import subprocess
@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +17,37 @@ from kd.errors import without_credentials
 from kd.run.folder import RunFolder
 from kd.settings import Tracking
 from kd.system.installation import INSTALLED
-from kd.tracking.delivery import Delivery
+from kd.tracking.delivery import Delivery, Target
 from kd.tracking.mirror import Mirror, NullRun
 from kd.tracking.shown import FAILED, FINISHED, KILLED, RUNNING, of_folder
 from kd.tracking.store import Store, TrackingError, brief, store_uri
 
 
+@dataclass(frozen=True)
+class Labels:
+    """What MLflow lists a run under: its name, tags, chosen options and extra parameters."""
+
+    name: str
+    tags: Mapping[str, str]
+    choices: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
 @contextmanager
 def run(
-    settings: Tracking,
-    root: Path,
-    folder: RunFolder,
-    name: str,
-    tags: Mapping[str, str],
-    choices: Mapping[str, str] | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    continued: bool = False,
+    settings: Tracking, root: Path, folder: RunFolder, labels: Labels, continued: bool = False
 ) -> Iterator[NullRun]:
-    """A run in the store for as long as the block lasts: FINISHED after it, KILLED on Ctrl-C, FAILED on an error.
+    """Mirror a run for the duration of the block: FINISHED at its end, KILLED on Ctrl-C, FAILED on an error.
 
-    run.json says who it is; a run that is `continued` stays who it was. Call `refresh` whenever the folder has more.
+    run.json stores the run's identity; a `continued` run keeps it. Call `refresh` whenever the folder has changed.
 
     Raises:
-        ConfigError: the address is of a kind that MLflow does not know.
+        ConfigError: MLflow does not support the kind of address.
     """
     store = Store(store_uri(settings, root), settings.experiment, root)
     if settings.enabled:
         store.check()
-    goes_on = continued or not folder.metrics()
-    before = folder.identity() if goes_on else {}
-    folder.identify(
-        id=before.get("id") or uuid.uuid4().hex,
-        name=before.get("name", without_credentials(name)),
-        begun=before.get("begun", time.time()),
-        ended=None,
-        status=RUNNING,
-        tags={**_source(), **tags, **settings.tags, **before.get("tags", {})},
-        choices=before.get("choices", choices or {}),
-        parameters=before.get("parameters", parameters or {}),
-        tracking={
-            "experiment": settings.experiment,
-            "uri": settings.uri and without_credentials(settings.uri),
-            "root": str(root),
-            **({"address": str(store), "run_id": known_run(before, store)} if settings.enabled else {}),
-        },
-    )
+    _identify(folder, settings, store, labels, continued)
     mirror = _mirror(store, folder) if settings.enabled else NullRun()
     status = FAILED
     try:
@@ -70,37 +57,59 @@ def run(
         status = FAILED if isinstance(error, Exception) else KILLED
         raise
     finally:
-        with suppress(OSError):  # a full disk: what ended the run matters more
+        with suppress(OSError):  # a full disk must not hide what ended the run
             folder.identify(status=status, ended=time.time())
         mirror.finish(status)
 
 
+def _identify(folder: RunFolder, settings: Tracking, store: Store, labels: Labels, continued: bool) -> None:
+    """Write run.json; a run that continues, or has not trained an epoch, keeps what is there."""
+    before = folder.identity() if continued or not folder.metrics() else {}
+    folder.identify(
+        id=before.get("id") or uuid.uuid4().hex,
+        name=before.get("name", without_credentials(labels.name)),
+        begun=before.get("begun", time.time()),
+        ended=None,
+        status=RUNNING,
+        tags={**_source(), **labels.tags, **settings.tags, **before.get("tags", {})},
+        choices=before.get("choices", labels.choices),
+        parameters=before.get("parameters", labels.parameters),
+        tracking={
+            "experiment": settings.experiment,
+            "uri": settings.uri and without_credentials(settings.uri),
+            "root": str(store.root),
+            **({"address": str(store), "run_id": known_run(before, store)} if settings.enabled else {}),
+        },
+    )
+
+
 def _mirror(store: Store, folder: RunFolder) -> Mirror:
+    return Mirror(lambda: of_folder(folder), store, _target(folder, store), f"`kd sync {folder.path}`")
+
+
+def _target(folder: RunFolder, store: Store) -> Target:
     facts = folder.identity()
-    return Mirror(
-        lambda: of_folder(folder), store, facts["id"], f"`kd sync {folder.path}`",
-        known=facts["tracking"]["run_id"], noted=lambda run_id: _note(folder, store, run_id),
-    )  # fmt: skip
+    return Target(facts["id"], known_run(facts, store), lambda run_id: _save_run_id(folder, store, run_id))
 
 
 def known_run(facts: Mapping[str, Any], store: Store) -> str | None:
-    """The id of a folder's run in a store, where it was noted."""
+    """MLflow's id of a run in a store, as saved in the facts of run.json."""
     tracking = facts.get("tracking", {})
     return tracking.get("run_id") if tracking.get("address") == str(store) else None
 
 
-def _note(folder: RunFolder, store: Store, run_id: str) -> None:
+def _save_run_id(folder: RunFolder, store: Store, run_id: str) -> None:
     facts = folder.identity()
     where = {"address": str(store), "run_id": run_id}
     if facts["tracking"] | where != facts["tracking"]:
-        with suppress(OSError):  # the run is found by its tag as well
+        with suppress(OSError):  # the run can also be found by its tag
             folder.identify(tracking=facts["tracking"] | where)
 
 
 def _source() -> dict[str, str]:
-    """What started the run, in MLflow's own tags: the script, and the commit where there is one.
+    """What started the run, in MLflow's own tags: the script, and the commit if there is one.
 
-    `git.dirty` says whether files that git knows differed from it.
+    `git.dirty` says whether tracked files differed from it.
     """
     tags = {"mlflow.source.name": "kd train" if INSTALLED else "train.py", "mlflow.source.type": "LOCAL"}
     if INSTALLED:  # a repository around it would be another one
@@ -115,33 +124,36 @@ def _source() -> dict[str, str]:
 
 
 def sync(path: Path, root: Path) -> Counter[str]:
-    """Deliver what the store lacks of a run that is over; returns how much was sent, by kind.
+    """Deliver what the store lacks of a finished run; returns how much was sent, by kind.
 
-    `root` has the local store, where the run's own root is not on this machine.
+    The local store under `root` is used if the run's own root does not exist on this machine.
 
     Raises:
-        TrackingError: not a run folder, a run that still goes on, or a store that does not take it.
-        ConfigError: the address is of a kind that MLflow does not know.
+        TrackingError: not a run folder, the run is still running, or the store does not accept it.
+        ConfigError: MLflow does not support the kind of address.
     """
     folder = opened(path)
     store = store_of(folder, root)
     store.check()
-    with _held(folder):
-        shown, facts = of_folder(folder, is_gone=True), folder.identity()
-        delivery = Delivery(
-            facts["id"], store.open, known_run(facts, store), lambda run_id: _note(folder, store, run_id)
-        )
+    with _locked(folder):
+        delivery, shown = Delivery(_target(folder, store), store.open), of_folder(folder, ended=True)
         try:
             delivery.update(shown)
+
         except Exception as error:
             raise TrackingError(
-                f"MLflow at {store} did not take everything of {path} ({brief(error)}); nothing is lost: give the same "
-                "command again when it is back"
+                f"MLflow at {store} did not store everything of {path} ({brief(error)}); nothing is lost: repeat the "
+                "command when the store is back"
             ) from error
     return delivery.sent
 
 
 def opened(path: Path) -> RunFolder:
+    """The run folder at a path.
+
+    Raises:
+        TrackingError: there is none, or one of its files is damaged.
+    """
     if not path.is_dir():
         raise TrackingError(f"{path}: there is no such folder; name run folders, as in runs/*/*")
     if not (path / "run.json").is_file():
@@ -155,29 +167,33 @@ def opened(path: Path) -> RunFolder:
 
 
 def store_of(folder: RunFolder, root: Path) -> Store:
-    """The store that a run was to be mirrored to."""
+    """The store that a run is mirrored to.
+
+    Raises:
+        TrackingError: its address needs a password, which the folder does not hold.
+    """
     wanted = folder.identity()["tracking"]
     own = Path(wanted["root"])
     root = own if own.is_dir() else root
     uri = os.environ.get("MLFLOW_TRACKING_URI") or wanted["uri"]
     if uri and "***" in uri:
         raise TrackingError(
-            f"{folder.path}: its store is {uri}, whose password is not written down; give the whole address in the "
-            "variable MLFLOW_TRACKING_URI"
+            f"{folder.path}: its store is {uri}, whose password was not saved; set the whole address in the variable "
+            "MLFLOW_TRACKING_URI"
         )
     settings = Tracking(enabled=True, uri=uri, experiment=wanted["experiment"], run_name=None, tags={}, register=None)
     return Store(store_uri(settings, root), settings.experiment, root)
 
 
 @contextmanager
-def _held(folder: RunFolder) -> Iterator[None]:
-    """The lock that a training holds, so that a run that goes on is not taken for one that was killed."""
+def _locked(folder: RunFolder) -> Iterator[None]:
+    """Hold the lock that a training holds, so that a running run is not taken for a killed one."""
     lock = FileLock(folder / ".lock", timeout=0)
     try:
-        with suppress(PermissionError):  # somebody else's folder, which can be read
+        with suppress(PermissionError):  # another user's folder that we can only read
             lock.acquire()
     except Timeout:
-        raise TrackingError(f"{folder.path}: this run still goes on, and delivers itself") from None
+        raise TrackingError(f"{folder.path}: this run is still running, and delivers itself") from None
     try:
         yield
     finally:

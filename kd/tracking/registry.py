@@ -1,6 +1,6 @@
-"""MLflow's model registry: a run's student as an ONNX model, which loads without this package and without a pickle.
+"""MLflow's model registry: a run's student as an ONNX model, which loads without this package and without pickle.
 
-The run itself must have been delivered. A trial of a study is never registered by itself: the winner is, by name.
+The run must have been delivered first. Trials are not registered automatically; register a study's winner by name.
 """
 
 import tempfile
@@ -12,12 +12,12 @@ from kd.run.folder import RunFolder
 from kd.tracking.folder import known_run, opened, store_of
 from kd.tracking.store import Store, TrackingError, brief
 
-WEIGHTS = "kd.weights"  # a tag of a version: the digest of the weights that it came of
-ARTIFACTS = "model"  # its folder among the run's artifacts
+WEIGHTS = "kd.weights"  # a tag of a model version: the digest of its weights
+ARTIFACTS = "model"  # the model's folder among the run's artifacts
 
 
 def wanted_name(path: Path) -> str | None:
-    """The name under which a run's student is to be registered; None for a trial, and where none was asked for."""
+    """The name that a run's student is to be registered under; None for a trial or without `tracking.register`."""
     folder = RunFolder(path)
     if "trial" in folder.identity().get("tags", {}):
         return None
@@ -26,12 +26,13 @@ def wanted_name(path: Path) -> str | None:
 
 
 def register(path: Path, root: Path, name: str, model: Any, weights: str) -> str:
-    """A version of the registered model `name` from the run in a folder; returns its number, an old one where it is
-    there already. `model` is an ONNX model, `weights` the digest of what it came of, `root` as for `sync`.
+    """Register a run's student as a version of the model `name`, unless it is one already; returns the version.
+
+    `model` is the student in ONNX, `weights` the digest of its weights, `root` as for `sync`.
 
     Raises:
-        TrackingError: the run is not in the store, or the store does not take the model.
-        ConfigError: the address is of a kind that MLflow does not know.
+        TrackingError: the run is not in the store, or the store does not accept the model.
+        ConfigError: MLflow does not support the kind of address.
     """
     folder = opened(path)
     store = store_of(folder, root)
@@ -41,9 +42,9 @@ def register(path: Path, root: Path, name: str, model: Any, weights: str) -> str
         raise TrackingError(f"{path}: this run is not in MLflow at {store} yet; kd sync {path} delivers it first")
     try:
         return _register(store, run_id, name, model, weights)
-    except Exception as error:  # every transport and store has errors of its own
+    except Exception as error:  # each transport and store raises its own kinds
         raise TrackingError(
-            f"MLflow at {store} does not take the model {name} ({brief(error)}); nothing is lost: kd sync {path} "
+            f"MLflow at {store} did not store the model {name} ({brief(error)}); nothing is lost: kd sync {path} "
             "registers it later"
         ) from error
 
@@ -69,7 +70,7 @@ def _register(store: Store, run_id: str, name: str, model: Any, weights: str) ->
 
 
 def _save(model: Any, run_id: str, path: Path) -> None:
-    """MLflow's own folder of an ONNX model: MLmodel, model.onnx, and what it needs to be served."""
+    """Save an ONNX model in MLflow's format: MLmodel, model.onnx and the requirements for serving it."""
     import mlflow.onnx
     import numpy as np
     from mlflow.models import Model, ModelSignature

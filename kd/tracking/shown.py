@@ -1,11 +1,12 @@
 """What MLflow should show of a run: a pure function of the files in its folder."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kd.run.folder import RunFolder
+from kd.settings import flat
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
@@ -15,10 +16,10 @@ class Shown:
     """One run as it should look in MLflow.
 
     Attributes:
-        points: (metric, step) -> (value, milliseconds since 1970 at which it came to be).
-        artifacts: files, each with the folder among the run's artifacts that it goes to (None: the top).
+        points: {(metric, step): (value, time)}, the time in milliseconds since 1970.
+        artifacts: files, each with its folder among the run's artifacts (None: the top level).
         begun, ended: milliseconds since 1970.
-        lost: ids of other runs whose process is gone; they must not look as if they went on.
+        lost: ids of other runs whose process has died, and which must no longer look as if they were running.
     """
 
     name: str
@@ -32,15 +33,15 @@ class Shown:
     lost: frozenset[str] = frozenset()
 
 
-def of_folder(folder: RunFolder, is_gone: bool = False) -> Shown:
-    """What a run folder shows; its figures and files at the end, when they no longer change.
+def of_folder(folder: RunFolder, ended: bool = False) -> Shown:
+    """What a run folder shows. Summary and files are included only after the end, when they no longer change.
 
-    `is_gone`: the run's process is known to be over, whatever the folder says.
+    `ended` is set if the run's process is known to have ended, even if run.json still says RUNNING.
     """
     facts, records = folder.identity(), folder.metrics()
-    status = KILLED if is_gone and facts["status"] == RUNNING else facts["status"]
+    status = KILLED if ended and facts["status"] == RUNNING else facts["status"]
     summary = folder.summary() if status != RUNNING else {}
-    ended = facts["ended"] or (records[-1].get("time") if records else None) or facts["begun"]
+    end = facts["ended"] or (records[-1].get("time") if records else None) or facts["begun"]
     return Shown(
         name=facts["name"],
         tags={**facts["tags"], **({"state": summary["state"]} if "state" in summary else {})},
@@ -49,12 +50,12 @@ def of_folder(folder: RunFolder, is_gone: bool = False) -> Shown:
         artifacts=tuple((path, None) for path in files(folder.path)) if status != RUNNING else (),
         status=status,
         begun=_milliseconds(facts["begun"]),
-        ended=None if status == RUNNING else _milliseconds(ended),
+        ended=None if status == RUNNING else _milliseconds(end),
     )
 
 
 def files(folder: Path, ending: str = "") -> list[Path]:
-    """The files of a folder that are its result: nothing hidden, and no checkpoint."""
+    """The files in a folder, without hidden ones and checkpoints."""
     found = (path for path in folder.glob(f"*{ending}") if path.is_file())
     return sorted(path for path in found if not path.name.startswith((".", "checkpoint.")))
 
@@ -71,13 +72,12 @@ def _points(records: list[dict[str, Any]], begun: float) -> dict[tuple[str, int]
 def _figures(
     summary: Mapping[str, Any], records: list[dict[str, Any]], begun: float
 ) -> dict[tuple[str, int], tuple[float, int]]:
-    """The closing figures as metrics of the last epoch: best/..., student/..., teacher/..., best_epoch, ..."""
-    flat = {name.replace(".", "/", 1): value for name, value in _flatten(summary)}
-    flat = {name.replace("objective/", "best/", 1): value for name, value in flat.items()}
+    """The summary as metrics of the last epoch: best/..., student/..., teacher/..., best_epoch, ..."""
+    named = {name.replace(".", "/", 1).replace("objective/", "best/", 1): value for name, value in flat(summary)}
     last = records[-1] if records else {"epoch": 0}
     when = _milliseconds(last.get("time", begun))
     return {
-        (name, last["epoch"]): (float(value), when) for name, value in flat.items() if isinstance(value, int | float)
+        (name, last["epoch"]): (float(value), when) for name, value in named.items() if isinstance(value, int | float)
     }
 
 
@@ -86,21 +86,13 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _configured(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration as flat parameters that two runs can be compared by, side by side."""
-    flat = {name: value for name, value in _flatten(config) if not name.endswith("._target_")}
+    """The configuration as flat parameters, by which MLflow compares runs."""
+    found = {name: value for name, value in flat(config) if not name.endswith("._target_") and value != {}}
     transforms = config.get("augment", {}).get("transforms")
-    return flat if transforms is None else flat | {"augment.transforms": ", ".join(map(_call, transforms)) or "none"}
-
-
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return found if transforms is None else found | {"augment.transforms": ", ".join(map(_call, transforms)) or "none"}
 
 
 def _call(node: Mapping[str, Any]) -> str:
-    """A transform as it would be written in Python."""
+    """A transform as Python code."""
     arguments = ", ".join(f"{name}={value}" for name, value in node.items() if name != "_target_")
     return f"{str(node['_target_']).rpartition('.')[2]}({arguments})"

@@ -1,6 +1,6 @@
-"""The tracking store: its address, what of it may be shown, and a client for it.
+"""The tracking store: its address, the address without credentials, and a client.
 
-The client's own patience (minutes of retries) is cut to seconds, unless the environment asks for it.
+MLflow's retries, which take minutes, are reduced to seconds, unless the environment sets them.
 """
 
 import logging
@@ -19,27 +19,27 @@ from kd.settings import Tracking
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it may hold a password
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it may contain a password
 
 TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens it as training, not as GenAI traces
-OPENING_SECONDS = 20.0  # for a local store that many processes make together, one after the other
+OPENING_SECONDS = 20.0  # for a local store that many processes create one after the other
 CONNECT_SECONDS = 5
 
 
 class TrackingError(UserError):
-    """A run cannot be delivered to the tracking store."""
+    """The tracking store, or what was to be delivered to it, is not usable."""
 
     page = "mlflow"
 
 
 def store_uri(settings: Tracking, root: Path) -> str:
-    """The tracking store: MLFLOW_TRACKING_URI, else the setting, else an absolute sqlite address under `root`."""
+    """The store's address: MLFLOW_TRACKING_URI, else the setting, else an absolute sqlite address under `root`."""
     default = f"sqlite:///{(root / 'mlruns' / 'mlflow.db').resolve().as_posix()}"
     return os.environ.get("MLFLOW_TRACKING_URI") or settings.uri or default
 
 
 def brief(error: BaseException) -> str:
-    """The first line of what an error came of, without the credentials that an address may hold."""
+    """The first line of an error's root cause, without the credentials that an address may contain."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return without_credentials(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")[:200]
@@ -47,7 +47,7 @@ def brief(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Store:
-    """A tracking store by its address, and the experiment in it; `root` is where a local one keeps its artifacts."""
+    """A tracking store and an experiment in it. A local store keeps its artifacts under `root`."""
 
     uri: str
     experiment: str
@@ -61,10 +61,10 @@ class Store:
         return self.uri.startswith("sqlite:")
 
     def check(self) -> None:
-        """Look at the address, not at what is there.
+        """Validate the address without contacting the store.
 
         Raises:
-            ConfigError: it is of a kind that MLflow does not know.
+            ConfigError: MLflow does not support the kind of address.
         """
         import mlflow
         from mlflow.exceptions import MlflowException
@@ -75,28 +75,28 @@ class Store:
         try:
             if self.uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
                 make_url(self.uri).get_dialect()
-            else:  # nothing is asked of a server until it is needed
+            else:  # this sends no request
                 mlflow.MlflowClient(tracking_uri=self.uri)
         except (MlflowException, ArgumentError) as error:
             raise ConfigError(f"tracking.uri={self}: {brief(error)}", page="mlflow") from error
 
     def open(self) -> tuple[Any, str]:
-        """A client, and the id of the experiment; store and experiment are made where they are missing.
+        """A client, and the id of the experiment; a missing store or experiment is created.
 
         Raises:
-            Exception: whatever the network, the disk or the store has to say against it.
+            Exception: any error of the network, the disk or the store.
         """
         import mlflow
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # a line per migration of a fresh store
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what is raised anyway
-        self._knock()
-        with self._alone():
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # else a line per migration of a new store
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # else tracebacks of raised errors
+        self._probe()
+        with self._creation_lock():
             client = mlflow.MlflowClient(tracking_uri=self.uri)
             return client, self._experiment_id(client)
 
-    def _knock(self) -> None:
-        """Fail now where a database server is away: MLflow would try ten times, for 100 s."""
+    def _probe(self) -> None:
+        """Fail at once if a database server cannot be reached: MLflow would retry for 100 s."""
         if self.is_local or self.uri.startswith(("http:", "https:")):
             return
         from mlflow.store.db.db_types import DATABASE_ENGINES
@@ -109,8 +109,8 @@ class Store:
             create_engine(make_url(self.uri), poolclass=NullPool, connect_args=options).connect().close()
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Processes that make one local database together break it."""
+    def _creation_lock(self) -> Iterator[None]:
+        """A lock for a local store: processes that create the same database together break it."""
         if self.is_local:
             (self.root / "mlruns").mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.root / "mlruns" / ".create.lock", timeout=OPENING_SECONDS)
@@ -125,7 +125,7 @@ class Store:
         if experiment is None:
             try:
                 return client.create_experiment(self.experiment, location, tags=TRAINING)
-            except MlflowException:  # another machine was faster, or there is more to it
+            except MlflowException:  # another machine may have created it in between
                 experiment = client.get_experiment_by_name(self.experiment)
                 if experiment is None:
                     raise

@@ -1,4 +1,4 @@
-"""`kd ui`: MLflow's own pages on the store of the configuration, for this machine alone."""
+"""`kd ui`: MLflow's web UI on the configured store, for this machine only."""
 
 import os
 import socket
@@ -9,37 +9,29 @@ import webbrowser
 
 from kd.errors import ConfigError
 from kd.system import signals
-from kd.system.installation import train_command
 from kd.tracking.store import Store, TrackingError, brief
 
-HOST = "127.0.0.1"  # nobody else's: MLflow's pages know no passwords
-
+HOST = "127.0.0.1"  # MLflow's UI has no authentication
+START_SECONDS = 60  # how long to wait for the server before opening a browser
 
 COMPARE = """\
-compare  runs: tick some in the list, then Compare: parallel coordinates, scatter, and their settings side by side
+compare  runs: select some in the list, then Compare: parallel coordinates, scatter, and their settings side by side
          epochs: the chart symbol left of the search field draws val/miou, train/kl, temperature, ... of all runs
-         studies: the + beside a study unfolds its trials; its own charts have a point per trial
-Ctrl-C   ends it"""
+         studies: the + beside a study lists its trials; its own charts have one point per trial
+Ctrl-C   stops it"""
 
 
 def serve(store: Store, port: int, show: bool | None = None) -> int:
-    """Show the store's experiment until Ctrl-C; returns MLflow's exit code. A store that is a server shows itself.
+    """Show the store's experiment until Ctrl-C; returns MLflow's exit code. A tracking server already has a UI.
 
-    `show` opens a browser; None does where a person sits at a display.
+    `show` opens a browser; None opens one if this is a terminal on a machine with a display.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is in use.
         TrackingError: there is no run yet, or the store cannot be reached.
     """
-    store.check()
-    database = store.root / "mlruns" / "mlflow.db"
-    if store.is_local and str(database.resolve()) in store.uri and not database.exists():
-        raise TrackingError(f"there is no run yet in {store}; {train_command()} makes one")
-    try:
-        _, experiment = store.open()
-    except Exception as error:  # every transport and store has errors of its own
-        raise TrackingError(f"MLflow at {store} cannot be reached ({brief(error)})") from error
-    show = _somebody_looks() if show is None else show
+    experiment = _experiment(store)
+    show = _has_display() if show is None else show
     if store.uri.startswith(("http:", "https:")):
         page = f"{store}/#/experiments/{experiment}/runs"
         print(f"ui       {page}")
@@ -49,11 +41,28 @@ def serve(store: Store, port: int, show: bool | None = None) -> int:
     _check_free(port)
     page = f"http://{HOST}:{port}/#/experiments/{experiment}/runs"
     print(f"ui       {page}\n{COMPARE}", flush=True)
+    return _run_server(store, port, page if show else None)
+
+
+def _experiment(store: Store) -> str:
+    """The id of the store's experiment."""
+    store.check()
+    database = store.root / "mlruns" / "mlflow.db"
+    if store.is_local and str(database.resolve()) in store.uri and not database.exists():
+        raise TrackingError(f"there is no run yet in {store}; {train_command()} creates one")
+    try:
+        return store.open()[1]
+    except Exception as error:  # each transport and store raises its own kinds
+        raise TrackingError(f"MLflow at {store} cannot be reached ({brief(error)})") from error
+
+
+def _run_server(store: Store, port: int, page: str | None) -> int:
+    """Run MLflow's server until it ends or Ctrl-C; `page` is opened in a browser once it responds."""
     command, env = _server(store, port)
     with signals.listen():
         process = subprocess.Popen(command, env=env)
         try:
-            if show and _answers(port, process):
+            if page and _responds(port, process):
                 webbrowser.open(page)
             return process.wait()
         except signals.Interrupted:
@@ -63,21 +72,22 @@ def serve(store: Store, port: int, show: bool | None = None) -> int:
 
 
 def _server(store: Store, port: int) -> tuple[list[str], dict[str, str]]:
-    """The command and its environment; the address goes by the latter, which `ps` does not show to others."""
+    """The server's command and environment. The address is in the environment, which `ps` hides from other users."""
     command = [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(port), "--workers", "1"]
     return command, {**os.environ, "MLFLOW_BACKEND_STORE_URI": store.uri}
 
 
-def _somebody_looks() -> bool:
-    """Whether a page that is opened would be seen: a terminal, on a machine with a display."""
+def _has_display() -> bool:
+    """Whether a browser would be visible: on a terminal, on a machine with a display."""
     if not sys.stdout.isatty() or "SSH_CONNECTION" in os.environ:
         return False
     return sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
-def _answers(port: int, process: "subprocess.Popen[bytes]") -> bool:
-    """Wait until the server listens; False where it ended, or takes longer than a minute."""
-    for _ in range(600):
+def _responds(port: int, process: "subprocess.Popen[bytes]") -> bool:
+    """Wait until the server listens; returns False if it ends or takes longer than START_SECONDS."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
         with socket.socket() as probe:
             if probe.connect_ex((HOST, port)) == 0:
                 return True
@@ -93,4 +103,4 @@ def _check_free(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
-            raise ConfigError(f"--port={port} cannot be had ({error}); give another one, from 1024 to 65535") from error
+            raise ConfigError(f"--port={port} cannot be used ({error}); choose another, from 1024 to 65535") from error

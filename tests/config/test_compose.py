@@ -1,4 +1,4 @@
-"""Where a project lives, and what a configuration may build."""
+"""The project's root, and the classes that a configuration may instantiate."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from kd.config import compose as module
 from kd.config.compose import PROJECT, TARGETS, WHITELIST, compose, known_keys, options
 
 
-def test_a_configuration_may_build_schedules_policies_and_data_sets_alone():
+def test_a_configuration_may_instantiate_only_schedules_policies_and_data_sets():
     assert {name for classes in TARGETS.values() for name in classes} == {
         *(f"kd.plan.{name}" for name in ("Constant", "Linear", "Cosine", "Exponential", "Piecewise")),
         *(f"kd.plan.{name}" for name in ("Progressive", "AtEpoch", "All", "Frozen")),
@@ -18,16 +18,16 @@ def test_a_configuration_may_build_schedules_policies_and_data_sets_alone():
 
 
 @pytest.mark.parametrize("target", WHITELIST)
-def test_every_target_is_a_class_where_it_says(target):
+def test_every_target_is_the_path_of_a_class(target):
     module, _, name = target.rpartition(".")
     assert isinstance(getattr(sys.modules[module], name), type)
 
 
-def test_the_root_is_what_the_environment_says(root):
+def test_kd_root_sets_the_root(root):
     assert compose([]).root == str(root)
 
 
-def test_the_root_is_the_clone_whatever_the_working_directory(tmp_path, monkeypatch):
+def test_the_root_does_not_depend_on_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.delenv("KD_ROOT")
     monkeypatch.chdir(tmp_path)
     assert compose([]).root == str(PROJECT)
@@ -40,11 +40,11 @@ def test_the_root_is_the_working_directory_where_the_package_is_installed(tmp_pa
     assert compose([]).root == str(tmp_path)
 
 
-def test_an_override_of_the_root_wins(tmp_path):
+def test_an_override_of_root_wins(tmp_path):
     assert compose([f"root={tmp_path}/other"]).root == f"{tmp_path}/other"
 
 
-def test_keys_that_messages_propose_exist():
+def test_the_keys_that_messages_suggest_exist():
     assert {"schedule", "schedule.initial", "unfreeze.rate", "loss.alpha", "experiment"} <= set(known_keys())
 
 
@@ -53,6 +53,6 @@ def test_options_are_those_of_the_folder():
 
 
 def test_importing_the_light_modules_imports_no_torch():
-    light = "kd.config.compose, kd.config.read, kd.config.hydra_errors, kd.experiment.train, kd.cli"
+    light = "kd.config.compose, kd.config.read, kd.config.hydra_errors, kd.config.resume, kd.experiment.train, kd.cli"
     code = f"import sys, {light}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

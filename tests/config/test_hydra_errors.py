@@ -1,4 +1,4 @@
-"""How whatever goes wrong is told: one line and an exit code, before heavy imports. The catalogue: test_bad_inputs."""
+"""User errors as one line and an exit code, before slow imports. The catalogue is test_bad_inputs."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ def leftovers(root: Path) -> list[Path]:
     return [path for path in root.rglob("*") if path.is_file()]
 
 
-def test_train_tells_the_same_line_and_leaves_nothing_behind(root):
+def test_train_py_prints_the_same_line_and_leaves_no_folder(root):
     done = train("schedule.initial=-1")
     assert done.returncode == 2
     assert "schedule.initial must be a positive" in one_line(done.stderr)
@@ -57,20 +57,20 @@ def test_the_line_ends_with_the_page_that_helps(error, line, capsys):
     assert capsys.readouterr().err == line
 
 
-def test_the_traceback_is_there_for_who_asks():
+def test_hydra_full_error_shows_the_traceback():
     done = train("schedule.initial=-1", HYDRA_FULL_ERROR="1")
     assert done.returncode != 0
     assert "Traceback" in done.stderr
 
 
-def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
+def test_a_mistake_is_reported_before_anything_slow_is_imported(tmp_path):
     for module in ("torch", "albumentations", "mlflow", "segmentation_models_pytorch"):
         (tmp_path / f"{module}.py").write_text("raise SystemExit('imported too early')")
     done = train("trainer.epochs=0", PYTHONPATH=str(tmp_path))
     assert "trainer.epochs=0" in one_line(done.stderr)
 
 
-def test_a_mismatched_torchvision_is_advised_on(tmp_path, root):
+def test_a_mismatched_torchvision_is_reported_with_a_remedy(tmp_path, root):
     (tmp_path / "shadow").mkdir()
     message = "operator torchvision::nms does not exist"
     (tmp_path / "shadow" / "torchvision.py").write_text(f"raise RuntimeError({message!r})")
@@ -90,24 +90,24 @@ def refusal(capsys, call) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("typed", ["root=${nothing}", "loss.alpha=${loss.beta}", "hydra.mode=foo", "seed=[1"])
-def test_hydras_own_lines_of_keys_types_and_links_are_left_out(typed, capsys):
+def test_hydras_lines_of_keys_types_and_links_are_left_out(typed, capsys):
     code, error = refusal(capsys, lambda: read(compose([typed, "loss.beta=${loss.alpha}"])))
     assert code == 2
     assert not any(noise in error for noise in ("full_key", "object_type", "https://"))
 
 
-def test_an_error_of_hydras_that_names_no_key_is_told_with_the_override_it_was_at(capsys):
+def test_an_error_of_hydras_without_a_key_names_the_override(capsys):
     assert refusal(capsys, lambda: compose(["seed=1", "loss=5"]))[1].startswith("error: loss=5: ")
 
 
-def test_a_recipe_that_is_no_yaml_is_told_in_one_line(capsys):
+def test_a_recipe_that_is_not_yaml_is_refused_in_one_line(capsys):
     code, error = refusal(capsys, lambda: yaml.safe_load("a: [\n1"))
     assert code == 2
     assert "expected ',' or ']'" in error
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), ValueError("x")])
-def test_a_defect_of_ours_keeps_its_traceback(error):
+def test_a_bug_keeps_its_traceback(error):
     def defect(*_):
         raise error
 
@@ -115,7 +115,7 @@ def test_a_defect_of_ours_keeps_its_traceback(error):
         files.write_atomically(Path("/tmp/never"), defect)
 
 
-def test_an_interrupt_is_told_and_ends_with_130(capsys):
+def test_an_interrupt_is_reported_and_exits_with_130(capsys):
     def interrupt():
         raise KeyboardInterrupt
 
@@ -125,7 +125,7 @@ def test_an_interrupt_is_told_and_ends_with_130(capsys):
 
 
 @pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
-def test_of_several_processes_the_first_tells_and_all_fail(rank, lines, monkeypatch, capsys):
+def test_only_rank_0_reports_an_error_and_all_ranks_fail(rank, lines, monkeypatch, capsys):
     several = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     for name, value in several.items():
         monkeypatch.setenv(name, value)

@@ -29,12 +29,12 @@ def test_settings_are_plain_python():
     assert not holds_omegaconf(plain(compose(["experiment=t10_curriculum"])))
 
 
-def test_settings_do_not_change():
+def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         read(compose([])).trainer.epochs = 3
 
 
-def test_one_objective_and_a_list_are_both_taken():
+def test_an_objective_or_a_list_of_them_is_accepted():
     assert read(compose(["objective=val/dice"])).objective == ("val/dice",)
     several = read(compose(["objective=[val/miou,student/latency_ms]"])).objective
     assert several == ("val/miou", "student/latency_ms")
@@ -46,18 +46,18 @@ def test_the_iou_of_a_class_is_an_objective():
         read(compose(["objective=val/iou/nucleus"]))
 
 
-def test_agreement_is_no_objective_without_a_teacher():
+def test_agreement_needs_a_teacher():
     with pytest.raises(ConfigError, match="needs a teacher"):
         read(compose(["objective=val/teacher_agreement", "loss=hard_only"]))
 
 
-def test_the_teacher_is_trained_or_a_file():
+def test_a_teacher_is_trained_or_loaded_from_a_file():
     assert isinstance(read(compose([])).teacher, TrainedTeacher)
     given = read(compose(["teacher=file", "teacher.path=x"]), look_at_data=False).teacher
     assert given == TeacherFile(path="x", cache="auto", cache_gb=20)
 
 
-def test_a_wrong_teacher_setting_is_named_without_its_kind():
+def test_a_wrong_teacher_key_is_named_without_the_kind_of_teacher():
     with pytest.raises(ConfigError, match=r"^teacher\.lr=-1: "):
         read(compose(["teacher.lr=-1"]))
 
@@ -69,21 +69,21 @@ def describe(folder, names):
     return ["teacher=file", f"teacher.path={folder}"]
 
 
-def test_a_teacher_of_other_classes_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"knows 3 classes \(a, b, c\) by 3 logits, the data has 2 classes"):
+def test_a_teacher_with_other_classes_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"has 3 classes \(a, b, c\) and 3 logits, the data has 2 classes"):
         read(compose(describe(tmp_path, ["a", "b", "c"])))
 
 
-def test_a_teacher_that_no_loss_looks_at_is_not_looked_for():
+def test_a_teacher_that_no_loss_uses_is_not_checked():
     assert read(compose(["teacher=file", "teacher.path=/nowhere", "loss=hard_only"]))
 
 
-def test_data_that_is_not_there_is_told():
+def test_missing_data_is_reported():
     with pytest.raises(UserError, match="/nowhere"):
         read(compose(["data=folder", "data.root=/nowhere"]))
 
 
-def test_blocks_of_an_encoder_that_no_table_has_are_counted():
+def test_the_blocks_of_an_encoder_outside_the_table_are_counted():
     assert block_count(NetworkSettings(arch="unet", encoder="tu-mobilenetv3_small_075")) in range(4, 8)
     assert block_count(NetworkSettings(arch="pspnet", encoder="resnet18")) < 5
 
@@ -101,7 +101,7 @@ def test_an_unknown_encoder_has_no_blocks():
         ("objective=[val/miou,val/miou]", "should name each metric once"), ("root=", "root=''"),
     ],
 )  # fmt: skip
-def test_what_a_group_cannot_be_is_told(typed, says):
+def test_an_invalid_group_is_reported(typed, says):
     with pytest.raises(ConfigError) as caught:
         read(compose([typed]))
     assert says in str(caught.value)

@@ -1,15 +1,19 @@
-"""Which run is gone on with, what may be another then, and that a run belongs to one process."""
+"""Which run is resumed, with which configuration, and on which data."""
 
-import multiprocessing
+import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from kd.config import resume
 from kd.config.compose import compose, plain, public
+from kd.config.read import source
 from kd.errors import ConfigError, RunError
+from kd.settings import flat
 
 
 def config(*overrides: str) -> dict:
@@ -33,7 +37,7 @@ def found(root: Path, *overrides: str, wanted: str | None = "auto") -> str:
 # which folder
 
 
-def test_without_it_every_run_is_a_fresh_one(root):
+def test_without_resume_every_run_is_new(root):
     folder(root, "a")
     assert found(root, wanted=None) == "fresh"
 
@@ -45,7 +49,7 @@ def test_auto_takes_the_newest_run_of_the_same_configuration(root):
     assert found(root, "seed=1") == str(new)
 
 
-def test_auto_begins_where_there_is_nothing_to_go_on_with(root):
+def test_auto_starts_a_new_run_if_there_is_nothing_to_resume(root):
     (folder(root, "over", "seed=1") / "summary.json").write_text("{}")
     folder(root, "other", "seed=2")
     (root / "runs" / "2026-01-01" / "broken").mkdir()
@@ -53,21 +57,52 @@ def test_auto_begins_where_there_is_nothing_to_go_on_with(root):
     assert found(root, "seed=1") == "fresh"
 
 
-def test_auto_leaves_the_trials_of_studies_alone(root):
+def test_auto_does_not_resume_trials_of_studies(root):
     (folder(root, "0", "seed=1").parent / "trials.csv").write_text("")
     assert found(root, "seed=1") == "fresh"
 
 
 @pytest.mark.parametrize(
-    "free", ["trainer.workers=0", "trainer.checkpoint_minutes=1", "tracking=none", "pictures=false"]
+    "neutral",
+    ["trainer.workers=0", "trainer.checkpoint_minutes=1", "tracking=none", "pictures=false", "teacher.cache=off"],
 )
-def test_auto_looks_past_what_cannot_change_the_result(root, free):
+def test_auto_ignores_what_cannot_change_the_result(root, neutral):
     path = folder(root, "a")
-    assert found(root, free) == str(path)
+    assert found(root, neutral) == str(path)
+
+
+def pairs(root: Path, color: int = 9) -> str:
+    """A data folder of one image and mask per split."""
+    for split in ("train", "val", "test"):
+        for kind, value in (("images", color), ("masks", 1)):
+            path = root / kind / split / "a.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(np.full((32, 32, 3)[: 3 if kind == "images" else 2], value, np.uint8)).save(path)
+    return f"data.root={root}"
+
+
+def begun_on(root: Path, data: str) -> Path:
+    """A run that has recorded the content of its data."""
+    path = folder(root, "a", "data=folder", data)
+    (path / "run.json").write_text(json.dumps({resume.FINGERPRINT: source(config("data=folder", data)).fingerprint()}))
+    return path
+
+
+def test_auto_takes_a_run_whose_data_was_moved(root):
+    path = begun_on(root, pairs(root / "here"))
+    (root / "here").rename(root / "there")
+    assert found(root, "data=folder", f"data.root={root}/there") == str(path)
+
+
+@pytest.mark.parametrize("data", ["other", "missing"])
+def test_auto_starts_a_new_run_on_other_data(root, data):
+    begun_on(root, pairs(root / "here"))
+    pairs(root / "other", color=7)
+    assert found(root, "data=folder", f"data.root={root / data}") == "fresh"
 
 
 @pytest.mark.parametrize("file", ["nothing", "over", "trial"])
-def test_a_folder_that_cannot_be_gone_on_with_is_refused(root, file):
+def test_a_folder_that_cannot_be_resumed_is_refused(root, file):
     path = root / "nowhere" if file == "nothing" else folder(root, "a")
     if file == "over":
         (path / "summary.json").write_text("{}")
@@ -84,12 +119,12 @@ def merged(path: Path, *typed: str) -> dict:
     return resume.merged(path, plain(compose(list(typed))), typed)
 
 
-def test_the_folders_own_configuration_is_gone_on_with(root):
+def test_a_run_resumes_with_its_folders_own_configuration(root):
     path = folder(root, "a", "seed=7", "schedule=linear", "unfreeze.rate=2")
     assert merged(path) == config("seed=7", "schedule=linear", "unfreeze.rate=2")
 
 
-def test_what_is_typed_may_be_the_same(root):
+def test_an_override_may_repeat_what_the_run_has(root):
     path = folder(root, "a", "seed=7", "schedule=linear")
     assert merged(path, "schedule=linear", "seed=7") == merged(path)
 
@@ -104,27 +139,62 @@ def test_what_is_typed_may_be_the_same(root):
 )  # fmt: skip
 def test_what_would_change_the_result_is_refused_by_name(root, typed, key):
     path = folder(root, "a", "trainer.device=cpu")
-    with pytest.raises(ConfigError, match=r"cannot go on with another configuration") as caught:
+    with pytest.raises(ConfigError, match=r"cannot resume with another configuration") as caught:
         merged(path, typed)
     assert key in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("typed", "key", "value"),
-    [("trainer.workers=2", "workers", 2), ("trainer.checkpoint_minutes=null", "checkpoint_minutes", None)],
-)
+    [
+        ("trainer.workers=2", "trainer.workers", 2),
+        ("trainer.checkpoint_minutes=null", "trainer.checkpoint_minutes", None),
+        ("data.cache=off", "data.cache", "off"), ("teacher.cache_gb=1", "teacher.cache_gb", 1),
+        ("pictures=false", "pictures", False), ("tracking=none", "tracking.enabled", False),
+    ],
+)  # fmt: skip
 def test_what_cannot_change_the_result_is_taken_over(root, typed, key, value):
     path = folder(root, "a", "seed=7")
-    assert merged(path, typed)["trainer"][key] == value
-    assert merged(path, typed)["seed"] == 7
+    taken = dict(flat(merged(path, typed)))
+    assert taken[key] == value
+    assert {k for k, v in flat(config("seed=7")) if taken[k] != v} == {key}
 
 
-def test_one_gpu_is_as_good_as_another(root):
+def test_another_gpu_is_accepted(root):
     path = folder(root, "a", "trainer.device=cuda:0")
     assert merged(path, "trainer.device=cuda:1")["trainer"]["device"] == "cuda:1"
 
 
-def test_a_stores_address_without_its_password_is_not_used(root):
+def test_a_data_folder_that_was_moved_is_taken_over(root):
+    path = folder(root, "a", "data=folder", "data.root=here")
+    assert merged(path, "data=folder", "data.root=there")["data"]["root"] == "there"
+
+
+# on which data
+
+
+def test_a_run_resumes_on_the_data_that_it_began_with(root):
+    path = begun_on(root, pairs(root / "here"))
+    (root / "here").rename(root / "there")
+    resume.check_data(path, source(config("data=folder", f"data.root={root}/there")).fingerprint())
+
+
+def test_a_run_does_not_resume_on_data_that_changed(root):
+    path = begun_on(root, pairs(root / "here"))
+    Image.fromarray(np.full((32, 32, 3), 8, np.uint8)).save(root / "here" / "images" / "train" / "a.png")
+    with pytest.raises(ConfigError, match="the data has changed since this run began"):
+        resume.check_data(path, source(config("data=folder", f"data.root={root}/here")).fingerprint())
+
+
+@pytest.mark.parametrize("text", [None, "{}", "{", "[]"])
+def test_a_run_that_has_recorded_no_data_has_not_begun(root, text):
+    path = folder(root, "a")
+    if text is not None:
+        (path / "run.json").write_text(text)
+    resume.check_data(path, "any")
+
+
+def test_a_saved_store_address_without_its_password_is_not_used(root):
     path = folder(root, "a", "tracking.uri=http://me:secret@host")
     assert "secret" not in (path / "config.yaml").read_text()
     assert merged(path)["tracking"]["uri"] is None
@@ -138,38 +208,3 @@ def test_a_broken_or_malicious_configuration_is_one_line(root, text, monkeypatch
     with pytest.raises(RunError, match=r"config\.yaml"):
         merged(path)
     assert not (root / "marker").exists()
-
-
-# one process
-
-
-def _hold(path: Path, ready, done) -> None:
-    with resume.only_one(path):
-        ready.set()
-        done.wait(30)
-
-
-def test_a_second_process_is_told_so(tmp_path):
-    spawn = multiprocessing.get_context("forkserver")
-    ready, done = spawn.Event(), spawn.Event()
-    other = spawn.Process(target=_hold, args=(tmp_path, ready, done))
-    other.start()
-    assert ready.wait(60)
-    with pytest.raises(RunError, match="another process is at work"), resume.only_one(tmp_path):
-        pass
-    done.set()
-    other.join()
-    with resume.only_one(tmp_path):
-        pass
-
-
-def test_the_lock_of_a_process_that_was_killed_is_gone_with_it(tmp_path):
-    spawn = multiprocessing.get_context("forkserver")
-    ready, never = spawn.Event(), spawn.Event()
-    other = spawn.Process(target=_hold, args=(tmp_path, ready, never))
-    other.start()
-    assert ready.wait(60)
-    other.kill()
-    other.join()
-    with resume.only_one(tmp_path):
-        pass

@@ -91,13 +91,13 @@ CONFIGURATIONS = [
     ("loss.alfa=1", ["loss.alfa is not an option", "'loss.alpha'"]),
     ("backbone.student.encodr=x", ["'backbone.student.encoder'"]),
     ("schedule=constant schedule.final=1", ["schedule.final is not an option of the schedule that is chosen"]),
-    ("tracking.tags={a:b}", ["tracking.tags.a is not there yet", "+tracking.tags.a=..."]),
+    ("tracking.tags={a:b}", ["tracking.tags.a does not exist yet", "+tracking.tags.a=..."]),
     ("+tracking.tags.a.b=c", ["tracking.tags.a", "string"]),
     ("tracking.tags=[a]", ["tracking.tags=[a]", "incompatible"]),
     # what is no override
-    ("seed", ["seed is not read as key=value"]),
-    ("schedule.initial=[1", ["schedule.initial=[1 is not read as key=value", "quotes"]),
-    ("seed=$(mkdir)", ["seed=$(mkdir) is not read as key=value"]),
+    ("seed", ["seed cannot be read as key=value"]),
+    ("schedule.initial=[1", ["schedule.initial=[1 cannot be read as key=value", "quotes"]),
+    ("seed=$(mkdir)", ["seed=$(mkdir) cannot be read as key=value"]),
     ("seed=1,2", ["seed=1,2", "--multirun"]),
     ("~foo", ["foo", "does not exist"]),
     ("schedule=null", ["schedule=null", "must be a string", "cosine"]),
@@ -147,7 +147,7 @@ CONFIGURATIONS = [
     ("data=folder", ["data.root", "data.root=..."]),
     ("objective=val/mio", ["objective=val/mio", "'val/miou'"]),
     ("objective=[]", ["objective is empty", "val/miou"]),
-    ("objective=student/latency_ms", ["cannot choose the best epoch"]),
+    ("objective=student/latency_ms", ["cannot select the best epoch"]),
     ("loss=hard_only objective=val/teacher_agreement", ["val/teacher_agreement needs a teacher"]),
     ("teacher=file", ["teacher.path"]),
     ("teacher.gamma=0 teacher.delta=0", ["gamma and delta are both 0"]),
@@ -390,7 +390,7 @@ TEACHERS = [
     (
         "classes that do not fit",
         spec(classes=3, class_names=["a", "b", "c"]),
-        ["teacher.path=", "3 classes (a, b, c) by 3 logits", "data.classes=1"],
+        ["teacher.path=", "3 classes (a, b, c) and 3 logits", "data.classes=1"],
     ),
 ]
 
@@ -581,7 +581,7 @@ def test_a_recipe_may_say_what_is_trained_and_nothing_else(done, name, content, 
 def test_a_folder_of_recipes_leads_nowhere_else(root, capsys):
     typed = recipe(root, "experiment/x.yaml", GLOBAL)
     (root / "stranger" / "experiment" / "more").symlink_to(root)
-    refused(lambda: hydra_options.check_recipes(typed), ["experiment/more leads to another folder"], root, capsys)
+    refused(lambda: hydra_options.check_recipes(typed), ["experiment/more is a link to another folder"], root, capsys)
 
 
 def test_what_a_study_writes_and_what_people_write_is_a_recipe(root):

@@ -113,8 +113,8 @@ def test_a_run_that_is_killed_goes_on_to_the_same_student(straight, tmp_path, ep
     assert outcome(run_folder(tmp_path)) == straight
 
 
-def test_the_same_command_goes_on_by_itself(straight, killed):
-    go_on(killed, *ALONE, "resume=auto")
+def test_the_same_command_resumes_even_with_another_checkpoint_interval(straight, killed):
+    go_on(killed, *ALONE, "trainer.checkpoint_minutes=7", "resume=auto")
     assert outcome(run_folder(killed)) == straight
 
 
@@ -153,7 +153,7 @@ def test_a_finished_run_has_no_checkpoint_and_is_not_gone_on_with(killed):
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     again = program.train(killed, f"resume={folder}")
     assert again.returncode == 1
-    assert re.fullmatch(rf"error: resume={folder}: this run has come to its end; .*\n", again.stderr)
+    assert re.fullmatch(rf"error: resume={folder}: this run is finished; .*\n", again.stderr)
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 

@@ -92,7 +92,7 @@ def test_folders_of_runs_have_names_that_every_system_takes():
 
 @pytest.mark.parametrize("name", ["a:b", "a\\b", "a/b", "what?", "trailing.", "con", "NUL.txt", "com1"])
 def test_a_study_is_not_called_what_no_folder_can_be_called(name):
-    with pytest.raises(ConfigError, match="a folder has that name too"):
+    with pytest.raises(ConfigError, match="it also names a folder"):
         check_name(name)
 
 

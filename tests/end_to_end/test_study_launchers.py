@@ -131,7 +131,7 @@ def assert_every_failed_trial_ran_again(found: list[FrozenTrial]) -> None:
 def troubled(tmp_path_factory):
     """A study in MLflow: one worker is killed in the middle of a trial, another stops, and neither ends nor answers."""
     root = tmp_path_factory.mktemp("troubled")
-    silence = ["hydra.sweeper.heartbeat_interval=1", "hydra.sweeper.grace_period=4"]
+    silence = ["hydra.sweeper.heartbeat_interval=1", "hydra.sweeper.grace_period=20"]
     process = begin(root, *JOBLIB, *LONG, *silence, "hydra.sweeper.n_trials=2")
     lost = another_in_training(root, process)
     os.kill(lost.user_attrs["worker"]["pid"], signal.SIGKILL)
@@ -169,14 +169,14 @@ def test_a_study_survives_the_death_of_one_of_its_workers(troubled):
 
 
 @pytest.mark.slow
-def test_the_trial_of_a_worker_that_hangs_is_taken_over(troubled):
+def test_the_trial_of_a_hanging_worker_is_retried(troubled):
     assert trials(troubled.root)[troubled.hanging.number].state == TrialState.FAIL
     assert len(finished(troubled.root)) == 2
     assert_every_failed_trial_ran_again(trials(troubled.root))
 
 
 @pytest.mark.slow
-def test_a_worker_that_hangs_is_ended_with_its_study(troubled):
+def test_a_hanging_worker_is_killed_by_its_study(troubled):
     assert is_over(troubled.hanging.user_attrs["worker"]["pid"])
 
 
@@ -234,7 +234,7 @@ def test_the_tasks_of_a_trial_train_it_together(submitted):
 
 
 @pytest.mark.slow
-def test_what_submitit_leaves_lies_in_the_study_folder(submitted):
+def test_submitits_files_are_in_the_study_folder(submitted):
     assert {path.name for path in submitted.root.iterdir()} == {"runs"}
     numbers = [path.name for path in folder(submitted.root).iterdir() if path.name.isdigit()]
     assert numbers == ["0"]
@@ -257,9 +257,9 @@ def test_ray_runs_trials_in_processes_of_its_own(remote):
 # who is dead
 
 
-def test_a_worker_lives_on_when_the_clock_is_set(monkeypatch):
+def test_a_change_of_the_clock_ends_no_worker(monkeypatch):
     """Start times are reckoned from the clock, which a time server moves by a second now and then."""
-    known, start = worker.me(), psutil.Process.create_time
+    known, start = worker.this_process(), psutil.Process.create_time
     for seconds in (-2, -1, 1, 2):
         monkeypatch.setattr(psutil.Process, "create_time", lambda self, by=seconds: start(self) + by)
-        assert not worker.is_gone(known)
+        assert not worker.has_ended(known)

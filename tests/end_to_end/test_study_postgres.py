@@ -29,7 +29,7 @@ from kd.cli import main as kd
 from kd.config.compose import PROJECT
 from kd.errors import DataError, StudyError
 from kd.study import worker
-from kd.study.ledger import FINISHED, Ledger, Now, failure, history
+from kd.study.ledger import FINISHED, Budget, Ledger, NoClaim, failure, history
 from kd.study.space import Space
 from kd.study.storage import Database, holds_password
 from kd.study.trial import Ticket, attach
@@ -170,7 +170,7 @@ def toy_space(grid: bool) -> Space:
 
 
 def toy_ledger(url: str, grid: bool = False, target: int = TARGET) -> Ledger:
-    return Ledger(Database(url), STUDY, toy_space(grid), RandomSampler, NopPruner(), target, planned=grid)
+    return Ledger(Database(url), STUDY, toy_space(grid), RandomSampler, NopPruner(), Budget(target, grid=grid))
 
 
 def work(url: str, folder: Path, grid: bool) -> list[tuple[int, bool]]:
@@ -178,8 +178,8 @@ def work(url: str, folder: Path, grid: bool) -> list[tuple[int, bool]]:
     if GATE is not None:
         GATE.wait(120)
     ledger, done = toy_ledger(url, grid), []
-    while (claimed := ledger.claim()) is not Now.ENOUGH:
-        if claimed is Now.WAIT:
+    while (claimed := ledger.claim()) is not NoClaim.DONE:
+        if claimed is NoClaim.WAIT:
             time.sleep(0.1)
             continue
         x = claimed._suggest("x", ledger.space.searched["x"])
@@ -228,9 +228,9 @@ def test_processes_that_start_together_on_an_empty_database_share_one_study(serv
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (1,)
 
 
-def test_a_study_goes_on_to_a_higher_target(url, tmp_path):
+def test_a_study_on_a_server_continues_to_more_trials(url, tmp_path):
     work(url, tmp_path, grid=False)
-    assert toy_ledger(url).claim() is Now.ENOUGH
+    assert toy_ledger(url).claim() is NoClaim.DONE
     assert toy_ledger(url, target=TARGET + 1).claim().number == len(trials(url)) - 1
 
 
@@ -256,14 +256,14 @@ def test_the_lock_has_one_holder(server, database, url):
         until(lambda: waiting_for_a_lock(server, database) == 1, "the second waits")
         assert taken == []
         taken.append("first")
-    other.join(timeout=60)
+    other.join(timeout=120)
     assert taken == ["first", "other"]
 
 
-def test_locks_of_two_things_do_not_meet(url):
+def test_locks_with_two_names_are_independent(url):
     taken: list[str] = []
     with Database(url).lock("study a"):
-        take(url, "study b", taken, "other").join(timeout=60)
+        take(url, "study b", taken, "other").join(timeout=120)
         assert taken == ["other"]
 
 
@@ -271,7 +271,7 @@ def test_an_error_under_the_lock_releases_it(url):
     taken: list[str] = []
     with pytest.raises(ZeroDivisionError), Database(url).lock("study a"):
         raise ZeroDivisionError
-    take(url, "study a", taken, "other").join(timeout=60)
+    take(url, "study a", taken, "other").join(timeout=120)
     assert taken == ["other"]
 
 
@@ -293,7 +293,7 @@ def test_a_killed_holder_loses_the_lock(server, database, url, tmp_path):
     finally:
         holder.kill()
         holder.communicate()
-    other.join(timeout=60)
+    other.join(timeout=120)
     assert taken == ["other"]
 
 
@@ -319,7 +319,7 @@ def shared(server, tmp_path_factory):
     return root, url, lost, ends
 
 
-def test_workers_go_on_without_the_one_that_was_killed(shared):
+def test_workers_continue_without_a_killed_one(shared):
     _, url, _, ends = shared
     assert [code for code, _, _ in ends] == [0, 0], ends
     found = trials(url)
@@ -327,7 +327,7 @@ def test_workers_go_on_without_the_one_that_was_killed(shared):
     assert count(found, TrialState.RUNNING, TrialState.WAITING) == 0
 
 
-def test_what_a_killed_worker_began_is_run_again_by_another(shared):
+def test_the_trial_of_a_killed_worker_is_retried_by_another(shared):
     _, url, lost, _ = shared
     found = trials(url)
     assert [trial.number for trial in found if trial.state == TrialState.FAIL] == [lost.number]
@@ -344,7 +344,7 @@ def test_every_trial_has_the_run_folder_of_its_number(shared):
     assert folders == [str(root / "runs" / "studies" / STUDY / str(number)) for number in range(len(folders))]
 
 
-def test_no_sqlite_database_is_made_beside_a_server(shared):
+def test_no_sqlite_database_is_created_beside_a_server(shared):
     assert not list(shared[0].rglob("*.db"))
 
 
@@ -386,11 +386,11 @@ def test_the_password_of_pgpassword_is_nowhere(shared):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="psutil adds the time of boot to a process's start on Linux only")
-def test_a_step_of_the_clock_does_not_make_a_living_worker_dead(monkeypatch):
-    before = worker.me()
+def test_a_step_of_the_clock_fails_no_running_trial(monkeypatch):
+    before = worker.this_process()
     booted = psutil.boot_time()
     monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + 5)
-    assert not worker.is_gone(before)
+    assert not worker.has_ended(before)
 
 
 # the password
@@ -429,7 +429,7 @@ def test_a_study_with_a_wrong_password_ends_in_one_line_and_leaves_nothing(serve
 
 
 @pytest.mark.parametrize("wrong", ["port", "password", "database"])
-def test_kd_study_tells_in_one_line_that_the_database_cannot_be_used(server, database, capsys, tmp_path, wrong):
+def test_kd_study_reports_an_unusable_database_in_one_line(server, database, capsys, tmp_path, wrong):
     password = f"not-{PASSWORD}" if wrong == "password" else PASSWORD
     port = free_port() if wrong == "port" else server.port
     with pytest.raises(SystemExit) as end:
@@ -457,13 +457,13 @@ SECRETS = {
 
 
 @pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
-def test_an_address_with_a_password_is_known_as_such_and_shown_without(secret):
+def test_a_password_in_an_address_is_detected_and_not_shown(secret):
     assert holds_password(secret)
     assert TOKEN not in f"{Database(secret)} {Database(secret)!r}"
 
 
 @pytest.mark.parametrize("plain", ["postgresql://learner@host:5432/studies", "sqlite:////runs/a:b@c.db", "${oc.env:A}"])
-def test_an_address_without_a_password_is_none(plain):
+def test_an_address_without_a_password_has_none(plain):
     assert not holds_password(plain)
 
 
@@ -500,7 +500,7 @@ def test_a_restart_of_the_server_between_two_epochs_costs_nothing(server, databa
 
 
 @pytest.mark.slow
-def test_a_server_that_is_away_for_a_while_costs_a_trial_at_most(server, database, url, tmp_path):
+def test_an_outage_of_the_server_costs_one_trial_at_most(server, database, url, tmp_path):
     with halted(tmp_path, url, "tracking=none", KD_STORAGE=address(server, database, PASSWORD)) as process:
         control(server, "stop", "-m", "fast")
         try:
@@ -519,7 +519,7 @@ def test_a_server_that_is_away_for_a_while_costs_a_trial_at_most(server, databas
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["holds", "waits for"])
-def test_a_server_that_goes_under_who_has_or_wants_the_lock_is_an_error_of_one_line(server, database, url, waits):
+def test_a_restart_of_the_server_during_a_lock_is_an_error_in_one_line(server, database, url, waits):
     errors: list[Exception] = []
 
     def take_and(then: Callable[[], Any]) -> None:
@@ -537,14 +537,14 @@ def test_a_server_that_goes_under_who_has_or_wants_the_lock_is_an_error_of_one_l
         other.start()
         until(lambda: waiting_for_a_lock(server, database) == 1, "the second waits")
         restart()
-        other.join(timeout=60)
+        other.join(timeout=120)
 
     take_and(while_another_waits if waits else restart)
     assert len(errors) == 1 + waits
     assert all(isinstance(error, StudyError) for error in errors), errors
 
 
-def test_a_lock_that_is_held_for_too_long_is_an_error_of_one_line(url, monkeypatch):
+def test_a_lock_that_is_held_too_long_is_an_error_in_one_line(url, monkeypatch):
     monkeypatch.setattr("kd.study.storage.LOCK_SECONDS", 1)
     errors: list[Exception] = []
 
@@ -558,6 +558,6 @@ def test_a_lock_that_is_held_for_too_long_is_an_error_of_one_line(url, monkeypat
     with Database(url).lock("study a"):
         other = threading.Thread(target=run, daemon=True)
         other.start()
-        other.join(timeout=10)
-    other.join(timeout=60)
+        other.join(timeout=120)
+    other.join(timeout=120)
     assert [type(error) for error in errors] == [StudyError]

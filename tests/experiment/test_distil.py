@@ -193,7 +193,7 @@ def test_a_teacher_can_be_given_as_a_file_and_must_have_the_classes(home, distil
     assert all(one[name].equal(two[name]) for name in one)
     with pytest.raises(CalledProcessError) as refused:
         train(home, "teacher=file", f"teacher.path={teacher}", "data.classes=3", *STEPWISE)
-    assert "knows 2 classes (background, foreground) by 1 logits, the data has 3" in refused.value.stderr
+    assert "has 2 classes (background, foreground) and 1 logits, the data has 3" in refused.value.stderr
 
 
 @pytest.mark.slow

@@ -2,13 +2,16 @@
 
 import json
 import math
+import multiprocessing
 import threading
+from pathlib import Path
 
 import pytest
 import yaml
 
 from kd.config.compose import compose, plain
-from kd.run.folder import RunFolder
+from kd.errors import RunError
+from kd.run.folder import RunFolder, only_one
 
 
 @pytest.fixture
@@ -148,3 +151,38 @@ def test_writing_again_replaces_the_file(folder, write, name):
     write(folder, {"a": 1})
     assert yaml.safe_load((folder / name).read_text()) == {"a": 1}  # JSON is YAML
     assert files(folder) == [name]
+
+
+# one process
+
+
+def _hold(path: Path, ready, done) -> None:
+    with only_one(path):
+        ready.set()
+        done.wait(120)
+
+
+def test_a_second_process_is_refused(tmp_path):
+    spawn = multiprocessing.get_context("forkserver")
+    ready, done = spawn.Event(), spawn.Event()
+    other = spawn.Process(target=_hold, args=(tmp_path, ready, done))
+    other.start()
+    assert ready.wait(120)
+    with pytest.raises(RunError, match="another process is at work"), only_one(tmp_path):
+        pass
+    done.set()
+    other.join()
+    with only_one(tmp_path):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_released(tmp_path):
+    spawn = multiprocessing.get_context("forkserver")
+    ready, never = spawn.Event(), spawn.Event()
+    other = spawn.Process(target=_hold, args=(tmp_path, ready, never))
+    other.start()
+    assert ready.wait(120)
+    other.kill()
+    other.join()
+    with only_one(tmp_path):
+        pass

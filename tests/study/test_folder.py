@@ -1,4 +1,4 @@
-"""What a study leaves behind: table, recipes, plots, `kd study`, and a parent run with children in MLflow."""
+"""A study's folder: table, recipes and plots; `kd study`; and its parent run with children in MLflow."""
 
 import csv
 import json
@@ -209,17 +209,17 @@ def test_kd_study_without_a_name_lists_every_study(here, again, capsys):
     assert f"{best(here).value:.4f}" in lines[NAME]
 
 
-def test_kd_study_sets_two_studies_side_by_side(here, again, capsys):
+def test_kd_study_compares_two_studies(here, again, capsys):
     kd(["study", NAME, "--against", WINNER, "--no-files"])
     shown = capsys.readouterr().out
     one, other = best(here).value, the_study(here, WINNER).best_value
     for figure in (f"{one:.4f}", f"{other:.4f}", f"{one - other:+.4f}"):
         assert figure in shown
-    assert "not equal: finished trials: 4 against 1" in shown
+    assert "differs: finished trials: 4 against 1" in shown
 
 
 @pytest.mark.parametrize("asked", [["temperature_unfreze"], [NAME, "--against", "temperature_unfreze"]])
-def test_kd_study_of_an_unknown_name_is_one_line_with_the_nearest(here, again, capsys, asked):
+def test_kd_study_with_an_unknown_name_suggests_the_closest_in_one_line(here, again, capsys, asked):
     with pytest.raises(SystemExit) as refused:
         kd(["study", *asked])
     assert refused.value.code == 1
@@ -228,7 +228,7 @@ def test_kd_study_of_an_unknown_name_is_one_line_with_the_nearest(here, again, c
     assert f"'{NAME}'" in line
 
 
-def test_kd_study_where_there_is_none_says_how_to_begin(tmp_path, monkeypatch, capsys):
+def test_kd_study_without_any_study_says_how_to_start_one(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("KD_STORAGE", raising=False)
     with pytest.raises(SystemExit) as refused:
         kd(["study", NAME])
@@ -238,7 +238,7 @@ def test_kd_study_where_there_is_none_says_how_to_begin(tmp_path, monkeypatch, c
     assert list(tmp_path.iterdir()) == []
 
 
-def test_kd_study_makes_a_missing_or_broken_folder_again(whole, again, home, tmp_path, monkeypatch, capsys):
+def test_kd_study_restores_a_missing_or_damaged_folder(whole, again, home, tmp_path, monkeypatch, capsys):
     (tmp_path / "runs" / "studies").mkdir(parents=True)
     shutil.copy(home / "runs" / "studies" / "studies.db", tmp_path / "runs" / "studies")
     monkeypatch.delenv("KD_STORAGE", raising=False)
@@ -270,7 +270,7 @@ def test_every_trial_is_a_child_of_the_studys_run(home, whole, half):
         assert children[run_id].data.metrics["val/miou"] == last["val/miou"]
 
 
-def test_a_study_has_one_run_for_itself_whoever_goes_on_with_it(home, whole, half):
+def test_all_sweepers_of_a_study_share_its_parent_run(home, whole, half):
     assert the_study(home).user_attrs["mlflow_run"] == half.parent
     assert [key for key, run in runs(home).items() if run.data.tags["role"] == "study"] == [half.parent]
     assert {run.info.status for run in runs(home).values()} == {"FINISHED"}
@@ -282,7 +282,7 @@ def test_the_studys_run_has_a_point_for_every_finished_trial(home, whole, half):
     assert points(home, half.parent, "val/miou_pruned") == expected_points(home, TrialState.PRUNED)
 
 
-def test_the_studys_run_has_what_was_searched_and_what_came_out(home, whole, half):
+def test_the_studys_run_has_its_search_space_and_results(home, whole, half):
     run = runs(home)[half.parent]
     assert run.data.params["space.schedule"] == "choice(linear,cosine)"
     assert "loss=hard_only" in run.data.params["fixed"]

@@ -1,4 +1,4 @@
-"""What hydra.sweeper says, made into a study's parts; and suggestions that do not depend on who asks, or how often."""
+"""The options of hydra.sweeper as parts of a study, and suggestions that depend on no process and no interruption."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from kd.config.compose import CONF
 from kd.errors import ConfigError
 from kd.study import hydra_options
 from kd.study.hydra_options import TrialJob, check_name, is_grid, overrides_as_values
-from kd.study.ledger import Ledger, Now
+from kd.study.ledger import Budget, Ledger, NoClaim
 from kd.study.space import Space
 from kd.study.storage import Database, default_url
 
@@ -64,7 +64,7 @@ def node(option: str, *more: str) -> dict:
 
 def ledger_of(database, name, sampler, seed=0, searched=NUMBERS, target=8) -> Ledger:
     space = Space(searched, (), {"figure": "maximize"}, {})
-    return Ledger(database, name, space, hydra_options.sampler(sampler, seed), NopPruner(), target)
+    return Ledger(database, name, space, hydra_options.sampler(sampler, seed), NopPruner(), Budget(target))
 
 
 def suggest(ledger: Ledger, trial) -> dict:
@@ -90,7 +90,7 @@ def study(database, sampler: dict, seed=0, restart=False, target=8, searched=NUM
     for _ in range(target):
         found.append(one(ledger))
         ledger = ledger_of(database, name, sampler, seed, searched, target) if restart else ledger
-    assert ledger.claim() is Now.ENOUGH
+    assert ledger.claim() is NoClaim.DONE
     return found
 
 
@@ -119,7 +119,7 @@ def in_process(url: str, number: str) -> None:
     print(json.dumps([one(ledger) for _ in range(int(number))]))
 
 
-def test_a_study_of_several_processes_suggests_what_one_would(database, tmp_path):
+def test_a_study_in_several_processes_suggests_the_same_points(database, tmp_path):
     url, found = f"sqlite:///{tmp_path}/studies.db", []
     for number in ("3", "5"):
         command = [sys.executable, __file__, url, number]
@@ -137,7 +137,7 @@ def test_trials_that_are_claimed_together_differ(option, database):
 
 
 @pytest.mark.parametrize("option", ["tpe", "random", "qmc"])
-def test_a_failed_trial_makes_no_suggestion_come_twice(option, database):
+def test_a_failed_trial_repeats_no_suggestion(option, database):
     name, sampler = next(NAMES), node(option, *SAMPLERS[option])
     found = []
     for number in range(6):
@@ -155,18 +155,18 @@ def test_a_failed_trial_makes_no_suggestion_come_twice(option, database):
 
 
 @pytest.mark.parametrize("option", ["qmc", "tpe", "nsgaii", "random"])
-def test_choices_are_not_the_same_for_ever(option, database):
+def test_quasi_random_samplers_vary_their_choices(option, database):
     found = study(database, node(option, *SAMPLERS[option]), target=10, searched=MIXED)
     assert len({params["c"] for params in found[1:]}) > 1
 
 
 @pytest.mark.parametrize("scramble", ["true", "false"])
-def test_a_quasi_random_sequence_goes_on_where_it_was(scramble, database):
+def test_a_quasi_random_sequence_continues_after_a_restart(scramble, database):
     sampler = node("qmc", f"scramble={scramble}")
     assert study(database, sampler, restart=True, searched=MIXED) == study(database, sampler, searched=MIXED)
 
 
-def test_the_seed_of_the_sampler_goes_before_that_of_the_study(database):
+def test_the_samplers_seed_overrides_the_studys(database):
     fixed = [study(database, {**RANDOM, "seed": 7}, seed=seed, target=2) for seed in (0, 1)]
     assert fixed[0] == fixed[1] == study(database, RANDOM, seed=7, target=2)
 
@@ -187,11 +187,11 @@ def test_every_pruner_is_built(option):
     assert type(hydra_options.pruner(conf)).__name__ == conf["_target_"].rpartition(".")[2]
 
 
-def test_hyperband_knows_how_long_a_trial_is():
+def test_hyperband_gets_the_number_of_epochs():
     assert composed("hydra/sweeper/pruner=hyperband", "trainer.epochs=81")["pruner"]["max_resource"] == 81
 
 
-def test_a_grid_is_no_sampler():
+def test_a_grid_is_not_a_suggesting_sampler():
     assert is_grid(node("grid"))
     assert is_grid({"_target_": "optuna.samplers.BruteForceSampler"})
     assert not any(is_grid(node(option)) for option in SAMPLERS)
@@ -236,7 +236,7 @@ def test_a_wrong_sampler_is_refused_by_its_key(conf, reason):
     assert "\n" not in str(error.value)
 
 
-def test_a_sampler_that_optuna_gave_up_is_refused():
+def test_a_sampler_that_optuna_removed_is_refused():
     make = hydra_options.sampler(node("motpe"), 0)
     with pytest.raises(ConfigError, match="removed"):
         make(0)
@@ -265,7 +265,7 @@ def test_nothing_but_samplers_and_pruners_is_built(target, tmp_path):
     assert not (tmp_path / "made").exists()
 
 
-def test_a_sampler_is_no_pruner():
+def test_a_sampler_is_not_accepted_as_a_pruner():
     with pytest.raises(ConfigError, match=r"hydra\.sweeper\.pruner"):
         hydra_options.pruner(RANDOM)
 
@@ -274,14 +274,14 @@ def test_a_sampler_is_no_pruner():
 
 
 @pytest.mark.parametrize("name", ["a", "_", "7", "temperature_unfreeze", "a.b-c_d", "x" * 80])
-def test_a_study_may_be_called_what_a_folder_may(name):
+def test_a_valid_folder_name_is_a_valid_study_name(name):
     assert check_name(name) == name
 
 
 @pytest.mark.parametrize(
     "name", ["", ".", "..", ".hidden", "-n", "a/b", "a b", "a\n", "\na", "über", "x" * 81, "a:b", "a\\b", None, 7]
 )
-def test_a_name_that_is_no_folder_is_refused(name):
+def test_a_name_that_no_folder_can_have_is_refused(name):
     with pytest.raises(ConfigError) as error:
         check_name(name)
     assert str(error.value).startswith(f"hydra.sweeper.study_name={name!r}")
@@ -289,17 +289,17 @@ def test_a_name_that_is_no_folder_is_refused(name):
 
 
 @pytest.mark.parametrize(("grace", "expected"), [(None, 20), (7, 7)])
-def test_silence_counts_as_death_after_four_heartbeats_or_as_told(grace, expected, root):
+def test_the_grace_period_is_four_heartbeats_unless_set(grace, expected, root):
     conf = {"storage": None, "heartbeat_interval": 5, "grace_period": grace}
     assert hydra_options.database(conf, root) == Database(default_url(root), 5, expected)
 
 
-def test_an_address_goes_before_the_folder(root):
+def test_a_storage_overrides_the_default_database(root):
     conf = {"storage": "sqlite:///elsewhere.db", "heartbeat_interval": 5, "grace_period": None}
     assert hydra_options.database(conf, root).url == "sqlite:///elsewhere.db"
 
 
-def test_a_job_shows_what_its_sweeper_said(root):
+def test_a_jobs_ticket_is_that_of_its_sweeper(root):
     conf = composed("hydra.sweeper.study_name=mine", "hydra/sweeper/pruner=median", "hydra.sweeper.grace_period=99")
     shown = hydra_options.ticket(TrialJob(4, root, conf))
     assert (shown.study, shown.number, shown.database.grace) == ("mine", 4, 99)
@@ -349,7 +349,7 @@ def test_overrides_keep_their_order_and_deletions_are_left_out():
     assert overrides_as_values(["b=1", "~c", "a=2", "~d=3"]) == [("b", 1), ("a", 2)]
 
 
-def test_values_mean_what_hydra_makes_of_them():
+def test_values_are_read_as_hydra_reads_them():
     """Quoted text in lists and dicts is the text alone, as it is in a composed configuration."""
     override = "augment.transforms=[{_target_: 'a.B', p: 0.5, names: ['x y', \"z\"]}]"
     with initialize_config_dir(str(CONF)):

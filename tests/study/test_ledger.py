@@ -1,4 +1,4 @@
-"""Who hands out trials: exactly as many finished as asked for, whatever fails, dies or is started again in between."""
+"""Handing out trials: exactly as many finish as asked for, whatever fails, dies or is restarted in between."""
 
 import json
 import subprocess
@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import asdict
 from itertools import count, pairwise
 
 import optuna
@@ -16,11 +17,12 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import NopPruner
 from optuna.trial import TrialState
-from sqlalchemy import event
+from sqlalchemy import event, text
+from waiting import LIMIT
 
 from kd.errors import StudyError
 from kd.study import hydra_options, worker
-from kd.study.ledger import FINISHED, LOST_RETRIES, Ledger, Now, Tally, failure, history
+from kd.study.ledger import FINISHED, LOST_RETRIES, Budget, Ledger, NoClaim, Tally, failure, history
 from kd.study.space import Space
 from kd.study.storage import Database
 
@@ -40,20 +42,17 @@ def database(tmp_path_factory):
     return made
 
 
-def begin(database, target=4, name=None, searched=LINE, **options) -> Ledger:
-    """A study of random search, or, where it is planned, of a grid."""
+def begin(database, trials=4, name=None, searched=LINE, **limits) -> Ledger:
+    """A study of random search, or of a grid."""
     space = Space(searched, (), {"figure": "maximize"}, {})
     sampler = hydra_options.sampler({"_target_": "optuna.samplers.RandomSampler"}, 0)
-    return Ledger(database, name or next(NAMES), space, sampler, NopPruner(), target, **options)
+    return Ledger(database, name or next(NAMES), space, sampler, NopPruner(), Budget(trials, **limits))
 
 
-def again(ledger: Ledger, **options) -> Ledger:
+def again(ledger: Ledger, **limits) -> Ledger:
     """The same command once more."""
-    kept = {
-        "target": ledger.target, "planned": ledger.planned, "max_retries": ledger.max_retries,
-        "max_failure_rate": ledger.max_failure_rate,
-    }  # fmt: skip
-    return begin(ledger.database, name=ledger.name, searched=ledger.space.searched, **{**kept, **options})
+    budget = {**asdict(ledger.budget), **limits}
+    return begin(ledger.database, name=ledger.name, searched=ledger.space.searched, **budget)
 
 
 def suggest(ledger: Ledger, trial) -> dict:
@@ -69,7 +68,7 @@ def end(ledger: Ledger, trial, outcome: str) -> None:
         trial.report(0.25, 1)
         ledger.study.tell(trial.number, state=TrialState.PRUNED)
     elif outcome == "lost":
-        trial.set_user_attr("worker", {**worker.me(), "started": 0.0})  # a process of this number, but not this one
+        trial.set_user_attr("worker", {**worker.this_process(), "started": 0.0})  # another process with this pid
     else:
         trial.set_user_attr("failure", {"kind": outcome, "reason": f"an {outcome} in trial {trial.number}"})
         ledger.study.tell(trial.number, state=TrialState.FAIL)
@@ -86,7 +85,7 @@ def one(ledger: Ledger, outcome: str = "complete") -> dict:
 def cut_off(ledger: Ledger) -> None:
     """A claim that is killed when the trial is running already and has no worker yet."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kd.study.ledger.worker.me", lambda: next(iter([])))
+        patch.setattr("kd.study.ledger.worker.this_process", lambda: next(iter([])))
         with pytest.raises(StopIteration):
             ledger.claim()
 
@@ -97,7 +96,7 @@ def states(ledger: Ledger) -> list[str]:
 
 def finish(ledger: Ledger) -> None:
     """Complete what is missing."""
-    while (trial := ledger.claim()) is not Now.ENOUGH:
+    while (trial := ledger.claim()) is not NoClaim.DONE:
         suggest(ledger, trial)
         end(ledger, trial, "complete")
 
@@ -133,29 +132,29 @@ def test_a_tally_counts_states():
     assert tally.to_retry == tally.given_up == ()
 
 
-def test_a_tally_of_nothing_is_nothing():
+def test_the_tally_of_no_trials_is_zero():
     assert Tally.of([], 2) == Tally(0, 0, 0, (), ())
 
 
 @pytest.mark.parametrize("max_retries", [0, 1, 2, 5])
-def test_an_error_is_tried_again_max_retries_times(max_retries):
+def test_an_error_is_retried_max_retries_times(max_retries):
     for tries in range(1, max_retries + 4):
         last = [tries - 1]
         expected = (last, []) if tries <= max_retries else ([], last)
         assert counted(chain(*["error"] * tries), max_retries) == expected
 
 
-def test_a_trial_without_a_word_is_lost_and_tried_again_a_bounded_number_of_times():
+def test_a_trial_without_a_reported_failure_is_lost_and_retried_a_limited_number_of_times():
     assert failure(frozen(0, TrialState.FAIL))["kind"] == "lost"
     assert counted(chain(*[None] * LOST_RETRIES), 0) == ([LOST_RETRIES - 1], [])
     assert counted(chain(*[None] * (LOST_RETRIES + 1)), 0) == ([], [LOST_RETRIES])
 
 
-def test_nan_is_never_tried_again():
+def test_nan_is_never_retried():
     assert counted(chain("nan"), 9) == ([], [0])
 
 
-def test_an_interrupted_trial_is_always_tried_again():
+def test_an_interrupted_trial_is_always_retried():
     assert counted(chain(*["interrupted"] * 50), 0) == ([49], [])
 
 
@@ -166,7 +165,7 @@ def test_kinds_of_failure_are_counted_apart():
 
 
 @pytest.mark.parametrize("state", [s for s in TrialState if s != TrialState.FAIL])
-def test_what_was_put_in_line_again_is_not_put_there_twice(state):
+def test_a_trial_is_not_queued_twice(state):
     assert counted([frozen(0, TrialState.FAIL, "error"), frozen(1, state, before=[0])]) == ([], [])
 
 
@@ -184,10 +183,14 @@ def check_chains(ledger: Ledger) -> None:
             continue
         attempts = [trials[number] for number in (*history(last), last.number)]
         kinds = Counter(failure(trial)["kind"] for trial in attempts if trial.state == TrialState.FAIL)
-        assert kinds["error"] <= ledger.max_retries + 1
+        assert kinds["error"] <= ledger.budget.max_retries + 1
         assert kinds["nan"] <= 1
         if last.state == TrialState.FAIL:
-            assert kinds["nan"] == 1 or kinds["error"] == ledger.max_retries + 1 or kinds["lost"] == LOST_RETRIES + 1
+            assert (
+                kinds["nan"] == 1
+                or kinds["error"] == ledger.budget.max_retries + 1
+                or kinds["lost"] == LOST_RETRIES + 1
+            )
         for before, after in pairwise(attempts):
             assert before.state == TrialState.FAIL
             assert failure(before)["kind"] != "nan"
@@ -217,7 +220,7 @@ def test_a_study_ends_at_exactly_its_number_of_finished_trials(database, target,
         except StudyError:
             ledger = again(ledger)
             continue
-        if trial is Now.ENOUGH:
+        if trial is NoClaim.DONE:
             break
         numbers.append(trial.number)
         suggest(ledger, trial)
@@ -228,33 +231,33 @@ def test_a_study_ends_at_exactly_its_number_of_finished_trials(database, target,
     check_chains(ledger)
 
 
-def test_a_study_that_has_enough_hands_out_nothing(database):
-    ledger = begin(database, target=2)
+def test_a_complete_study_hands_out_no_trial(database):
+    ledger = begin(database, trials=2)
     finish(ledger)
-    assert again(ledger).claim() is Now.ENOUGH
-    assert again(ledger, target=1).claim() is Now.ENOUGH
+    assert again(ledger).claim() is NoClaim.DONE
+    assert again(ledger, trials=1).claim() is NoClaim.DONE
     assert states(ledger) == ["COMPLETE"] * 2
 
 
-def test_a_study_that_should_have_more_goes_on(database):
-    ledger = begin(database, target=2)
+def test_a_study_continues_to_a_higher_number_of_trials(database):
+    ledger = begin(database, trials=2)
     finish(ledger)
-    finish(again(ledger, target=5))
+    finish(again(ledger, trials=5))
     assert states(ledger) == ["COMPLETE"] * 5
 
 
 def test_no_more_trials_run_than_are_missing(database):
-    ledger = begin(database, target=3)
+    ledger = begin(database, trials=3)
     one(ledger)
     first, second = ledger.claim(), ledger.claim()
-    assert ledger.claim() is Now.WAIT
+    assert ledger.claim() is NoClaim.WAIT
     end(ledger, first, "error")
     third = ledger.claim()
-    assert ledger.claim() is Now.WAIT
+    assert ledger.claim() is NoClaim.WAIT
     end(ledger, second, "complete")
-    assert ledger.claim() is Now.WAIT
+    assert ledger.claim() is NoClaim.WAIT
     end(ledger, third, "pruned")
-    assert ledger.claim() is Now.ENOUGH
+    assert ledger.claim() is NoClaim.DONE
 
 
 @pytest.mark.parametrize("kind", ["error", "lost", "interrupted"])
@@ -271,15 +274,15 @@ def test_a_failed_trial_comes_next_with_its_parameters(kind, database):
 # who is dead
 
 
-def test_a_claim_is_alive_in_the_name_of_its_process(database):
+def test_a_claim_records_its_process_as_the_worker(database):
     trial = begin(database).claim()
     stored = database.open().get_trial(trial._trial_id)
     assert stored.state == TrialState.RUNNING
-    assert stored.user_attrs["worker"] == worker.me()
+    assert stored.user_attrs["worker"] == worker.this_process()
 
 
-def test_a_claim_that_was_cut_off_is_freed_by_the_next(database):
-    ledger = begin(database, target=1)
+def test_an_interrupted_claim_is_freed_by_the_next(database):
+    ledger = begin(database, trials=1)
     cut_off(ledger)
     assert states(ledger) == ["RUNNING"]
     trial = ledger.claim()
@@ -287,7 +290,7 @@ def test_a_claim_that_was_cut_off_is_freed_by_the_next(database):
     assert history(ledger.trials()[trial.number]) == [0]
 
 
-def test_a_claim_that_was_cut_off_does_not_make_two_trials_alike(database):
+def test_an_interrupted_claim_does_not_repeat_a_suggestion(database):
     ledger = begin(database)
     cut_off(ledger)
     seen = [tuple(one(ledger).values()) for _ in range(3)]
@@ -296,53 +299,53 @@ def test_a_claim_that_was_cut_off_does_not_make_two_trials_alike(database):
 
 def test_the_trial_of_a_dead_process_is_freed_at_once(database):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    runs = {**worker.me(), "pid": process.pid, "started": worker._started(psutil.Process(process.pid))}
-    ledger = begin(database, target=1)
+    runs = {**worker.this_process(), "pid": process.pid, "started": worker._started(psutil.Process(process.pid))}
+    ledger = begin(database, trials=1)
     trial = ledger.claim()
     trial.set_user_attr("worker", runs)
-    assert ledger.bury() == []
-    assert ledger.claim() is Now.WAIT
+    assert ledger.fail_dead_trials() == []
+    assert ledger.claim() is NoClaim.WAIT
     process.communicate(b"\n")
-    assert [dead.number for dead in ledger.bury()] == [trial.number]
+    assert [dead.number for dead in ledger.fail_dead_trials()] == [trial.number]
     freed = ledger.claim()
     assert history(ledger.trials()[freed.number]) == [trial.number]
 
 
 def test_the_trial_of_another_host_is_freed_only_after_the_grace_period(tmp_path, monkeypatch):
-    ledger = begin(Database(f"sqlite:///{tmp_path}/studies.db", heartbeat=1, grace=2), target=1)
+    ledger = begin(Database(f"sqlite:///{tmp_path}/studies.db", grace=3600), trials=1)
     monkeypatch.setattr(worker, "_host", lambda: "elsewhere")
     trial = ledger.claim()
-    trial.set_user_attr("worker", {**worker.me(), "pid": 2**22 + 1})  # a number that no process here has
+    trial.set_user_attr("worker", {**worker.this_process(), "pid": 2**22 + 1})  # a number that no process here has
     monkeypatch.undo()
-    assert ledger.claim() is Now.WAIT
-    assert ledger.bury() == []
-    deadline = time.monotonic() + 30
-    while (freed := ledger.claim()) is Now.WAIT and time.monotonic() < deadline:
-        time.sleep(0.3)
+    assert ledger.claim() is NoClaim.WAIT
+    assert ledger.fail_dead_trials() == []
+    with ledger.storage.engine.begin() as connection:
+        connection.execute(text("UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-2 hours')"))
+    freed = ledger.claim()
     assert history(ledger.trials()[freed.number]) == [trial.number]
     assert failure(ledger.trials()[trial.number])["kind"] == "lost"
 
 
-def test_burying_returns_only_trials_whose_worker_is_gone_or_silent(database, monkeypatch):
+def test_only_trials_with_a_dead_or_silent_worker_are_failed(database, monkeypatch):
     """Not one that told its own failure in the same moment: its worker lives, and would be killed for it."""
     ledger = begin(database)
     trial = ledger.claim()
     monkeypatch.setattr(optuna.storages, "fail_stale_trials", lambda study: end(ledger, trial, "error"))
-    assert ledger.bury() == []
+    assert ledger.fail_dead_trials() == []
 
 
 # planned studies
 
 
-def test_a_planned_study_runs_every_cell_once_in_order(database):
-    ledger = begin(database, target=6, searched=GRID, planned=True)
+def test_a_grid_runs_every_cell_once_in_order(database):
+    ledger = begin(database, trials=6, searched=GRID, grid=True)
     assert [one(ledger) for _ in range(6)] == ledger.space.cells()
-    assert ledger.claim() is Now.ENOUGH
+    assert ledger.claim() is NoClaim.DONE
 
 
 @pytest.mark.parametrize("kind", ["error", "lost", "interrupted", "cut off"])
-def test_a_planned_study_begun_again_runs_every_cell_once(kind, database):
-    ledger = begin(database, target=6, searched=GRID, planned=True)
+def test_a_restarted_grid_runs_every_cell_once(kind, database):
+    ledger = begin(database, trials=6, searched=GRID, grid=True)
     one(ledger)
     cut_off(ledger) if kind == "cut off" else one(ledger, kind)
     ledger = again(ledger)
@@ -353,7 +356,7 @@ def test_a_planned_study_begun_again_runs_every_cell_once(kind, database):
     assert states(ledger).count("FAIL") == 1
 
 
-def test_a_plan_that_was_written_half_is_completed(database, monkeypatch):
+def test_a_half_written_grid_is_completed(database, monkeypatch):
     real, name = optuna.Study.enqueue_trial, next(NAMES)
 
     def enqueue(study, cell):
@@ -363,76 +366,76 @@ def test_a_plan_that_was_written_half_is_completed(database, monkeypatch):
 
     monkeypatch.setattr(optuna.Study, "enqueue_trial", enqueue)
     with pytest.raises(KeyboardInterrupt):
-        begin(database, target=6, name=name, searched=GRID, planned=True)
+        begin(database, trials=6, name=name, searched=GRID, grid=True)
     monkeypatch.undo()
-    ledger = begin(database, target=6, name=name, searched=GRID, planned=True)
+    ledger = begin(database, trials=6, name=name, searched=GRID, grid=True)
     assert [one(ledger) for _ in range(6)] == ledger.space.cells()
 
 
-def test_a_planned_study_may_stop_before_its_last_cell(database):
-    ledger = begin(database, target=2, searched=GRID, planned=True)
+def test_a_grid_may_stop_before_its_last_cell(database):
+    ledger = begin(database, trials=2, searched=GRID, grid=True)
     finish(ledger)
     assert [trial.params for trial in ledger.trials() if trial.value is not None] == ledger.space.cells()[:2]
 
 
-def test_a_planned_study_ends_without_the_cells_that_were_given_up(database):
-    ledger = begin(database, target=6, searched=GRID, planned=True)
+def test_a_grid_ends_without_the_cells_that_failed_for_good(database):
+    ledger = begin(database, trials=6, searched=GRID, grid=True)
     one(ledger, "nan")
     finish(ledger)
     assert Counter(states(ledger)) == {"FAIL": 1, "COMPLETE": 5}
 
 
-def test_a_planned_study_waits_for_its_last_cells(database):
-    ledger = begin(database, target=6, searched=GRID, planned=True)
+def test_a_grid_waits_for_its_last_cells(database):
+    ledger = begin(database, trials=6, searched=GRID, grid=True)
     trials = [ledger.claim() for _ in range(6)]
-    assert ledger.claim() is Now.WAIT
+    assert ledger.claim() is NoClaim.WAIT
     for trial in trials[1:]:
         end(ledger, trial, "complete")
     end(ledger, trials[0], "nan")
-    assert ledger.claim() is Now.ENOUGH
+    assert ledger.claim() is NoClaim.DONE
 
 
-def test_a_cell_of_a_range_of_fractions_may_fail_and_run_again(database):
+def test_a_cell_with_a_fraction_is_retried_with_the_same_value(database):
     searched = {"x": FloatDistribution(0.0, 0.3, step=0.1)}
-    ledger = begin(database, target=4, searched=searched, planned=True)
+    ledger = begin(database, trials=4, searched=searched, grid=True)
     for _ in range(3):
         one(ledger)
     failed = one(ledger, "interrupted")
     assert one(ledger) == failed
-    assert ledger.claim() is Now.ENOUGH
+    assert ledger.claim() is NoClaim.DONE
 
 
 # when to stop
 
 
 def test_a_study_in_which_nothing_works_stops_and_says_why(database):
-    ledger = begin(database, target=20)
+    ledger = begin(database, trials=20)
     for _ in range(3):
         one(ledger, "nan")
-    with pytest.raises(StudyError, match=rf"study {ledger.name} stops: 3 .* number 2, for: an nan in trial 2; mend"):
+    with pytest.raises(StudyError, match=rf"study {ledger.name} stops: 3 .* trial 2: an nan in trial 2; fix"):
         ledger.claim()
 
 
-def test_a_study_stops_when_more_than_its_share_was_given_up(database):
-    ledger = begin(database, target=10, max_failure_rate=0.3)
+def test_a_study_stops_when_too_large_a_share_failed_for_good(database):
+    ledger = begin(database, trials=10, max_failure_rate=0.3)
     one(ledger)
     for _ in range(3):
         one(ledger, "nan")
     one(ledger, "nan")
-    with pytest.raises(StudyError, match="4 trials were given up"):
+    with pytest.raises(StudyError, match="4 trials failed for good"):
         ledger.claim()
 
 
-def test_a_trial_that_is_tried_again_is_not_given_up(database):
-    ledger = begin(database, target=4, max_failure_rate=0.0, max_retries=2)
+def test_a_retried_trial_does_not_count_as_failed_for_good(database):
+    ledger = begin(database, trials=4, max_failure_rate=0.0, max_retries=2)
     for _ in range(4):
         for outcome in ("error", "error", "interrupted", "complete"):
             one(ledger, outcome)
-    assert ledger.claim() is Now.ENOUGH
+    assert ledger.claim() is NoClaim.DONE
 
 
-def test_a_study_that_stopped_goes_on_when_it_is_asked_again(database):
-    ledger = begin(database, target=4)
+def test_a_stopped_study_continues_when_the_command_is_repeated(database):
+    ledger = begin(database, trials=4)
     for _ in range(3):
         one(ledger, "nan")
     with pytest.raises(StudyError):
@@ -446,21 +449,21 @@ def test_a_study_that_stopped_goes_on_when_it_is_asked_again(database):
 # beginning
 
 
-def test_a_study_of_another_question_is_refused(database):
+def test_a_study_with_another_space_is_refused(database):
     ledger = begin(database)
-    with pytest.raises(StudyError, match=f"study {ledger.name} was begun with"):
+    with pytest.raises(StudyError, match=f"study {ledger.name} began with"):
         begin(database, name=ledger.name, searched=GRID)
     assert again(ledger).claim().number == 0
 
 
-def test_a_study_of_somebody_else_is_refused(database):
+def test_a_study_of_another_program_cannot_be_continued(database):
     study = optuna.create_study(study_name=next(NAMES), storage=database.open())
     study.add_trial(optuna.create_trial(value=1.0))
-    with pytest.raises(StudyError, match="not made by this sweeper"):
+    with pytest.raises(StudyError, match="not created by this sweeper"):
         begin(database, name=study.study_name)
 
 
-def test_a_study_whose_beginning_was_cut_off_is_begun_again(database, monkeypatch):
+def test_a_study_whose_creation_was_interrupted_is_created(database, monkeypatch):
     name = next(NAMES)
     monkeypatch.setattr(Space, "write", lambda space, study: next(iter([])))
     with pytest.raises(StopIteration):
@@ -475,8 +478,8 @@ def test_a_study_whose_beginning_was_cut_off_is_begun_again(database, monkeypatc
 
 def work(ledger: Ledger, numbers: list[int]) -> None:
     """What a worker does; every fourth trial fails at first."""
-    while (trial := ledger.claim()) is not Now.ENOUGH:
-        if trial is Now.WAIT:
+    while (trial := ledger.claim()) is not NoClaim.DONE:
+        if trial is NoClaim.WAIT:
             time.sleep(0.02)
             continue
         numbers.append(trial.number)
@@ -487,7 +490,7 @@ def work(ledger: Ledger, numbers: list[int]) -> None:
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_threads_share_a_study(shared, database):
-    ledger, numbers = begin(database, target=8), []
+    ledger, numbers = begin(database, trials=8), []
     threads = [
         threading.Thread(target=work, args=(ledger if shared else again(ledger), numbers), daemon=True)
         for _ in range(4)
@@ -495,7 +498,7 @@ def test_threads_share_a_study(shared, database):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=120)
+        thread.join(timeout=LIMIT)
     assert sorted(numbers) == list(range(len(ledger.trials())))
     assert Counter(states(ledger))["COMPLETE"] == 8
     assert set(states(ledger)) == {"COMPLETE", "FAIL"}
@@ -505,19 +508,19 @@ def test_threads_share_a_study(shared, database):
 def as_process(url: str) -> None:
     """A worker in a process of its own: prints the numbers of its trials."""
     numbers: list[int] = []
-    work(begin(Database(url), target=8, name="shared"), numbers)
+    work(begin(Database(url), trials=8, name="shared"), numbers)
     print(json.dumps(numbers))
 
 
 @pytest.mark.slow
-def test_processes_that_start_together_share_a_study_that_was_not_there(tmp_path):
+def test_processes_that_start_together_share_a_new_study(tmp_path):
     url = f"sqlite:///{tmp_path}/deep/studies.db"
     command = [sys.executable, __file__, url]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     done = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, done
     numbers = [number for out, _ in done for number in json.loads(out)]
-    ledger = begin(Database(url), target=8, name="shared")
+    ledger = begin(Database(url), trials=8, name="shared")
     assert sorted(numbers) == list(range(len(ledger.trials())))
     assert states(ledger).count("COMPLETE") == 8
     check_chains(ledger)

@@ -1,4 +1,4 @@
-"""A study's question: read as it was written, and no other accepted under its name."""
+"""A study's space: it loads as it was stored, and the study accepts no other."""
 
 import optuna
 import pytest
@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from kd.errors import StudyError
+from kd.settings import RESULT_NEUTRAL
 from kd.study.hydra_options import overrides_as_values, search_space
-from kd.study.space import FREE, Space, describe
+from kd.study.space import Space, describe
 
 SEARCHED = {
     "a": IntDistribution(0, 4),
@@ -31,11 +32,11 @@ def written(question: Space) -> optuna.Study:
 
 
 def complaint(before: Space, now: Space) -> str:
-    """What is said about going on with another question."""
+    """The error that refuses to continue with another space."""
     with pytest.raises(StudyError) as error:
         now.check_same(written(before))
     assert "\n" not in str(error.value)
-    assert str(error.value).startswith("study mine was begun with ")
+    assert str(error.value).startswith("study mine began with ")
     return str(error.value)
 
 
@@ -73,7 +74,7 @@ def told(override: str) -> list:
     ],
     ids=describe,
 )
-def test_a_question_is_read_as_it_was_written(distribution):
+def test_a_stored_space_loads_unchanged(distribution):
     question = space({"key": distribution}, {"val/miou": "maximize", "val/loss": "minimize"})
     read = Space.read(written(question))
     assert (read.searched, read.fixed, read.objectives) == (question.searched, question.fixed, question.objectives)
@@ -82,7 +83,7 @@ def test_a_question_is_read_as_it_was_written(distribution):
 
 @pytest.mark.parametrize("key", ["root", "tracking", "tracking.uri"])
 @pytest.mark.parametrize("sign", ["", "+", "++"])
-def test_where_a_study_is_shown_is_not_written_down(key, sign):
+def test_root_and_tracking_are_not_stored(key, sign):
     question = space(**{key.replace(".", "__"): "secret"})
     question = Space(question.searched, (f"{sign}{key}=secret", "seed=0"), question.objectives, question.config)
     study = written(question)
@@ -90,7 +91,7 @@ def test_where_a_study_is_shown_is_not_written_down(key, sign):
     assert Space.read(study).fixed == ("seed=0",)
 
 
-def test_a_question_may_be_asked_again():
+def test_the_same_space_is_accepted():
     space().check_same(written(space()))
 
 
@@ -99,8 +100,8 @@ def test_the_directions_are_those_of_the_objectives_in_order():
     assert space(objectives=objectives).directions == ["maximize", "minimize"]
 
 
-def test_a_study_of_another_program_has_no_question():
-    with pytest.raises(StudyError, match="study mine was not made by this sweeper"):
+def test_a_study_of_another_program_has_no_space():
+    with pytest.raises(StudyError, match="study mine was not created by this sweeper"):
         Space.read(optuna.create_study(study_name="mine"))
 
 
@@ -119,7 +120,7 @@ def test_a_study_of_another_program_has_no_question():
         ("d", IntDistribution(0, 1), "d=nothing, now 0..1"),
     ],
 )
-def test_another_range_is_refused_as_it_was_and_is(key, now, message):
+def test_another_range_is_refused_with_both_values(key, now, message):
     assert message in complaint(space(), space({**SEARCHED, key: now}))
 
 
@@ -129,7 +130,7 @@ def test_a_range_that_got_steps_is_refused(step):
     assert "x=" in complaint(before, space({"x": FloatDistribution(0.0, 4.0, step=step)}))
 
 
-def test_a_choice_of_words_is_not_one_of_numbers():
+def test_a_choice_of_strings_is_not_one_of_numbers():
     assert "x=" in complaint(space(swept("x=choice(1,2)")), space(swept("x=choice('1','2')")))
 
 
@@ -156,7 +157,7 @@ def test_a_fixed_key_that_changed_is_refused(change, message):
     assert message in complaint(space(), space(**change))
 
 
-def test_a_key_that_is_gone_is_refused():
+def test_a_missing_key_is_refused():
     assert "new.key=7, now nothing" in complaint(space(new__key=7), space())
 
 
@@ -175,19 +176,30 @@ def test_many_differences_are_counted_not_listed():
     assert "key3" not in message
 
 
-@pytest.mark.parametrize("key", [*FREE, "tracking.uri", "tracking.enabled"])
-def test_where_a_study_runs_and_is_shown_may_change(key):
+@pytest.mark.parametrize("key", [*RESULT_NEUTRAL, "tracking.uri", "tracking.enabled"])
+def test_a_key_that_changes_no_result_may_change(key):
     name = key.replace(".", "__")
     space(**{name: "now"}).check_same(written(space(**{name: "then"})))
 
 
+@pytest.mark.parametrize("devices", [("cuda:0", "cuda:1"), ("cuda", "cuda:1"), ("auto", "cuda:0"), ("cpu", "auto")])
+def test_another_device_of_the_same_kind_is_accepted(devices):
+    before, now = (space(trainer__device=device) for device in devices)
+    now.check_same(written(before))
+
+
+def test_another_kind_of_device_is_refused():
+    """Latency may be an objective, and results differ in their last digits."""
+    assert "trainer.device=cpu, now cuda:0" in complaint(space(trainer__device="cpu"), space(trainer__device="cuda:0"))
+
+
 @pytest.mark.parametrize("key", ["trainer.devices", "trainer", "trackings.uri", "data.rooted", "data", "x.root"])
-def test_what_only_looks_like_a_free_key_may_not(key):
+def test_a_key_that_only_resembles_a_result_neutral_one_may_not_change(key):
     name = key.replace(".", "__")
     assert f"{key}=then, now now" in complaint(space(**{name: "then"}), space(**{name: "now"}))
 
 
-def test_a_free_key_that_is_searched_may_not_change_its_range():
+def test_a_result_neutral_key_that_is_searched_may_not_change_its_range():
     before = space({"tracking.x": IntDistribution(0, 1)})
     assert "tracking.x=0..1, now 0..2" in complaint(before, space({"tracking.x": IntDistribution(0, 2)}))
 
@@ -226,13 +238,13 @@ def test_cells_are_every_combination_the_last_key_changing_fastest():
     ]  # fmt: skip
 
 
-def test_a_space_of_nothing_has_one_cell():
+def test_an_empty_space_has_one_cell():
     assert space({}).cells() == [{}]
     assert list(space({}).corners()) == [{}]
 
 
 @pytest.mark.parametrize("sweep", ["range(0,1,0.1)", "range(0.0,0.4,0.1)", "range(0.7,2,0.1)", "range(1,10,3)"])
-def test_the_cells_of_a_range_are_what_hydra_counts(sweep):
+def test_the_cells_of_a_range_are_those_of_hydra(sweep):
     distribution = swept(f"x={sweep}")["x"]
     cells = [cell["x"] for cell in space({"x": distribution}).cells()]
     assert cells == pytest.approx([distribution.low + i * (cells[1] - cells[0]) for i in range(len(cells))])
@@ -244,7 +256,7 @@ def test_the_cells_of_a_range_are_what_hydra_counts(sweep):
 @pytest.mark.parametrize(
     "distribution", [FloatDistribution(0, 1), FloatDistribution(1, 2, log=True), IntDistribution(1, 9, log=True)]
 )
-def test_a_range_of_any_value_has_no_cells(distribution):
+def test_a_continuous_range_has_no_cells(distribution):
     with pytest.raises(StudyError) as error:
         space({"some.key": distribution}).cells()
     assert str(error.value).startswith(f"some.key takes any value from {distribution.low} to {distribution.high}")
@@ -254,7 +266,7 @@ def test_a_range_of_any_value_has_no_cells(distribution):
 # overrides
 
 
-def test_a_trial_is_told_what_is_fixed_and_then_what_is_searched():
+def test_a_trials_overrides_are_the_fixed_ones_then_the_searched_ones():
     assert space().overrides({"a": 3, "c": "two"}) == ["seed=0", "a=3", "c=two"]
 
 
@@ -288,5 +300,5 @@ def test_null_is_a_choice():
         (CategoricalDistribution(["a", 1]), "choice(a,1)"),
     ],
 )
-def test_a_distribution_is_described_in_words(distribution, words):
+def test_a_distribution_is_described_as_text(distribution, words):
     assert describe(distribution) == words

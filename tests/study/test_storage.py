@@ -82,7 +82,7 @@ def test_an_address_without_a_password_is_known(url):
     assert not holds_password(url)
 
 
-def test_the_folder_of_a_database_is_no_password():
+def test_a_folder_in_an_address_is_not_a_password():
     assert not holds_password("sqlite:////home/a:b@c/studies.db")
 
 
@@ -92,7 +92,7 @@ def test_a_refused_address_is_shown_without_its_password():
     assert "secret" not in str(error.value)
 
 
-def test_a_server_has_no_file_and_is_taken_to_be_there(tmp_path):
+def test_a_server_has_no_file_and_is_assumed_to_exist(tmp_path):
     assert Database("postgresql://me@host/db").file is None
     assert Database("postgresql://me@host/db").exists()
     assert not sqlite(tmp_path).exists()
@@ -101,7 +101,7 @@ def test_a_server_has_no_file_and_is_taken_to_be_there(tmp_path):
 # opening
 
 
-def test_a_database_is_made_with_its_folder(tmp_path):
+def test_a_database_is_created_with_its_folder(tmp_path):
     database = sqlite(tmp_path / "deep" / "down")
     database.open()
     assert database.exists()
@@ -112,14 +112,14 @@ def test_a_database_is_opened_once(tmp_path):
     assert sqlite(tmp_path).open() is sqlite(tmp_path).open()
 
 
-def test_what_is_in_a_database_stays(tmp_path):
+def test_opening_a_database_keeps_its_content(tmp_path):
     optuna.create_study(study_name="mine", storage=sqlite(tmp_path).open())
     again = sqlite(tmp_path, heartbeat=7, grace=9).open()
     assert optuna.study.get_all_study_names(again) == ["mine"]
     assert (again.get_heartbeat_interval(), again.grace_period) == (7, 9)
 
 
-def test_threads_that_open_a_database_together_all_get_it(tmp_path):
+def test_threads_may_open_a_database_together(tmp_path):
     """Each as a process would: with a pool of connections of its own."""
     opened, together = [], threading.Barrier(4)
 
@@ -138,24 +138,24 @@ def test_threads_that_open_a_database_together_all_get_it(tmp_path):
         assert connection.execute("SELECT count(*) FROM version_info").fetchone() == (1,)
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot be used" in complaint(sqlite(tmp_path / "file" / "below"))
 
 
-def test_a_folder_in_place_of_the_database_is_told(tmp_path):
+def test_a_folder_in_place_of_the_database_is_reported(tmp_path):
     (tmp_path / "studies.db").mkdir()
     assert "cannot be used" in complaint(sqlite(tmp_path))
 
 
-def test_a_file_that_is_no_database_is_told_and_kept(tmp_path):
+def test_a_file_that_is_not_a_database_is_reported_and_kept(tmp_path):
     (tmp_path / "studies.db").write_text("a letter, longer than the header of a database would be" * 20)
     before = (tmp_path / "studies.db").read_bytes()
     assert "not a database" in complaint(sqlite(tmp_path))
     assert (tmp_path / "studies.db").read_bytes() == before
 
 
-def test_a_database_of_another_optuna_is_told(tmp_path):
+def test_a_database_of_another_optuna_version_is_reported(tmp_path):
     sqlite(tmp_path).open()
     with sqlite3.connect(tmp_path / "studies.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
@@ -194,30 +194,32 @@ def failing(error: Exception, times: int):
 @pytest.mark.parametrize(
     "error", [OperationalError("SELECT 1", {}, Exception("away")), StorageInternalError("away"), Unreachable("away")]
 )
-def test_a_server_that_is_away_is_waited_for_ever_longer(error, pauses):
-    assert SERVER.patiently(failing(error, times=6)) == 7
+def test_an_unreachable_server_is_retried_with_growing_pauses(error, pauses):
+    assert SERVER.with_retries(failing(error, times=6)) == 7
     assert pauses == sorted(pauses)
     assert len(pauses) == 6
 
 
-def test_a_server_that_does_not_come_back_is_told(pauses):
+def test_a_server_that_does_not_come_back_is_reported(pauses):
     error = OperationalError("SELECT 1", {}, Exception("connection refused\nby all"))
     with pytest.raises(StudyError, match="connection refused") as told:
-        SERVER.patiently(failing(error, times=10**6))
+        SERVER.with_retries(failing(error, times=10**6))
     assert "\n" not in str(told.value)
     assert sum(pauses) >= storage.OUTAGE_SECONDS
 
 
-def test_a_file_that_fails_is_not_waited_for(tmp_path, pauses):
+def test_a_file_that_fails_is_not_retried(tmp_path, pauses):
     with pytest.raises(StudyError, match="database or disk is full"):
-        sqlite(tmp_path).patiently(failing(OperationalError("x", {}, Exception("database or disk is full")), times=1))
+        sqlite(tmp_path).with_retries(
+            failing(OperationalError("x", {}, Exception("database or disk is full")), times=1)
+        )
     assert pauses == []
 
 
 @pytest.mark.parametrize("error", [StudyError("another question"), ValueError("x"), KeyboardInterrupt()])
-def test_what_is_no_outage_is_not_waited_for(error, tmp_path, pauses):
+def test_other_errors_are_not_retried(error, tmp_path, pauses):
     with pytest.raises(type(error)):
-        sqlite(tmp_path).patiently(failing(error, times=1))
+        sqlite(tmp_path).with_retries(failing(error, times=1))
     assert pauses == []
 
 
@@ -252,20 +254,20 @@ def test_a_lock_is_a_hidden_file_beside_the_database(what, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
 
 
-def test_locks_of_other_things_do_not_wait(tmp_path, monkeypatch):
+def test_locks_with_different_names_are_independent(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "LOCK_SECONDS", 0.1)
     with sqlite(tmp_path).lock("study a"), sqlite(tmp_path).lock("study b"), sqlite(tmp_path).lock("folder of a"):
         assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_lock_that_is_held_too_long_is_told(tmp_path, monkeypatch):
+def test_a_lock_that_is_held_too_long_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "LOCK_SECONDS", 0.1)
     database = sqlite(tmp_path)
-    with database.lock("it"), pytest.raises(StudyError, match=r"held by another process.*stop or continue"):
+    with database.lock("it"), pytest.raises(StudyError, match=r"held by another process.*stop that process"):
         database.lock("it").__enter__()
 
 
-def test_an_error_under_a_lock_frees_it(tmp_path, monkeypatch):
+def test_an_error_under_a_lock_releases_it(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "LOCK_SECONDS", 1)
     database = sqlite(tmp_path)
     with pytest.raises(ZeroDivisionError), database.lock("it"):
@@ -274,7 +276,7 @@ def test_an_error_under_a_lock_frees_it(tmp_path, monkeypatch):
         pass
 
 
-def test_the_lock_of_a_killed_process_falls_back(tmp_path, monkeypatch):
+def test_the_lock_of_a_killed_process_is_released(tmp_path, monkeypatch):
     database = sqlite(tmp_path)
     command = [sys.executable, "-c", HOLD, database.url]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""Studies in one process, through `python train.py -m`: resumed, killed, crowded, refused, failing, in every form."""
+"""Studies in one process, through `python train.py -m`: resumed, killed, shared, refused, failing, of every kind."""
 
 import csv
 import hashlib
@@ -115,7 +115,7 @@ def asked(tmp_path_factory):
     return named({
         "straight": (straight, [*command, "hydra.sweeper.n_trials=3"]),
         "a first": (grown, [*command, "hydra.sweeper.n_trials=1"]),
-        "two more": (grown, [*command, "hydra.sweeper.n_trials=3"]),
+        "two more": (grown, [*command, "hydra.sweeper.n_trials=3", "trainer.checkpoint_minutes=7"]),
         **{name: (straight, [*command, *more, "hydra.sweeper.n_trials=4"]) for name, (more, _) in ASKED.items()},
         "fewer trials": (straight, [*command, "hydra.sweeper.n_trials=2"]),
         "another name": (straight, [*command, *OTHER]),
@@ -148,12 +148,12 @@ def broken_off(tmp_path_factory):
     )  # fmt: skip
 
 
-def test_a_killed_study_goes_on_to_exactly_its_number_of_trials(broken_off):
+def test_a_killed_study_resumes_to_exactly_its_number_of_trials(broken_off):
     assert sum(trial.state in FINISHED for trial in broken_off.trials) == 3
     assert all(trial.state in (*FINISHED, TrialState.FAIL) for trial in broken_off.trials)
 
 
-def test_a_killed_trial_is_lost_and_runs_again_under_a_new_number_with_the_same_parameters(broken_off):
+def test_a_killed_trial_is_retried_under_a_new_number_with_the_same_parameters(broken_off):
     lost, again = broken_off.trials[1], broken_off.trials[2]
     assert lost.state == TrialState.FAIL
     assert failure(lost)["kind"] == "lost"
@@ -161,7 +161,7 @@ def test_a_killed_trial_is_lost_and_runs_again_under_a_new_number_with_the_same_
     assert again.params == lost.params
 
 
-def test_ctrl_c_ends_a_study_at_once_and_its_trial_runs_again(broken_off):
+def test_ctrl_c_stops_a_study_at_once_and_its_trial_is_retried(broken_off):
     assert broken_off.interrupted.code == 130
     assert broken_off.interrupted.err.splitlines()[-1] == "interrupted"
     stopped = broken_off.trials[2]
@@ -185,31 +185,31 @@ def test_every_trial_has_the_run_folder_of_its_number(broken_off):
     assert sorted(map(int, numbers)) == [trial.number for trial in broken_off.trials]
 
 
-def test_the_command_of_a_study_that_has_its_trials_trains_nothing(broken_off):
+def test_the_command_of_a_complete_study_trains_nothing(broken_off):
     assert "(3 of 3 finished)" in broken_off.continued.out
     assert (broken_off.last.code, broken_off.last.err) == (0, "")
-    assert broken_off.last.out.splitlines() == [f"study    {NAME}: 3 of 3 trials are there"]
+    assert broken_off.last.out.splitlines() == [f"study    {NAME}: 3 of 3 trials are finished"]
 
 
-def test_a_study_that_was_broken_off_searches_what_it_would_have_searched(broken_off, straight):
+def test_an_interrupted_study_suggests_the_same_points(broken_off, straight):
     assert suggested(broken_off.root) == suggested(straight.root)
 
 
-def test_the_number_of_trials_is_a_target_that_may_grow(asked):
+def test_a_study_continues_with_more_trials_and_another_checkpoint_interval(asked):
     first, then = asked["a first"], asked["two more"]
     assert (first.code, then.code) == (0, 0)
     assert "(1 of 1 finished)" in first.out
-    assert "1 of 3 trials are there" in then.out
+    assert "1 of 3 trials are finished" in then.out
     assert [trial.state for trial in trials(then.root)] == [TrialState.COMPLETE] * 3
 
 
-def test_the_same_seed_searches_the_same_in_one_go_or_several(asked, straight):
+def test_the_same_seed_suggests_the_same_points_in_one_command_or_several(asked, straight):
     grown = asked["two more"]
     assert [trial.params for trial in trials(grown.root)] == [trial.params for trial in trials(straight.root)]
     assert [trial.value for trial in trials(grown.root)] == [trial.value for trial in trials(straight.root)]
 
 
-def test_what_is_typed_is_fixed_narrowed_or_left_to_the_study(straight):
+def test_the_command_line_fixes_or_narrows_what_is_searched(straight):
     assert all(trial.params.keys() == SEARCHED for trial in trials(straight.root))
     assert all(trial.params["schedule"] in ("linear", "cosine") for trial in trials(straight.root))
     overrides = (folder(straight.root) / "0" / ".hydra" / "overrides.yaml").read_text()
@@ -217,15 +217,15 @@ def test_what_is_typed_is_fixed_narrowed_or_left_to_the_study(straight):
 
 
 @pytest.mark.parametrize("question", ASKED)
-def test_a_study_refuses_to_go_on_with_another_question(asked, question):
+def test_a_study_refuses_to_continue_with_another_space(asked, question):
     line = one_line(asked[question])
     assert asked[question].code in (1, 2)
-    assert f"study {NAME} was begun with" in line
+    assert f"study {NAME} began with" in line
     assert f"{ASKED[question][1]}=" in line
     assert "hydra.sweeper.study_name" in line
 
 
-def test_what_a_study_refuses_and_fewer_trials_than_it_has_run_nothing(asked, straight):
+def test_a_refused_command_or_fewer_trials_than_there_are_run_nothing(asked, straight):
     assert (asked["fewer trials"].code, asked["fewer trials"].err) == (0, "")
     assert len(trials(straight.root)) == 3
     assert sorted(path.name for path in folder(straight.root).iterdir() if path.name.isdigit()) == ["0", "1", "2"]
@@ -236,7 +236,7 @@ def test_another_name_is_another_study_in_the_same_database(asked, straight):
     assert len(finished(straight.root, "other")) == 1
 
 
-def test_where_no_pictures_are_asked_for_none_are_drawn(straight):
+def test_without_pictures_nothing_is_drawn(straight):
     assert (folder(straight.root) / "trials.csv").exists()
     assert list(straight.root.rglob("*.png")) == []
 
@@ -252,7 +252,7 @@ def crowd(tmp_path_factory):
     return SimpleNamespace(root=root, done=[ended(process) for process in processes])
 
 
-def test_the_same_command_several_times_at_once_shares_one_study(crowd):
+def test_the_same_command_started_several_times_shares_one_study(crowd):
     assert [(done.code, done.err) for done in crowd.done] == [(0, "")] * 3
     assert [trial.state for trial in trials(crowd.root)] == [TrialState.COMPLETE] * 3
 
@@ -264,7 +264,7 @@ def test_workers_that_start_together_never_share_a_trial_or_its_folder(crowd):
         assert len((folder(crowd.root) / str(number) / "metrics.jsonl").read_text().splitlines()) == 3
 
 
-def test_a_table_written_by_several_has_every_trial(crowd):
+def test_a_table_written_by_several_processes_has_every_trial(crowd):
     with (folder(crowd.root) / "trials.csv").open() as file:
         assert [row["state"] for row in csv.DictReader(file)] == ["complete"] * 3
 
@@ -307,14 +307,14 @@ def refused(tmp_path_factory):
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_cannot_be_searched_is_told_in_one_line_before_anything_is_written(refused, what):
+def test_an_invalid_study_is_refused_in_one_line_before_anything_is_written(refused, what):
     assert refused[what].code in (1, 2)
     assert REFUSED[what][1] in one_line(refused[what])
     assert "s3cret" not in refused[what].err
     assert list(refused[what].root.rglob("*")) == []
 
 
-def test_a_key_that_one_choice_lacks_is_not_said_to_be_misspelt(refused):
+def test_a_key_that_one_choice_lacks_is_not_called_misspelt(refused):
     assert "did you mean 'schedule.final'" not in refused["a key that one choice lacks"].err
 
 
@@ -368,7 +368,7 @@ def failing(tmp_path_factory):
     return named({name: (tmp_path_factory.mktemp(name), overrides) for name, overrides in asked.items()})
 
 
-def test_a_failing_trial_is_retried_given_up_and_stops_no_other(failing):
+def test_a_failing_trial_is_retried_and_stops_no_other(failing):
     found = failing["one"]
     assert found.code == 0
     by_state = {trial.number: trial.state for trial in trials(found.root)}
@@ -389,7 +389,7 @@ def test_a_failed_trial_says_why_in_table_and_terminal(failing):
     assert "Traceback" not in found.out + found.err
 
 
-def test_a_study_of_which_nothing_works_ends_with_one_line(failing):
+def test_a_study_in_which_every_trial_fails_ends_with_one_line(failing):
     found = failing["all"]
     assert found.code != 0
     assert "3.jpg" in one_line(found)
@@ -397,12 +397,12 @@ def test_a_study_of_which_nothing_works_ends_with_one_line(failing):
     assert len(trials(found.root)) < 9
 
 
-def test_a_png_that_is_cut_short_is_told_in_one_line(failing):
+def test_a_truncated_png_is_reported_in_one_line(failing):
     assert failing["png"].code != 0
     assert "3.png" in one_line(failing["png"])
 
 
-def test_an_objective_that_is_no_number_is_a_failure_that_is_not_repeated(failing):
+def test_an_objective_that_is_not_a_number_is_a_failure_without_retry(failing):
     found = failing["unlabelled"]
     assert found.code != 0
     assert "val/miou=nan is not a number" in one_line(found)
@@ -411,7 +411,7 @@ def test_an_objective_that_is_no_number_is_a_failure_that_is_not_repeated(failin
     assert [history(trial) for trial in trials(found.root)] == [[], []]
 
 
-def test_a_training_that_diverged_is_a_failure_that_is_not_repeated(failing):
+def test_a_diverged_training_is_a_failure_without_retry(failing):
     found = failing["diverged"]
     assert found.code != 0
     assert "optimizer.lr" in one_line(found)
@@ -505,7 +505,7 @@ def test_a_trial_that_is_far_behind_is_pruned_and_keeps_what_it_trained(forms):
     assert json.loads((folder(root) / "1" / "summary.json").read_text())["state"] == "pruned"
 
 
-def test_hydras_plain_grid_is_still_there_and_is_no_study(forms):
+def test_hydras_plain_grid_still_works_and_creates_no_study(forms):
     assert (forms["plain"].code, forms["plain"].err) == (0, "")
     assert len(list((forms["plain"].root / "runs" / "multirun").rglob("summary.json"))) == 2
     assert not (forms["plain"].root / "runs" / "studies").exists()

@@ -1,7 +1,6 @@
-"""A trial as its job sees it: pruned where others are better, told however it ends, and never told twice."""
+"""A trial as its job sees it: pruned if others are better, and its end reported exactly once."""
 
 import math
-import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -13,13 +12,13 @@ from optuna.distributions import IntDistribution
 from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
-from sqlalchemy import event
+from sqlalchemy import event, text
+from waiting import until
 
 from kd.config.compose import CONF
 from kd.errors import ConfigError, StudyError, Superseded
 from kd.study import hydra_options
-from kd.study.ledger import Ledger, Now
-from kd.study.no_trial import NoTrial
+from kd.study.ledger import Budget, Ledger, NoClaim
 from kd.study.space import Space
 from kd.study.storage import Database
 from kd.study.trial import Ticket, attach
@@ -50,7 +49,7 @@ def pruner_of(option: str):
 def begin(database, objectives=("figure",), pruner=None, target=TRIALS, direction="maximize") -> Ledger:
     """A study of one run per x."""
     space = Space({"x": IntDistribution(0, TRIALS - 1)}, (), dict.fromkeys(objectives, direction), {})
-    return Ledger(database, next(NAMES), space, RandomSampler, pruner or NopPruner(), target, planned=True)
+    return Ledger(database, next(NAMES), space, RandomSampler, pruner or NopPruner(), Budget(target, grid=True))
 
 
 def claim(ledger: Ledger) -> tuple[Ticket, int]:
@@ -72,14 +71,14 @@ def curve(x: int, epoch: int) -> float:
 
 def learn(ledger: Ledger, folder: Path, sign: int = 1) -> None:
     """Run a study to its end, each trial as a job would."""
-    for _ in range(ledger.target):
+    for _ in range(ledger.budget.trials):
         ticket, x = claim(ledger)
         with attach(ticket, folder) as trial:
             for epoch in range(1, EPOCHS + 1):
                 if trial.report(sign * curve(x, epoch), epoch, EPOCHS):
                     break
             trial.finish({"figure": sign * curve(x, epoch)})
-    assert ledger.claim() is Now.ENOUGH
+    assert ledger.claim() is NoClaim.DONE
 
 
 def job(ticket: Ticket, folder: Path, *steps: Callable) -> None:
@@ -101,6 +100,11 @@ def throw(error: BaseException) -> Callable:
 def epochs(ledger: Ledger) -> int:
     """The epochs that were trained, as the database knows them."""
     return sum(len(trial.intermediate_values) for trial in ledger.trials())
+
+
+def stale(ledger: Ledger) -> list[int]:
+    """The trials whose last heartbeat is older than the grace period."""
+    return ledger.storage._get_stale_trial_ids(ledger.study._study_id)
 
 
 def state(ticket: Ticket):
@@ -175,7 +179,7 @@ def test_what_is_not_a_number_is_not_reported(value, database, tmp_path):
     assert state(ticket).intermediate_values == {2: 0.5}
 
 
-def test_several_objectives_are_told_and_not_reported(database, tmp_path):
+def test_several_objectives_are_not_reported_for_pruning(database, tmp_path):
     ticket, _ = claim(begin(database, objectives=("figure", "cost")))
     with attach(ticket, tmp_path) as trial:
         assert trial.report(0.5, 1, 3) is False
@@ -188,7 +192,7 @@ def test_several_objectives_are_told_and_not_reported(database, tmp_path):
 # how a trial ends
 
 
-def test_a_job_says_who_it_is_and_where(database, tmp_path):
+def test_a_job_records_its_process_and_its_run_folder(database, tmp_path):
     ticket, _ = claim(begin(database))
     with attach(ticket, tmp_path / "run") as trial:
         assert trial.tags == {"study": ticket.study, "trial": str(ticket.number)}
@@ -206,7 +210,7 @@ def test_a_job_knows_the_parent_of_its_mirror(database, tmp_path):
         assert trial.tags["mlflow.parentRunId"] == "abc"
 
 
-def test_a_defect_fails_the_trial_and_leaves_its_traceback(database, tmp_path):
+def test_a_bug_fails_the_trial_and_leaves_its_traceback(database, tmp_path):
     ticket, _ = claim(begin(database))
     with pytest.raises(ZeroDivisionError):
         job(ticket, tmp_path / "run", throw(ZeroDivisionError("division by zero")))
@@ -217,7 +221,7 @@ def test_a_defect_fails_the_trial_and_leaves_its_traceback(database, tmp_path):
     assert text.endswith("ZeroDivisionError: division by zero\n")
 
 
-def test_a_mistake_of_the_user_fails_the_trial_without_a_traceback(database, tmp_path):
+def test_a_user_error_fails_the_trial_without_a_traceback(database, tmp_path):
     ticket, _ = claim(begin(database))
     with pytest.raises(ConfigError):
         job(ticket, tmp_path, throw(ConfigError("x=1: too\nlittle")))
@@ -238,7 +242,7 @@ def test_the_reason_of_a_failure_is_one_line_of_bounded_length(text, database, t
     assert "\n" not in reason
 
 
-def test_an_interrupted_job_says_so(database, tmp_path):
+def test_an_interrupted_job_fails_its_trial_as_interrupted(database, tmp_path):
     ticket, _ = claim(begin(database))
     with pytest.raises(KeyboardInterrupt):
         job(ticket, tmp_path, throw(KeyboardInterrupt()))
@@ -259,7 +263,7 @@ def test_an_objective_that_is_not_finite_fails_the_trial_as_nan(value, pruned, d
     assert str(value) in state(ticket).user_attrs["failure"]["reason"]
 
 
-def test_what_goes_wrong_after_the_result_does_not_undo_it(database, tmp_path):
+def test_an_error_after_the_result_does_not_undo_it(database, tmp_path):
     ticket, _ = claim(begin(database))
     with pytest.raises(RuntimeError):
         job(ticket, tmp_path, lambda trial: trial.finish({"figure": 0.5}), throw(RuntimeError("disk full")))
@@ -282,7 +286,7 @@ def test_what_goes_wrong_after_the_result_does_not_undo_it(database, tmp_path):
     ],
     ids=["report", "report nothing", "note", "finish", "finish pruned"],
 )
-def test_who_lost_his_trial_hears_it_and_changes_nothing(do, database, tmp_path):
+def test_a_job_that_lost_its_trial_is_told_and_changes_nothing(do, database, tmp_path):
     ticket, _ = claim(begin(database))
     before = []
     lose = (lambda _: take(ticket), lambda _: before.append(state(ticket)))
@@ -294,7 +298,7 @@ def test_who_lost_his_trial_hears_it_and_changes_nothing(do, database, tmp_path)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, ConfigError])
-def test_who_lost_his_trial_does_not_fail_it_again(error, database, tmp_path):
+def test_a_job_that_lost_its_trial_does_not_fail_it_again(error, database, tmp_path):
     ticket, _ = claim(begin(database))
     before = []
     with pytest.raises(error):
@@ -302,7 +306,7 @@ def test_who_lost_his_trial_does_not_fail_it_again(error, database, tmp_path):
     assert before == [state(ticket)]
 
 
-def test_a_trial_may_be_lost_between_a_look_and_a_report(database, tmp_path, monkeypatch):
+def test_a_trial_may_be_lost_between_a_check_and_a_report(database, tmp_path, monkeypatch):
     ticket, _ = claim(begin(database))
     real = type(database.open()).get_trial
 
@@ -322,24 +326,26 @@ def test_a_trial_may_be_lost_between_a_look_and_a_report(database, tmp_path, mon
 
 
 @pytest.mark.parametrize("end", [TrialState.COMPLETE, TrialState.FAIL])
-def test_a_trial_that_is_over_cannot_be_attached_to(end, database, tmp_path):
+def test_a_trial_that_has_ended_cannot_be_attached_to(end, database, tmp_path):
     ticket, _ = claim(begin(database))
     values = [1.0] if end == TrialState.COMPLETE else None
     ticket.database.open().set_trial_state_values(state(ticket)._trial_id, end, values)
     before = state(ticket)
-    with pytest.raises(Superseded, match=f"trial {ticket.number} of study {ticket.study} is over"):
+    with pytest.raises(Superseded, match=f"trial {ticket.number} of study {ticket.study} has ended"):
         attach(ticket, tmp_path).__enter__()
     assert state(ticket) == before
 
 
-def test_a_job_lives_while_its_block_lasts(tmp_path):
-    """Silent for longer than the grace period, but for the heartbeat."""
-    database = Database(f"sqlite:///{tmp_path}/studies.db", heartbeat=1, grace=2)
+def test_a_job_sends_heartbeats_while_its_block_lasts(tmp_path):
+    """Its last heartbeat would be older than the grace period, if no other followed."""
+    database = Database(f"sqlite:///{tmp_path}/studies.db", heartbeat=1, grace=3600)
     ledger = begin(database)
     ticket, _ = claim(ledger)
     with attach(ticket, tmp_path) as trial:
-        time.sleep(3.2)
-        assert ledger.bury() == []
+        with ledger.storage.engine.begin() as connection:
+            connection.execute(text("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-2 hours')"))
+        until(lambda: not stale(ledger), "the next heartbeat")
+        assert ledger.fail_dead_trials() == []
         trial.finish({"figure": 1.0})
     assert state(ticket).state == TrialState.COMPLETE
 
@@ -347,7 +353,7 @@ def test_a_job_lives_while_its_block_lasts(tmp_path):
 # put in line again
 
 
-def test_a_job_that_is_put_in_line_again_goes_on_with_its_trial(database, tmp_path, recwarn):
+def test_a_requeued_job_resumes_its_trial(database, tmp_path, recwarn):
     """As schedulers do that take a machine away: the process exits, and starts again in the same folder."""
     ledger = begin(database, target=1)
     ticket, _ = claim(ledger)
@@ -364,7 +370,7 @@ def test_a_job_that_is_put_in_line_again_goes_on_with_its_trial(database, tmp_pa
     assert not [warning for warning in recwarn if "already reported" in str(warning.message)]
 
 
-def test_a_trial_that_runs_again_knows_the_folder_of_the_one_that_was_cut_off(database, tmp_path):
+def test_a_retried_trial_knows_the_folder_of_the_interrupted_attempt(database, tmp_path):
     ledger = begin(database)
     first, x = claim(ledger)
     with pytest.raises(KeyboardInterrupt):
@@ -375,12 +381,3 @@ def test_a_trial_that_runs_again_knows_the_folder_of_the_one_that_was_cut_off(da
         assert trial.predecessor == tmp_path / "0"
     with attach(others[0][0], tmp_path / "2") as trial:
         assert trial.predecessor is None
-
-
-def test_a_run_of_its_own_is_never_pruned():
-    alone = NoTrial()
-    assert [alone.report(value, 1, 3) for value in (None, float("nan"), 0.0)] == [False] * 3
-    assert not alone.pruned
-    assert not alone.tags
-    alone.note({"epochs": 1})
-    alone.finish({"figure": float("nan")})

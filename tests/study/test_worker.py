@@ -1,16 +1,17 @@
-"""Who runs a trial: known on his own host to live or not, killed only by who started him, alive while he says so."""
+"""A worker: known on its own host to be alive or not, signalled only by the process that started it, and heartbeats."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import optuna
 import psutil
 import pytest
+from waiting import LIMIT, until
 
 from kd.study import worker
 from kd.study.storage import Database
@@ -36,11 +37,11 @@ def process(code: str = "import sys; print(0, flush=True); sys.stdin.read()"):
 
 def named(pid: int) -> dict:
     """A process of this host as a worker."""
-    return {**worker.me(), "pid": pid, "started": worker._started(psutil.Process(pid))}
+    return {**worker.this_process(), "pid": pid, "started": worker._started(psutil.Process(pid))}
 
 
 def counting(refused=()) -> SimpleNamespace:
-    """A storage that counts signs of life, some of which it refuses."""
+    """A storage that counts heartbeats, some of which it refuses."""
     heard = []
 
     def record(trial):
@@ -51,78 +52,76 @@ def counting(refused=()) -> SimpleNamespace:
     return SimpleNamespace(heard=heard, record_heartbeat=record, get_heartbeat_interval=lambda: 0.02)
 
 
-def soon(condition) -> bool:
-    """Whether something becomes true, sooner or later."""
-    deadline = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
+def heartbeats_end(trial: int) -> None:
+    """Wait until no thread sends heartbeats of a trial any more."""
+    name = f"heartbeat of trial {trial}"
+    until(lambda: name not in [thread.name for thread in threading.enumerate()], "the end of the heartbeats")
 
 
 # alive or gone
 
 
 def test_this_process_lives():
-    assert worker.me()["pid"] == os.getpid()
-    assert worker.me() == worker.me()
-    assert not worker.is_gone(worker.me())
+    assert worker.this_process()["pid"] == os.getpid()
+    assert worker.this_process() == worker.this_process()
+    assert not worker.has_ended(worker.this_process())
 
 
 def test_a_worker_is_written_into_a_database_and_read_back(tmp_path):
     study = optuna.create_study(storage=Database(f"sqlite:///{tmp_path}/studies.db").open())
     trial = study.ask()
-    trial.set_user_attr("worker", worker.me())
+    trial.set_user_attr("worker", worker.this_process())
     (read,) = study.get_trials()
-    assert read.user_attrs["worker"] == worker.me()
-    assert not worker.is_gone(read.user_attrs["worker"])
+    assert read.user_attrs["worker"] == worker.this_process()
+    assert not worker.has_ended(read.user_attrs["worker"])
 
 
-def test_a_process_that_ended_is_gone():
+def test_a_process_that_exited_has_ended():
     with process() as (started, _):
         runs = named(started.pid)
-        assert not worker.is_gone(runs)
-    assert worker.is_gone(runs)
+        assert not worker.has_ended(runs)
+    assert worker.has_ended(runs)
 
 
-def test_a_process_that_nobody_has_buried_yet_is_gone():
+def test_a_zombie_has_ended():
     with process() as (started, _):
         runs = named(started.pid)
         started.kill()
         os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
         assert psutil.Process(started.pid).status() == psutil.STATUS_ZOMBIE
-        assert worker.is_gone(runs)
+        assert worker.has_ended(runs)
 
 
 @pytest.mark.skipif(not psutil.LINUX, reason="elsewhere the start of a process is a time of day")
-def test_a_step_of_the_clock_ends_nobody(monkeypatch):
-    runs, real = worker.me(), psutil._pslinux.boot_time
+def test_a_step_of_the_clock_ends_no_worker(monkeypatch):
+    runs, real = worker.this_process(), psutil._pslinux.boot_time
     monkeypatch.setattr(psutil._pslinux, "boot_time", lambda *_: real() + 1)
-    assert not worker.is_gone(runs)
+    assert not worker.has_ended(runs)
 
 
-def test_a_number_that_is_used_again_is_another_process():
-    assert worker.is_gone({**worker.me(), "started": worker.me()["started"] - 1})
+def test_a_reused_pid_is_another_process():
+    assert worker.has_ended({**worker.this_process(), "started": worker.this_process()["started"] - 1})
 
 
-def test_nobody_here_can_tell_of_another_host():
-    elsewhere = {**worker.me(), "host": "elsewhere", "started": 0.0}
-    assert not worker.is_gone(elsewhere)
-    assert not worker.is_gone(None)
+def test_a_worker_on_another_host_counts_as_alive():
+    elsewhere = {**worker.this_process(), "host": "elsewhere", "started": 0.0}
+    assert not worker.has_ended(elsewhere)
+    assert not worker.has_ended(None)
 
 
-def test_a_host_that_was_started_anew_is_another(monkeypatch):
-    before = worker.me()
+def test_a_host_after_a_reboot_is_another_host(monkeypatch):
+    before = worker.this_process()
     monkeypatch.setattr(worker, "_namespace", lambda: "pid:[1]")
-    assert worker.me()["host"] != before["host"]
+    assert worker.this_process()["host"] != before["host"]
 
 
-def test_a_host_without_these_files_has_a_name_still(monkeypatch):
+def test_a_host_without_proc_files_is_known_by_its_name(monkeypatch):
     def missing():
         raise FileNotFoundError
 
     monkeypatch.setattr(worker, "_namespace", missing)
     monkeypatch.setattr(worker.Path, "read_text", lambda path: missing())
-    assert worker.me()["host"] == worker.platform.node()
+    assert worker.this_process()["host"] == worker.platform.node()
 
 
 # killing
@@ -130,74 +129,68 @@ def test_a_host_without_these_files_has_a_name_still(monkeypatch):
 
 def test_a_worker_that_was_started_here_is_killed():
     with process() as (started, _):
-        assert worker.end_own(named(started.pid), signal.SIGKILL)
-        assert started.wait(timeout=30) != 0
+        assert worker.signal_child(named(started.pid), signal.SIGKILL)
+        assert started.wait(timeout=LIMIT) != 0
 
 
 def test_a_worker_of_a_worker_is_killed():
     with process(GRANDCHILD) as (_, pid):
         runs = named(pid)
-        assert worker.end_own(runs, signal.SIGKILL)
-        assert soon(lambda: worker.is_gone(runs))
+        assert worker.signal_child(runs, signal.SIGKILL)
+        until(lambda: worker.has_ended(runs))
 
 
 @pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"started": 1.0}])
-def test_who_only_has_its_number_is_left_alone(change):
+def test_another_process_with_the_same_pid_is_left_alone(change):
     with process() as (started, _):
-        assert not worker.end_own({**named(started.pid), **change}, signal.SIGKILL)
+        assert not worker.signal_child({**named(started.pid), **change}, signal.SIGKILL)
         assert started.poll() is None
 
 
-def test_who_was_started_by_others_is_left_alone():
+def test_a_process_started_by_others_is_left_alone():
     parent = os.getppid()
-    assert not worker.end_own(named(parent), signal.SIGKILL)
+    assert not worker.signal_child(named(parent), signal.SIGKILL)
     assert psutil.pid_exists(parent)
 
 
-def test_nobody_kills_himself_or_nobody():
-    assert not worker.end_own(worker.me(), signal.SIGKILL)
-    assert not worker.end_own(None, signal.SIGKILL)
+def test_a_worker_never_signals_itself():
+    assert not worker.signal_child(worker.this_process(), signal.SIGKILL)
+    assert not worker.signal_child(None, signal.SIGKILL)
 
 
 def test_a_worker_that_ended_is_not_killed_again():
     with process() as (started, _):
         runs = named(started.pid)
-    assert not worker.end_own(runs, signal.SIGKILL)
+    assert not worker.signal_child(runs, signal.SIGKILL)
 
 
-# signs of life
+# heartbeats
 
 
-def test_a_trial_lives_as_long_as_the_block():
+def test_heartbeats_last_as_long_as_the_block():
     beats = counting()
     with worker.heartbeat(beats, 7):
-        assert soon(lambda: len(beats.heard) >= 4)
-    heard = len(beats.heard)
-    time.sleep(0.1)
-    assert len(beats.heard) == heard
+        until(lambda: len(beats.heard) >= 4)
+    heartbeats_end(7)
     assert set(beats.heard) == {7}
 
 
-def test_a_sign_that_did_not_arrive_is_followed_by_others():
+def test_a_heartbeat_that_failed_is_followed_by_others():
     beats = counting(refused=(2, 3))
     with worker.heartbeat(beats, 7):
-        assert soon(lambda: len(beats.heard) >= 6)
+        until(lambda: len(beats.heard) >= 6)
 
 
-def test_signs_end_when_another_gives_them():
+def test_heartbeats_end_when_another_process_sends_them():
     beats, asked = counting(), []
     with worker.heartbeat(beats, 7, over=lambda: asked.append(1) or len(asked) > 2):
-        assert soon(lambda: len(asked) == 3)
-        heard = len(beats.heard)
-        time.sleep(0.1)
+        heartbeats_end(7)
     assert len(asked) == 3
-    assert len(beats.heard) == heard > 0
+    assert len(beats.heard) == 2
 
 
-def test_signs_end_with_an_error():
+def test_heartbeats_end_with_an_error():
     beats = counting()
     with pytest.raises(ZeroDivisionError), worker.heartbeat(beats, 7):
         _ = 1 / 0
-    heard = len(beats.heard)
-    time.sleep(0.1)
-    assert len(beats.heard) == heard
+    heartbeats_end(7)

@@ -1,4 +1,4 @@
-"""Whatever fails whenever, in the end the store holds what the run shows: every point once."""
+"""Whichever calls fail, in the end the store has what the run shows: every point once."""
 
 import itertools
 import string
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from kd.tracking.delivery import Delivery, _key
+from kd.tracking.delivery import Delivery, Target, _key
 from kd.tracking.shown import Shown
 
 
@@ -121,7 +121,7 @@ class Failing:
 
 
 def delivery(client, identity="me", **options) -> Delivery:
-    return Delivery(identity, lambda: (client, "0"), **options)
+    return Delivery(Target(identity, **options), lambda: (client, "0"))
 
 
 def shown(epochs: int, **changes) -> Shown:
@@ -142,13 +142,13 @@ EVENTS = st.lists(st.sampled_from(["epoch", "epoch", "again", "killed", "killed 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(fates=FATES, events=EVENTS)
-def test_whatever_fails_whenever_every_point_is_there_exactly_once_in_the_end(fates, events, tmp_path):
+def test_every_point_arrives_exactly_once_whichever_calls_fail(fates, events, tmp_path):
     client, noted, epochs = Failing(fates), [None], 0
-    here = delivery(client, noted=noted.append)
+    here = delivery(client, on_found=noted.append)
     for event in events:
         epochs += event == "epoch"
         if event.startswith("killed"):
-            here = delivery(client, known=noted[-1] if event == "killed" else None, noted=noted.append)
+            here = delivery(client, run_id=noted[-1] if event == "killed" else None, on_found=noted.append)
         with suppress(OSError):
             here.update(shown(epochs))
     client.plan = iter(())
@@ -206,7 +206,7 @@ def test_another_process_sends_only_what_is_missing():
     assert third.sent == {}
 
 
-def test_a_second_run_that_came_of_a_lost_answer_is_deleted():
+def test_a_duplicate_run_from_a_lost_response_is_deleted():
     """The answer to `create_run` was given up, and the run was not there yet when it was looked for."""
     client = Failing(["ok", "before"])
     here = delivery(client)
@@ -214,7 +214,7 @@ def test_a_second_run_that_came_of_a_lost_answer_is_deleted():
         here.update(shown(1))
     here.update(shown(1))
     client.do_create_run("0", tags={"kd.run": "me"})
-    again = delivery(client, known=here.run_id)
+    again = delivery(client, run_id=here.run_id)
     again.update(shown(2))
     assert again.run_id == here.run_id
     assert client.points() == expected(shown(2))
@@ -224,13 +224,13 @@ def test_a_run_of_another_identity_is_left_alone():
     client = Failing()
     other = delivery(client, "other")
     other.update(shown(1))
-    mine = delivery(client, known=other.run_id)
+    mine = delivery(client, run_id=other.run_id)
     mine.update(shown(3))
     assert mine.run_id != other.run_id
     assert len(client.runs[other.run_id].points) == 2
 
 
-def test_what_the_store_refuses_does_not_keep_the_rest_from_it():
+def test_a_rejected_value_does_not_hold_back_the_others():
     class Strict(Failing):
         def do_log_batch(self, run_id, metrics=(), params=(), tags=()):
             if params:
@@ -244,7 +244,7 @@ def test_what_the_store_refuses_does_not_keep_the_rest_from_it():
     assert client.run.status == "FINISHED"
 
 
-def test_a_run_that_goes_on_is_running_again():
+def test_a_resumed_run_is_running_again():
     client = Failing()
     delivery(client).update(shown(1, status="KILLED"))
     assert client.run.status == "KILLED"
@@ -252,7 +252,7 @@ def test_a_run_that_goes_on_is_running_again():
     assert client.run.status == "RUNNING"
 
 
-def test_runs_of_lost_processes_no_longer_look_as_if_they_went_on():
+def test_runs_of_dead_processes_no_longer_look_as_if_they_were_running():
     client = Failing()
     one, other = (client.do_create_run("0", tags={"kd.run": name}).info.run_id for name in ("one", "other"))
     client.runs[other].status = "FINISHED"
@@ -260,7 +260,7 @@ def test_runs_of_lost_processes_no_longer_look_as_if_they_went_on():
     assert [client.runs[run_id].status for run_id in (one, other)] == ["KILLED", "FINISHED"]
 
 
-def test_a_file_is_sent_again_only_where_its_content_is_another(tmp_path):
+def test_a_file_is_sent_again_only_if_its_content_has_changed(tmp_path):
     client, file = Failing(), tmp_path / "student.safetensors"
     for content, sent in (("one", 1), ("one", 0), ("two", 1)):  # the same size, another network
         file.write_text(content)
@@ -270,7 +270,7 @@ def test_a_file_is_sent_again_only_where_its_content_is_another(tmp_path):
         assert client.run.files[(file.name, None)] == content.encode()
 
 
-def test_a_file_that_is_gone_is_left_out(tmp_path):
+def test_a_deleted_file_is_left_out(tmp_path):
     client = Failing()
     delivery(client).update(shown(1, artifacts=((tmp_path / "gone", None),), status="FINISHED"))
     assert client.run.files == {}
@@ -292,16 +292,16 @@ def store(tmp_path_factory):
 
 
 def recorded(store, identity: str, found: Shown):
-    here = Delivery(identity, lambda: store)
+    here = Delivery(Target(identity), lambda: store)
     here.update(found)
-    again = Delivery(identity, lambda: store)
+    again = Delivery(Target(identity), lambda: store)
     again.update(found)
     assert again.sent == {}
     return store[0].get_run(here.run_id)
 
 
 @pytest.mark.parametrize("name", ODD + PATHS)
-def test_a_metric_parameter_or_tag_of_any_name_is_taken(name, store):
+def test_a_metric_parameter_or_tag_of_any_name_is_stored(name, store):
     points = {("val/miou", 0): (0.5, 1), (f"val/iou/{name}", 0): (0.25, 1)}
     run = recorded(
         store, f"name {ascii(name)[:50]}".replace("'", ""), Shown("r", {f"t{name}": "x"}, {f"p{name}": 1}, points)
@@ -323,7 +323,7 @@ def test_a_name_is_cleaned_once(name):
     assert len(_key(name)) <= 250
 
 
-def test_hundreds_of_parameters_and_very_long_ones_are_taken(store):
+def test_hundreds_of_parameters_and_very_long_ones_are_stored(store):
     values = {f"p{number}": number for number in range(250)} | {"long": "x" * 20_000}
     found = recorded(store, "hundreds", Shown("r", {}, values)).data.params
     assert {name: found[name] for name in values if name != "long"} == {f"p{i}": str(i) for i in range(250)}
@@ -331,16 +331,16 @@ def test_hundreds_of_parameters_and_very_long_ones_are_taken(store):
     assert len(found["long"]) >= 500
 
 
-def test_thousands_of_points_are_taken(store):
+def test_thousands_of_points_are_stored(store):
     points = {(name, step): (float(step), step) for name in "abc" for step in range(900)}
     run = recorded(store, "thousands", Shown("r", points=points))
     assert [point.step for point in store[0].get_metric_history(run.info.run_id, "b")] == list(range(900))
 
 
-def test_processes_that_send_the_same_points_at_the_same_time_leave_each_once(store):
+def test_points_sent_by_several_processes_at_once_are_stored_once(store):
     """Both have looked, and found nothing, before either sends; the store tells by name, step, time and value."""
     client = store[0]
-    first = Delivery("crowd", lambda: store)
+    first = Delivery(Target("crowd"), lambda: store)
     first.update(shown(0))
     points = [Metric(name, value, when, step) for (name, step), (value, when) in shown(20).points.items()]
     gate = threading.Barrier(4)

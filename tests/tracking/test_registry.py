@@ -1,4 +1,4 @@
-"""A registered student loads without this package and without a pickle, and no store can fail a run that is over."""
+"""A registered student loads without this package and without pickle, and no store can fail a finished run."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ def registered(tmp_path_factory):
     return root, root / "runs" / "one" / "1", f"sqlite:///{root}/mlruns/mlflow.db"
 
 
-def test_a_registered_model_loads_in_a_process_without_this_package_and_answers_as_the_student(registered, tmp_path):
+def test_a_registered_model_loads_without_this_package_and_has_the_students_logits(registered, tmp_path):
     _, folder, uri = registered
     images = torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8)
     np.save(tmp_path / "images.npy", images.numpy())
@@ -62,7 +62,7 @@ def test_no_file_of_a_registered_model_is_a_pickle(registered):
     assert "kd" not in (path / "requirements.txt").read_text()
 
 
-def test_what_is_registered_is_not_registered_again_unless_the_name_is_another(registered, capsys, monkeypatch):
+def test_a_registered_student_is_registered_again_only_under_another_name(registered, capsys, monkeypatch):
     root, folder, uri = registered
     monkeypatch.setenv("KD_ROOT", str(root))
     main(["sync", str(folder)])
@@ -75,7 +75,7 @@ def test_what_is_registered_is_not_registered_again_unless_the_name_is_another(r
     }  # fmt: skip
 
 
-def test_a_store_that_is_away_costs_a_line_that_says_what_to_do_later(tmp_path, caplog):
+def test_an_unreachable_store_costs_one_line_that_names_the_remedy(tmp_path, caplog):
     finished(tmp_path / "run")
     facts = {"name": "run", "begun": 0.0, "ended": 1.0, "status": "FINISHED", "tags": {}, "choices": {}}
     where = {"experiment": "e", "uri": "http://127.0.0.1:9", "root": str(tmp_path)}
@@ -87,7 +87,7 @@ def test_a_store_that_is_away_costs_a_line_that_says_what_to_do_later(tmp_path, 
     assert (tmp_path / "run" / "export" / "student.onnx").exists()
 
 
-def test_a_trial_is_not_registered_and_neither_is_what_was_not_asked_for(tmp_path):
+def test_a_trial_or_a_run_without_a_name_is_not_registered(tmp_path):
     for name, overrides, tags, wanted in (
         ("asked", ["tracking.register=x"], {}, "x"),
         ("silent", [], {}, None),
@@ -105,7 +105,7 @@ def test_a_name_that_cannot_be_registered_is_refused_before_the_run(overrides):
         checked(plain(compose(overrides)), look_at_data=False)
 
 
-def test_a_run_from_before_there_was_a_registry_still_has_settings():
+def test_a_configuration_without_the_key_register_is_valid():
     config = plain(compose([]))
     del config["tracking"]["register"]
     assert checked(json.loads(json.dumps(config)), look_at_data=False).tracking.registered_name is None

@@ -1,4 +1,4 @@
-"""What MLflow should show of a run is read from its folder alone, whatever state that is in."""
+"""What MLflow should show of a run depends on its folder alone, in whatever state that is."""
 
 import json
 from pathlib import Path
@@ -27,14 +27,14 @@ def epoch(folder: RunFolder, number: int, **figures) -> None:
     folder.append_metrics({"epoch": number, "val/miou": number / 4, **figures, "time": 200.25 + number})
 
 
-def test_a_run_that_has_just_begun_shows_who_it_is(folder):
+def test_a_new_run_shows_its_identity(folder):
     shown = of_folder(folder)
     assert (shown.name, shown.status, shown.begun, shown.ended) == ("a run", "RUNNING", 100_000, None)
     assert (shown.tags, shown.parameters, shown.points) == ({"role": "student"}, {"loss": "hinton"}, {})
     assert shown.artifacts == ()
 
 
-def test_every_figure_of_an_epoch_is_a_point_at_the_time_at_which_the_epoch_was_over(folder):
+def test_every_metric_of_an_epoch_is_a_point_at_the_epochs_end(folder):
     epoch(folder, 0, loss=None)
     epoch(folder, 1, loss=2)
     assert of_folder(folder).points == {
@@ -68,7 +68,7 @@ def ended(folder: RunFolder, status: str = "FINISHED") -> None:
     folder.identify(status=status, ended=300.5)
 
 
-def test_the_closing_figures_are_points_of_the_last_epoch(folder):
+def test_the_summary_is_shown_as_points_of_the_last_epoch(folder):
     epoch(folder, 0)
     epoch(folder, 1)
     summary = {"objective": {"val/miou": 0.25}, "student": {"val/miou": 0.5, "test/miou": None}, "state": "complete"}
@@ -84,7 +84,7 @@ def test_the_closing_figures_are_points_of_the_last_epoch(folder):
     assert (shown.status, shown.ended) == ("FINISHED", 300_500)
 
 
-def test_the_files_are_shown_once_the_run_is_over_and_neither_hidden_ones_nor_checkpoints(folder):
+def test_files_are_shown_after_the_end_without_hidden_ones_and_checkpoints(folder):
     (folder / ".hydra").mkdir()
     names = [".lock", "checkpoint.safetensors", "checkpoint.before.safetensors", "summary.json", "curves.png"]
     for name in names:
@@ -96,18 +96,18 @@ def test_the_files_are_shown_once_the_run_is_over_and_neither_hidden_ones_nor_ch
     assert files(folder.path, ".png") == [folder / "curves.png"]
 
 
-def test_a_run_whose_process_is_gone_was_killed_at_its_last_sign_of_life(folder):
-    shown = of_folder(folder, is_gone=True)
+def test_a_run_whose_process_died_was_killed_at_its_last_epoch(folder):
+    shown = of_folder(folder, ended=True)
     assert (shown.status, shown.ended) == ("KILLED", 100_000)
     epoch(folder, 0)
-    shown = of_folder(folder, is_gone=True)
+    shown = of_folder(folder, ended=True)
     assert (shown.status, shown.ended) == ("KILLED", 200_250)
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED"])
-def test_a_run_that_said_how_it_ended_ended_so(folder, status):
+def test_a_recorded_status_is_kept(folder, status):
     ended(folder, status)
-    assert of_folder(folder, is_gone=True).status == status
+    assert of_folder(folder, ended=True).status == status
 
 
 FIGURES = st.dictionaries(
@@ -117,7 +117,7 @@ FIGURES = st.dictionaries(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records=st.lists(FIGURES, min_size=1, max_size=5), data=st.data())
-def test_a_file_cut_anywhere_shows_the_epochs_that_are_whole(records, data, tmp_path):
+def test_a_truncated_metrics_file_shows_its_complete_epochs(records, data, tmp_path):
     folder = RunFolder(tmp_path)
     (folder / "metrics.jsonl").unlink(missing_ok=True)
     folder.identify(**FACTS)

@@ -1,4 +1,4 @@
-"""`kd ui` shows the project's store to this machine and to nobody else, or says in one line why it does not."""
+"""`kd ui` serves the project's store to this machine only, or fails with one line."""
 
 import shutil
 import socket
@@ -56,7 +56,7 @@ def test_it_starts_mlflow_on_the_projects_store_and_ends_with_it(store, capsys, 
     assert "/#/experiments/1/runs" in out
 
 
-def test_without_a_run_it_says_so_and_makes_nothing(root, capsys):
+def test_without_a_run_it_fails_and_creates_nothing(root, capsys):
     code, _, err = say(capsys)
     assert code == 1
     assert err.startswith("error: there is no run yet")
@@ -64,18 +64,18 @@ def test_without_a_run_it_says_so_and_makes_nothing(root, capsys):
     assert not (root / "mlruns").exists()
 
 
-def test_a_port_that_is_taken_is_told(store, capsys):
+def test_a_port_in_use_is_refused(store, capsys):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         code, _, err = say(capsys, "--port", str(port))
     assert code == 2
-    assert err.startswith(f"error: --port={port} cannot be had")
+    assert err.startswith(f"error: --port={port} cannot be used")
 
 
 @pytest.mark.parametrize("port", ["-1", "99999999"])
-def test_a_port_that_is_none_is_told(store, capsys, port):
+def test_an_invalid_port_is_refused(store, capsys, port):
     code, _, err = say(capsys, "--port", port)
     assert code == 2
     assert err.count("\n") == 1
@@ -94,14 +94,14 @@ def test_a_port_that_is_none_is_told(store, capsys, port):
         (True, {"DISPLAY": "localhost:10.0", "SSH_CONNECTION": "1.2.3.4 5 6.7.8.9 22"}, False),
     ],
 )
-def test_a_browser_is_opened_only_where_somebody_sits(terminal, env, looks, monkeypatch):
+def test_a_browser_is_opened_only_on_a_terminal_with_a_display(terminal, env, looks, monkeypatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION"):
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(ui.sys, "platform", "linux")
     monkeypatch.setattr(ui.sys.stdout, "isatty", lambda: terminal, raising=False)
-    assert ui._somebody_looks() is looks
+    assert ui._has_display() is looks
 
 
 @pytest.mark.parametrize(("flag", "opened"), [("--open", True), ("--no-open", False)])

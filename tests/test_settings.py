@@ -1,0 +1,192 @@
+"""The typed settings, and the law of the keys that change no result."""
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from kd.config import resume
+from kd.config.compose import compose, container, plain
+from kd.config.read import checked
+from kd.experiment.teacher_training import fingerprint
+from kd.settings import (
+    RESULT_NEUTRAL,
+    ForeignTeacher,
+    LossWeights,
+    Optimizer,
+    TrainedTeacher,
+    changes_no_result,
+    flat,
+    is_under,
+    more_is_better,
+    result_differences,
+    same_result,
+)
+from kd.study.space import Space
+
+#: Another value of every key that changes no result.
+OTHER = {
+    "root": "elsewhere",
+    "tracking": "none",
+    "pictures": "false",
+    "trainer.workers": "3",
+    "trainer.checkpoint_minutes": "1",
+    "data.root": "elsewhere",
+    "data.cache": "disk",
+    "data.cache_gb": "1",
+    "teacher.cache": "off",
+    "teacher.cache_gb": "1",
+}
+
+
+def config(*overrides: str) -> dict:
+    return plain(compose(list(overrides)))
+
+
+# what changes no result
+
+
+def test_every_result_neutral_key_exists_and_has_another_value_here():
+    assert set(OTHER) == set(RESULT_NEUTRAL)
+    known = {key for key, _ in flat(container(compose(["data=folder"]), resolve=False))}
+    assert all(any(is_under(key, [neutral]) for key in known) for neutral in RESULT_NEUTRAL)
+
+
+@pytest.mark.parametrize("key", RESULT_NEUTRAL)
+def test_a_result_neutral_key_changes_no_fingerprint_run_or_study(key):
+    source = ["data=folder", "data.root=here"] if key == "data.root" else []
+    before, now = config(*source), config(*source, f"{key}={OTHER[key]}")
+    assert before != now
+    assert result_differences(dict(flat(before)), dict(flat(now))) == []
+    spaces = [Space({}, (), {}, dict(flat(each))) for each in (before, now)]
+    assert spaces[0]._question() == spaces[1]._question()
+    if key != "data.root":  # its content is compared by the fingerprint of the data itself
+        assert checked(before).data.fingerprint() == checked(now).data.fingerprint()
+        assert fingerprint(checked(before)) == fingerprint(checked(now))
+
+
+@pytest.mark.parametrize(
+    "key", ["seed", "trainer.epochs", "trainer.devices", "data.classes", "rooted", "data", "trainer"]
+)
+def test_any_other_key_may_change_a_result(key):
+    assert not changes_no_result(key)
+    assert not same_result(key, 1, 2)
+    assert same_result(key, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("cuda:0", "cuda:1", True), ("cuda", "cuda:1", True), ("cpu", "cpu", True), ("auto", "cuda:3", True),
+        ("cpu", "auto", True), ("cpu", "cuda", False), ("cuda:0", "mps", False), ("cpu", None, False),
+        ("auto", "choice(cpu,cuda)", False),
+    ],
+)  # fmt: skip
+def test_only_the_kind_of_a_device_matters(one, other, same):
+    assert same_result("trainer.device", one, other) is same
+    assert same_result("trainer.device", other, one) is same
+
+
+def test_differences_include_keys_that_one_side_lacks():
+    assert result_differences({"a": 1, "root": 1}, {"b": None, "a": 1}) == ["b"]
+    assert result_differences({"seed": 0}, {}) == ["seed"]
+
+
+def test_a_resumed_run_and_its_studys_trials_are_compared_by_the_same_keys(tmp_path):
+    """Both list exactly the keys that differ in a result."""
+    one, other = config("trainer.checkpoint_minutes=5"), config("seed=1", "trainer.checkpoint_minutes=7")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(one))
+    assert not resume.same_run(tmp_path, other)
+    assert resume.same_run(tmp_path, config("trainer.checkpoint_minutes=9"))
+
+
+# flattening
+
+
+@given(
+    st.recursive(
+        st.integers(),
+        lambda inner: st.dictionaries(st.sampled_from("abc"), inner, min_size=1, max_size=3),
+        max_leaves=9,
+    ).filter(lambda tree: isinstance(tree, dict))
+)
+def test_flat_has_every_leaf_at_its_dotted_key(tree):
+    for key, value in flat(tree):
+        node = tree
+        for part in key.split("."):
+            node = node[part]
+        assert node == value
+        assert not isinstance(value, dict)
+    assert str(tree).count(":") >= len(list(flat(tree)))
+
+
+def test_an_empty_mapping_and_a_list_are_leaves():
+    assert list(flat({"a": {}, "b": {"c": [1, {"d": 2}]}})) == [("a", {}), ("b.c", [1, {"d": 2}])]
+
+
+# values
+
+
+@pytest.mark.parametrize(("objective", "more"), [("val/miou", True), ("val/loss", False), ("val/iou/cat", True),
+                                                 ("student/latency_ms", False)])  # fmt: skip
+def test_quality_is_maximized_and_cost_minimized(objective, more):
+    assert more_is_better(objective) is more
+
+
+def test_true_is_not_a_number():
+    with pytest.raises(ValidationError, match="should not be true or false"):
+        LossWeights(alpha=True, beta=0, gamma=0, delta=0)
+
+
+def test_settings_are_frozen_and_have_no_other_keys():
+    weights = LossWeights(alpha=1, beta=0, gamma=0, delta=0)
+    with pytest.raises(ValidationError):
+        weights.alpha = 2
+    with pytest.raises(ValidationError):
+        LossWeights(alpha=1, beta=0, gamma=0, delta=0, epsilon=1)
+
+
+@pytest.mark.parametrize(("weights", "needs"), [((1, 0, 0, 0), True), ((0, 1, 0, 0), True), ((0, 0, 1, 1), False)])
+def test_only_the_distillation_terms_need_a_teacher(weights, needs):
+    assert LossWeights(**dict(zip(("alpha", "beta", "gamma", "delta"), weights, strict=True))).needs_teacher is needs
+
+
+def test_a_loss_without_any_term_is_refused():
+    with pytest.raises(ValidationError, match="all 0"):
+        LossWeights(alpha=0, beta=0, gamma=0, delta=0)
+
+
+def test_the_learning_rate_cannot_rise():
+    with pytest.raises(ValidationError, match=r"min_lr must not be above lr=0\.001"):
+        Optimizer(lr=1e-3, min_lr=1e-2, weight_decay=0, betas=(0.9, 0.99), encoder_lr_scale=1, depth_decay=1,
+                  clip_norm=None)  # fmt: skip
+
+
+def test_the_cache_of_a_teacher_is_no_part_of_its_training():
+    teacher = checked(config()).trained_teacher
+    assert isinstance(teacher, TrainedTeacher)
+    assert {"epochs", "lr", "seed"} <= teacher.training.keys()
+    assert not {"cache", "cache_gb"} & teacher.training.keys()
+
+
+def test_a_teacher_from_a_file_is_not_trained():
+    settings = checked(config("teacher=file", "teacher.path=x"), look_at_data=False)
+    with pytest.raises(TypeError, match="not trained"):
+        _ = settings.trained_teacher
+
+
+@pytest.mark.parametrize(("name", "mean"), [("imagenet", (0.485, 0.456, 0.406)), ("none", (0, 0, 0))])
+def test_a_normalisation_may_be_named(name, mean):
+    teacher = ForeignTeacher(kind="smp", path="x", normalisation=name, class_map=None, cache="off", cache_gb=0)
+    assert teacher.normalisation.mean == mean
+
+
+def test_two_classes_cannot_share_a_channel():
+    with pytest.raises(ValidationError, match="two classes cannot share one"):
+        ForeignTeacher(kind="smp", path="x", normalisation="none", class_map=(1, 1), cache="off", cache_gb=0)
+
+
+def test_off_needs_no_quotes_in_yaml():
+    teacher = ForeignTeacher(kind="smp", path="x", normalisation="none", class_map=None, cache=False, cache_gb=0)
+    assert teacher.cache == "off"
