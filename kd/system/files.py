@@ -72,6 +72,11 @@ def _digest(path: Path, opened: Callable[[Path], BufferedReader], *_state: int) 
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def json_digest(value: Any) -> str:
+    """Hash of a JSON value, 128 bits as hex; the order of keys does not matter."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
 def read_at(file: int, target: memoryview, offset: int) -> int:
     """Fill `target` from an open file's bytes at `offset`; returns how many there were."""
     if hasattr(os, "preadv"):
