@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from kd.config.compose import plain, public
@@ -19,6 +18,7 @@ from kd.errors import ConfigError, RunError
 from kd.settings import CACHE_KEYS, flat, is_under
 from kd.system.installation import train_command
 from kd.system.launch import current_rank, folder_of_this_process
+from kd.system.untrusted import read_yaml
 
 #: Keys, and groups of keys, that may be another after a resume.
 FREE = ("trainer.workers", "trainer.checkpoint_minutes", "tracking", "root", "pictures", *CACHE_KEYS)
@@ -74,13 +74,7 @@ def _newest(asked: str, runs: Path) -> str | None:
 
 
 def saved_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunError(f"{folder / 'config.yaml'} cannot be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(config, dict):
-        raise RunError(f"{folder / 'config.yaml'} is not the configuration of a run: it should be a mapping")
-    return config
+    return read_yaml(folder, "config.yaml", dict)
 
 
 def fixed(config: dict[str, Any]) -> dict[str, Any]:

@@ -80,8 +80,8 @@ def test_export_notes_what_was_checked_and_keeps_what_was_there(copy, capsys):
 def test_a_run_whose_data_is_gone_is_checked_on_noise_and_says_so(copy, capsys):
     RunFolder(copy).write_config(plain(compose(GONE)))
     main(["export", str(copy), "--format", "smp", "-o", str(copy / "elsewhere")])
-    assert "noise, as the run's data is not there" in " ".join(capsys.readouterr().out.split())
-    assert "8 bits need images" in refused(capsys, "export", copy, "--format", "onnx", "--int8")
+    assert "noise, since the run's data is gone" in " ".join(capsys.readouterr().out.split())
+    assert "--int8 needs images" in refused(capsys, "export", copy, "--format", "onnx", "--int8")
 
 
 def test_beyond_the_tolerance_nothing_is_left(copy, capsys):
@@ -125,12 +125,12 @@ def test_a_configuration_that_is_none_is_refused_in_one_line(copy, capsys, text)
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["export", "{run}", "--format", "tflite"], "--format=tflite is none of onnx, pt2, smp"),
+        (["export", "{run}", "--format", "tflite"], "--format=tflite should be one or more of onnx, pt2, smp"),
         (["export", "/nowhere"], "no weights there"),
         (["export", "{run}", "--tolerance", "nan"], "--tolerance=nan must be 0 or more"),
         (["predict", "{run}", "{run}", "-o", "out", "--batch", "0"], "--batch=0 must be 1 or more"),
-        (["predict", "{run}", "/nowhere", "-o", "out"], "is neither a picture nor a folder"),
-        (["predict", "{run}", "{run}", "-o", "out"], "holds no pictures"),
+        (["predict", "{run}", "/nowhere", "-o", "out"], "is neither an image nor a folder"),
+        (["predict", "{run}", "{run}", "-o", "out"], "has no images"),
         (["predict", "{run}", "{run}", "-o", "out", "--device", "tpu"], "--device=tpu should be auto, cpu"),
         (["bench-model", "{run}", "--device", "cuda:99"], "--device=cuda:99: this machine has"),
         (["bench-model", "{run}", "--size", "100x64"], "--size=100x64 should be height x width"),
@@ -162,7 +162,7 @@ def test_predict_goes_on_where_it_was_cut_off_unless_told_otherwise(run, tmp_pat
     (out / "a.png").write_bytes(b"kept")
     (out / "b.png").unlink()
     main(command)
-    assert "2 of 3 are there already" in capsys.readouterr().out
+    assert "skipped 2 of 3 that exist" in capsys.readouterr().out
     assert (out / "a.png").read_bytes() == b"kept"
     assert (out / "b.png").exists()
     main([*command, "--overwrite"])
@@ -183,8 +183,8 @@ def test_predict_names_every_picture_that_it_could_not_read_and_exits_with_1(run
 def test_predict_never_writes_over_a_picture(run, tmp_path, capsys):
     source = pictures(tmp_path / "in")
     before = (source / "a.png").read_bytes()
-    assert "is one of the pictures" in refused(capsys, "predict", run, source, "-o", source, "--overwrite")
-    assert "is one of the pictures" in refused(capsys, "predict", run, source / "a.png", "-o", source, "--overwrite")
+    assert "is one of the images" in refused(capsys, "predict", run, source, "-o", source, "--overwrite")
+    assert "is one of the images" in refused(capsys, "predict", run, source / "a.png", "-o", source, "--overwrite")
     assert (source / "a.png").read_bytes() == before
 
 
@@ -217,11 +217,13 @@ def test_bench_model_times_teacher_student_and_its_onnx_file(run, capsys):
     assert by_name["student"]["parameters"] == find(run).network.count_parameters() < by_name["teacher"]["parameters"]
     assert by_name["student"]["val/miou"] == by_name["ONNX"]["val/miou"] == 0.5
     assert by_name["teacher"]["file_bytes"] == 10**6
+    assert by_name["teacher"]["times_faster"] == 1
+    assert by_name["student"]["times_faster"] > 0
     assert all(0 < row["p10"] <= row["median"] <= row["p90"] for row in told["rows"])
     assert told["threads"] == torch.get_num_threads()
     main(["bench-model", str(run), "--rounds", "1", "--batch", "1", "--device", "cpu", "--size", "64x32"])
     said = capsys.readouterr().out
-    assert "times as fast as the teacher" in said
+    assert "faster" in said
     assert "64 x 32" in said
 
 
