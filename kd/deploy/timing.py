@@ -134,8 +134,8 @@ def _contestants(run: Finished, precision: Precision, threads: int) -> Iterator[
     if (teacher := _teacher(run)) is not None:
         figures = mapping_at(summary, "teacher")
         yield Contestant(
-            "teacher", torch_predict(teacher, precision), teacher.count_parameters(), _number(figures.get("file_bytes")),
-            _quality(figures),
+            "teacher", torch_predict(teacher, precision), teacher.count_parameters(),
+            _number(figures.get("file_bytes")), _quality(figures),
         )  # fmt: skip
     size, own = run.network.count_parameters(), _quality(mapping_at(summary, "student"))
     predict = torch_predict(run.network, precision)

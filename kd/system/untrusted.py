@@ -56,7 +56,8 @@ def open_regular(folder: Path, name: str) -> BufferedReader:
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         file = open(os.open(path, flags), "rb")  # noqa: SIM115 (the caller closes it)
     except FileNotFoundError as error:
-        raise UnreadableError(folder, name, "is missing", missing=True) from error
+        is_link = os.path.lexists(folder / name)
+        raise UnreadableError(folder, name, "is a broken link" if is_link else "is missing", not is_link) from error
     except (OSError, ValueError, RuntimeError) as error:  # a name with a NUL is a ValueError, a loop a RuntimeError
         raise UnreadableError(folder, name, f"cannot be opened ({_brief(error)})") from error
     try:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kd.run.folder import RunFolder
+from kd.run.folder import SavedRun
+from kd.system.untrusted import is_regular
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
@@ -32,7 +33,7 @@ class Shown:
     lost: frozenset[str] = frozenset()
 
 
-def of_folder(folder: RunFolder, is_gone: bool = False) -> Shown:
+def of_folder(folder: SavedRun, is_gone: bool = False) -> Shown:
     """What a run folder shows; its figures and files at the end, when they no longer change.
 
     `is_gone`: the run's process is known to be over, whatever the folder says.
@@ -55,7 +56,7 @@ def of_folder(folder: RunFolder, is_gone: bool = False) -> Shown:
 
 def files(folder: Path, ending: str = "") -> list[Path]:
     """The files of a folder that are its result: nothing hidden, and no checkpoint."""
-    found = (path for path in folder.glob(f"*{ending}") if path.is_file())
+    found = (path for path in folder.glob(f"*{ending}") if is_regular(folder, path.name))
     return sorted(path for path in found if not path.name.startswith((".", "checkpoint.")))
 
 

@@ -1,4 +1,4 @@
-"""The run folder is the truth: what goes in comes out, and a file is there whole or not at all."""
+"""What is written into a run folder reads back the same, and a file is complete or absent."""
 
 import json
 import math
@@ -24,7 +24,7 @@ class Unknown:
     """What neither JSON nor YAML can hold."""
 
 
-def test_a_run_folder_is_made_with_its_parents_and_may_be_there_already(folder):
+def test_a_run_folder_is_created_with_its_parents_unless_it_exists(folder):
     assert folder.path.is_dir()
     (folder / "note.txt").write_text("mine")
     assert files(RunFolder(folder.path)) == ["note.txt"]
@@ -34,7 +34,7 @@ def test_its_files_are_found_by_name(folder):
     assert folder / "summary.json" == folder.path / "summary.json"
 
 
-def test_metrics_come_back_as_they_were_written_in_order(folder):
+def test_metrics_read_back_as_written_in_order(folder):
     records = [
         {"epoch": 0, "val/miou": 0.1, "lr/decoder": 1e-3, "val/iou/Straße « \n »": 1 / 3},
         {"epoch": 1, "val/miou": None, "lr/decoder": 1e-300},
@@ -47,7 +47,7 @@ def test_metrics_come_back_as_they_were_written_in_order(folder):
     assert RunFolder(folder.path).metrics() == records
 
 
-def test_a_last_line_that_was_cut_short_is_none(folder):
+def test_a_last_line_that_was_cut_short_is_left_out(folder):
     for epoch in range(2):
         folder.append_metrics({"epoch": epoch})
     text = (folder / "metrics.jsonl").read_bytes()
@@ -58,7 +58,7 @@ def test_a_last_line_that_was_cut_short_is_none(folder):
     assert folder.metrics() == [{"epoch": 0}]
 
 
-def test_who_it_is_is_kept_fact_by_fact_whoever_writes(folder):
+def test_facts_of_several_threads_are_all_kept(folder):
     assert folder.identity() == {}
     assert folder.identify(id="1", status="RUNNING") == {"id": "1", "status": "RUNNING"}
     threads = [threading.Thread(target=folder.identify, kwargs={f"fact{i}": i}) for i in range(8)]
@@ -70,7 +70,7 @@ def test_who_it_is_is_kept_fact_by_fact_whoever_writes(folder):
     assert folder.identity() == json.loads((folder / "run.json").read_text()) == expected
 
 
-def test_configuration_and_summary_are_nothing_before_they_are_written(folder):
+def test_configuration_and_summary_are_empty_before_they_are_written(folder):
     assert folder.config() == folder.summary() == {}
     folder.write_config({"seed": 0})
     folder.write_summary({"epochs": 1})
@@ -94,7 +94,7 @@ def test_a_record_that_cannot_be_written_leaves_no_half_line(folder):
     assert folder.metrics() == [{"epoch": 0}]
 
 
-def test_lines_from_an_epoch_on_are_dropped_and_the_rest_stays(folder):
+def test_lines_from_an_epoch_on_are_dropped_and_the_others_kept(folder):
     folder.write_summary({"a": 1})
     records = [{"epoch": epoch, "x": 0.1 * epoch} for epoch in range(4)]
     for record in records:
@@ -106,13 +106,13 @@ def test_lines_from_an_epoch_on_are_dropped_and_the_rest_stays(folder):
     assert files(folder) == ["summary.json"]
 
 
-def test_what_was_typed_is_kept_from_the_first_start(folder):
+def test_overrides_are_those_of_the_first_start(folder):
     folder.write_overrides(["seed=1"])
     folder.write_overrides(["resume=auto"])
     assert yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text()) == ["seed=1"]
 
 
-def test_the_configuration_comes_back_as_it_was_put_in(folder):
+def test_a_configuration_reads_back_as_written(folder):
     config = plain(compose(["data.classes=3", 'data.class_names=["Straße","b: c","yes"]', '+tracking.tags.a="1"']))
     folder.write_config(config)
     text = (folder / "config.yaml").read_text(encoding="utf-8")
@@ -122,7 +122,7 @@ def test_the_configuration_comes_back_as_it_was_put_in(folder):
     assert "${" not in text
 
 
-def test_a_summary_comes_back_as_it_was_put_in(folder):
+def test_a_summary_reads_back_as_written(folder):
     summary = {"objective": {"val/miou": 0.5}, "student": {"parameters": 10, "val/iou/Straße": None}, "best_epoch": 3}
     folder.write_summary(summary | {"seconds": math.inf})
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == summary | {"seconds": None}
@@ -131,7 +131,7 @@ def test_a_summary_comes_back_as_it_was_put_in(folder):
 @pytest.mark.parametrize(
     ("write", "name"), [(RunFolder.write_config, "config.yaml"), (RunFolder.write_summary, "summary.json")]
 )
-def test_a_file_that_cannot_be_written_leaves_the_old_one_whole_and_nothing_else(folder, write, name):
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(folder, write, name):
     write(folder, {"a": 1})
     before = (folder / name).read_bytes()
     with pytest.raises((TypeError, yaml.YAMLError)):
