@@ -1,6 +1,7 @@
 """Results of a run as sections: its figures, per class, learning curves, worst and best predictions."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -90,7 +91,9 @@ def side_by_side(columns: Mapping[str, Mapping[str, Any]], prefixes: Mapping[str
     """Figures of several networks, one column each; rows without any figure are left out."""
     rows = []
     for key, title in TITLES:
-        cells = [figure(figures.get(key), _key(prefixes, name, key)) for name, figures in columns.items()]
+        cells = [
+            replace(figure(figures.get(key), key), key=_key(prefixes, name, key)) for name, figures in columns.items()
+        ]
         if any(cell.value is not None for cell in cells):
             rows.append(row(title, *cells))
     return Table(["", *columns], rows)

@@ -32,7 +32,7 @@ def _say(title: str, block: Any) -> None:
 
 
 def _table(title: str, block: Table) -> RichTable:
-    table = RichTable(title=RichText(title.lower()), title_justify="left", box=box.HEAVY_HEAD)
+    table = RichTable(title=_text(title.lower()), title_justify="left", box=box.HEAVY_HEAD)
     for number, head in enumerate(block.head):
         table.add_column(_text(head), justify="right" if number else "left")
     for line in block.rows:

@@ -2,13 +2,18 @@
 
 import json
 import math
+import os
 import threading
+from contextlib import suppress
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kd.config.compose import compose, plain
-from kd.run.folder import RunFolder
+from kd.run.folder import SIGNS, RunFolder, SavedRun
+from kd.system.untrusted import UnreadableError
 
 
 @pytest.fixture
@@ -148,3 +153,87 @@ def test_writing_again_replaces_the_file(folder, write, name):
     write(folder, {"a": 1})
     assert yaml.safe_load((folder / name).read_text()) == {"a": 1}  # JSON is YAML
     assert files(folder) == [name]
+
+
+# a folder that somebody else wrote
+
+READS = {
+    "config.yaml": SavedRun.config, ".hydra/overrides.yaml": SavedRun.overrides, "run.json": SavedRun.identity,
+    "metrics.jsonl": SavedRun.metrics, "summary.json": SavedRun.summary, "evidence.json": SavedRun.evidence,
+    "evidence.safetensors": SavedRun.tensors,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_missing_file_reads_as_empty_and_nothing_is_created(tmp_path, name):
+    for path in (tmp_path, tmp_path / "nowhere"):
+        assert not READS[name](SavedRun(path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "outside", "damaged"])
+def test_a_damaged_or_irregular_file_is_an_error_that_names_it(tmp_path, name, kind):
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    (tmp_path / "outside").write_text("{}\n")
+    path = tmp_path / "run" / name
+    {
+        "pipe": lambda: os.mkfifo(path), "folder": path.mkdir, "device": lambda: path.symlink_to("/dev/zero"),
+        "outside": lambda: path.symlink_to(tmp_path / "outside"), "damaged": lambda: path.write_bytes(b"\x00\xff{[\n"),
+    }[kind]()  # fmt: skip
+    with pytest.raises(UnreadableError) as caught:
+        READS[name](SavedRun(tmp_path / "run"))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"epoch": ' + "9" * 400 + "}", '{"epoch": -1}', '{"epoch": true}', '{"epoch": 1.5}', '{"loss": 1}', "[1]", "",
+     '{"epoch": 1, "loss": "x"}', '{"epoch": 1, "loss": NaN}', '{"epoch": 1, "loss": [1]}', "\xff", "{"],
+)  # fmt: skip
+def test_a_line_of_metrics_that_is_not_an_epochs_numbers_is_an_error_or_left_out(folder, line):
+    folder.append_metrics({"epoch": 0})
+    with (folder / "metrics.jsonl").open("a", encoding="latin-1") as file:
+        file.write(f'{line}\n{{"epoch": 2}}\n')
+    with pytest.raises(UnreadableError, match=r"metrics\.jsonl is damaged in line 2 "):
+        folder.metrics()
+    damaged = []
+    assert folder.metrics(damaged) == [{"epoch": 0}, {"epoch": 2}]
+    assert len(damaged) == 1
+
+
+def test_a_written_configuration_has_no_aliases(folder):
+    shared = [32, 32]
+    folder.write_config({"data": {"image_size": shared}, "other": shared})
+    assert "&" not in (folder / "config.yaml").read_text()
+    assert folder.config() == {"data": {"image_size": [32, 32]}, "other": [32, 32]}
+
+
+def test_interpolations_of_a_configuration_are_not_resolved(folder):
+    folder.write_config({"root": "${oc.env:HOME}"})
+    assert folder.config() == {"root": "${oc.env:HOME}"}
+
+
+@given(st.binary(max_size=40), st.sampled_from(sorted(READS)))
+@settings(deadline=None, max_examples=200)
+def test_any_content_of_any_file_is_a_value_or_an_error(tmp_path_factory, content, name):
+    path = tmp_path_factory.getbasetemp() / "any" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    with suppress(UnreadableError):
+        READS[name](SavedRun(tmp_path_factory.getbasetemp() / "any"))
+
+
+def test_a_picture_is_passed_on_only_if_it_begins_as_a_png_does(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n...")
+    (tmp_path / "b.png").write_bytes(b"<svg/>")
+    found = [SavedRun(tmp_path).picture(name) for name in ("a.png", "b.png", "c.png")]
+    assert found == [b"\x89PNG\r\n\x1a\n...", None, None]
+
+
+@pytest.mark.parametrize("name", SIGNS)
+def test_any_of_its_files_makes_a_folder_one_of_a_run(tmp_path, name):
+    assert not SavedRun(tmp_path).exists()
+    (tmp_path / name).touch()
+    assert SavedRun(tmp_path).exists()
