@@ -56,7 +56,7 @@ def tracked(case: Case, rounds: int) -> dict[str, Any]:
             for epoch in range(rounds + 1):
                 result = _improved(next(epochs), epoch)
                 begun = time.perf_counter()
-                course.over(result)
+                course.add(result)
                 waits.append(time.perf_counter() - begun)
                 begun = time.process_time()
                 mirror.refresh()

@@ -1,4 +1,4 @@
-"""Run folders as a finished training leaves them, without the training: weights, what they are, the configuration."""
+"""Run folders of a finished training, made without training: weights with their description, and the configuration."""
 
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from kd.networks.network import Network
 from kd.run.folder import RunFolder
 from kd.settings import Settings
 
+#: A configuration whose data does not exist.
+GONE = ["data=folder", "data.root=/nowhere", "data.image_size=[32,32]", "data.mask_values=[0,255]", "backbone=tiny"]
 TINY = ["backbone=tiny", "data.image_size=[32,32]", "data.train=8", "data.val=6", "data.test=4"]
 
 

@@ -68,10 +68,8 @@ def _predict(arguments: argparse.Namespace) -> None:
     _at_least("--batch", arguments.batch, 1)
     from kd import deploy  # heavy: torch
 
-    if not deploy.predict_pictures(
-        arguments.run, arguments.images, arguments.out, arguments.kind, arguments.flips, arguments.batch,
-        arguments.device, arguments.overwrite,
-    ):  # fmt: skip
+    wanted = deploy.Wanted(arguments.kind, arguments.flips, arguments.batch, arguments.overwrite)
+    if not deploy.predict_pictures(arguments.run, arguments.images, arguments.out, wanted, arguments.device):
         sys.exit(1)
 
 

@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from kd.config.compose import plain, public
@@ -20,6 +19,7 @@ from kd.errors import ConfigError, RunError, UserError
 from kd.settings import changes_no_result, flat, is_under, result_differences
 from kd.system.installation import train_command
 from kd.system.launch import current_rank, folder_of_this_process
+from kd.system.untrusted import read_yaml
 
 AUTO = "auto"
 DATA_ROOT = "data.root"  # result-neutral only as long as the content is the same
@@ -100,13 +100,7 @@ def saved_config(folder: Path) -> dict[str, Any]:
     Raises:
         RunError: config.yaml is missing, damaged or not a mapping.
     """
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunError(f"{folder / 'config.yaml'} cannot be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(config, dict):
-        raise RunError(f"{folder / 'config.yaml'} is not the configuration of a run: it should be a mapping")
-    return config
+    return read_yaml(folder, "config.yaml", dict)
 
 
 def saved_fingerprint(folder: Path) -> str | None:

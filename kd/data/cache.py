@@ -5,8 +5,6 @@ In memory (shared by the loader's processes, and by the trials that a process ru
 as `Source.read` gives it, under the fingerprint of its source: augmentation comes after, and other data has other keys.
 """
 
-import hashlib
-import json
 import logging
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy as np
 import psutil
 
 from kd.data.source import SPLITS, Source
+from kd.system.files import json_digest
 from kd.system.record_file import FileRecords, MemoryRecords, Records, create, describe, file_bytes
 
 GB = 10**9
@@ -108,8 +107,7 @@ def _name(key: str) -> str:
     import cv2
     import PIL
 
-    made_by = [key, PIL.__version__, cv2.__version__, np.__version__]
-    return hashlib.blake2b(json.dumps(made_by).encode(), digest_size=8).hexdigest()
+    return json_digest([key, PIL.__version__, cv2.__version__, np.__version__])[:16]
 
 
 def _that_fit(source: Source, room: float) -> dict[str, int]:

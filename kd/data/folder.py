@@ -6,8 +6,6 @@ Where there is no images/val, a validation split is cut off train by a hash of e
 others across. A missing test split is allowed. The files are listed once, when they are first asked for.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -85,13 +83,13 @@ class Folder(Source):
     @cached_property
     def _fingerprint(self) -> str:
         settings = [VERSION, self.classes, *self.image_size, self.ignore_index, *self.mask_values]
-        digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=16)
-        for split in SPLITS:
-            for pair in self._pairs[split]:
-                for path in pair:
-                    digest.update(json.dumps([split, path.name]).encode())
-                    digest.update(bytes.fromhex(files.digest(path, open_file)))
-        return digest.hexdigest()
+        content = [
+            [split, path.name, files.digest(path, open_file)]
+            for split in SPLITS
+            for pair in self._pairs[split]
+            for path in pair
+        ]
+        return files.json_digest([settings, content])
 
     @cached_property
     def _pairs(self) -> dict[str, tuple[Pair, ...]]:

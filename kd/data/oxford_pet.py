@@ -7,8 +7,6 @@ Reference: Parkhi, Vedaldi, Zisserman, Jawahar, "Cats and Dogs", CVPR 2012. Val 
 hash of each name; test is the official test.
 """
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +19,7 @@ from kd.data.folder import check_val_fraction, cut_off
 from kd.data.pairing import Pair
 from kd.data.source import SPLITS, Source, known_split
 from kd.errors import DataError, shown
+from kd.system.files import json_digest
 
 VERSION = 1
 PET, BACKGROUND = 1, 2  # values of the published trimaps; 3 is the border
@@ -86,7 +85,7 @@ class OxfordPet(Source):
     def fingerprint(self) -> str:
         # The files are the published ones, verified when they were downloaded: names and settings tell all.
         content = [VERSION, self.image_size, self.ignore_index, self._names]
-        return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+        return json_digest(content)
 
     def check(self) -> None:
         """Download if need be, and see that an interrupted download has not left a part of the files."""

@@ -4,16 +4,14 @@ A stream is keyed with a hash of its name, so that every sample of every view of
 for it, in whatever process and order. The hash also parts neighbours: the streams of index 3 and index 4 share nothing.
 """
 
-import hashlib
-import json
-
 import numpy as np
+
+from kd.system.files import json_digest
 
 
 def key(*name: str | int) -> int:
     """A 128-bit whole number that stands for `name`."""
-    text = json.dumps([part if isinstance(part, str) else int(part) for part in name])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
+    return int(json_digest([part if isinstance(part, str) else int(part) for part in name]), 16)
 
 
 def stream(*name: str | int) -> np.random.Generator:

@@ -6,8 +6,6 @@ or a network that sees a few pixels cannot solve it. Later classes are rarer. Pl
 picture does not depend on a drawing library's version.
 """
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -16,6 +14,7 @@ import numpy as np
 
 from kd.data.random_streams import stream
 from kd.data.source import Source, known_split, whole_number
+from kd.system.files import json_digest
 
 FREE = ("class_names", "cache", "cache_gb")  # what changes no picture
 VERSION = 1  # part of every key: raise it with any change to what is drawn
@@ -98,7 +97,7 @@ class Shapes(Source):
 
     def fingerprint(self) -> str:
         settings = {key: value for key, value in asdict(self).items() if key not in FREE}
-        return hashlib.blake2b(json.dumps(["shapes", VERSION, settings]).encode(), digest_size=16).hexdigest()
+        return json_digest(["shapes", VERSION, settings])
 
     def check(self) -> None:
         """There is nothing that could be wrong: every sample follows from the settings."""

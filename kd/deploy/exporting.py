@@ -1,7 +1,7 @@
-"""`kd export`: files that run without this package, and export.json, which says what was checked."""
+"""`kd export`: files that run without this package, and export.json, which records how each was checked."""
 
-import json
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,38 +10,38 @@ from kd.deploy import export
 from kd.deploy.finished import Finished, facts, find
 from kd.run import console
 from kd.system.files import write_json
+from kd.system.untrusted import UnreadableError, mapping_at, read_json
+
+LIBRARIES = ("torch", "onnx", "onnxruntime", "segmentation-models-pytorch")
 
 
 def export_run(path: Path, wanted: export.Wanted, out: Path | None, tolerance: float) -> None:
-    """Write files that run without this package, and export.json, which says what was checked; tells what it does."""
+    """Export a run's network into `out` (export/ in its folder by default), and print a line for each file."""
     run = find(path)
     out = out or run.folder / "export"
     images, origin = export.pictures(run.data, run.image_size)
     check = export.Check.of(run.network, images, origin, tolerance)
-    console.say(f"export   {run.weights}: checked on {origin}, it may differ by {tolerance:g} of the largest logit")
-    said = record(run, out)
-    for name, found in export.export(
-        run.network, run.image_size, out, run.weights.stem, wanted, check, facts(run), run.data
-    ):
-        said["files"][name] = {**found, "checked_on": origin, "tolerance": tolerance}
-        write_json(out / "export.json", said)
-        console.say(_told(name, found))
+    console.say(f"export   {run.weights}: checked on {origin}, tolerance {tolerance:g} of the largest logit")
+    record = export_record(run, out)
+    target = out / run.weights.stem
+    for name, found in export.export(run.network, run.image_size, target, wanted, check, facts(run), run.data):
+        record["files"][name] = {**found, "checked_on": origin, "tolerance": tolerance}
+        write_json(out / "export.json", record)
+        console.say(_line(name, found))
     console.say(f"export   {out}")
 
 
-def record(run: Finished, out: Path) -> dict[str, Any]:
-    """export.json to be: it keeps what an earlier call wrote of the same weights."""
-    libraries = ("torch", "onnx", "onnxruntime", "segmentation-models-pytorch")
-    fresh = {**facts(run), "versions": {name: metadata.version(name) for name in libraries}}
-    try:
-        before = json.loads((out / "export.json").read_text(encoding="utf-8"))
-        kept = before["files"] if before["weights"] == fresh["weights"] else {}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        kept = {}
-    return {**fresh, "files": dict(kept) if isinstance(kept, dict) else {}}
+def export_record(run: Finished, out: Path) -> dict[str, Any]:
+    """Content for `out`/export.json; entries of an earlier export of the same weights are kept."""
+    kept: dict[str, Any] = {}
+    with suppress(UnreadableError):
+        before = read_json(out, "export.json", dict)
+        kept = mapping_at(before, "files") if before.get("weights") == facts(run)["weights"] else {}
+    return {**facts(run), "versions": {name: metadata.version(name) for name in LIBRARIES}, "files": kept}
 
 
-def _told(name: str, found: Mapping[str, Any]) -> str:
+def _line(name: str, found: Mapping[str, Any]) -> str:
+    """One exported file in a line of the console."""
     apart = found["difference"]
     line = f"export   {name}: {found['bytes'] / 1e6:.1f} MB, largest difference {apart['largest']:.2g}"
     quality = "".join(

@@ -1,4 +1,4 @@
-"""The network of a finished run, with what its folder says of it."""
+"""The network of a finished run, with its configuration and data."""
 
 import json
 import re
@@ -7,31 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from kd.config.read import source as read_source
 from kd.data import OxfordPet, Source
 from kd.data.source import SIDE
-from kd.errors import ConfigError, DataError, ModelError, RunError, UserError
+from kd.errors import ConfigError, DataError, ModelError, UserError
 from kd.networks import saved
 from kd.networks.network import Network
 from kd.networks.precision import choose_device
-from kd.networks.spec import find_weights, is_file
+from kd.networks.spec import find_weights
+from kd.run.folder import SavedRun
 from kd.system.files import digest
 from kd.system.installation import NAME, version
+from kd.system.untrusted import UnreadableError
 
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
-LONGEST_SIDE = 2**14  # pixels of a side that a file of weights may ask for
+LONGEST_SIDE = 2**14  # pixels; a file of weights may not ask for more
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A network with what is known of it.
+    """The network of a run.
 
     Attributes:
-        image_size: (height, width) that it was trained at.
-        config: its run's configuration; empty where there is no config.yaml beside the weights.
-        source: the data of that, which need not be there any more.
+        image_size: (height, width) it was trained at.
+        config: the run's configuration; empty if there is no config.yaml beside the weights.
+        source: the data of that configuration, which may no longer exist.
     """
 
     weights: Path
@@ -46,7 +47,7 @@ class Finished:
 
     @property
     def data(self) -> Source | None:
-        """The data as it is on this machine; None where it is gone."""
+        """The data, if it is on this machine; else None."""
         source = self.source
         if isinstance(source, OxfordPet):
             source = replace(source, download=False)
@@ -57,21 +58,20 @@ class Finished:
 
     @property
     def mask_values(self) -> tuple[int, ...]:
-        """What masks store for each label."""
+        """The pixel value that masks have for each label."""
         values, labels = getattr(self.source, "mask_values", ()), len(self.network.class_names)
         return tuple(values) if len(values) == labels else tuple(range(labels))
 
 
 def find(path: Path) -> Finished:
-    """The network of a run: the student of a run folder, or the file that is named.
+    """Load the network of a run: the student in a run folder, or a file of weights.
 
     Raises:
-        ModelError: there is none, or it cannot be built.
+        ModelError: there is no network, or it cannot be built.
         ConfigError, RunError: the folder's config.yaml is damaged.
     """
     weights = find_weights(path, "run", ("student.safetensors", "teacher.safetensors"))
-    file = weights.parent / "config.yaml"
-    config = _config(file) if is_file(file) else {}
+    file, config = weights.parent / "config.yaml", SavedRun(weights.parent).config()
     try:
         source = read_source(config) if config else None
     except UserError as error:
@@ -79,42 +79,32 @@ def find(path: Path) -> Finished:
     network = saved.load_file(weights).eval().requires_grad_(False)
     if source and source.classes != network.classes:
         raise ConfigError(
-            f"{file}: data.classes={source.classes}, but {weights.name} gives {network.classes} logits; put back "
+            f"{file}: data.classes={source.classes}, but {weights.name} has {network.classes} logits; restore "
             "the file that the run wrote"
         )
     return Finished(weights, network, _image_size(weights, source), config, source)
 
 
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise RunError(f"{path} is not readable YAML ({error}): put it back, or name weights elsewhere") from error
-    if not isinstance(config, dict):
-        raise RunError(f"{path} holds no configuration: put it back, or name weights elsewhere")
-    return config
-
-
 def _image_size(weights: Path, source: Source | None) -> tuple[int, int]:
-    said = saved.saved_facts(weights).get("image_size")
-    size = source.image_size if said is None and source else said
+    noted = saved.saved_facts(weights).get("image_size")
+    size = source.image_size if noted is None and source else noted
     if (
         not isinstance(size, list | tuple)
         or len(size) != 2
         or not all(type(side) is int and 0 < side <= LONGEST_SIDE and side % SIDE == 0 for side in size)
     ):
         raise ModelError(
-            f"{weights}: it should say at which image_size it was trained, as two multiples of {SIDE}, but says "
-            f"{said}; give the folder of the run that made it"
+            f"{weights}: its image_size is {noted} and should be two multiples of {SIDE}; give the folder of the run "
+            "that made it"
         )
     return size[0], size[1]
 
 
 def device_of(name: str) -> torch.device:
-    """The device that --device names.
+    """The device for an option `--device`.
 
     Raises:
-        ConfigError: there is no such kind, or none here.
+        ConfigError: there is no such kind of device, or none on this machine.
     """
     if not DEVICES.fullmatch(name):
         raise ConfigError(f"--device={name} should be auto, cpu, mps, cuda or cuda:<number>")
@@ -125,13 +115,13 @@ def device_of(name: str) -> torch.device:
 
 
 def facts(run: Finished) -> dict[str, str]:
-    """What an exported file says of itself."""
+    """Metadata that every exported file carries."""
     network, (height, width) = run.network, run.image_size
     mean, std = network.normalisation
     return {
         "class_names": json.dumps(network.class_names),
         "input": f"images: N x 3 x H x W uint8, RGB, 0..255, H and W multiples of {SIDE}; normalised inside",
-        "output": "logits: N x C x H x W float32; C = 1: foreground where above 0, else the largest wins",
+        "output": "logits: N x C x H x W float32; C = 1: foreground where above 0, else the largest logit wins",
         "image_size": json.dumps([height, width]),
         "mean": json.dumps(mean),
         "std": json.dumps(std),
@@ -139,15 +129,14 @@ def facts(run: Finished) -> dict[str, str]:
         "arch": network.settings.arch,
         "encoder": network.settings.encoder,
         "producer": f"{NAME} {version()}",
-        "run": str(noted(run.folder, "run").get("id", "")),
+        "run": _run_id(run.folder),
         "weights": digest(run.weights),
     }
 
 
-def noted(folder: Path, what: str) -> dict[str, Any]:
-    """What <what>.json of a run folder says; nothing where it is missing or damaged."""
+def _run_id(folder: Path) -> str:
+    """The id of a run; empty if run.json is missing or damaged."""
     try:
-        found = json.loads((folder / f"{what}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return str(SavedRun(folder).identity().get("id", ""))
+    except UnreadableError:
+        return ""

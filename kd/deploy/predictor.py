@@ -1,8 +1,8 @@
-"""Pictures of any size and format through a network, each written at its own size.
+"""Predictions for images of any size and format, each written at its image's own size.
 
-A picture is read and brought to the size that the network was trained at as its loader does, and the logits are brought
-back bilinearly before the labels are taken: at the training size this is exactly what evaluation does. Reading and
-writing go on in threads while the network computes. Temperature is 1.
+An image is resized to the size that the network was trained at, as the loader does it, and its logits are resized back
+bilinearly before labels are taken: at the training size the result is exactly that of evaluation. Threads read and
+write while the network computes. Temperature is 1.
 """
 
 import os
@@ -30,18 +30,27 @@ from kd.networks.precision import Precision
 from kd.system.files import write_atomically
 
 Kind = Literal["masks", "probabilities", "overlays"]
-KINDS = ("masks", "probabilities", "overlays")
 FLIPS: dict[str, list[tuple[int, ...]]] = {
     "": [()],
     "h": [(), (3,)],
     "hv": [(), (3,), (2,), (2, 3)],
-}  # the axes that each look turns round
+}  # axes of N x C x H x W that each forward pass flips
 SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What `kd predict` was asked for: an output kind, a key of FLIPS, images per batch, and whether to overwrite."""
+
+    kind: Kind = "masks"
+    flips: str = ""
+    batch: int = 8
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
 class Style:
-    """What is written of a picture: `values[i]` stands for label i in masks, `colours[i]` in overlays."""
+    """How predictions are written: masks have `values[i]` for label i, overlays `colours[i]`."""
 
     kind: Kind
     classes: int
@@ -57,7 +66,7 @@ class Style:
 
 @dataclass
 class Tally:
-    """What became of the pictures, and the seconds that the network computed."""
+    """Counts images written, collects those that failed, and sums the network's seconds."""
 
     written: int = 0
     failures: list[DataError] = field(default_factory=list)
@@ -65,10 +74,10 @@ class Tally:
 
 
 def listed(images: Path, out: Path) -> list[Path]:
-    """The pictures below a folder, relative to it and sorted: nothing hidden, nothing of `out`. Or a file's own name.
+    """The images below a folder, relative to it and sorted, without hidden ones and `out`; for a file, its name.
 
     Raises:
-        DataError: there is none.
+        DataError: there are no images.
     """
     if images.is_file():
         return [Path(images.name)]
@@ -81,15 +90,15 @@ def listed(images: Path, out: Path) -> list[Path]:
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
         ]
     if not found:
-        what = "holds no pictures" if images.is_dir() else "is neither a picture nor a folder"
-        raise DataError(f"{shown(images)} {what} ({', '.join(SUFFIXES)}): name another")
+        what = "has no images" if images.is_dir() else "is neither an image nor a folder"
+        raise DataError(f"{shown(images)} {what} ({', '.join(SUFFIXES)}): give another path")
     return sorted(found)
 
 
 def outputs(names: Sequence[Path], suffix: str) -> dict[Path, Path]:
-    """Where each picture's output goes: its name with another suffix, put behind the old one where two would meet."""
+    """Map each image to its output: the name with another suffix, appended to the old one if two would collide."""
     found, before = {name: name.with_suffix(suffix) for name in names}, None
-    while found != before:  # a.png and a.jpg meet; so do a.png.bmp and what a.png becomes then
+    while found != before:  # a.png collides with a.jpg, and its new name a.png.png may collide with that of a.png.bmp
         before, often = found, Counter(str(path).lower() for path in found.values())
         found = {
             name: path if often[str(path).lower()] == 1 else name.with_name(name.name + suffix)
@@ -100,24 +109,24 @@ def outputs(names: Sequence[Path], suffix: str) -> dict[Path, Path]:
 
 @torch.inference_mode()
 def logits_of(network: Network, images: Tensor, precision: Precision, flips: str = "") -> np.ndarray:
-    """Logits of a batch (N x 3 x H x W uint8), N x C x H x W float32; with flips, those of the mean probability."""
+    """Logits of a batch (N x 3 x H x W uint8) as N x C x H x W float32; with flips, of the mean probability."""
     images = images.to(precision.device)
-    looks = []
+    passes = []
     for axes in FLIPS[flips]:
         with precision.autocast():
-            looks.append(network(images.flip(axes) if axes else images).float().flip(axes))
-    return (looks[0] if len(looks) == 1 else _mean_probability(torch.stack(looks))).cpu().numpy()
+            passes.append(network(images.flip(axes) if axes else images).float().flip(axes))
+    return (passes[0] if len(passes) == 1 else _mean_probability(torch.stack(passes))).cpu().numpy()
 
 
-def _mean_probability(looks: Tensor) -> Tensor:
-    """Logits whose sigmoid, or softmax, is the mean of those of K x N x C x H x W logits."""
-    if looks.shape[2] == 1:
-        return F.logsigmoid(looks).logsumexp(0) - F.logsigmoid(-looks).logsumexp(0)
-    return looks.log_softmax(2).logsumexp(0)
+def _mean_probability(logits_KNCHW: Tensor) -> Tensor:
+    """Logits (N x C x H x W) whose sigmoid or softmax is the mean over K passes."""
+    if logits_KNCHW.shape[2] == 1:
+        return F.logsigmoid(logits_KNCHW).logsumexp(0) - F.logsigmoid(-logits_KNCHW).logsumexp(0)
+    return logits_KNCHW.log_softmax(2).logsumexp(0)
 
 
 def labels_at(logits_CHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The labels at another size, H x W uint8; class by class, as all of a photograph's would fill the memory."""
+    """Labels at another size, H x W uint8; computed class by class, since all logits of a photo would fill memory."""
     if len(logits_CHW) == 1:
         return (_resized(logits_CHW[0], size) > 0).astype(np.uint8)
     best, labels = _resized(logits_CHW[0], size), np.zeros(size, np.uint8)
@@ -144,7 +153,7 @@ def _resized(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network with all that decides what it says of a picture."""
+    """A network and everything else that its predictions depend on."""
 
     network: Network
     image_size: tuple[int, int]
@@ -153,37 +162,32 @@ class Predictor:
     flips: str = ""
 
     def run(self, jobs: Sequence[tuple[Path, Path]], batch: int, threads: int, tally: Tally) -> Iterator[int]:
-        """Predict every (picture, output); yields how many more are done, and `tally` says what became of them.
+        """Predict every (image, output) pair, and yield how many more are done; `tally` is kept up to date.
 
         Raises:
             DiskError: an output cannot be written.
         """
-        saved: deque[Future[None]] = deque()
+        pending: deque[Future[None]] = deque()
         with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(threads) as writers:
-            read = _ahead(readers, self._read, jobs, 2 * batch + threads)
-            while group := list(islice(read, batch)):
-                good = []
-                for job, found in group:
-                    try:
-                        good.append((job[1], *found.result()))
-                    except DataError as error:
-                        tally.failures.append(error)
-                if good:
+            reads = _ahead(readers, self._read, jobs, 2 * batch + threads)
+            while group := list(islice(reads, batch)):
+                loaded = _loaded(group, tally)
+                if loaded:
                     started = time.perf_counter()
-                    images = torch.from_numpy(np.stack([small for _, small, _ in good])).permute(0, 3, 1, 2)
-                    answers = logits_of(self.network, images, self.precision, self.flips)
+                    images = torch.from_numpy(np.stack([small for _, small, _ in loaded])).permute(0, 3, 1, 2)
+                    logits_NCHW = logits_of(self.network, images, self.precision, self.flips)
                     tally.network_seconds += time.perf_counter() - started
-                    for (path, _, picture), logits in zip(good, answers, strict=True):
-                        saved.append(writers.submit(self._write, logits, picture, path))
-                while len(saved) > 2 * threads:
-                    saved.popleft().result()
-                tally.written += len(good)
+                    for (path, _, picture), logits in zip(loaded, logits_NCHW, strict=True):
+                        pending.append(writers.submit(self._write, logits, picture, path))
+                while len(pending) > 2 * threads:
+                    pending.popleft().result()
+                tally.written += len(loaded)
                 yield len(group)
-            for each in saved:
-                each.result()
+            for write in pending:
+                write.result()
 
     def _read(self, job: tuple[Path, Path]) -> tuple[np.ndarray, Any]:
-        """A picture at the network's size, and what its output needs of it: the picture itself, or its size."""
+        """The image at the network's size, and what writing needs: the image itself for overlays, else its size."""
         picture = read_image(job[0])
         small = resized_image(picture, self.image_size)
         return small, picture if self.style.kind == "overlays" else picture.shape[:2]
@@ -191,6 +195,17 @@ class Predictor:
     def _write(self, logits: np.ndarray, picture: Any, path: Path) -> None:
         write, style = _WRITERS[self.style.kind], self.style
         write_atomically(path, lambda temporary: write(style, logits, picture, temporary))
+
+
+def _loaded(group: Sequence[tuple[Any, Future[Any]]], tally: Tally) -> list[tuple[Path, np.ndarray, Any]]:
+    """(output, resized image, original) of each job whose image could be read; errors go to `tally`."""
+    loaded = []
+    for (_, target), future in group:
+        try:
+            loaded.append((target, *future.result()))
+        except DataError as error:
+            tally.failures.append(error)
+    return loaded
 
 
 def _write_mask(style: Style, logits: np.ndarray, size: tuple[int, int], path: Path) -> None:
@@ -210,7 +225,7 @@ def _write_overlay(style: Style, logits: np.ndarray, picture: np.ndarray, path: 
     labels = labels_at(logits, picture.shape[:2])
     assert style.colours is not None
     mixed = (picture.astype(np.uint16) + style.colours[labels]) // 2
-    if style.classes == 1:  # the background as it is
+    if style.classes == 1:  # background pixels keep the image
         mixed = np.where(labels[..., None] == 0, picture, mixed)
     Image.fromarray(mixed.astype(np.uint8)).save(path, quality=92)
 
@@ -225,10 +240,10 @@ _WRITERS: Mapping[str, Callable[..., None]] = {
 def _ahead(
     pool: ThreadPoolExecutor, call: Callable[[Any], Any], jobs: Sequence[Any], most: int
 ) -> Iterator[tuple[Any, Future[Any]]]:
-    """Every job with its future, in order; so many are begun ahead of the one that is taken."""
-    begun: deque[tuple[Any, Future[Any]]] = deque()
+    """Yield (job, future) in order, with at most `most` jobs submitted ahead."""
+    submitted: deque[tuple[Any, Future[Any]]] = deque()
     for job in jobs:
-        begun.append((job, pool.submit(call, job)))
-        if len(begun) > most:
-            yield begun.popleft()
-    yield from begun
+        submitted.append((job, pool.submit(call, job)))
+        if len(submitted) > most:
+            yield submitted.popleft()
+    yield from submitted

@@ -1,4 +1,4 @@
-"""`kd bench-model`: teacher, student and what was exported of it, timed in turn on this machine."""
+"""`kd bench-model`: latency of teacher, student and exported files on this machine, timed in turn."""
 
 import json
 import re
@@ -16,8 +16,8 @@ from rich.table import Table
 
 from kd.data.source import SIDE
 from kd.deploy import export
-from kd.deploy.exporting import record
-from kd.deploy.finished import LONGEST_SIDE, Finished, device_of, find, noted
+from kd.deploy.exporting import export_record
+from kd.deploy.finished import LONGEST_SIDE, Finished, device_of, find
 from kd.errors import ConfigError, ModelError
 from kd.networks import build
 from kd.networks.cost import seconds_in_turn
@@ -25,18 +25,20 @@ from kd.networks.network import Network
 from kd.networks.precision import Precision
 from kd.networks.spec import find_weights, read_spec
 from kd.run import console
+from kd.run.folder import SavedRun
 from kd.settings import NetworkSettings
 from kd.system.environment import processor
+from kd.system.untrusted import UnreadableError, mapping_at
 
-WARM_UP = 3  # rounds that are not counted
+WARM_UP = 3  # rounds that are not measured
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """Something that turns N x 3 x H x W uint8 images into logits, and what is known of it."""
+    """A function from N x 3 x H x W uint8 images to logits, with its size and quality."""
 
     name: str
-    answer: Callable[[np.ndarray], Any]
+    predict: Callable[[np.ndarray], Any]
     parameters: int | None = None
     file_bytes: int | None = None
     miou: Mapping[str, float | None] | None = None
@@ -44,7 +46,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds that a batch takes: the median, and the tenth and ninetieth percentile."""
+    """Milliseconds per batch: median, 10th and 90th percentile."""
 
     median: float
     p10: float
@@ -59,7 +61,7 @@ class Latency:
 def bench(
     path: Path, batch: int, rounds: int, threads: int | None, device: str, size: str | None, as_json: bool
 ) -> None:
-    """Time teacher, student and what was exported of it, and print a table, or JSON."""
+    """Time teacher, student and exported files, and print a table or JSON."""
     run = find(path)
     image_size = _size(size) if size else run.image_size
     if threads:
@@ -92,78 +94,93 @@ def bench(
 def measured(
     contestants: Sequence[Contestant], batches: Sequence[int], size: tuple[int, int], rounds: int
 ) -> dict[tuple[str, int], list[float]]:
-    """Seconds of each (contestant, batch size) in each round, on noise, as content does not matter."""
+    """Seconds of each (contestant, batch size) in each round, on noise, since content does not matter."""
     noise = np.random.default_rng(0)
     images = {batch: noise.integers(0, 256, (batch, 3, *size), dtype=np.uint8) for batch in batches}
-    calls = {(each.name, batch): partial(each.answer, images[batch]) for batch in batches for each in contestants}
+    calls = {(each.name, batch): partial(each.predict, images[batch]) for batch in batches for each in contestants}
     return seconds_in_turn(calls, rounds, WARM_UP)
 
 
 def times_faster(slow: Sequence[float], fast: Sequence[float]) -> float:
-    """The median over the rounds of how many times as fast one is as the other."""
+    """Median over the rounds of slow / fast."""
     return statistics.median(one / other for one, other in zip(slow, fast, strict=True))
 
 
-def torch_answer(network: Network, precision: Precision) -> Callable[[np.ndarray], Any]:
-    """A network as a contestant, from numpy to numpy as the others."""
+def torch_predict(network: Network, precision: Precision) -> Callable[[np.ndarray], Any]:
+    """A network as a function from numpy to numpy, as the exported files are."""
     placed = precision.place(network).eval()
 
-    def answer(images: np.ndarray) -> np.ndarray:
+    def predict(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), precision.autocast():
             return placed(torch.from_numpy(images).to(precision.device)).float().cpu().numpy()
 
-    return answer
+    return predict
 
 
 def _size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{2,5})x(\d{2,5})", text)
     sides = [int(side) for side in found.groups()] if found else [0, 0]
     if not all(0 < side <= LONGEST_SIDE and side % SIDE == 0 for side in sides):
-        raise ConfigError(f"--size={text} should be height x width in pixels, multiples of {SIDE}, such as 256x320")
+        raise ConfigError(f"--size={text} should be height x width in pixels, multiples of {SIDE}, for example 256x320")
     return sides[0], sides[1]
 
 
 def _contestants(run: Finished, precision: Precision, threads: int) -> Iterator[Contestant]:
-    """Teacher (where the run says which), student, and what `kd export` has made of it."""
-    summary = noted(run.folder, "summary")
+    """The teacher (if the run says which), the student, and its ONNX files."""
+    try:
+        summary = SavedRun(run.folder).summary()
+    except UnreadableError:
+        summary = {}
     if (teacher := _teacher(run)) is not None:
-        known = summary.get("teacher", {})
+        figures = mapping_at(summary, "teacher")
         yield Contestant(
-            "teacher", torch_answer(teacher, precision), teacher.count_parameters(), known.get("file_bytes"),
-            _quality(known),
+            "teacher", torch_predict(teacher, precision), teacher.count_parameters(),
+            _number(figures.get("file_bytes")), _quality(figures),
         )  # fmt: skip
-    size, own = run.network.count_parameters(), _quality(summary.get("student", {}))
-    answer = torch_answer(run.network, precision)
-    yield Contestant(run.weights.stem, answer, size, run.weights.stat().st_size, own)
-    written = record(run, run.folder / "export")["files"]
+    size, own = run.network.count_parameters(), _quality(mapping_at(summary, "student"))
+    predict = torch_predict(run.network, precision)
+    yield Contestant(run.weights.stem, predict, size, run.weights.stat().st_size, own)
+    written = export_record(run, run.folder / "export")["files"]
     for name, title in (("", "ONNX"), (".fp16", "ONNX fp16"), (".int8", "ONNX int8")):
         file = run.folder / "export" / f"{run.weights.stem}{name}.onnx"
         if file.name in written and file.is_file():
-            quality = {split: each["int8"] for split, each in written[file.name].get("quality", {}).items()}
+            measured = mapping_at(mapping_at(written, file.name), "quality")
+            quality = {split: _number(mapping_at(measured, split).get("int8")) for split in measured}
             session = export.Session(file, threads)
             yield Contestant(title, session, size, file.stat().st_size, quality or (own if not name else None))
 
 
 def _teacher(run: Finished) -> Network | None:
-    """The teacher that the run's configuration names, with random weights, which take as long as its own.
+    """The teacher named in the run's configuration, with random weights, which are as fast as its own.
 
-    None where nobody can say which it was: a file that is gone, or somebody else's network.
+    None if the configuration does not tell: its file is gone, or it is a foreign network.
     """
     if run.weights.stem == "teacher":
         return None
     try:
         chosen = NetworkSettings(**{**run.config["backbone"]["teacher"], "weights": None})
-        if path := run.config.get("teacher", {}).get("path"):  # that file's network, not the backbone's
+        if path := run.config.get("teacher", {}).get("path"):  # the network in that file, not backbone.teacher
             spec = read_spec(find_weights(Path(path), "teacher.path"))
             chosen = NetworkSettings(arch=spec.arch, encoder=spec.encoder)
-    except (KeyError, TypeError, AttributeError, ValidationError, ModelError):  # of another version, or gone
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValidationError,
+        ModelError,
+    ):  # written by another version, or the file is gone
         return None
     network = build.build(chosen, run.network.classes, run.network.class_names, "backbone.teacher")
     return network.eval().requires_grad_(False)
 
 
 def _quality(figures: Mapping[str, Any]) -> dict[str, float | None]:
-    return {name: figures[name] for name in ("val/miou", "test/miou") if name in figures}
+    return {name: _number(figures[name]) for name in ("val/miou", "test/miou") if name in figures}
+
+
+def _number(value: Any) -> Any:
+    """A number from a file; None if it is anything else."""
+    return value if isinstance(value, int | float) else None
 
 
 def _table(rows: list[dict[str, Any]], where: Mapping[str, Any]) -> Table:

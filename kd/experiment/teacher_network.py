@@ -1,7 +1,5 @@
 """The teacher's network, and everything that its logits depend on: the key of what is cached of it."""
 
-import hashlib
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from kd.networks.network import Segmenter
 from kd.networks.precision import Precision
 from kd.networks.spec import read_spec
 from kd.settings import ForeignTeacher
-from kd.system.files import digest
+from kd.system.files import digest, json_digest
 
 FORMAT = 1  # increase when the same settings give other logits
 
@@ -87,8 +85,7 @@ def _hardware(device: torch.device) -> str:
 
 def cache_key(facts: dict[str, Any]) -> str:
     """A hash of plain JSON, 16 hexadecimal digits."""
-    text = json.dumps(facts, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return json_digest(facts)[:16]
 
 
 def cache_folder(context: RunContext) -> Path:

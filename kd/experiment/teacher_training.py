@@ -5,8 +5,6 @@ run with the same teacher settings reuses it, and a run with others never does. 
 train it once.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +25,7 @@ from kd.plan.unfreeze import All
 from kd.run import checkpoint, console, plots
 from kd.run.folder import RunFolder
 from kd.settings import ForeignTeacher, Settings, TeacherFile
-from kd.system.files import digest
+from kd.system.files import digest, json_digest
 from kd.training.step import Distillation
 
 FORMAT = 1  # increase when the same settings train another teacher
@@ -49,7 +47,7 @@ def fingerprint(settings: Settings) -> str:
         **({"compile": True} if trainer.compile else {}),
         **({} if trainer.validate_every == 1 else {"validate_every": trainer.validate_every}),
     }
-    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return json_digest(facts)[:16]
 
 
 def _weights_digest(weights: str | None) -> str | None:

@@ -19,9 +19,9 @@ from kd.experiment.builders import build_recipe, build_train_loader
 from kd.experiment.context import RunContext
 from kd.experiment.evaluator import Evaluator
 from kd.networks.network import Network
-from kd.run.console import Display, Watched
+from kd.run.console import Display, ProgressLoader
 from kd.run.folder import RunFolder
-from kd.run.journal import Journal, Onlooker, best_of
+from kd.run.journal import Journal, NullJournal, best_of
 from kd.system.files import write_json
 from kd.tracking import NullRun
 from kd.training.batch_norm import measure_batch_norm
@@ -97,10 +97,12 @@ def train(
         measure_batch_norm(job.network, loader, context.precision, job.seed)
     ended = _ended_before(journal.records, job, should_stop)
     with stop.later(), _display(job, loader) as display, _nonfinite_written(context, folder):
-        epochs = _fit(job, evaluator, Watched(loader, display), start, lambda: world.any(stop.asked or journal.due()))
+        epochs = _fit(
+            job, evaluator, ProgressLoader(loader, display), start, lambda: world.any(stop.asked or journal.due())
+        )
         for item in () if world.broadcast(ended) else epochs:
             if isinstance(journal, Journal) and isinstance(item, EpochResult):
-                record = journal.over(item)
+                record = journal.add(item)
                 display.epoch(record, journal.best is record and job.objective in record)
                 mirror.refresh()
                 ended = should_stop((journal.best or record).get(job.objective), record["epoch"] + 1, job.epochs)
@@ -113,9 +115,9 @@ def train(
     return journal.best
 
 
-def _journal(job: TrainingJob, context: RunContext, folder: RunFolder | None) -> Journal | Onlooker:
+def _journal(job: TrainingJob, context: RunContext, folder: RunFolder | None) -> Journal | NullJournal:
     if folder is None:
-        return Onlooker()
+        return NullJournal()
     facts = {"image_size": list(context.data.image_size)}
     return Journal(job.who, job.network, folder, job.objective, facts, context.settings.trainer.checkpoint_minutes)
 
@@ -146,7 +148,7 @@ def _ended_before(records: Sequence[dict[str, Any]], job: TrainingJob, should_st
 
 
 def _fit(
-    job: TrainingJob, evaluator: Evaluator, loader: Watched, start: Snapshot | None, pause: Callable[[], bool]
+    job: TrainingJob, evaluator: Evaluator, loader: ProgressLoader, start: Snapshot | None, pause: Callable[[], bool]
 ) -> Iterator[EpochResult | Pause]:
     context = evaluator.context
 

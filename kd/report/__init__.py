@@ -1,14 +1,14 @@
-"""`kd report`: a run, several runs or a study as one page of HTML, whole in itself, and in short on the terminal.
+"""`kd report`: a run, several runs or a study as one self-contained HTML page, with a summary on the terminal.
 
-read       a run folder as plain values, whatever state it is in
-blocks     what a page is made of
-run        one run as sections, with outcome (its figures) and trust (how far they can be believed)
+run_files  a run folder as plain values, whatever state it is in
+elements   the parts of a page
+run        one run as sections, with outcome (its figures) and reliability (how far to trust them)
 compare    several runs on one page
-study      a study, its winner's run in full
+study      a study, with its winner's run in full
 pictures   diagrams that only a report has
-page       blocks to HTML;  terminal: blocks to lines
+page       elements to HTML;  terminal: elements to lines
 
-It reads what the folder holds (for a study also its database), and executes nothing of it.
+It reads the run folder (and the database of a study) and executes nothing in it.
 """
 
 import os
@@ -38,21 +38,23 @@ if TYPE_CHECKING:
 
 
 def report(names: Sequence[str], output: Path | None = None, storage: str | None = None, show: bool = False) -> Path:
-    """Write the page of a run or a study, or of several side by side; returns its file.
+    """Write the page of a run or a study, or of several runs side by side; returns its path.
+
+    `storage` is the URL of a study's database; `show` opens the page in a browser.
 
     Raises:
-        RunError: something named is neither the folder of a run nor a study.
-        StudyError: its database cannot be opened.
+        RunError: a name is neither a run folder nor a study.
+        StudyError: the database of a study cannot be opened.
     """
     if len(names) > MOST:
-        raise ConfigError(f"{len(names)} runs are more than a page can show side by side; give {MOST} at most")
+        raise ConfigError(f"a page shows {MOST} runs at most, but {len(names)} were given")
     found = [_found(name, storage) for name in names]
     if len(found) == 1:
-        page, usual = _alone(found[0])
+        page, default = _page_of(found[0])
     else:
         runs = [each if isinstance(each, Run) else _winner(each) for each in found]
-        page, usual = compare(runs), project_root() / "runs" / "reports" / f"{_file_name(runs)}.html"
-    target = (output or usual).absolute()
+        page, default = compare(runs), project_root() / "runs" / "reports" / f"{_file_name(runs)}.html"
+    target = (output or default).absolute()
     text = html(page)
     write_atomically(target, lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace"))
     terminal.say(page)
@@ -63,16 +65,16 @@ def report(names: Sequence[str], output: Path | None = None, storage: str | None
 
 
 def of_run(run: Run) -> Page:
-    """The page of one run."""
+    """Page of one run."""
     made, damaged = sections(run)
     badges = [run.state, *(["without a teacher"] if run.learns_alone else [])]
     title = f"Run {run.name}" if run.summary.get("student") or run.config else f"Teacher {run.path.name}"
-    missing = [*_why_short(run), *run.missing, *damaged]
+    missing = [*_state_notes(run), *run.missing, *damaged]
     return Page(title, _when(run), badges, tiles(run), made, missing)
 
 
 def _when(run: Run) -> str:
-    """When it ran, and how far it came."""
+    """Date of the run, and its number of epochs."""
     begun, planned = run.identity.get("begun"), run.summary.get("planned_epochs")
     with suppress(*DAMAGES):
         date = f"{datetime.fromtimestamp(begun, UTC):%Y-%m-%d %H:%M} UTC, " if begun else ""
@@ -81,18 +83,20 @@ def _when(run: Run) -> str:
     return f"{len(run.records)} epochs"
 
 
-def _why_short(run: Run) -> list[str]:
-    """What the state of a run explains."""
-    told = {
-        "pruned": "it was pruned: no closing figures and no pictures are made of such a run",
-        "running": f"it has not come to its end: it goes on, or was killed ({train_command()} resume=... resumes it)",
-        "killed": f"it was stopped before its end; {train_command()} resume=<its folder> goes on with it",
-        "failed": "it failed; what was written before is shown",
+def _state_notes(run: Run) -> list[str]:
+    """Why an unfinished run has no results."""
+    command = f"{train_command()} resume=<its folder>"
+    notes = {
+        "pruned": "results and pictures: the run was pruned",
+        "running": f"results: the run is still running, or was killed ({command} resumes it)",
+        "killed": f"results: the run was stopped; {command} resumes it",
+        "failed": "results: the run failed",
     }
-    return [told[run.state]] if run.state in told else []
+    return [notes[run.state]] if run.state in notes else []
 
 
 def _found(name: str, storage: str | None) -> "Run | Study":
+    """The run in a folder, or the study with a name or folder."""
     path = Path(name)
     if path.is_dir() and is_run(path):
         return read(path)
@@ -101,19 +105,20 @@ def _found(name: str, storage: str | None) -> "Run | Study":
 
     folder = path.absolute() if (path / study.TABLE).is_file() else project_root() / "runs" / "studies" / path.name
     beside = folder.parent / "studies.db"
-    usual = f"sqlite:///{beside}" if beside.is_file() else default_url(project_root())
-    database = Database(storage or os.environ.get("KD_STORAGE") or usual)
+    default = f"sqlite:///{beside}" if beside.is_file() else default_url(project_root())
+    database = Database(storage or os.environ.get("KD_STORAGE") or default)
     if path.is_dir() and not (path / study.TABLE).is_file():
         raise RunError(
-            f"{name}: not the folder of a run or a study (it has no config.yaml, run.json or trials.csv); name one "
+            f"{name}: not the folder of a run or a study (it has no config.yaml, run.json or trials.csv); give one "
             "below runs/"
         )
     if not database.exists() and not folder.is_dir():
-        raise RunError(f"{name}: there is neither such a folder nor such a study; see runs/ and kd study")
+        raise RunError(f"{name}: no such folder and no such study; see runs/ and kd study")
     return study.find(folder.name, folder, database)
 
 
-def _alone(found: "Run | Study") -> tuple[Page, Path]:
+def _page_of(found: "Run | Study") -> tuple[Page, Path]:
+    """Page of a run or a study, and its default path."""
     if isinstance(found, Run):
         return of_run(found), found.path / "report.html"
     from kd.report import study
@@ -122,12 +127,13 @@ def _alone(found: "Run | Study") -> tuple[Page, Path]:
 
 
 def _winner(study: "Study") -> Run:
+    """The run of a study's best trial, named as such."""
     if study.winner is None:
-        raise RunError(f"{study.name}: this study has no winner yet, or its run folder is gone; leave it out")
+        raise RunError(f"{study.name}: this study has no winner yet, or the winner's run folder is gone; leave it out")
     return replace(study.winner, identity={**study.winner.identity, "name": f"the winner of study {study.name}"})
 
 
 def _file_name(runs: Sequence[Run]) -> str:
-    """The runs' names as one name of a file."""
+    """The runs' names as one file name."""
     plain = [re.sub(r"[^\w.-]+", "_", run.name) for run in runs]
     return "+".join(plain)[:150]

@@ -1,4 +1,4 @@
-"""Several runs on one page: what they differ in, their curves on top of each other, their figures side by side."""
+"""Several runs on one page: their differences, their curves overlaid, their figures side by side."""
 
 import shlex
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from kd.report import pictures
 from kd.report.elements import (
     Cell,
     Code,
-    Facts,
     Folded,
     Page,
     Picture,
@@ -22,9 +21,9 @@ from kd.report.elements import (
     row,
 )
 from kd.report.outcome import SPLITS, side_by_side
-from kd.report.run import flat_config
+from kd.report.run import in_short
 from kd.report.run_files import DAMAGES, Run
-from kd.settings import changes_no_result
+from kd.settings import changes_no_result, flat
 from kd.system.installation import train_command
 from kd.training.calibration import expected_error
 
@@ -32,35 +31,38 @@ MOST = len(ascii_uppercase)
 
 
 def compare(runs: Sequence[Run]) -> Page:
-    """The page of two runs or more."""
+    """Page of two or more runs."""
     letters = dict(zip(ascii_uppercase, runs, strict=False))
     sections, missing = [], [f"{letter}: {line}" for letter, run in letters.items() for line in run.missing]
-    for part in (_which, _differences, _curves, _figures, _classes, _calibration, _cost, _again):
+    for part in (_runs, _differences, _curves, _results, _per_class, _calibration, _cost, _reproduce):
         try:
             section = part(letters)
         except DAMAGES as error:
-            missing.append(f"{part.__name__.strip('_')}: its data is damaged ({type(error).__name__})")
+            missing.append(f"{part.__name__.strip('_').replace('_', ' ')}: damaged data ({type(error).__name__})")
             continue
         if section is not None:
             sections.append(section)
     title = " against ".join(run.name for run in runs) if len(runs) == 2 else f"{len(runs)} runs"
     states = [f"{letter} {run.state}" for letter, run in letters.items()]
-    return Page(title, "what they differ in, and what became of it", states, [], sections, missing)
+    return Page(title, "comparison", states, [], sections, missing)
 
 
 Letters = dict[str, Run]
 
 
-def _which(runs: Letters) -> Section:
+def _runs(runs: Letters) -> Section:
     rows = [(letter, f"{run.name}: {run.identity.get('name') or ' '.join(run.overrides) or 'defaults'}"
              f"{' (without a teacher)' if run.learns_alone else ''}") for letter, run in runs.items()]  # fmt: skip
     shown = facts(rows)
-    return Section("which", "Which runs", [shown], [shown])
+    return Section("runs", "Runs", [shown], [shown])
 
 
 def _differences(runs: Letters) -> Section:
     configs = {
-        letter: {**flat_config(run.config), "data.fingerprint": str(run.identity.get("data_fingerprint", "–"))}
+        letter: {
+            **{key: in_short(value) for key, value in flat(run.config)},
+            "data.fingerprint": str(run.identity.get("data_fingerprint", "–")),
+        }
         for letter, run in runs.items()
     }
     keys = dict.fromkeys(key for config in configs.values() for key in config)
@@ -73,22 +75,20 @@ def _differences(runs: Letters) -> Section:
             ["setting", *runs], [row(key, *(_setting(c.get(key, "–")) for c in configs.values())) for key in keys]
         )
 
-    blocks: list[Any] = [table(rest)] if rest else [Text(["No setting that changes a result."])]
+    blocks: list[Any] = [table(rest)] if rest else [Text(["No setting that changes the result differs."])]
     if alone := [letter for letter, run in runs.items() if run.learns_alone]:
-        told = "has no teacher: its temperature and its teacher's settings have" if len(alone) == 1 else (
-            "have no teacher: their temperatures and their teachers' settings have")  # fmt: skip
-        blocks.append(Text([f"{' and '.join(alone)} {told} no effect."]))
+        blocks.append(Text([f"Temperature and teacher settings have no effect in {', '.join(alone)}: no teacher."]))
     if free:
-        blocks.append(Folded(f"settings that change no result ({len(free)})", [table(free)]))
+        blocks.append(Folded(f"settings that do not change the result ({len(free)})", [table(free)]))
     commits = {letter: run.commit or "unknown" for letter, run in runs.items()}
     if len(set(commits.values())) > 1:
-        told = ", ".join(f"{letter} {commit}" for letter, commit in commits.items())
-        blocks.append(Text([f"They ran from different commits: {told}."], "warning"))
-    return Section("differences", "What they differ in", blocks, blocks[:1])
+        listed = ", ".join(f"{letter} {commit}" for letter, commit in commits.items())
+        blocks.append(Text([f"The runs are from different commits: {listed}."], "warning"))
+    return Section("differences", "Differences", blocks, blocks[:1])
 
 
 def _setting(text: str) -> Cell:
-    """A value of a configuration; a long number is rounded where it is shown."""
+    """A configuration value; a long number is rounded for display."""
     try:
         return figure(float(text), form=".6g") if "." in text and len(text) > 8 else Cell(text)
     except ValueError:
@@ -99,13 +99,13 @@ def _curves(runs: Letters) -> Section | None:
     records = {letter: run.records for letter, run in runs.items() if run.records}
     if not records:
         return None
-    caption = "Quality on validation, training loss (of each run's own terms), temperature and open blocks by epoch."
+    caption = "Validation quality, training loss (each run's own terms), temperature and unfrozen blocks by epoch."
     alone = {letter for letter, run in runs.items() if run.learns_alone}
-    picture = Picture(pictures.overlay(records, alone), "the curves of all runs on top of each other", caption)
+    picture = Picture(pictures.overlay(records, alone), "curves of all runs, overlaid", caption)
     return Section("curves", "Learning curves", [picture])
 
 
-def _figures(runs: Letters) -> Section | None:
+def _results(runs: Letters) -> Section | None:
     columns: dict[str, Any] = {}
     keys: dict[str, str] = {}
     for letter, run in runs.items():
@@ -119,11 +119,11 @@ def _figures(runs: Letters) -> Section | None:
     if not columns:
         return None
     table = side_by_side(columns, keys)
-    note = "One run is one seed: a difference of less than what another seed makes is none."
-    return Section("figures", "What came out", [table, Text([note])], [table])
+    note = "One run is one seed: differences smaller than those between seeds mean nothing."
+    return Section("results", "Results", [table, Text([note])], [table])
 
 
-def _classes(runs: Letters) -> Section | None:
+def _per_class(runs: Letters) -> Section | None:
     columns = [
         (f"{letter}, {split}", run, split, f"{letter}.student.")
         for split in SPLITS
@@ -138,7 +138,7 @@ def _classes(runs: Letters) -> Section | None:
                                       for _, run, split, key in columns)]
         for number, name in enumerate(names)
     ]  # fmt: skip
-    return Section("classes", "Class by class", [Table(["IoU, student", *(title for title, *_ in columns)], rows)])
+    return Section("per-class", "Per class", [Table(["IoU, student", *(title for title, *_ in columns)], rows)])
 
 
 def _calibration(runs: Letters) -> Section | None:
@@ -157,14 +157,14 @@ def _cost(runs: Letters) -> Section:
                 figure(run.summary.get("best_epoch"), form="d")]  # fmt: skip
 
     columns = [spent(run) for run in runs.values()]
-    titles = ("seconds, whole run", "epochs", "best epoch")
+    titles = ("total seconds", "epochs", "best epoch")
     rows = [row(title, *cells) for title, cells in zip(titles, zip(*columns, strict=True), strict=True)]
     return Section("cost", "Cost", [Table(["", *runs], rows)])
 
 
-def _again(runs: Letters) -> Section:
+def _reproduce(runs: Letters) -> Section:
     lines: list[str] = []
     for letter, run in runs.items():
         lines += [f"# {letter}", " ".join([train_command(), *map(shlex.quote, run.overrides)])]
-    pages: list[Facts] = [facts([(letter, str(run.path)) for letter, run in runs.items()])]
-    return Section("again", "How to get them again", [Code(lines), *pages])
+    folders = facts([(letter, str(run.path)) for letter, run in runs.items()])
+    return Section("reproduce", "Reproduce", [Code(lines), folders])

@@ -1,6 +1,6 @@
-"""What a page is made of: plain values, which the template turns into HTML and the terminal into lines.
+"""The parts of a page as plain values, which the template renders as HTML and the terminal as lines.
 
-Texts are whatever a file says; nothing here is markup, and both sides escape them.
+Texts may come from any file. None of them is markup: template and terminal escape them.
 """
 
 import math
@@ -10,20 +10,20 @@ from typing import Any, ClassVar
 
 from kd.run.console import ROWS
 
-SHADES = 20  # of a cell's background
+SHADES = 20  # levels of a cell's background
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell.
+    """A cell of a table.
 
     Attributes:
-        text: what it shows.
-        value: the number that `text` is a rounding of, whole, where it is one.
-        key: the name that this number has in its file, for whoever reads the page by program.
-        shade: how strong its background is, 0 to SHADES.
-        bar: the length of a bar beside it, in [0, 1].
-        swatch: the number of a class, whose colour stands before the text.
+        text: the text shown.
+        value: the unrounded number, if `text` is one.
+        key: the number's name in its file, for programs that read the page.
+        shade: strength of the background, 0 to SHADES.
+        bar: length of a bar beside the text, in [0, 1].
+        swatch: index of the class whose colour precedes the text.
     """
 
     text: str
@@ -36,18 +36,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under a head; the first column names the rows. `wide` ones are scrolled sideways."""
+    """Rows of cells under a head; the first column names the rows."""
 
     kind: ClassVar[str] = "table"
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
-    square: bool = False  # a matrix: narrow cells, heads on end
+    square: bool = False  # a matrix: narrow cells, vertical heads
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values, a line each."""
+    """Names and values, one pair per line."""
 
     kind: ClassVar[str] = "facts"
     rows: Sequence[tuple[str, Cell]]
@@ -64,7 +64,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines to be copied."""
+    """Lines to copy."""
 
     kind: ClassVar[str] = "code"
     lines: Sequence[str]
@@ -72,7 +72,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG, and what it shows in words."""
+    """A PNG with its description."""
 
     kind: ClassVar[str] = "picture"
     png: bytes
@@ -82,7 +82,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Strip:
-    """Small pictures of one sample side by side: (caption, PNG) pairs."""
+    """Small pictures of one sample in a row, as (caption, PNG) pairs."""
 
     kind: ClassVar[str] = "strip"
     title: str
@@ -91,7 +91,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Legend:
-    """The classes' names, each beside its colour."""
+    """Class names with their colours."""
 
     kind: ClassVar[str] = "legend"
     names: Sequence[str]
@@ -99,7 +99,7 @@ class Legend:
 
 @dataclass(frozen=True)
 class Folded:
-    """Blocks that are opened by a click."""
+    """Elements that unfold on a click."""
 
     kind: ClassVar[str] = "folded"
     title: str
@@ -108,7 +108,7 @@ class Folded:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; `brief` blocks are shown on the terminal too."""
+    """A part of the page; `brief` elements appear on the terminal too."""
 
     id: str
     title: str
@@ -118,17 +118,22 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report. `missing` says which parts there are not, and why."""
+    """A whole report.
+
+    Attributes:
+        tiles: (name, figure, reference values) of the headline figures.
+        missing: the parts that are absent, each with its reason.
+    """
 
     title: str
     subtitle: str
     badges: Sequence[str]
-    tiles: Sequence[tuple[str, Cell, str]]  # what a figure is, the figure, and what stands beside it
+    tiles: Sequence[tuple[str, Cell, str]]
     sections: Sequence[Section]
     missing: Sequence[str] = field(default=())
 
     def classes(self) -> int:
-        """How many class colours the page needs."""
+        """Number of class colours that the page needs."""
         return max((_colours(block) for section in self.sections for block in section.blocks), default=0)
 
 
@@ -140,12 +145,12 @@ def _colours(block: Any) -> int:
     return max(map(_colours, block.blocks), default=0) if isinstance(block, Folded) else 0
 
 
-#: How a figure is rounded, by the last part of its name; the same on the page, on the terminal and in the tables.
+#: Format of a figure by the last part of its name, on the page and on the terminal.
 FORMS = {"macs": ",d", **{key: form for key, _, form in ROWS}}
 
 
 def figure(value: Any, key: str = "", form: str | None = None) -> Cell:
-    """A cell of a number, rounded by the name of its key (4 decimals) or as `form` says; a dash where there is none."""
+    """Cell of a number in the format `form`, or that of its key (4 decimals by default); a dash for None."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return Cell("–" if value is None else str(value))
     form = form or FORMS.get(key.rpartition(".")[2], ".4f")
@@ -153,15 +158,15 @@ def figure(value: Any, key: str = "", form: str | None = None) -> Cell:
 
 
 def barred(cell: Cell) -> Cell:
-    """The same cell with a bar as long as its number."""
+    """The cell with a bar of its number's length."""
     return cell if cell.value is None else replace(cell, bar=min(max(float(cell.value), 0.0), 1.0))
 
 
 def row(*cells: Any) -> list[Cell]:
-    """Cells of a row, made of whatever is none yet."""
+    """A row of cells; other values are converted to text."""
     return [cell if isinstance(cell, Cell) else Cell(str(cell)) for cell in cells]
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> Facts:
-    """Facts that exist: pairs whose value is None are left out."""
+    """Facts of pairs; those whose value is None are left out."""
     return Facts([(name, row(value)[0]) for name, value in pairs if value is not None])

@@ -1,6 +1,7 @@
-"""What came out of a run: its figures, class by class, its curves, its worst and best predictions."""
+"""Results of a run as sections: its figures, per class, learning curves, worst and best predictions."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -26,13 +27,18 @@ from kd.run import plots
 from kd.run.console import ROWS
 
 SPLITS = {"val": "validation", "test": "test"}
-#: Rows of the closing table, and what each is called.
-CLOSING = (("parameters", "parameters"), ("macs", "multiply-adds"), *((key, title) for key, title, _ in ROWS[1:]))
+#: Rows of the results table: key and title.
+TITLES = (
+    ("parameters", "parameters"),
+    ("macs", "multiply-adds"),
+    *((key, title) for key, title, _ in ROWS[1:]),
+)
 
 Others = Mapping[str, Mapping[str, Any]]  # title of a column -> figures by name
 
 
-def came_out(run: Run, others: Others) -> Section | None:
+def results(run: Run, others: Others) -> Section | None:
+    """Teacher, student, `others` and trivial baseline side by side, with what follows from the comparison."""
     best = [] if run.student or not run.records else [facts_of_best(run)]
     columns = {
         **({"teacher": ("teacher", run.teacher)} if run.teacher else {}),
@@ -41,9 +47,15 @@ def came_out(run: Run, others: Others) -> Section | None:
         **({"trivial baseline": ("baseline", run.baseline)} if run.baseline else {}),
     }
     if not columns:
-        return Section("figures", "What came out", best, best) if best else None
+        return Section("results", "Results", best, best) if best else None
     table = side_by_side({title: figures for title, (_, figures) in columns.items()},
                          {title: key for title, (key, _) in columns.items()})  # fmt: skip
+    notes = [Text(lines)] if (lines := _notes(run)) else []
+    warnings = [Text([beaten], "warning")] if (beaten := _beaten(run)) else []
+    return Section("results", "Results", [*best, table, *notes, *warnings], [*best, table, *warnings])
+
+
+def _notes(run: Run) -> list[str]:
     notes = [f"Best epoch {run.summary['best_epoch']}, chosen on validation."] if "best_epoch" in run.summary else []
     if run.teacher and run.student:
         notes += _against_teacher(run)
@@ -52,13 +64,11 @@ def came_out(run: Run, others: Others) -> Section | None:
             f"The trivial baseline predicts the most frequent class at each pixel, whatever the image; it is made from "
             f"{masks} training masks{', evenly spaced' if masks == MASKS else ''}."
         )
-    told = [Text(notes)] if notes else []
-    warned = [Text([beaten], "warning")] if (beaten := _beaten(run)) else []
-    return Section("figures", "What came out", [*best, table, *told, *warned], [*best, table, *warned])
+    return notes
 
 
 def _beaten(run: Run) -> str:
-    """Where a student is no better than what looks at no image."""
+    """A warning if the student is no better than the trivial baseline; else empty."""
     worse = [
         f"{run.student[key]:.4f} against {run.baseline[key]:.4f} on {SPLITS[split]}"
         for split in SPLITS
@@ -78,10 +88,12 @@ def _against_teacher(run: Run) -> list[str]:
 
 
 def side_by_side(columns: Mapping[str, Mapping[str, Any]], prefixes: Mapping[str, str] | None = None) -> Table:
-    """Figures of several networks, a row each; a row that nobody has is left out."""
+    """Figures of several networks, one column each; rows without any figure are left out."""
     rows = []
-    for key, title in CLOSING:
-        cells = [figure(figures.get(key), _key(prefixes, name, key)) for name, figures in columns.items()]
+    for key, title in TITLES:
+        cells = [
+            replace(figure(figures.get(key), key), key=_key(prefixes, name, key)) for name, figures in columns.items()
+        ]
         if any(cell.value is not None for cell in cells):
             rows.append(row(title, *cells))
     return Table(["", *columns], rows)
@@ -92,7 +104,7 @@ def _key(prefixes: Mapping[str, str] | None, name: str, key: str) -> str:
 
 
 def facts_of_best(run: Run) -> Facts:
-    """What a run without an end has reached."""
+    """How far an unfinished run has come."""
     best = run.best
     return facts([
         ("epochs trained", len(run.records)),
@@ -102,7 +114,8 @@ def facts_of_best(run: Run) -> Facts:
     ])  # fmt: skip
 
 
-def by_class(run: Run) -> Section | None:
+def per_class(run: Run) -> Section | None:
+    """IoU of each class, of teacher, student and trivial baseline."""
     columns = [(f"{who}, {split}", who, figures, split)
                for split in SPLITS
                for who, figures in (("teacher", run.teacher), ("student", run.student), ("baseline", run.baseline))
@@ -114,11 +127,12 @@ def by_class(run: Run) -> Section | None:
         cells = [barred(figure(figures.get(f"{split}/iou/{name}"), f"{who}.{split}/iou/{name}"))
                  for _, who, figures, split in columns]  # fmt: skip
         rows.append([Cell(name, swatch=number), *cells])
-    note = "IoU of each class over all pixels of the split. A class that is neither there nor predicted has none (–)."
-    return Section("classes", "Class by class", [Table(["IoU", *(title for title, *_ in columns)], rows), Text([note])])
+    note = "IoU of each class over all pixels of the split; – if the class is neither present nor predicted."
+    return Section("per-class", "Per class", [Table(["IoU", *(title for title, *_ in columns)], rows), Text([note])])
 
 
 def curves(run: Run) -> Section | None:
+    """Losses and validation figures by epoch."""
     if not run.records:
         return None
     best = run.summary.get("best_epoch")
@@ -127,18 +141,19 @@ def curves(run: Run) -> Section | None:
     picture = run.picture("curves.png") or pictures.drawn(
         lambda path: plots.draw_curves(run.records, best, run.teacher.get("val/miou"), path)
     )
-    opened = [
+    unfrozen = [
         f"{after['unfrozen_blocks']} from epoch {after['epoch']}"
         for before, after in pairwise(run.records)
         if after["unfrozen_blocks"] != before["unfrozen_blocks"]
     ]
-    told = ", ".join([f"{run.records[0]['unfrozen_blocks']} at first", *opened[:20]])
-    caption = f"Losses and quality by epoch. Grey lines: an encoder block opens. Open blocks: {told}."
+    listed = ", ".join([f"{run.records[0]['unfrozen_blocks']} at first", *unfrozen[:20]])
+    caption = f"Losses and quality by epoch. Grey lines: an encoder block is unfrozen. Unfrozen blocks: {listed}."
     shown = Picture(picture, "losses and validation figures over epochs", caption)
     return Section("curves", "Learning curves", [shown])
 
 
-def samples(run: Run) -> Section | None:
+def predictions(run: Run) -> Section | None:
+    """The validation images with the lowest and highest mean IoU, with truth and predictions."""
     names, void = run.class_names, run.evidence.get("ignore_index")
     blocks: list[Any] = []
     for number, sample in enumerate(run.evidence.get("samples") or []):
@@ -152,10 +167,8 @@ def samples(run: Run) -> Section | None:
         shown = Picture(
             even, "image, truth, teacher, student and errors of samples", "Image, truth, predictions, errors."
         )
-        blocks.append(Folded("samples at even distances through the validation split", [shown]) if blocks else shown)
+        blocks.append(Folded("evenly spaced samples of the validation split", [shown]) if blocks else shown)
     if not blocks:
         return None
-    note = (
-        "The validation images with the lowest and the highest mean IoU of the student, truth and predictions beside."
-    )
-    return Section("samples", "Worst and best", [Text([note]), Legend(names), *blocks])
+    note = "The validation images with the student's lowest and highest mean IoU, with truth and predictions."
+    return Section("predictions", "Predictions", [Text([note]), Legend(names), *blocks])

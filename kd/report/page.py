@@ -1,8 +1,8 @@
 """A page as HTML: one file that fetches nothing and runs nothing.
 
-Whatever a run folder says is text: jinja escapes it, characters that do not print are written out, and the page's own
-policy forbids scripts, frames, forms, and pictures from anywhere but the page itself. Only the one style sheet that
-stands in it is allowed, by its digest.
+Everything from a run folder is text: jinja escapes it, and unprintable characters are written as escapes. The page's
+content security policy forbids scripts, frames, forms, and images from outside the page; its one style sheet is allowed
+by its digest.
 """
 
 import base64
@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 
 
 def html(page: Page) -> str:
-    """The whole page."""
+    """Render a page."""
     style = _style(page.classes())
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
@@ -38,7 +38,7 @@ def _template() -> Any:
 
 
 def _printable(value: Any) -> Any:
-    """Texts without what does not print: no control characters, nothing that turns the order of letters around."""
+    """Escape unprintable characters in texts: control characters, and those that reverse the writing direction."""
     return shown(value, None) if type(value) is str and not value.isprintable() else value
 
 
@@ -47,7 +47,7 @@ def _uri(png: bytes) -> Markup:
 
 
 def _style(classes: int) -> str:
-    """The style sheet, with the colours of so many classes and of the shades of a cell."""
+    """Style sheet with the colours of `classes` classes and of the cells' shades."""
     lines = [(HERE / "page.css").read_text(encoding="utf-8")]
     for number, (red, green, blue) in enumerate(class_colours(classes).tolist()):
         lines.append(f".k{number} {{ background: #{red:02x}{green:02x}{blue:02x}; }}")

@@ -1,4 +1,4 @@
-"""Pictures that only a report has, as PNG bytes, in the style of `kd.plots`."""
+"""Pictures that only a report has, as PNG bytes, in the style of `kd.run.plots`."""
 
 import io
 import tempfile
@@ -23,12 +23,12 @@ from kd.training.calibration import BINS, expected_error
 
 WHOSE = {"teacher": TEACHER, "student": STUDENT}
 RUNS = (STUDENT, WARM, "#2a9d8f", TEACHER, "#e9a23b", "#5c677d", "#8f5d3b", "#c05299")
-DASHES = ("-", "--", ":", "-.")  # where two runs agree, both are seen
+DASHES = ("-", "--", ":", "-.")  # so that two equal curves are both visible
 DPI = 130
 
 
 def drawn(draw: Callable[[Path], None]) -> bytes:
-    """What a function of `kd.plots` writes."""
+    """The PNG that a function of `kd.run.plots` draws."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
         draw(path)
@@ -43,7 +43,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def reliability(tables: Mapping[str, Tensor]) -> bytes:
-    """Accuracy over confidence, a panel per network, with the share of pixels in each bin below.
+    """Accuracy over confidence, a panel per network, with the share of pixels in each bin below it.
 
     Reference: Guo et al., arXiv 1706.04599, figure 1.
     """
@@ -60,12 +60,12 @@ def reliability(tables: Mapping[str, Tensor]) -> bytes:
 
 def _reliability(above: Axes, below: Axes, name: str, table: Tensor) -> None:
     pixels, right, sums = (column.numpy() for column in table.unbind(dim=1))
-    there, colour = pixels > 0, WHOSE.get(name.partition(",")[0], STUDENT)
+    filled, colour = pixels > 0, WHOSE.get(name.partition(",")[0], STUDENT)
     left = np.arange(BINS) / BINS
-    accuracy, claimed = right[there] / pixels[there], sums[there] / pixels[there]
+    accuracy, confidence = right[filled] / pixels[filled], sums[filled] / pixels[filled]
     above.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--", zorder=1)
-    above.bar(left[there], accuracy, 1 / BINS, align="edge", color=colour, alpha=0.55, edgecolor="white", zorder=2)
-    above.plot(claimed, accuracy, color=colour, marker="o", markersize=3, linewidth=1, zorder=3)
+    above.bar(left[filled], accuracy, 1 / BINS, align="edge", color=colour, alpha=0.55, edgecolor="white", zorder=2)
+    above.plot(confidence, accuracy, color=colour, marker="o", markersize=3, linewidth=1, zorder=3)
     above.set(xlim=(0, 1), ylim=(0, 1), title=f"{name}: ECE {expected_error(table) or 0:.4f}")
     below.bar(left, pixels / max(pixels.sum(), 1), 1 / BINS, align="edge", color=GREY, alpha=0.6, edgecolor="white")
     below.set(xlabel="confidence", ylim=(0, None))
@@ -73,25 +73,20 @@ def _reliability(above: Axes, below: Axes, name: str, table: Tensor) -> None:
         ax.spines[["top", "right"]].set_visible(False)
 
 
-#: What is laid on top of each other, each in a panel of its own.
+#: Metrics that are overlaid, one panel each: key and title.
 OVERLAID = (("val/miou", "mIoU, val"), ("train/loss", "loss, training"), ("temperature", "temperature"),
-            ("unfrozen_blocks", "open encoder blocks"))  # fmt: skip
+            ("unfrozen_blocks", "unfrozen encoder blocks"))  # fmt: skip
 
 
 def overlay(runs: Mapping[str, Sequence[Mapping[str, Any]]], alone: Set[str] = frozenset()) -> bytes:
-    """The records of several runs over their epochs, a colour each; a run that learns alone has no temperature."""
+    """Records of several runs over their epochs, a colour each; runs in `alone` have no teacher, so no temperature."""
     figure, grid = plt.subplots(2, 2, figsize=(10, 6.4))
     figure.subplots_adjust(left=0.07, right=0.985, top=0.94, bottom=0.13, hspace=0.3, wspace=0.17)
     axes: list[Axes] = list(grid.flat)
     for ax, (name, title) in zip(axes, OVERLAID, strict=True):
         for number, (label, records) in enumerate(runs.items()):
-            if name == "temperature" and label in alone:
-                continue
-            looked = [record for record in records if record.get(name) is not None]
-            epochs, values = [record["epoch"] for record in looked], [record[name] for record in looked]
-            style: dict[str, Any] = {"drawstyle": "steps-mid"} if name == "unfrozen_blocks" else {"marker": "."}
-            dashes = DASHES[number % len(DASHES)]
-            ax.plot(epochs, values, dashes, color=RUNS[number % len(RUNS)], label=label, linewidth=1.5, **style)
+            if name != "temperature" or label not in alone:
+                _overlay(ax, number, label, records, name)
         ax.spines[["top", "right"]].set_visible(False)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_title(title, fontsize=10, loc="left")
@@ -104,12 +99,20 @@ def overlay(runs: Mapping[str, Sequence[Mapping[str, Any]]], alone: Set[str] = f
     return _png(figure)
 
 
+def _overlay(ax: Axes, number: int, label: str, records: Sequence[Mapping[str, Any]], name: str) -> None:
+    """One run's curve of one metric, over the epochs that have it."""
+    points = [(record["epoch"], record[name]) for record in records if record.get(name) is not None]
+    style: dict[str, Any] = {"drawstyle": "steps-mid"} if name == "unfrozen_blocks" else {"marker": "."}
+    dashes, colour = DASHES[number % len(DASHES)], RUNS[number % len(RUNS)]
+    ax.plot([x for x, _ in points], [y for _, y in points], dashes, color=colour, label=label, linewidth=1.5, **style)
+
+
 def panels(sample: Mapping[str, Tensor], labels: int, ignore_index: int | None) -> list[tuple[str, bytes]]:
-    """The pictures of one sample: image, truth, teacher (where there is one), student, where the student is wrong."""
+    """The pictures of one sample: image, truth, teacher (if any), student, and the student's errors."""
     arrays = {name: tensor.numpy() for name, tensor in sample.items()}
     shapes = {array.shape[:2] for array in arrays.values()}
     if len(shapes) != 1 or any(array.dtype != np.uint8 for array in arrays.values()):
-        raise ValueError("the pictures of a sample are not of one size")
+        raise ValueError("the pictures of a sample differ in size")
     titles = ["image", "truth", *(["teacher"] if "teacher" in arrays else []), "student", "where the student is wrong"]
     colours = class_colours(labels)
     named = {titles[-1]: "the student's errors"}

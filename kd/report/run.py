@@ -1,63 +1,55 @@
-"""One run as sections of a page: what was asked, what came out, how far it can be trusted, what it cost."""
+"""One run as sections of a page: setup, results, how far to trust them, cost, how to reproduce it."""
 
-import json
 import reprlib
 import shlex
 import statistics
 from collections.abc import Callable, Mapping
-from itertools import islice
 from typing import Any
 
 from kd.config.read import block_count, checked
 from kd.errors import UserError, one_line
 from kd.report import pictures
 from kd.report.elements import Cell, Code, Folded, Picture, Section, Text, facts, figure
-from kd.report.outcome import Others, by_class, came_out, curves, samples
+from kd.report.outcome import Others, curves, per_class, predictions, results
 from kd.report.reliability import agreement, calibration, confusion
 from kd.report.run_files import DAMAGES, Run
 from kd.run import plots
 from kd.settings import flat
 from kd.system.installation import train_command
-
-MOST_KEYS = 2000  # of a configuration: one that refers to itself has no end
+from kd.system.untrusted import mapping_at
 
 
 def sections(run: Run, others: Others | None = None) -> tuple[list[Section], list[str]]:
-    """The sections of a run that can be made of its folder, and why others cannot.
+    """The sections that a run folder has data for, and the reasons why others could not be made.
 
-    `others`: figures to be set beside the student's, as those of a student without a teacher.
+    `others`: figures to set beside the student's, such as those of a student without a teacher.
     """
     parts: list[tuple[str, Callable[[], Section | None]]] = [
-        ("What was asked", lambda: asked(run)),
-        ("What came out", lambda: came_out(run, others or {})),
-        ("Class by class", lambda: by_class(run)),
+        ("Setup", lambda: setup(run)),
+        ("Results", lambda: results(run, others or {})),
+        ("Per class", lambda: per_class(run)),
         ("Learning curves", lambda: curves(run)),
-        ("Worst and best", lambda: samples(run)),
+        ("Predictions", lambda: predictions(run)),
         ("Confusion", lambda: confusion(run)),
         ("Calibration", lambda: calibration(run)),
         ("Agreement with the teacher", lambda: agreement(run)),
         ("Cost", lambda: cost(run)),
-        ("How to get it again", lambda: again(run)),
+        ("Reproduce", lambda: reproduce(run)),
     ]
     made, missing = [], []
     for title, part in parts:
         try:
             section = part()
         except (UserError, *DAMAGES) as error:
-            missing.append(f"{title}: its data is damaged ({one_line(str(error) or type(error).__name__)[:200]})")
+            missing.append(f"{title}: damaged data ({one_line(str(error) or type(error).__name__)[:200]})")
             continue
         if section is not None:
             made.append(section)
     return made, missing
 
 
-def flat_config(config: Mapping[str, Any]) -> dict[str, str]:
-    """A configuration as dotted keys and short values."""
-    return {str(key): shortly(value) for key, value in islice(flat(dict(config)), MOST_KEYS)}
-
-
-def shortly(value: Any) -> str:
-    """A value of a configuration in a line, however deep or long it is."""
+def in_short(value: Any) -> str:
+    """A configuration value in one line, however long or nested it is."""
     if isinstance(value, list | dict):
         brief = reprlib.Repr()
         brief.maxlevel, brief.maxlist, brief.maxdict, brief.maxstring, brief.maxother = 4, 12, 12, 200, 200
@@ -65,77 +57,72 @@ def shortly(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-# what was asked
+# setup
 
 
-def asked(run: Run) -> Section | None:
+def setup(run: Run) -> Section | None:
+    """The overrides, the experiment in words, the whole configuration, the plan."""
     if not run.config and not run.overrides and not run.identity:
         return None
-    blocks: list[Any] = []
-    choices = run.identity.get("choices") or {}
     typed = [override for override in run.overrides if not override.startswith("resume=")]
-    blocks.append(facts([("typed", " ".join(map(shlex.quote, typed)) or "nothing: the defaults"), *_recipe(run)]))
-    if choices:
+    words = facts([("overrides", " ".join(map(shlex.quote, typed)) or "none, all defaults"), *_experiment(run)])
+    blocks: list[Any] = [words]
+    if choices := mapping_at(run.identity, "choices"):
         named = [(group, option) for group, option in choices.items() if str(option) not in ("None", "null")]
-        blocks.append(Folded(f"the option of each group ({len(named)})", [facts(named)]))
+        blocks.append(Folded(f"option of each config group ({len(named)})", [facts(named)]))
     if run.config:
-        keys = flat_config(run.config)
-        blocks.append(Folded(f"the whole configuration ({len(keys)} keys)", [facts(keys.items())]))
+        keys = [(key, in_short(value)) for key, value in flat(run.config)]
+        blocks.append(Folded(f"whole configuration ({len(keys)} keys)", [facts(keys)]))
+    return Section("setup", "Setup", [*blocks, _plan(run)])
+
+
+def _plan(run: Run) -> Picture | Text:
     picture = run.picture("timeline.png") or _timeline(run)
-    if picture:
-        blocks.append(
-            Picture(
-                picture,
-                "temperature, open encoder blocks and learning rates over the epochs",
-                "The plan: the temperature of the soft targets, the encoder blocks that train, the learning rates.",
-            )
-        )
-    else:
-        blocks.append(Text(["The plan cannot be drawn: the configuration is missing or is not one."], "warning"))
-    return Section("asked", "What was asked", blocks)
+    if not picture:
+        return Text(["The plan cannot be drawn: the configuration is missing or damaged."], "warning")
+    return Picture(
+        picture,
+        "temperature, unfrozen encoder blocks and learning rates over the epochs",
+        "The plan: temperature of the soft targets, unfrozen encoder blocks, learning rates.",
+    )
 
 
-def _recipe(run: Run) -> list[tuple[str, Any]]:
-    """The parts of a configuration that make the experiment, in words."""
+def _experiment(run: Run) -> list[tuple[str, Any]]:
+    """The parts of the configuration that define the experiment, in words."""
     config = run.config
 
-    def node(group: str) -> Mapping[str, Any]:
-        found = config.get(group)
-        return found if isinstance(found, dict) else {}
-
-    def called(group: str) -> str | None:
-        left_out = ("_target_", "cache", "cache_gb")
-        inside = {name: value for name, value in node(group).items() if name not in left_out}
-        target = str(node(group).get("_target_", "")).rpartition(".")[2]
-        return f"{target}: {_pairs(inside)}" if target else _pairs(inside) or None
+    def group(name: str) -> str | None:
+        inside = mapping_at(config, name)
+        target = str(inside.get("_target_", "")).rpartition(".")[2]
+        pairs = _pairs({key: value for key, value in inside.items() if key not in ("_target_", "cache", "cache_gb")})
+        return f"{target}: {pairs}" if target else pairs or None
 
     def network(who: str) -> str | None:
-        found = node("backbone").get(who)
-        return f"{found['arch']}, {found['encoder']}, weights {shortly(found['weights'])}" if found else None
+        found = mapping_at(config, "backbone").get(who)
+        return f"{found['arch']}, {found['encoder']}, weights {in_short(found['weights'])}" if found else None
 
-    own = network("teacher") if "path" not in node("teacher") else called("teacher")  # a file is not the backbone's
-    teacher = own if not run.learns_alone else "none: the loss has no term for one"
-    images = run.evidence.get("images") or {}
-    sizes = ", ".join(f"{count} {split}" for split, count in images.items())
+    is_file = "path" in mapping_at(config, "teacher")  # then it is not backbone.teacher
+    teacher = group("teacher") if is_file else network("teacher")
+    sizes = ", ".join(f"{count} {split}" for split, count in mapping_at(run.evidence, "images").items())
     return [
         ("student", network("student")),
-        ("teacher", teacher),
-        ("data", called("data")),
+        ("teacher", "none: the loss has no term for one" if run.learns_alone else teacher),
+        ("data", group("data")),
         ("images", sizes or None),
-        ("temperature", called("schedule")),
-        ("unfreezing", called("unfreeze")),
-        ("loss", called("loss")),
-        ("optimiser", called("optimizer")),
-        ("seed", shortly(config["seed"]) if "seed" in config else None),
+        ("temperature", group("schedule")),
+        ("unfreezing", group("unfreeze")),
+        ("loss", group("loss")),
+        ("optimiser", group("optimizer")),
+        ("seed", in_short(config["seed"]) if "seed" in config else None),
     ]
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {shortly(value)}" for name, value in values.items() if value not in (None, (), []))
+    return ", ".join(f"{name} {in_short(value)}" for name, value in values.items() if value not in (None, (), []))
 
 
 def _timeline(run: Run) -> bytes | None:
-    """The plan, drawn from the configuration as a resume would read it; None where it cannot be had."""
+    """The plan, drawn from the configuration; None if that is damaged."""
     try:
         settings = checked(dict(run.config), look_at_data=False)
         timeline = settings.timeline(block_count(settings.backbone.student))
@@ -144,28 +131,29 @@ def _timeline(run: Run) -> bytes | None:
         return None
 
 
-# what it cost
+# cost
 
 
 def cost(run: Run) -> Section | None:
-    figures, memory = run.student, run.evidence.get("memory") or {}
+    """Time, speed and memory of the training; size and latency of the student."""
+    figures, memory = run.student, mapping_at(run.evidence, "memory")
     speeds = [r["images_per_second"] for r in run.records if r.get("images_per_second") is not None]
     epochs = [r["seconds"] for r in run.records if r.get("seconds") is not None]
     rows = [
-        ("whole run", _clock(run.summary.get("total_seconds"))),
+        ("total time", _clock(run.summary.get("total_seconds"))),
         ("epochs", len(run.records) or None),
-        ("one epoch's steps", f"{statistics.median(epochs):.1f} s (median)" if epochs else None),
-        ("training speed", f"{statistics.median(speeds):.1f} images/s (median of the epochs)" if speeds else None),
-        ("most memory of the process", _bytes(memory.get("process_bytes"))),
-        ("most memory of the GPU", _bytes(memory.get("device_bytes"))),
+        ("steps of one epoch", f"{statistics.median(epochs):.1f} s (median)" if epochs else None),
+        ("training speed", f"{statistics.median(speeds):.1f} images/s (median over epochs)" if speeds else None),
+        ("peak memory of the process", _bytes(memory.get("process_bytes"))),
+        ("peak memory of the GPU", _bytes(memory.get("device_bytes"))),
         ("student: parameters", _cell(figures, "parameters")),
         ("student: multiply-adds per image", _cell(figures, "macs")),
         ("student: latency, one image", _cell(figures, "latency_ms", " ms")),
         ("student: file", _cell(figures, "file_bytes", " bytes")),
     ]
-    if answers := run.summary.get("teacher_answers"):
-        told = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in answers.items())
-        rows.append(("teacher's answers, in images", told))
+    if counts := mapping_at(run.summary, "teacher_answers"):
+        listed = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in counts.items())
+        rows.append(("teacher logits, in images", listed))
     shown = facts(rows)
     return Section("cost", "Cost", [shown]) if shown.rows else None
 
@@ -189,43 +177,44 @@ def _bytes(count: Any) -> str | None:
     return None if count is None else f"{int(count) / 1e9:.2f} GB"
 
 
-# how to get it again
+# reproduce
 
 
-def again(run: Run) -> Section | None:
-    around = run.identity.get("environment") or {}
+def reproduce(run: Run) -> Section | None:
+    """The command, the commit, the versions, and the error of a failed run."""
+    around = mapping_at(run.identity, "environment")
     processes = around.get("processes", 1)
     typed = [shlex.quote(line) for line in run.overrides if not line.startswith("resume=")]
     commit = run.commit
-    dirty = ", with changes that are in no commit" if run.tags.get("git.dirty") == "true" else ""
+    dirty = ", with uncommitted changes" if run.tags.get("git.dirty") == "true" else ""
     blocks: list[Any] = []
     if run.overrides or run.config:
         lines = [f"git checkout {commit}"] if commit else []
         blocks.append(Code([*lines, " ".join([train_command(processes), *typed])]))
     plain = {name: value for name, value in around.items() if name not in ("packages", "processes")}
     shown = facts([
-        ("commit", f"{commit}{dirty}" if commit else "unknown: it was not run from a git checkout"),
+        ("commit", f"{commit}{dirty}" if commit else "unknown: not run from a git checkout"),
         *plain.items(),
         ("processes", processes if around else None),
-        *(around.get("packages") or {}).items(),
+        *mapping_at(around, "packages").items(),
     ])  # fmt: skip
     blocks.append(shown)
     if error := run.text("error.txt"):
-        blocks.append(Folded("how it failed", [Code(error.splitlines()[-60:])]))
+        blocks.append(Folded("error", [Code(error.splitlines()[-60:])]))
     if diverged := run.text("nonfinite.json"):
-        blocks.append(Folded("what was not a number", [Code(json.dumps(json.loads(diverged), indent=1).splitlines())]))
-    return Section("again", "How to get it again", blocks) if len(blocks) > 1 or around or commit else None
+        blocks.append(Folded("values that are not finite", [Code(diverged.splitlines()[:1000])]))
+    return Section("reproduce", "Reproduce", blocks) if len(blocks) > 1 or around or commit else None
 
 
 def tiles(run: Run) -> list[tuple[str, Cell, str]]:
-    """The few figures that stand on top, each with its teacher's and the trivial baseline's."""
+    """The headline figures, each with those of the teacher and the trivial baseline."""
     chosen = [("mIoU, val", "val/miou"), ("mIoU, test", "test/miou"), ("parameters", "parameters"),
               ("ms per image", "latency_ms")]  # fmt: skip
     found = []
     for title, key in chosen:
         cell = figure(run.student.get(key), f"student.{key}")
-        known = (("teacher", run.teacher.get(key)), ("trivial", run.baseline.get(key)))
-        beside = ", ".join(f"{who} {figure(value, key).text}" for who, value in known if value is not None)
+        references = (("teacher", run.teacher.get(key)), ("trivial", run.baseline.get(key)))
+        beside = ", ".join(f"{who} {figure(value, key).text}" for who, value in references if value is not None)
         if cell.value is not None:
             found.append((title, cell, beside))
     return found

@@ -1,90 +1,95 @@
-"""A run folder as plain values, whatever state it is in: what cannot be read is named, and the rest is there.
+"""A run folder as plain values, whatever state it is in: what cannot be read is listed, and the rest is there."""
 
-Nothing that a folder holds is executed, unpickled or imported: JSON, YAML (safe_load), a sealed safetensors file, and
-pictures that are passed on as they are where they begin as a PNG does.
-"""
-
-import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
-from torch import Tensor
-
-from kd.errors import RunError, one_line
+from kd.errors import RunError
+from kd.run.folder import SIGNS, SavedRun
 from kd.settings import LossWeights
 from kd.system import tensor_file
+from kd.system.untrusted import UnreadableError, mapping_at
 
-LARGEST = 32 * 2**20  # bytes of a file that is read whole
-PNG = b"\x89PNG\r\n\x1a\n"
-SIGNS = ("config.yaml", "run.json", "metrics.jsonl", "summary.json")  # of the folder of a run
-#: What reading a file of any content raises.
-DAMAGES = (*tensor_file.DAMAGES, yaml.YAMLError, AttributeError, IndexError, ArithmeticError, RuntimeError)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+
+FILES = (
+    "config.yaml", ".hydra/overrides.yaml", "run.json", "metrics.jsonl", "summary.json", "evidence.json",
+    "evidence.safetensors",
+)  # fmt: skip
+#: Exceptions that values of unexpected type or size raise in a section.
+DAMAGES = (*tensor_file.DAMAGES, UnreadableError, AttributeError, IndexError, ArithmeticError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a folder says.
+    """Content of a run folder.
 
     Attributes:
-        records: an epoch each, in the order of the file; those that are damaged are left out.
-        seen: the tensors of evidence.safetensors, by name.
-        missing: what is not there or cannot be read, a line each.
+        records: one per epoch, in the order of the file, without damaged ones.
+        seen: tensors of evidence.safetensors, by name.
+        missing: the files that are missing or damaged, one line each.
     """
 
-    path: Path
-    config: Mapping[str, Any]
+    files: SavedRun
+    config: dict[str, Any]
     overrides: list[str]
-    identity: Mapping[str, Any]
+    identity: dict[str, Any]
     records: list[dict[str, Any]]
-    summary: Mapping[str, Any]
-    evidence: Mapping[str, Any]
-    seen: Mapping[str, Tensor]
+    summary: dict[str, Any]
+    evidence: dict[str, Any]
+    seen: Mapping[str, "Tensor"]
     missing: list[str] = field(default_factory=list)
 
     @property
+    def path(self) -> Path:
+        return self.files.path
+
+    @property
     def name(self) -> str:
-        """Where it lies, in short: its date and time, or a study's name and a trial's number."""
+        """Its folder in short: date and time, or the study's name and the trial's number."""
         return f"{self.path.parent.name}/{self.path.name}"
 
     @property
     def state(self) -> str:
-        """complete, pruned, failed, killed, or running (which may also mean that its process was killed outright)."""
+        """complete, pruned, failed, killed, or running (the status also of a process that was killed by SIGKILL)."""
         return str(self.summary.get("state") or self.identity.get("status") or "unknown").lower()
 
     @property
     def student(self) -> Mapping[str, Any]:
-        return _mapping(self.summary.get("student"))
+        return mapping_at(self.summary, "student")
 
     @property
     def teacher(self) -> Mapping[str, Any]:
-        return _mapping(self.summary.get("teacher"))
+        return mapping_at(self.summary, "teacher")
 
     @property
     def baseline(self) -> Mapping[str, Any]:
-        return _mapping(self.evidence.get("baseline"))
+        return mapping_at(self.evidence, "baseline")
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The record of the epoch with the highest val/miou, as far as it was looked at; the first of equals."""
-        looked = [record for record in self.records if record.get("val/miou") is not None]
-        return max(looked, key=lambda record: record["val/miou"], default=None)
+        """The record with the highest val/miou, first on ties; None if no epoch was validated."""
+        validated = [record for record in self.records if record.get("val/miou") is not None]
+        return max(validated, key=lambda record: record["val/miou"], default=None)
 
     @property
     def tags(self) -> Mapping[str, Any]:
-        return _mapping(self.identity.get("tags"))
+        return mapping_at(self.identity, "tags")
 
     @property
     def commit(self) -> str | None:
-        """The commit that it ran from."""
+        """The commit that it ran from, if known."""
         found = self.tags.get("mlflow.source.git.commit")
         return found if isinstance(found, str) and found else None
 
     @property
     def learns_alone(self) -> bool:
-        """Whether no term of its loss looks at a teacher."""
+        """Whether no term of its loss needs a teacher."""
         try:
             return not LossWeights(**self.config["loss"]).needs_teacher
         except DAMAGES:
@@ -92,7 +97,7 @@ class Run:
 
     @property
     def class_names(self) -> list[str]:
-        """The names of the labels, from whichever file has them."""
+        """Names of the labels, from the evidence or else from the figures."""
         names = self.evidence.get("class_names")
         if isinstance(names, list) and names:
             return [str(name) for name in names]
@@ -100,102 +105,57 @@ class Run:
         return [*dict.fromkeys(name.removeprefix("val/iou/") for name in figures if name.startswith("val/iou/"))]
 
     def picture(self, name: str) -> bytes | None:
-        """A PNG of the folder; None where there is none."""
-        return picture_in(self.path, name)
+        """A PNG of the folder; None if there is none."""
+        return self.files.picture(name)
 
     def text(self, name: str) -> str | None:
-        """A text of the folder; None where there is none."""
-        try:
-            return _content(self.path / name).decode("utf-8", errors="replace")
-        except OSError:
-            return None
-
-
-def picture_in(folder: Path, name: str) -> bytes | None:
-    """A PNG of a folder, as it is; None where there is none."""
-    try:
-        content = _content(folder / name)
-    except OSError:
-        return None
-    return content if content.startswith(PNG) else None
+        """A text file of the folder; None if there is none."""
+        return self.files.text(name)
 
 
 def is_run(path: Path) -> bool:
-    return any((path / name).is_file() for name in SIGNS)
+    return SavedRun(path).exists()
 
 
 def read(path: Path) -> Run:
     """Read the folder of a run, a trial or a teacher.
 
     Raises:
-        RunError: it is none.
+        RunError: it is not a run folder.
     """
-    if not is_run(path):
-        raise RunError(
-            f"{path}: not the folder of a run (it has none of {', '.join(SIGNS)}); name one below runs/, or a study"
-        )
-    missing: list[str] = []
+    files = SavedRun(path.absolute())
+    if not files.exists():
+        raise RunError(f"{path}: not a run folder (it has none of {', '.join(SIGNS)}); give one of runs/, or a study")
+    missing = [f"{name} is missing" for name in FILES if not os.path.lexists(files / name)]
 
-    def part(name: str, parse: Callable[[Path], Any], kind: type) -> Any:
+    def part(method: Callable[[], T], empty: T) -> T:
         try:
-            found = parse(path / name)
-            if not isinstance(found, kind):
-                raise ValueError(f"it should be a {kind.__name__}")
-            return found
-        except FileNotFoundError:
-            missing.append(f"{name} is not there")
-        except DAMAGES as error:
-            missing.append(f"{name} is damaged ({one_line(str(error).strip() or type(error).__name__)[:200]})")
-        return kind()
+            return method()
+        except UnreadableError as error:
+            missing.append(f"{error.name} {error.reason}")
+            return empty
 
     return Run(
-        path=path.absolute(),
-        config=part("config.yaml", _yaml, dict),
-        overrides=[str(line) for line in part(".hydra/overrides.yaml", _yaml, list)],
-        identity=part("run.json", _json, dict),
-        records=_records(part("metrics.jsonl", _content, bytes), missing),
-        summary=part("summary.json", _json, dict),
-        evidence=part("evidence.json", _json, dict),
-        seen=part("evidence.safetensors", lambda file: tensor_file.read(file)[0], dict),
+        files=files,
+        config=part(files.config, {}),
+        overrides=list(map(str, part(files.overrides, []))),
+        identity=part(files.identity, {}),
+        records=part(lambda: _records(files, missing), []),
+        summary=part(files.summary, {}),
+        evidence=part(files.evidence, {}),
+        seen=part(files.tensors, {}),
         missing=missing,
     )
 
 
-def _records(text: bytes, missing: list[str]) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl; a last one without its end was cut off, and is none."""
-    records: list[dict[str, Any]] = []
-    lines = text.split(b"\n")[:-1]
-    for line in lines:
-        try:
-            record = json.loads(line)
-            if isinstance(record["epoch"], int) and isinstance(record["unfrozen_blocks"], int):
-                records.append({name: value for name, value in record.items() if _is_figure(value)})
-        except DAMAGES:
-            continue
-    if text and not lines:
-        missing.append("metrics.jsonl holds no whole line")
-    if len(records) < len(lines):
-        missing.append(f"{len(lines) - len(records)} of {len(lines)} lines of metrics.jsonl are damaged")
+def _records(files: SavedRun, missing: list[str]) -> list[dict[str, Any]]:
+    """The records that name their number of unfrozen blocks; others are counted in `missing`."""
+    damaged: list[UnreadableError] = []
+    found = files.metrics(damaged)
+    records = [record for record in found if isinstance(record.get("unfrozen_blocks"), int)]
+    lines = len(found) + len(damaged)
+    if not lines and os.path.lexists(files / "metrics.jsonl"):
+        missing.append("metrics.jsonl has no complete line")
+    if len(records) < lines:
+        missing.append(f"{lines - len(records)} of {lines} lines of metrics.jsonl are damaged")
     return records
-
-
-def _is_figure(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _content(path: Path) -> bytes:
-    if path.stat().st_size > LARGEST:
-        raise OSError(f"it is larger than {LARGEST} bytes")
-    return path.read_bytes()
-
-
-def _json(path: Path) -> Any:
-    return json.loads(_content(path))
-
-
-def _yaml(path: Path) -> Any:
-    return yaml.safe_load(_content(path))

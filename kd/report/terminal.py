@@ -1,4 +1,4 @@
-"""A page in short, on the terminal: its brief blocks, as rich tables and lines."""
+"""Summary of a page on the terminal: its brief elements as rich tables and lines."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ from kd.run import console
 
 
 def say(page: Page) -> None:
-    """Print what a person wants to know without opening the page."""
+    """Print the parts of a page that are marked as brief."""
     console.say(shown(f"report   {page.title}: {', '.join([*page.badges, page.subtitle])}", None))
     for section in page.sections:
         for block in section.brief:
             _say(section.title, block)
     for line in page.missing:
-        console.say(shown(f"not here {line}", None))
+        console.say(shown(f"missing  {line}", None))
 
 
 def _say(title: str, block: Any) -> None:
@@ -32,7 +32,7 @@ def _say(title: str, block: Any) -> None:
 
 
 def _table(title: str, block: Table) -> RichTable:
-    table = RichTable(title=RichText(title.lower()), title_justify="left", box=box.HEAVY_HEAD)
+    table = RichTable(title=_text(title.lower()), title_justify="left", box=box.HEAVY_HEAD)
     for number, head in enumerate(block.head):
         table.add_column(_text(head), justify="right" if number else "left")
     for line in block.rows:
@@ -41,5 +41,5 @@ def _table(title: str, block: Table) -> RichTable:
 
 
 def _text(text: str) -> RichText:
-    """As it is: brackets are no markup, and what does not print is written out."""
+    """Text without markup: brackets are kept, and unprintable characters are escaped."""
     return RichText(shown(text, None))

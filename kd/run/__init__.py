@@ -1,1 +1,1 @@
-"""TODO."""
+"""One run on the disk and on the screen."""

@@ -1,8 +1,8 @@
-"""Checkpoints: a training that was killed goes on from here and ends as if it had not been.
+"""Checkpoints: a training resumed from one ends exactly as if it had never been killed.
 
 One safetensors file holds every tensor (weights, optimiser moments, the best weights so far) and, in its header, the
-rest as JSON, with a digest over both. It is written beside its place, flushed and renamed, and the one before is kept,
-so that at every moment a whole one is there. Nothing in it is ever unpickled.
+rest as JSON, with a digest over both. It is written to a temporary file, flushed and renamed, and the previous one is
+kept, so that a complete checkpoint exists at any moment. Nothing in it is ever unpickled.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def save(folder: Path, state: Snapshot) -> None:
-    """Write a checkpoint into a folder, and keep the one that was there as the one before."""
+    """Write a checkpoint into a folder and keep its current one as the previous one."""
 
     def write(path: Path) -> None:
         tensor_file.write(path, state.tensors, state.facts)
@@ -33,12 +33,12 @@ def save(folder: Path, state: Snapshot) -> None:
 
 
 def load(folder: Path) -> Snapshot | None:
-    """The newest whole checkpoint of a folder; None where there is none.
+    """The newest complete checkpoint in a folder; None if it has no checkpoints.
 
-    A damaged one is passed over for the one before, with a warning.
+    A damaged one is skipped with a warning.
 
     Raises:
-        RunError: there are checkpoints, and none of them is whole.
+        RunError: all checkpoints are damaged.
     """
     found = [folder / name for name in (NAME, BEFORE) if (folder / name).exists()]
     for path in found:
@@ -47,18 +47,18 @@ def load(folder: Path) -> Snapshot | None:
         except tensor_file.DAMAGES as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             log.warning(
-                "%s is damaged (%s)%s", path, reason, "; going on from the one before" if len(found) > 1 else ""
+                "%s is damaged (%s)%s", path, reason, "; resuming from the previous one" if len(found) > 1 else ""
             )
     if found:
         raise RunError(
-            f"{folder}: {' and '.join(path.name for path in found)} cannot be read, so the training cannot go on from "
-            "there; delete what is named to start it again"
+            f"{folder}: {' and '.join(path.name for path in found)} cannot be read, so the training cannot be resumed; "
+            "delete them to restart it"
         )
     return None
 
 
 def spent(folder: Path) -> float:
-    """Seconds that went into the training up to its newest checkpoint; 0 where there is none."""
+    """Seconds of training up to the newest checkpoint; 0 without one."""
     for name in (NAME, BEFORE):
         with suppress(*tensor_file.DAMAGES):
             return float(tensor_file.facts(folder / name)["spent"])
@@ -66,18 +66,18 @@ def spent(folder: Path) -> float:
 
 
 def exists(folder: Path) -> bool:
-    """Whether a folder has a checkpoint, whole or not."""
+    """Whether a folder has a checkpoint, complete or not."""
     return any((folder / name).exists() for name in (NAME, BEFORE))
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder's checkpoints: its training is over."""
+    """Delete the checkpoints of a folder whose training is over."""
     for name in (NAME, BEFORE):
         (folder / name).unlink(missing_ok=True)
 
 
 def copy(source: Path, target: Path) -> None:
-    """Give another folder the checkpoints of `source`, which may go on writing its own."""
+    """Copy the checkpoints of `source`; later checkpoints there do not change the copies."""
     target.mkdir(parents=True, exist_ok=True)
     for name in (BEFORE, NAME):
         if (source / name).exists():
@@ -87,12 +87,12 @@ def copy(source: Path, target: Path) -> None:
 def _read(path: Path) -> Snapshot:
     tensors, facts = tensor_file.read(path)
     if not (isinstance(facts.get("epoch"), int) and isinstance(facts.get("step"), int)):
-        raise ValueError("it names no epoch and step")
+        raise ValueError("it has no epoch and step")
     return Snapshot(tensors, facts)
 
 
 def _keep_as(source: Path, target: Path) -> None:
-    """Give a file a second name, whole or not at all; a copy, where the disk knows no second names."""
+    """Hard-link a file to `target` atomically, or copy it if the file system has no hard links."""
     temporary = target.with_suffix(".new")
     temporary.unlink(missing_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on and when it is over: a live display on a terminal, plain lines elsewhere."""
+"""Console output during and after a run: a live display on a terminal, plain lines elsewhere."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,8 +13,8 @@ from kd.system.terminal import can_move
 console = Console(highlight=False)
 
 
-class Watched:
-    """A training loader that moves a progress bar as its batches are taken."""
+class ProgressLoader:
+    """A training loader that advances a progress bar with every batch."""
 
     def __init__(self, loader: TrainLoader, display: "Display") -> None:
         self.loader, self.display, self.world = loader, display, loader.world
@@ -26,14 +26,14 @@ class Watched:
         return self.loader.batch_size()
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        self.display.go_on(epoch * self.steps() + start)
+        self.display.set_steps(epoch * self.steps() + start)
         for batch in self.loader.epoch(epoch, start):
             yield batch
             self.display.advance()
 
 
 class Display:
-    """The progress of one training, named after who is trained; a context manager."""
+    """Progress of one training, titled with the network that is trained; a context manager."""
 
     def __init__(self, who: str, epochs: int, steps: int, objective: str) -> None:
         self.who, self.epochs, self.objective = who, epochs, objective
@@ -51,18 +51,18 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def go_on(self, steps: int) -> None:
-        """Show that so many steps are done, which matters where a training goes on."""
+    def set_steps(self, steps: int) -> None:
+        """Set the number of steps that are done, as after a resume."""
         self.progress.update(self.task, completed=steps)
 
     def advance(self) -> None:
         self.progress.advance(self.task)
 
     def epoch(self, record: Mapping[str, Any], best: bool) -> None:
-        """One line per epoch, above the bar on a terminal."""
+        """Print one line for an epoch, above the bar on a terminal."""
         line = (
             f"{self.who} {record['epoch'] + 1:>3}/{self.epochs}  T {record['temperature']:.2f}  "
-            f"open {record['unfrozen_blocks']}  lr {record['lr/decoder']:.1e}  loss {record['train/loss']:.4f}  "
+            f"unfrozen {record['unfrozen_blocks']}  lr {record['lr/decoder']:.1e}  loss {record['train/loss']:.4f}  "
             f"mIoU {figure(record.get('val/miou'), '.4f')}  {record['images_per_second']:.1f} img/s"
             f"{'  *' if best else ''}"
         )
@@ -71,11 +71,11 @@ class Display:
 
 
 def figure(value: float | None, form: str = ".4f") -> str:
-    """A number as it is shown; a dash where there is none."""
+    """A number as text; a dash for None."""
     return "-" if value is None else format(value, form)
 
 
-#: Rows of the closing table: key in a network's figures, title, format.
+#: Rows of the table of results: key in a network's figures, title, format.
 ROWS = (
     ("parameters", "parameters", ",d"),
     ("file_bytes", "file, bytes", ",d"),
@@ -88,8 +88,8 @@ ROWS = (
 
 
 def comparison(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> Table:
-    """Teacher, student and their ratio: size, speed, quality."""
-    table = Table(title="what came out", title_justify="left")
+    """Table of size, speed and quality of teacher and student, with their ratio."""
+    table = Table(title="results", title_justify="left")
     table.add_column("")
     for name in ("teacher", "student", "student / teacher") if teacher else ("student",):
         table.add_column(name, justify="right")
@@ -98,19 +98,20 @@ def comparison(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) ->
             continue
         cells = [figure(student[key], form)]
         if teacher:
-            known = teacher.get(key)
-            cells = [figure(known, form), *cells, f"{student[key] / known:.3f}" if known else "-"]
+            other = teacher.get(key)
+            cells = [figure(other, form), *cells, f"{student[key] / other:.3f}" if other else "-"]
         table.add_row(title, *cells)
     return table
 
 
 def say(*lines: str) -> None:
+    """Print lines as they are."""
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
 
 
 def show(table: Table) -> None:
-    """Print a table; where the terminal is narrow its cells fold, and no figure is cut."""
+    """Print a table; on a narrow terminal its cells wrap, so that no figure is truncated."""
     for column in table.columns:
         column.overflow = "fold"
     console.print(table)

@@ -1,7 +1,7 @@
-"""The course of one training on the disk: its epochs' lines, its best weights, its checkpoints, in that order.
+"""What one training writes to disk after each epoch: the metrics line, the best weights, a checkpoint, in that order.
 
-A training that begins in a folder with a checkpoint goes on from it: lines of later epochs are dropped (they will come
-again), and the best weights are those that the checkpoint knows, whatever was written after it.
+A training in a folder with a checkpoint resumes from it: lines of later epochs are dropped, since these epochs are
+trained again, and the best weights are those in the checkpoint, whatever was written after it.
 """
 
 import logging
@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 
 
 class Journal:
-    """How far a training is, in its folder.
+    """Progress of a training and its files in a run folder.
 
     Attributes:
-        records: one per epoch that is over.
-        best: the one of them that validation likes best; None before the first.
-        start: what to go on from; None where the training begins.
+        records: one per finished epoch.
+        best: the record with the best objective; None before the first.
+        start: the state to resume from; None for a new training.
     """
 
     def __init__(self, who: str, network: Network, folder: RunFolder, objective: str, facts: Mapping[str, Any],
@@ -49,28 +49,29 @@ class Journal:
         self.records = folder.keep_metrics(self.start.epoch if self.start else 0)
         self.best = best_of(self.records, objective)
         if self.start:
-            self._go_on(self.start)
+            self._resume(self.start)
 
-    def _go_on(self, start: Snapshot) -> None:
+    def _resume(self, start: Snapshot) -> None:
         if [record["epoch"] for record in self.records] != list(range(start.epoch)):
             raise RunError(
-                f"{self.folder / 'metrics.jsonl'} lacks an epoch below {start.epoch}, where the checkpoint goes on; "
-                "delete the folder's checkpoints to start it again"
+                f"{self.folder / 'metrics.jsonl'} lacks an epoch before {start.epoch}, the checkpoint's; delete the "
+                "folder's checkpoints to restart the training"
             )
-        self._compare(start.facts.get("environment"))
+        self._warn_of_changes(start.facts.get("environment"))
         self._weights = {name: value for name, value in start.tensors.items() if name.startswith(BEST)}
         if self._weights and self.best and saved.saved_facts(self.file).get("epoch") != self.best["epoch"]:
             self.network.load_state_dict({name.removeprefix(BEST): value for name, value in self._weights.items()})
             self._save_best(self.best["epoch"])
 
-    def _compare(self, then: Any) -> None:
+    def _warn_of_changes(self, then: Any) -> None:
+        """Warn if torch, device or threads differ from those that the checkpoint was written with."""
         now = _environment(self.network)
         other = [f"{name} {then.get(name)} (now {now[name]})" for name in now if then and then.get(name) != now[name]]
         if other:
-            log.warning("the run was begun with %s; its figures may differ in their last digits", ", ".join(other))
+            log.warning("the run was started with %s; its figures may differ in their last digits", ", ".join(other))
 
-    def over(self, result: EpochResult) -> dict[str, Any]:
-        """Put an epoch on the disk; returns its record."""
+    def add(self, result: EpochResult) -> dict[str, Any]:
+        """Write a finished epoch to disk; returns its record."""
         record: dict[str, Any] = {**result.metrics(), "time": time.time()}
         if self.best is None or improves(record, self.best, self.objective):
             self.best = record
@@ -78,8 +79,8 @@ class Journal:
             self._save_best(record["epoch"])
         self.folder.append_metrics(record)
         self.records.append(record)
-        if left_out := record.get("train/skipped_steps"):
-            log.warning("epoch %d: %d steps left out, as loss or gradient was not finite", record["epoch"], left_out)
+        if skipped := record.get("train/skipped_steps"):
+            log.warning("epoch %d: %d steps skipped, since loss or gradient was not finite", record["epoch"], skipped)
         self.save(result.snapshot())
         return record
 
@@ -91,15 +92,15 @@ class Journal:
         self._saved = time.monotonic()
 
     def due(self) -> bool:
-        """Whether the last checkpoint is old enough for another one."""
+        """Whether it is time for another checkpoint."""
         return time.monotonic() - self._saved >= self._seconds
 
     def _save_best(self, epoch: int) -> None:
         saved.save(self.network, self.file, epoch=epoch, **self.facts)
 
 
-class Onlooker:
-    """The course of a training as a process sees it that is not the first: it keeps nothing, and is never due."""
+class NullJournal:
+    """The journal of ranks other than 0: it writes nothing."""
 
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
@@ -111,7 +112,7 @@ class Onlooker:
 
 
 def best_of(records: Sequence[dict[str, Any]], objective: str) -> dict[str, Any] | None:
-    """The best of some epochs, the first of equals; None where there are none."""
+    """The record with the best objective, first on ties; None if empty."""
     best = None
     for record in records:
         if best is None or improves(record, best, objective):
@@ -120,14 +121,14 @@ def best_of(records: Sequence[dict[str, Any]], objective: str) -> dict[str, Any]
 
 
 def improves(record: Mapping[str, Any], best: Mapping[str, Any], objective: str) -> bool:
-    """Whether an epoch is better than the best so far; a figure is better than none."""
-    new, old = _known(record.get(objective)), _known(best.get(objective))
+    """Whether an epoch is better than the best so far; any figure is better than None or NaN."""
+    new, old = _not_nan(record.get(objective)), _not_nan(best.get(objective))
     if new is None or old is None:
         return old is None and new is not None
     return new > old if more_is_better(objective) else new < old
 
 
-def _known(value: float | None) -> float | None:
+def _not_nan(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else value
 
 
@@ -136,6 +137,6 @@ def _copy(network: Network) -> dict[str, Tensor]:
 
 
 def _environment(network: Network) -> dict[str, Any]:
-    """What the last digits of a training depend on, beside its configuration."""
+    """What the last digits of a training depend on in addition to its configuration."""
     device = next(network.parameters()).device.type
     return {"torch": torch.__version__, "device": device, "threads": torch.get_num_threads() if device == "cpu" else 1}

@@ -1,4 +1,4 @@
-"""Pictures of a run: its plan, its curves, its predictions. Each function draws one PNG."""
+"""Plots of a run: plan, learning curves, predictions. Each function draws one PNG."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -23,7 +23,7 @@ TEACHER, STUDENT, WARM, GREY = "#7a5195", "#1f77b4", "#d1495b", "#8a8a8a"
 
 
 def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
-    """`count` axes below one another over the same epochs; margins are given, as fitting them costs a drawing more."""
+    """`count` axes below one another over the same epochs; fixed margins, since fitting them costs another drawing."""
     figure, axes = plt.subplots(count, 1, figsize=(8, 7), sharex=True)
     figure.subplots_adjust(left=0.11, right=0.97, top=0.94, bottom=0.08, hspace=0.16)
     figure.align_ylabels()
@@ -39,12 +39,12 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def draw_timeline(timeline: Timeline, path: Path) -> None:
-    """Temperature, open blocks and learning rates over the epochs of a plan."""
+    """Draw temperature, unfrozen blocks and learning rates over the epochs of a plan."""
     plans = list(timeline)
     epochs = [plan.epoch for plan in plans]
     figure, (heat, blocks, rates) = _panels(3)
     heat.plot(epochs, [plan.temperature for plan in plans], color=WARM, marker=".")
-    heat.set(ylabel="temperature", title="plan: from soft to hard targets, from decoder to whole network")
+    heat.set(ylabel="temperature", title="plan: temperature, unfrozen encoder blocks, learning rates")
     heat.set_ylim(bottom=0)
 
     shown = np.array([[depth < plan.unfrozen_blocks for plan in plans] for depth in range(timeline.blocks)])
@@ -52,12 +52,12 @@ def draw_timeline(timeline: Timeline, path: Path) -> None:
                   extent=(-0.5, len(plans) - 0.5, 0.5, timeline.blocks + 0.5))  # fmt: skip
     blocks.set(ylabel="encoder block", yticks=range(1, timeline.blocks + 1))
     blocks.set_yticklabels(_block_names(timeline.blocks), fontsize=8)
-    blocks.set_title("open encoder blocks (blue trains, grey is closed)", fontsize=9, loc="left")
+    blocks.set_title("encoder blocks: unfrozen (blue), frozen (grey)", fontsize=9, loc="left")
 
     rates.plot(epochs, [plan.lr_decoder for plan in plans], color=GREY, marker=".", label="decoder")
-    opened = [(plan.epoch, plan.lr_encoder) for plan in plans if plan.unfrozen_blocks]
-    if opened:
-        rates.plot(*zip(*opened, strict=True), color=STUDENT, marker=".", label="deepest encoder block")
+    unfrozen = [(plan.epoch, plan.lr_encoder) for plan in plans if plan.unfrozen_blocks]
+    if unfrozen:
+        rates.plot(*zip(*unfrozen, strict=True), color=STUDENT, marker=".", label="deepest encoder block")
     rates.set(ylabel="learning rate", xlabel="epoch (0 is the first)", yscale="log")
     rates.legend(frameon=False)
     _save(figure, path)
@@ -68,7 +68,7 @@ def _block_names(blocks: int) -> list[str]:
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int, teacher_miou: float | None, path: Path) -> None:
-    """Loss terms and validation figures over epochs, with the moments at which blocks opened."""
+    """Draw loss terms and validation figures over epochs, marking the epochs in which blocks are unfrozen."""
     figure, (loss, quality) = _panels(2)
     for name in ("train/loss", "train/kl", "train/mse", "train/ce", "train/dice", "val/loss"):
         if any(name in record for record in records):
@@ -85,19 +85,18 @@ def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int, teacher_m
     quality.axvline(best_epoch, color=GREY, linewidth=1, linestyle="-.", label="best epoch")
     quality.set(xlabel="epoch (0 is the first)", ylabel="validation", ylim=(0, 1))
     quality.legend(frameon=False, ncols=2, fontsize=8, loc="lower right")
-    _mark_openings((loss, quality), records)
+    _mark_unfreezing((loss, quality), records)
     _save(figure, path)
 
 
 def _figures(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """The epochs in which a figure was looked at, and the figures; NaN, and a gap in the line, where there was none."""
-    looked = [record for record in records if name in record]
-    return [record["epoch"] for record in looked], [
-        np.nan if record[name] is None else record[name] for record in looked
-    ]
+    """Epochs that have a figure, and the figures; None becomes NaN, a gap in the line."""
+    found = [(record["epoch"], record[name]) for record in records if name in record]
+    return [epoch for epoch, _ in found], [np.nan if value is None else value for _, value in found]
 
 
-def _mark_openings(axes: Sequence[Axes], records: Sequence[Mapping[str, Any]]) -> None:
+def _mark_unfreezing(axes: Sequence[Axes], records: Sequence[Mapping[str, Any]]) -> None:
+    """Draw a line at each epoch in which blocks are unfrozen, with their number above it."""
     for before, after in pairwise(records):
         if after["unfrozen_blocks"] > before["unfrozen_blocks"]:
             for ax in axes:
@@ -105,32 +104,23 @@ def _mark_openings(axes: Sequence[Axes], records: Sequence[Mapping[str, Any]]) -
             axes[0].text(after["epoch"], 1.0, f" {after['unfrozen_blocks']}", fontsize=7, color=GREY, va="bottom",
                          transform=axes[0].get_xaxis_transform())  # fmt: skip
     axes[0].set_title(
-        "grey lines: an encoder block opens (number of open blocks above)", fontsize=9, loc="left", pad=14
+        "grey lines: an encoder block is unfrozen (number of unfrozen blocks above)", fontsize=9, loc="left", pad=14
     )
 
 
 def draw_predictions(
     samples: Sequence[Mapping[str, np.ndarray]], class_names: Sequence[str], ignore_index: int | None, path: Path
 ) -> None:
-    """A row per sample: image, truth, teacher (where there is one), student, and where the student is wrong.
+    """Draw a row per sample: image, truth, teacher (if any), student, and the student's errors.
 
-    Each sample maps `image` to H x W x 3 uint8 and `truth`, `student` and perhaps `teacher` to H x W uint8 labels.
+    Each sample maps `image` to H x W x 3 uint8, and `truth`, `student` and optionally `teacher` to H x W uint8 labels.
     """
-    titles = [
-        "image",
-        "truth",
-        *(["teacher"] if "teacher" in samples[0] else []),
-        "student",
-        "where student and truth differ",
-    ]
-    height, width = samples[0]["image"].shape[:2]
-    colours = class_colours(len(class_names))
+    taught = ["teacher"] if "teacher" in samples[0] else []
+    titles = ["image", "truth", *taught, "student", "where student and truth differ"]
+    width = samples[0]["image"].shape[1]
     gap = max(2, round(0.03 * width))
-    sheet = np.full((len(samples) * (height + gap), len(titles) * (width + gap), 3), 255, np.uint8)
-    for row, sample in enumerate(samples):
-        for column, title in enumerate(titles):
-            at = row * (height + gap), column * (width + gap)
-            sheet[at[0] : at[0] + height, at[1] : at[1] + width] = panel(title, sample, colours, ignore_index)
+    colours = class_colours(len(class_names))
+    sheet = _sheet([[panel(title, sample, colours, ignore_index) for title in titles] for sample in samples], gap)
     inches, head, foot = 2.2 * len(titles), 0.3, 0.2 + 0.2 * -(-len(class_names) // 6)
     tall = inches * sheet.shape[0] / sheet.shape[1]
     figure = plt.figure(figsize=(inches, tall + head + foot))
@@ -144,6 +134,13 @@ def draw_predictions(
     _save(figure, path)
 
 
+def _sheet(pictures: Sequence[Sequence[np.ndarray]], gap: int) -> np.ndarray:
+    """Rows of H x W x 3 uint8 pictures as one picture, with `gap` white pixels below and right of each."""
+    padding = ((0, gap), (0, gap), (0, 0))
+    rows = [np.concatenate([np.pad(each, padding, constant_values=255) for each in row], axis=1) for row in pictures]
+    return np.concatenate(rows)
+
+
 def class_colours(count: int) -> np.ndarray:
     """`count` RGB colours (uint8), one per label; the first is dark, for background."""
     palette = np.array([*matplotlib.color_sequences["tab20"], *matplotlib.color_sequences["tab20b"]])[:, :3] * 255
@@ -152,7 +149,7 @@ def class_colours(count: int) -> np.ndarray:
 
 
 def panel(title: str, sample: Mapping[str, np.ndarray], colours: np.ndarray, ignore_index: int | None) -> np.ndarray:
-    """One column of `draw_predictions`, H x W x 3 uint8: the image, labels by name, or where the student is wrong."""
+    """One picture of `draw_predictions`, H x W x 3 uint8: the image, labels by name, or the student's errors."""
     if title == "image":
         return sample["image"]
     truth = sample["truth"]

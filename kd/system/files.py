@@ -1,4 +1,4 @@
-"""Writes that are whole or absent: a temporary file beside the target, flushed to the disk, then renamed over it."""
+"""Atomic writes: to a temporary file beside the target, flushed to disk, then renamed over it. And digests."""
 
 import hashlib
 import json
@@ -19,14 +19,14 @@ from kd.errors import DiskError, UserError
 #: The temporary file of `name.suffix` is .name.suffix.<8 characters>.suffix
 LEFTOVER = re.compile(r"\..+(\.\w+)\.[a-z0-9_]{8}\1")
 
-_SEEKING = threading.Lock()  # where a system can only seek first and read then
+_SEEKING = threading.Lock()  # for systems without pread and pwrite
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a temporary file beside `path`, and put it in place whole; an error leaves nothing behind.
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`; an error leaves nothing behind.
 
     Raises:
-        DiskError: the system refused to write.
+        DiskError: the file cannot be written.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary = Path(name)
         try:
             write(temporary)
-            with temporary.open("r+b") as file:  # Windows flushes what is open for writing only
+            with temporary.open("r+b") as file:  # Windows flushes only files that are open for writing
                 os.fsync(file.fileno())
             temporary.chmod(0o644)
             temporary.replace(path)
@@ -44,7 +44,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Delete what a killed process left of its writes; only for whoever holds the folder alone."""
+    """Delete temporary files of killed processes; the caller must hold the folder's lock."""
     for path in folder.glob(".*"):
         if LEFTOVER.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
@@ -55,13 +55,13 @@ def _for_reading(path: Path) -> BufferedReader:
 
 
 def digest(path: Path, opened: Callable[[Path], BufferedReader] = _for_reading) -> str:
-    """A digest of a file's content, 128 bits as hex; taken once in a process, unless the file changes meanwhile.
+    """Hash of a file's content, 128 bits as hex; cached in the process until the file changes.
 
-    `opened` opens it, and says in its own words where that cannot be.
+    `opened` opens the file, and raises its own error if that fails.
     """
     try:
         state = path.stat()
-    except OSError:  # whoever opens it says what is wrong
+    except OSError:  # `opened` raises a better error
         return _digest(path, opened)
     return _digest(path, opened, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 
@@ -72,8 +72,13 @@ def _digest(path: Path, opened: Callable[[Path], BufferedReader], *_state: int) 
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def json_digest(value: Any) -> str:
+    """Hash of a JSON value, 128 bits as hex; the order of keys does not matter."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
 def read_at(file: int, target: memoryview, offset: int) -> int:
-    """Fill `target` from an open file's bytes at `offset`; returns how many there were."""
+    """Read an open file at `offset` into `target`; returns the number of bytes read."""
     if hasattr(os, "preadv"):
         return os.preadv(file, [target], offset)
     with _SEEKING:  # Windows
@@ -84,7 +89,7 @@ def read_at(file: int, target: memoryview, offset: int) -> int:
 
 
 def write_at(file: int, data: memoryview, offset: int) -> int:
-    """Write `data` into an open file at `offset`; returns how many bytes were written."""
+    """Write `data` to an open file at `offset`; returns the number of bytes written."""
     if hasattr(os, "pwrite"):
         return os.pwrite(file, data, offset)
     with _SEEKING:
@@ -93,29 +98,29 @@ def write_at(file: int, data: memoryview, offset: int) -> int:
 
 
 def touch(path: Path) -> None:
-    """Have a file's time say that it was used just now, where that may be."""
+    """Set a file's modification time to now, if permitted."""
     with suppress(OSError):
         os.utime(path)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say of `path` what kept the block from writing it.
+    """Turn errors of the operating system in the block into a DiskError that names `path`.
 
     Raises:
-        DiskError: the system refused; libraries that are not written in Python say so in words only.
+        DiskError: the file cannot be written. Rust libraries report this only in the text of their errors.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        told = re.search(r"([^:]+) \(os error \d+\)", str(error))
-        reason = error.strerror if isinstance(error, OSError) else told and told.group(1).strip()
+        found = re.search(r"([^:]+) \(os error \d+\)", str(error))
+        reason = error.strerror if isinstance(error, OSError) else found and found.group(1).strip()
         if not reason:
             raise
         raise DiskError(
-            f"{path}: {reason}; what was written before is whole: mend that and go on (a run with resume=<its folder>)"
+            f"{path}: {reason}; everything written before is intact: fix this and resume (a run: resume=<its folder>)"
         ) from error
 
 
@@ -126,7 +131,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def finite(value: Any) -> Any:
-    """`value` with every NaN and infinity in it replaced by None."""
+    """Copy of `value` with every NaN and infinity replaced by None."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

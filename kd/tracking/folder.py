@@ -17,6 +17,7 @@ from kd.errors import without_credentials
 from kd.run.folder import RunFolder
 from kd.settings import Tracking
 from kd.system.installation import INSTALLED
+from kd.system.untrusted import UnreadableError, is_regular
 from kd.tracking.delivery import Delivery, Target
 from kd.tracking.mirror import Mirror, NullRun
 from kd.tracking.shown import FAILED, FINISHED, KILLED, RUNNING, of_folder
@@ -156,12 +157,12 @@ def opened(path: Path) -> RunFolder:
     """
     if not path.is_dir():
         raise TrackingError(f"{path}: there is no such folder; name run folders, as in runs/*/*")
-    if not (path / "run.json").is_file():
+    if not is_regular(path, "run.json"):
         raise TrackingError(f"{path}: not a run folder (it has no run.json); name run folders, as in runs/*/*")
     folder = RunFolder(path.absolute())
     try:
         of_folder(folder)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (UnreadableError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrackingError(f"{path}: one of its files is damaged ({brief(error)}); it cannot be delivered") from error
     return folder
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kd.run.folder import RunFolder
+from kd.run.folder import SavedRun
 from kd.tracking.folder import known_run, opened, store_of
 from kd.tracking.store import Store, TrackingError, brief
 
@@ -18,7 +18,7 @@ ARTIFACTS = "model"  # the model's folder among the run's artifacts
 
 def wanted_name(path: Path) -> str | None:
     """The name that a run's student is to be registered under; None for a trial or without `tracking.register`."""
-    folder = RunFolder(path)
+    folder = SavedRun(path)
     if "trial" in folder.identity().get("tags", {}):
         return None
     name = (folder.config().get("tracking") or {}).get("register")

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kd.run.folder import RunFolder
+from kd.run.folder import SavedRun
 from kd.settings import flat
+from kd.system.untrusted import is_regular
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
@@ -33,7 +34,7 @@ class Shown:
     lost: frozenset[str] = frozenset()
 
 
-def of_folder(folder: RunFolder, ended: bool = False) -> Shown:
+def of_folder(folder: SavedRun, ended: bool = False) -> Shown:
     """What a run folder shows. Summary and files are included only after the end, when they no longer change.
 
     `ended` is set if the run's process is known to have ended, even if run.json still says RUNNING.
@@ -55,8 +56,8 @@ def of_folder(folder: RunFolder, ended: bool = False) -> Shown:
 
 
 def files(folder: Path, ending: str = "") -> list[Path]:
-    """The files in a folder, without hidden ones and checkpoints."""
-    found = (path for path in folder.glob(f"*{ending}") if path.is_file())
+    """The result files in a folder: without hidden ones and checkpoints."""
+    found = (path for path in folder.glob(f"*{ending}") if is_regular(folder, path.name))
     return sorted(path for path in found if not path.name.startswith((".", "checkpoint.")))
 
 

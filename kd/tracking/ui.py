@@ -9,6 +9,7 @@ import webbrowser
 
 from kd.errors import ConfigError
 from kd.system import signals
+from kd.system.installation import train_command
 from kd.tracking.store import Store, TrackingError, brief
 
 HOST = "127.0.0.1"  # MLflow's UI has no authentication

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is not taken: damage of any kind is noticed, and the one before is still there."""
+"""A checkpoint is complete or not loaded: any damage is noticed, and the previous one is still there."""
 
 import pickle
 from pathlib import Path
@@ -36,27 +36,27 @@ def test_what_is_loaded_is_what_was_saved(tmp_path):
     assert same(checkpoint.load(tmp_path), snapshot())
 
 
-def test_a_folder_without_one_has_none(tmp_path):
+def test_a_folder_without_checkpoints_loads_none(tmp_path):
     assert checkpoint.load(tmp_path) is None
     assert checkpoint.load(tmp_path / "nowhere") is None
     assert not checkpoint.exists(tmp_path)
 
 
-def test_the_newest_is_loaded_and_the_one_before_is_kept(tmp_path):
+def test_the_newest_is_loaded_and_the_previous_one_is_kept(tmp_path):
     for epoch in (1, 2, 3):
         checkpoint.save(tmp_path, snapshot(epoch))
     assert same(checkpoint.load(tmp_path), snapshot(3))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([checkpoint.NAME, checkpoint.BEFORE])
 
 
-def test_a_damaged_one_falls_back_to_the_one_before_and_says_so(tmp_path, caplog):
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one_with_a_warning(tmp_path, caplog):
     for epoch in (1, 2):
         checkpoint.save(tmp_path, snapshot(epoch))
     path = tmp_path / checkpoint.NAME
     path.write_bytes(path.read_bytes()[:-5])
     assert same(checkpoint.load(tmp_path), snapshot(1))
     assert checkpoint.NAME in caplog.text
-    assert "the one before" in caplog.text
+    assert "the previous one" in caplog.text
 
 
 @settings(max_examples=60, deadline=None)
@@ -76,10 +76,10 @@ def test_no_flipped_byte_and_no_missing_end_goes_unnoticed(tmp_path_factory, dat
         found = checkpoint.load(folder)
     except RunError:
         return
-    assert same(found, snapshot())  # a byte that means nothing, such as padding
+    assert same(found, snapshot())  # a byte without meaning, such as padding
 
 
-def test_where_none_is_whole_it_says_what_to_delete(tmp_path):
+def test_if_all_are_damaged_the_error_names_what_to_delete(tmp_path):
     checkpoint.save(tmp_path, snapshot())
     (tmp_path / checkpoint.NAME).write_bytes(b"")
     with pytest.raises(RunError, match=rf"{checkpoint.NAME}.*delete"):
@@ -94,7 +94,7 @@ class Payload:
         return (Path.touch, (self.marker,))
 
 
-def test_a_pickle_in_its_place_is_refused_and_not_run(tmp_path):
+def test_a_pickle_is_refused_and_not_executed(tmp_path):
     marker = tmp_path / "executed"
     (tmp_path / checkpoint.NAME).write_bytes(pickle.dumps(Payload(marker)))
     with pytest.raises(RunError):
@@ -105,13 +105,13 @@ def test_a_pickle_in_its_place_is_refused_and_not_run(tmp_path):
     assert not marker.exists()
 
 
-def test_a_safetensors_file_that_is_no_checkpoint_is_refused(tmp_path):
+def test_another_safetensors_file_is_refused(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / checkpoint.NAME)
     with pytest.raises(RunError):
         checkpoint.load(tmp_path)
 
 
-def test_a_save_that_fails_leaves_the_last_one_whole(tmp_path, monkeypatch):
+def test_a_failed_save_leaves_the_last_checkpoint_intact(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, snapshot(1))
 
     def full(tensors, path, **_):
@@ -125,7 +125,7 @@ def test_a_save_that_fails_leaves_the_last_one_whole(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.NAME]
 
 
-def test_a_copy_stays_when_the_original_goes_on(tmp_path):
+def test_a_copy_does_not_change_with_the_original(tmp_path):
     source, target = tmp_path / "source", tmp_path / "target"
     for epoch in (1, 2):
         checkpoint.save(source, snapshot(epoch))

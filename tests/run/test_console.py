@@ -1,4 +1,4 @@
-"""What a person reads: plain lines where there is no terminal, and a table whose ratios are right."""
+"""Console output: plain lines without a terminal, and a table with correct ratios."""
 
 import io
 import re
@@ -11,7 +11,7 @@ from kd.data import Shapes
 from kd.data.augmentation import Augmentation
 from kd.data.loading import TrainLoader
 from kd.run import console
-from kd.run.console import Display, Watched, comparison
+from kd.run.console import Display, ProgressLoader, comparison
 
 FIGURES = {
     "parameters": 6_251_469,
@@ -59,7 +59,7 @@ def terminal(monkeypatch):
     return file
 
 
-# the closing table
+# the table of results
 
 
 def test_ratios_are_student_over_teacher():
@@ -93,7 +93,7 @@ def test_without_a_test_split_there_are_no_rows_for_it():
     assert len(found) == 5
 
 
-def test_figures_that_are_missing_or_nought_have_no_ratio():
+def test_missing_or_zero_figures_have_no_ratio():
     teacher = {**TEACHER, "val/miou": None, "val/dice": 0.0}
     found = rows(comparison({**FIGURES, "test/miou": None}, teacher))
     assert found["mIoU, val"] == ["-", "0.6000", "-"]
@@ -101,7 +101,7 @@ def test_figures_that_are_missing_or_nought_have_no_ratio():
     assert "mIoU, test" not in found
 
 
-def test_a_student_of_nought_has_the_ratio_nought():
+def test_a_zero_student_has_the_ratio_zero():
     assert rows(comparison({**FIGURES, "val/miou": 0.0}, TEACHER))["mIoU, val"] == ["0.8000", "0.0000", "0.000"]
 
 
@@ -124,33 +124,33 @@ def test_no_figure_is_cut_however_narrow_the_terminal_is(width, monkeypatch):
 # epoch by epoch
 
 
-def test_an_epoch_is_one_plain_line_where_there_is_no_terminal(capsys):
+def test_an_epoch_is_one_plain_line_without_a_terminal(capsys):
     with Display("student", 30, 4, "val/miou") as display:
         for _ in range(4):
             display.advance()
         display.epoch(RECORD, best=True)
         display.epoch({**RECORD, "epoch": 2}, best=False)
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "student   2/30  T 3.25  open 2  lr 1.0e-03  loss 1.2346  mIoU 0.5000  12.3 img/s  *"
-    assert second == "student   3/30  T 3.25  open 2  lr 1.0e-03  loss 1.2346  mIoU 0.5000  12.3 img/s"
+    assert first == "student   2/30  T 3.25  unfrozen 2  lr 1.0e-03  loss 1.2346  mIoU 0.5000  12.3 img/s  *"
+    assert second == "student   3/30  T 3.25  unfrozen 2  lr 1.0e-03  loss 1.2346  mIoU 0.5000  12.3 img/s"
 
 
-def test_an_epoch_without_figures_is_a_line_too(capsys):
+def test_an_epoch_without_figures_is_printed_too(capsys):
     with Display("teacher", 1, 1, "val/miou") as display:
         display.epoch({**RECORD, "val/miou": None}, best=False)
     assert "mIoU -" in capsys.readouterr().out
 
 
 def test_names_are_printed_as_they_are(capsys):
-    """Brackets are no markup: a path or an override may hold some."""
+    """Brackets are not markup: a path or an override may contain some."""
     console.say("run      /tmp/[bold]x[/bold]", "data.image_size=[32,32] " + "x" * 200)
     assert capsys.readouterr().out == f"run      /tmp/[bold]x[/bold]\ndata.image_size=[32,32] {'x' * 200}\n"
 
 
-def test_a_table_is_shown_without_colours_where_there_is_no_terminal(capsys):
+def test_a_table_has_no_colours_without_a_terminal(capsys):
     console.show(comparison(FIGURES, TEACHER))
     out = capsys.readouterr().out
-    assert "what came out" in out
+    assert "results" in out
     assert "\x1b" not in out
 
 
@@ -166,12 +166,12 @@ def test_on_a_terminal_a_bar_moves_under_the_lines(terminal):
     assert "mIoU 0.5000" in out
 
 
-def test_watching_changes_no_batch_and_counts_each():
+def test_progress_changes_no_batch_and_counts_each():
     loader = TrainLoader(Shapes(image_size=(32, 32), train=6), Augmentation([], 0), 2, 0)
     with Display("student", 2, 3, "val/miou") as display:
-        watched = Watched(loader, display)
-        assert watched.steps() == loader.steps() == 3
+        counted = ProgressLoader(loader, display)
+        assert counted.steps() == loader.steps() == 3
         for epoch in (0, 1):
-            seen = [batch.indices.tolist() for batch in watched.epoch(epoch)]
+            seen = [batch.indices.tolist() for batch in counted.epoch(epoch)]
             assert seen == [batch.indices.tolist() for batch in loader.epoch(epoch)]
         assert display.progress.tasks[0].completed == 6

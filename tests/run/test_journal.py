@@ -1,4 +1,4 @@
-"""What is on the disk of a training is in step: lines, best weights and checkpoint belong together after any stop."""
+"""After any stop, the metrics lines, the best weights and the checkpoint on disk agree."""
 
 import math
 
@@ -16,17 +16,17 @@ from kd.run.journal import Journal, best_of, improves
 FIGURES = [0.3, 0.7, 0.5, 0.7]
 
 
-def course(folder, network=None, minutes=None) -> Journal:
+def journal(folder, network=None, minutes=None) -> Journal:
     return Journal("student", network or hand_made(), RunFolder(folder), "val/miou", {"image_size": [32, 32]}, minutes)
 
 
 def go(on: Journal, epochs: int, stop_after: int | None = None) -> None:
-    """Train on, with a validation that says FIGURES, to the end or for so many epochs."""
+    """Train with a validation that gives FIGURES, to the end or for `stop_after` epochs."""
     figures = iter(FIGURES[on.start.epoch if on.start else 0 :])
     items = train(on.network, plan(epochs=epochs), train=loader(EIGHT), start=on.start,
                   validate=lambda: {"miou": next(figures)})  # fmt: skip
     for done, item in enumerate(items, 1):
-        on.over(item)
+        on.add(item)
         if done == stop_after:
             return
 
@@ -38,43 +38,43 @@ def same_weights(one, other) -> bool:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    found = course(tmp_path_factory.mktemp("straight"))
+    found = journal(tmp_path_factory.mktemp("straight"))
     go(found, 4)
     return found
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4])
-def test_a_course_goes_on_to_the_same_lines_and_the_same_best(straight, tmp_path, epochs):
-    first = course(tmp_path)
+def test_a_resumed_training_ends_with_the_same_lines_and_the_same_best_weights(straight, tmp_path, epochs):
+    first = journal(tmp_path)
     go(first, 4, stop_after=epochs)
-    second = course(tmp_path, hand_made(seed=3))
+    second = journal(tmp_path, hand_made(seed=3))
     assert len(second.records) == epochs
     go(second, 4)
-    assert second.best["epoch"] == straight.best["epoch"] == 1  # the first of equals
+    assert second.best["epoch"] == straight.best["epoch"] == 1  # the first on ties
     assert same_weights(tmp_path / "student.safetensors", straight.file)
     assert [line["train/loss"] for line in second.folder.metrics()] == [x["train/loss"] for x in straight.records]
     if epochs < 4:
         assert same(second.network, straight.network)
 
 
-def test_lines_that_the_checkpoint_does_not_know_are_dropped(tmp_path):
-    first = course(tmp_path)
+def test_lines_of_epochs_after_the_checkpoint_are_dropped(tmp_path):
+    first = journal(tmp_path)
     go(first, 4, stop_after=2)
     first.folder.append_metrics({**first.records[-1], "epoch": 2})
-    assert [record["epoch"] for record in course(tmp_path).records] == [0, 1]
+    assert [record["epoch"] for record in journal(tmp_path).records] == [0, 1]
     assert [record["epoch"] for record in first.folder.metrics()] == [0, 1]
 
 
-def test_lines_without_a_checkpoint_are_of_an_attempt_that_never_saved(tmp_path):
+def test_lines_without_a_checkpoint_are_dropped(tmp_path):
     RunFolder(tmp_path).append_metrics({"epoch": 0})
-    found = course(tmp_path)
+    found = journal(tmp_path)
     assert (found.records, found.best, found.start) == ([], None, None)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize("now", ["missing", "damaged", "of a later epoch"])
-def test_best_weights_are_those_that_the_checkpoint_knows(straight, tmp_path, now):
-    first = course(tmp_path)
+def test_best_weights_are_those_in_the_checkpoint(straight, tmp_path, now):
+    first = journal(tmp_path)
     go(first, 4, stop_after=3)
     file = tmp_path / "student.safetensors"
     if now == "missing":
@@ -83,47 +83,47 @@ def test_best_weights_are_those_that_the_checkpoint_knows(straight, tmp_path, no
         file.write_bytes(b"no weights")
     else:
         saved.save(first.network, file, epoch=3, image_size=[32, 32])
-    course(tmp_path, hand_made(seed=3))
+    journal(tmp_path, hand_made(seed=3))
     assert same_weights(file, straight.file)
     assert saved.saved_facts(file)["epoch"] == 1
 
 
-def test_a_line_that_is_missing_is_an_error_and_not_a_gap(tmp_path):
-    go(course(tmp_path), 4, stop_after=2)
+def test_a_missing_line_is_an_error(tmp_path):
+    go(journal(tmp_path), 4, stop_after=2)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "metrics.jsonl").write_text(lines[1])
-    with pytest.raises(RunError, match="lacks an epoch below 2"):
-        course(tmp_path)
+    with pytest.raises(RunError, match="lacks an epoch before 2"):
+        journal(tmp_path)
 
 
 def test_an_epochs_files_are_written_before_its_checkpoint(tmp_path, monkeypatch):
-    """Whatever is killed in between, the epoch is trained again."""
-    found, seen = course(tmp_path), []
+    """After a kill in between, the epoch is trained again."""
+    found, seen = journal(tmp_path), []
     monkeypatch.setattr(checkpoint, "save", lambda folder, state: seen.append(sorted(p.name for p in folder.iterdir())))
     go(found, 4, stop_after=1)
     assert seen == [["metrics.jsonl", "student.json", "student.safetensors"]]
 
 
 def test_a_checkpoint_is_due_after_so_many_minutes(tmp_path):
-    assert course(tmp_path, minutes=1e-9).due()
-    assert not course(tmp_path, minutes=60).due()
-    assert not course(tmp_path, minutes=None).due()
+    assert journal(tmp_path, minutes=1e-9).due()
+    assert not journal(tmp_path, minutes=60).due()
+    assert not journal(tmp_path, minutes=None).due()
 
 
 def test_time_spent_before_a_stop_is_counted(tmp_path):
-    found = course(tmp_path)
+    found = journal(tmp_path)
     found._spent = 1000.0
     go(found, 4, stop_after=1)
     assert 1000 < checkpoint.spent(tmp_path) < 1100
     assert checkpoint.spent(tmp_path / "nowhere") == 0
 
 
-def test_another_number_of_threads_is_said(tmp_path, caplog):
-    go(course(tmp_path), 4, stop_after=1)
+def test_another_number_of_threads_is_a_warning(tmp_path, caplog):
+    go(journal(tmp_path), 4, stop_after=1)
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        course(tmp_path)
+        journal(tmp_path)
     finally:
         torch.set_num_threads(threads)
     assert f"threads {threads} (now {threads + 1})" in caplog.text
@@ -143,10 +143,10 @@ def test_another_number_of_threads_is_said(tmp_path, caplog):
         ("val/loss", 0.4, 0.5),
     ],
 )
-def test_better_is_more_of_what_is_good_and_less_loss(objective, better, worse):
+def test_higher_is_better_except_for_a_loss(objective, better, worse):
     assert improves({objective: better}, {objective: worse}, objective)
     assert not improves({objective: worse}, {objective: better}, objective)
-    assert not improves({objective: better}, {objective: better}, objective)  # the first of equals stays
+    assert not improves({objective: better}, {objective: better}, objective)  # the first wins ties
 
 
 @pytest.mark.parametrize("objective", ["val/miou", "val/loss"])
@@ -163,7 +163,7 @@ def test_the_best_of_some_epochs_is_the_first_of_the_best():
     assert best_of([], "val/miou") is None
 
 
-def test_an_epoch_without_a_look_is_the_best_only_until_there_was_one():
+def test_an_epoch_that_was_not_validated_is_the_best_only_until_one_was():
     records = [{"epoch": 0}, {"epoch": 1, "val/miou": 0.1}, {"epoch": 2}, {"epoch": 3, "val/miou": 0.1}]
     assert best_of(records[:1], "val/miou")["epoch"] == 0
     assert best_of(records, "val/miou")["epoch"] == 1

@@ -1,4 +1,4 @@
-"""Each picture is a sound PNG in every corner case, and shows the numbers that it was given."""
+"""Each plot is a valid PNG in every corner case, and shows the numbers it was given."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,7 +20,7 @@ RED = (209, 73, 91)
 
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
-    """Draw with a function of kd.plots: checks the file, returns the figure."""
+    """Draw with a function of kd.run.plots: checks the file, returns the figure."""
     figures, save = [], plots._save
     monkeypatch.setattr(plots, "_save", lambda figure, path: (figures.append(figure), save(figure, path)))
 
@@ -77,12 +77,12 @@ def test_the_plan_is_drawn_as_it_is(timeline, drawn):
     shown = blocks.images[0].get_array()
     assert shown.shape == (timeline.blocks, timeline.epochs)
     assert shown.sum(axis=0).tolist() == [step.unfrozen_blocks for step in timeline]
-    assert all((np.diff(column.astype(int)) <= 0).all() for column in shown.T)  # the deepest open first
+    assert all((np.diff(column.astype(int)) <= 0).all() for column in shown.T)  # the deepest first
     assert lines(rates)["decoder"][1].tolist() == [step.lr_decoder for step in timeline]
-    opened = [step for step in timeline if step.unfrozen_blocks]
-    if opened:
+    unfrozen = [step for step in timeline if step.unfrozen_blocks]
+    if unfrozen:
         x, y = lines(rates)["deepest encoder block"]
-        assert (x.tolist(), y.tolist()) == ([s.epoch for s in opened], [s.lr_encoder for s in opened])
+        assert (x.tolist(), y.tolist()) == ([s.epoch for s in unfrozen], [s.lr_encoder for s in unfrozen])
     else:
         assert list(lines(rates)) == ["decoder"]
 
@@ -95,9 +95,9 @@ def test_blocks_are_named_from_the_deepest_to_the_stem(drawn):
 # the curves
 
 
-def record(epoch, open_blocks=0, miou=0.5, **more):
+def record(epoch, unfrozen=0, miou=0.5, **more):
     return {
-        "epoch": epoch, "temperature": 4.0, "unfrozen_blocks": open_blocks, "lr/decoder": 1e-3, "lr/encoder": 1e-4,
+        "epoch": epoch, "temperature": 4.0, "unfrozen_blocks": unfrozen, "lr/decoder": 1e-3, "lr/encoder": 1e-4,
         "train/loss": 2.0 / (epoch + 1), "train/kl": 0.1, "train/mse": 1.5, "train/ce": 0.7, "train/dice": 0.9,
         "val/loss": 0.6, "val/miou": miou, "val/dice": 0.6, "val/iou/foreground": 0.3, "val/teacher_agreement": 0.8,
         "seconds": 1.0, "images_per_second": 10.0,
@@ -112,7 +112,7 @@ VALIDATION = ("val/loss", "val/miou", "val/dice", "val/teacher_agreement")
 
 
 def test_curves_are_the_records(drawn):
-    records = [record(epoch, open_blocks=epoch // 2, miou=epoch / 10) for epoch in range(8)]
+    records = [record(epoch, unfrozen=epoch // 2, miou=epoch / 10) for epoch in range(8)]
     loss, quality = drawn(draw_curves, records, 5, 0.75).axes
     expected = {"train/loss", "train/kl", "train/mse", "train/ce", "train/dice", "val/loss"}
     assert set(lines(loss)) == expected
@@ -125,15 +125,15 @@ def test_curves_are_the_records(drawn):
     assert set(shown["best epoch"][0]) == {5.0}
 
 
-def test_curves_mark_the_epochs_in_which_blocks_open(drawn):
-    records = [record(epoch, open_blocks) for epoch, open_blocks in enumerate([0, 0, 1, 1, 4, 4])]
+def test_curves_mark_the_epochs_in_which_blocks_are_unfrozen(drawn):
+    records = [record(epoch, unfrozen) for epoch, unfrozen in enumerate([0, 0, 1, 1, 4, 4])]
     figure = drawn(draw_curves, records, 0, None)
     for axes in figure.axes:
         assert [line.get_xdata()[0] for line in axes.lines if line.get_label().startswith("_")] == [2, 4]
     assert [text.get_text().strip() for text in figure.axes[0].texts] == ["1", "4"]
 
 
-def test_a_curve_joins_the_epochs_that_were_looked_at(drawn):
+def test_a_curve_joins_the_validated_epochs(drawn):
     records = [record(epoch) for epoch in range(4)]
     for epoch in (0, 2):
         del records[epoch]["val/miou"]
@@ -151,8 +151,8 @@ def test_curves_have_gaps_where_a_figure_is_missing(drawn):
     ("records", "teacher"),
     [
         ([record(0)], 0.5),
-        ([record(0, open_blocks=7)], None),
-        ([record(0), record(1, open_blocks=7)], None),
+        ([record(0, unfrozen=7)], None),
+        ([record(0), record(1, unfrozen=7)], None),
         ([without(record(e), "train/kl", "train/mse", "val/teacher") for e in range(3)], None),
         ([{**record(e), **dict.fromkeys(VALIDATION)} for e in range(3)], 0.0),
         ([record(e, **{"train/loss": None, "train/kl": None}) for e in range(3)], None),
@@ -163,7 +163,7 @@ def test_curves_of_corner_cases_are_drawn(records, teacher, drawn):
     drawn(draw_curves, records, 0, teacher)
 
 
-def test_what_is_one_epoch_long_can_be_seen(drawn):
+def test_a_curve_of_one_epoch_is_visible(drawn):
     """A line through one point is invisible without a marker."""
     figures = [drawn(draw_curves, [record(0)], 0, None), drawn(draw_timeline, plan(AtEpoch(11)))]
     points = [line for figure in figures for axes in figure.axes for line in axes.lines if len(line.get_xdata()) == 1]
@@ -228,7 +228,7 @@ def test_panels_show_labels_in_the_colours_of_their_classes(drawn):
     assert (found["truth"][void] == 255).all()
 
 
-def test_the_last_panel_marks_the_valid_pixels_that_are_wrong(drawn):
+def test_the_last_panel_marks_the_valid_pixels_with_errors(drawn):
     shown = sample(3, void=True)
     found = panels(drawn(draw_predictions, [shown], names(3), VOID))["where student and truth differ"]
     wrong = (shown["student"] != shown["truth"]) & (shown["truth"] != VOID)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.system.files import clear_leftovers, finite, touch, write_atomically, write_json
+from kd.system.files import clear_leftovers, finite, json_digest, touch, write_atomically, write_json
 
 
 def strict_json(text):
@@ -160,7 +160,7 @@ def test_a_value_that_json_cannot_hold_leaves_the_old_file(tmp_path):
 def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path, name):
     """The process dies, for good, in the middle of its write."""
     code = (
-        "import os, sys; from pathlib import Path; from kd.files import write_atomically\n"
+        "import os, sys; from pathlib import Path; from kd.system.files import write_atomically\n"
         "write_atomically(Path(sys.argv[1]), lambda path: (path.write_text('half'), os.kill(os.getpid(), 9)))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=False)
@@ -183,3 +183,16 @@ def test_a_touched_file_was_used_just_now_and_one_that_is_gone_stays_so(tmp_path
     assert path.read_text() == "content"
     touch(tmp_path / "missing")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+# json_digest
+
+
+def test_a_json_digest_ignores_the_order_of_keys_and_nothing_else():
+    assert json_digest({"a": 1, "b": [1, 2]}) == json_digest({"b": [1, 2], "a": 1})
+    values = [{"a": 1}, {"a": "1"}, {"a": 1.5}, {"b": 1}, [1, 2], [2, 1], [[1], 2], [1, [2]], None, "", {}]
+    assert len({json_digest(value) for value in values}) == len(values)
+
+
+def test_a_json_digest_is_128_bits_of_hex():
+    assert len(bytes.fromhex(json_digest({"class": "草地"}))) == 16

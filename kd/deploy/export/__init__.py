@@ -1,8 +1,8 @@
-"""A network as files that run without this package: ONNX, torch.export, segmentation-models-pytorch's own folder.
+"""Export a network to files that run without this package: ONNX, torch.export, segmentation-models-pytorch's folder.
 
-Nothing else of the project knows ONNX. All of them take what the network takes (RGB, 0..255, uint8) and give raw
-logits, except for smp's folder, whose network has no normalisation inside and says so in its README. A file is compared
-with the network before it gets its name (`check`): one that answers differently never appears.
+Each file takes the network's input (RGB, 0..255, uint8) and gives raw logits. The network in smp's folder is the
+exception: it does not normalise its input, as the folder's README says. A file is compared with the network before it
+gets its name (`check`), so that one with other logits never appears; an 8-bit file is measured instead.
 """
 
 from kd.deploy.export.check import TOLERANCE, Check, ExportError

@@ -1,4 +1,4 @@
-"""Whether an exported file answers as the network does: on real images where there are some, at several shapes."""
+"""Compare an exported file with its network, at several image shapes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from torch import Tensor
 from kd.errors import UserError
 from kd.networks.network import Network
 
-TOLERANCE = 1e-3  # of the largest logit: float32 in another order of operations stays far below
-HALF = 20  # times the tolerance for half precision, which keeps 11 bits of 24
+TOLERANCE = 1e-3  # of the largest logit; float32 with reordered operations stays far below
+HALF = 20  # factor on the tolerance for half precision, which has 11 significant bits instead of 24
 
 
 class ExportError(UserError):
-    """A network cannot be exported, or the file that came of it answers differently."""
+    """A network cannot be exported, or the exported file gives other logits."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Between the logits of a file and the network's: the largest, and its share of the largest logit."""
+    """Largest absolute difference between two networks' logits, and its ratio to the largest logit."""
 
     largest: float
     relative: float
@@ -28,13 +28,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Check:
-    """Images with the network's own logits, in batches of several shapes.
+    """Images and the network's logits for them, in batches of several shapes.
 
     Attributes:
-        origin: where the images come from, for people: "8 images of val".
+        origin: where the images come from, in words: "8 images of val".
         batches: each N x 3 x H x W uint8.
-        logits: the network's answer to each, N x C x H x W float32.
-        tolerance: how far the largest difference may go, as a share of the largest logit.
+        logits: of each batch, N x C x H x W float32.
+        tolerance: the largest relative difference allowed.
     """
 
     origin: str
@@ -44,38 +44,38 @@ class Check:
 
     @classmethod
     def of(cls, network: Network, images: Tensor, origin: str, tolerance: float = TOLERANCE) -> "Check":
-        """Ask the network: all images (N x 3 x H x W uint8) at once, one alone, and a larger one."""
+        """Run the network on all images (N x 3 x H x W uint8) at once, on one alone, and on a larger one."""
         larger = torch.cat([images[:1], images[:1, :, :32]], dim=2)
         batches = (images, images[-1:], torch.cat([larger, larger], dim=3))
         with torch.inference_mode():
             return cls(origin, batches, tuple(network(batch) for batch in batches), tolerance)
 
-    def difference(self, answer: Callable[[Tensor], Tensor]) -> Difference:
-        """How far `answer`, a function from images to logits, is from the network; infinite where it gives no number.
+    def difference(self, predict: Callable[[Tensor], Tensor]) -> Difference:
+        """Difference of `predict`, a function from images to logits, from the network; infinite if it gives a NaN.
 
         Raises:
-            ExportError: it gives another number of logits.
+            ExportError: its logits have another shape.
         """
         largest = scale = 0.0
         for images, expected in zip(self.batches, self.logits, strict=True):
-            given = answer(images)
+            given = predict(images)
             if given.shape != expected.shape:
-                raise ExportError(f"it gives logits of {tuple(given.shape)} where {tuple(expected.shape)} are due")
+                raise ExportError(f"logits have shape {tuple(given.shape)} and should have {tuple(expected.shape)}")
             apart = (given.float() - expected).abs().nan_to_num(torch.inf)
             largest, scale = max(largest, apart.max().item()), max(scale, expected.abs().max().item())
         return Difference(largest, largest / scale if scale else largest)
 
-    def passed(self, path: Path, answer: Callable[[Tensor], Tensor], leniency: float = 1) -> Difference:
-        """The same, within the tolerance.
+    def passed(self, path: Path, predict: Callable[[Tensor], Tensor], leniency: float = 1) -> Difference:
+        """The difference, if it is within `leniency` times the tolerance.
 
         Raises:
-            ExportError: it is beyond.
+            ExportError: it is not; the message names `path`.
         """
-        found, allowed = self.difference(answer), self.tolerance * leniency
+        found, allowed = self.difference(predict), self.tolerance * leniency
         if not found.relative <= allowed:
             raise ExportError(
                 f"{path}: its logits differ from the network's by {found.largest:.3g}, {found.relative:.2g} of the "
-                f"largest, where {allowed:.2g} is allowed (on {self.origin}); it is not written: leave it out, "
+                f"largest, and {allowed:.2g} is allowed (on {self.origin}), so it is not written; leave it out, "
                 "or raise --tolerance if that is good enough"
             )
         return found

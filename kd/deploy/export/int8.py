@@ -1,8 +1,8 @@
-"""Eight bits by ONNX Runtime's static quantisation: what it costs is measured, not promised.
+"""8 bits by ONNX Runtime's static quantisation.
 
-Convolutions and matrix products are quantised (QDQ format, weights per channel), everything between them stays float32;
-ranges of activations are those met on training images. Weights keep 7 bits (`reduce_range`), since with 8 the
-instructions of processors without VNNI overflow, and a file does not know where it will run.
+Convolutions and matrix products are quantised (QDQ format, weights per channel), all else stays float32. Activation
+ranges are those seen on training images. Weights keep 7 bits (`reduce_range`), because with 8 the instructions of
+processors without VNNI overflow, and a file may run anywhere.
 Reference: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 """
 
@@ -31,14 +31,14 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
 
 
 def quantise(model: onnx.ModelProto, images: Iterable[np.ndarray], path: Path) -> None:
-    """Write `model` with 8-bit weights and activations; `images` are 1 x 3 x H x W uint8, a few dozen of them."""
+    """Write `model` with 8-bit weights and activations; `images` are a few dozen of 1 x 3 x H x W uint8."""
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # it advises, through the root logger, to do what is done here
+    root.setLevel(logging.ERROR)  # its advice on the root logger is followed already
     try:
         with tempfile.TemporaryDirectory() as folder:
             plain, prepared = Path(folder) / "plain.onnx", Path(folder) / "prepared.onnx"
-            onnx.save(model, plain)  # it takes the values out of a model that is handed over
+            onnx.save(model, plain)  # it strips the weights from a model object that it is given
             quant_pre_process(plain, prepared, skip_symbolic_shape=True)
             quantize_static(
                 prepared, path, _Images(images), quant_format=QuantFormat.QDQ, op_types_to_quantize=QUANTISED,

@@ -1,7 +1,4 @@
-"""ONNX: written by torch, run by ONNX Runtime.
-
-Of torch's two exporters the older one is used (docs/adr/0012).
-"""
+"""ONNX files: written by torch's older exporter (docs/adr/0012), run by ONNX Runtime."""
 
 import logging
 import warnings
@@ -20,20 +17,20 @@ from torch import Tensor, nn
 
 from kd.networks.network import Network
 
-OPSET = 18  # what torch's exporter writes without converting; ONNX Runtime 1.14 and later read it
+OPSET = 18  # torch's exporter writes it without conversion; ONNX Runtime 1.14 and later read it
 INPUT, OUTPUT = "images", "logits"
 
 
 class Session:
     """An ONNX file (or its bytes) as a function: N x 3 x H x W uint8 -> N x C x H x W float32.
 
-    `threads`: how many compute; 0 leaves that to ONNX Runtime.
+    `threads`: the number of threads; 0 leaves it to ONNX Runtime.
     """
 
     def __init__(self, model: Path | bytes, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors: it warns of its own optimisations
+        options.log_severity_level = 3  # errors only: it warns of its own optimisations
         source = model if isinstance(model, bytes) else str(model)
         self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
@@ -43,7 +40,7 @@ class Session:
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX file where `kd.evaluation` expects a network."""
+    """An ONNX file with the interface of a network, for `kd.training.evaluation`."""
 
     def __init__(self, model: Path, class_names: tuple[str, ...], threads: int = 0) -> None:
         super().__init__()
@@ -54,12 +51,12 @@ class OnnxNetwork(nn.Module):
 
 
 def to_onnx(network: Network, image_size: tuple[int, int], metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """The network as an ONNX model with free batch, height and width; what it says of itself is in `metadata_props`."""
+    """The network as an ONNX model with free batch, height and width; `metadata` is in its `metadata_props`."""
     images, written = torch.zeros(2, 3, *image_size, dtype=torch.uint8), BytesIO()
     free = {0: "batch", 2: "height", 3: "width"}
     with _quiet():
         torch.onnx.export(
-            network, (images,), written,  # type: ignore[arg-type]  # a buffer will do, its annotation lacks that
+            network, (images,), written,  # type: ignore[arg-type]  # it accepts a buffer, its annotation does not
             dynamo=False, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT],
             dynamic_axes={INPUT: free, OUTPUT: free},
         )  # fmt: skip
@@ -71,7 +68,7 @@ def to_onnx(network: Network, image_size: tuple[int, int], metadata: Mapping[str
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same in half precision, all but the images and the logits."""
+    """A copy in half precision; images and logits keep their types."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     with _quiet():
@@ -82,13 +79,13 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def proto(path: Path) -> onnx.ModelProto:
-    """The model in a file that we wrote."""
+    """Load an ONNX model that this package wrote."""
     return onnx.load(path)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's and the converter's advice to themselves."""
+    """Silence warnings of the exporter and the converter about their own code."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxruntime.transformers.float16")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

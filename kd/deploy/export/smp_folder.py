@@ -1,7 +1,7 @@
 """segmentation-models-pytorch's own layout (config.json, model.safetensors): `smp.from_pretrained(folder)` loads it.
 
-smp's networks do not normalise: mean and standard deviation stand in the README, and in config.json under names that
-smp passes by, as it does with all that begin with an underscore.
+smp's networks do not normalise: mean and standard deviation are in the README, and in config.json under names with a
+leading underscore, which smp ignores.
 """
 
 import json
@@ -26,7 +26,8 @@ tags: [segmentation-models-pytorch, semantic-segmentation, pytorch]
 
 Trained with kd-sweeper on images of {height} x {width} (height x width), classes: {names}.
 
-This network does **not** normalise its input. Two lines load it and ask it; `images` are N x 3 x H x W, RGB, 0..255:
+This network does **not** normalise its input. Load it and compute logits in two lines; `images`
+are N x 3 x H x W, RGB, 0..255:
 
 ```python
 model = smp.from_pretrained("path/of/this/folder").eval()
@@ -38,15 +39,19 @@ Sides must be multiples of 32. {meaning}
 
 
 def save_folder(network: Network, image_size: tuple[int, int], folder: Path) -> None:
-    """Fill `folder` (which exists) with config.json, model.safetensors and README.md."""
+    """Write config.json, model.safetensors and README.md into an existing folder."""
     mean, std = ([float(value) for value in values] for values in network.normalisation)
-    meaning = "One logit: foreground where it is above 0." if network.classes == 1 else "The largest logit wins."
+    meaning = (
+        "One logit: foreground where the logit is above 0."
+        if network.classes == 1
+        else "The class with the largest logit wins."
+    )
     text = README.format(
         arch=network.settings.arch, encoder=network.settings.encoder, height=image_size[0], width=image_size[1],
         names=", ".join(network.class_names), mean=mean, std=std, meaning=meaning,
     )  # fmt: skip
-    (folder / "README.md").write_text(text, encoding="utf-8")  # smp writes one of its own where there is none
-    model: Any = network.body  # smp's, which has more than nn.Module
+    (folder / "README.md").write_text(text, encoding="utf-8")  # otherwise smp writes its own
+    model: Any = network.body  # smp's class, which has more methods than nn.Module
     model.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     about = {"_mean": mean, "_std": std, "_class_names": network.class_names, "_image_size": image_size}
@@ -54,11 +59,11 @@ def save_folder(network: Network, image_size: tuple[int, int], folder: Path) -> 
 
 
 class Normalised(torch.nn.Module):
-    """What a user of the folder does: load it in one line, normalise in another."""
+    """The folder as its README says to use it: loaded by smp, with the input normalised outside."""
 
     def __init__(self, folder: Path, network: Network) -> None:
         super().__init__()
-        with redirect_stdout(StringIO()):  # the hub's client says that it loads
+        with redirect_stdout(StringIO()):  # the hub client prints that it loads
             self.body = smp.from_pretrained(str(folder)).eval()
         mean, std = network.normalisation
         self.mean, self.std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)

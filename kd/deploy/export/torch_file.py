@@ -1,4 +1,4 @@
-"""torch.export: the network as a graph that plain torch loads, with a free batch and a free size."""
+"""torch.export: the network as a program that plain torch loads, with free batch and image size."""
 
 import json
 import warnings
@@ -12,18 +12,18 @@ from kd.data.source import SIDE
 from kd.deploy.export.check import ExportError
 from kd.networks.network import Network
 
-LEAST, LARGEST = 2, 512  # times SIDE: 64 to 16384 pixels; torch's programs take a size of 1 for a special case
+LEAST, LARGEST = 2, 512  # times SIDE: 64 to 16384 pixels; torch specialises programs to a size of 1
 
 
 def traced(network: Network, image_size: tuple[int, int]) -> ExportedProgram:
-    """The network in eval mode as a program: batch is free, and so are height and width, in multiples of SIDE.
+    """The network in eval mode as a program with free batch, height and width, these in multiples of SIDE.
 
     Raises:
-        ExportError: it was trained on images too small for that.
+        ExportError: it was trained on images that are too small.
     """
     if min(image_size) < LEAST * SIDE:
         raise ExportError(
-            f"the format pt2 needs sides of {LEAST * SIDE} pixels or more, and this network was trained at "
+            f"pt2 needs images of {LEAST * SIDE} pixels or more in both directions, and this network was trained at "
             f"{image_size[0]} x {image_size[1]}; leave it out: --format=onnx,smp"
         )
     images = torch.zeros(2, 3, *image_size, dtype=torch.uint8)
@@ -36,5 +36,5 @@ def traced(network: Network, image_size: tuple[int, int]) -> ExportedProgram:
 
 
 def save_program(program: ExportedProgram, metadata: Mapping[str, str], path: Path) -> None:
-    """Write a .pt2; what it says of itself is in it as about.json."""
+    """Write a .pt2 file; `metadata` is in it as about.json."""
     torch.export.save(program, path, extra_files={"about.json": json.dumps(dict(metadata))})

@@ -1,0 +1,38 @@
+"""An ONNX file gives the student's logits at every shape, and carries its metadata."""
+
+import onnx
+import pytest
+import torch
+import yaml
+from exported import ABOUT, SIZE, check_of, network
+
+from kd.config.compose import CONF
+from kd.deploy.export import Session
+from kd.deploy.export.onnx_file import to_onnx
+
+STUDENTS = sorted(
+    {tuple(yaml.safe_load(path.read_text())["student"].items()) for path in (CONF / "backbone").glob("*.yaml")}
+)
+
+
+@pytest.mark.parametrize("student", STUDENTS, ids=lambda student: "-".join(map(str, dict(student).values())))
+def test_every_shipped_student_gives_the_same_logits_as_onnx_at_every_shape(student):
+    named = dict(student)
+    net = network(named["arch"], named["encoder"])
+    session = Session(to_onnx(net, SIZE, ABOUT).SerializeToString())
+    difference = check_of(net).difference(lambda images: torch.from_numpy(session(images.numpy())))
+    assert difference.relative < 1e-4
+
+
+def test_an_onnx_file_has_its_metadata_and_free_shapes(exported):
+    out, _ = exported
+    for name in ("student.onnx", "student.fp16.onnx", "student.int8.onnx"):
+        model = onnx.load(out / name)
+        onnx.checker.check_model(model)
+        assert {each.key: each.value for each in model.metadata_props}.items() >= ABOUT.items()
+        (given,) = model.graph.input
+        assert given.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+        assert [dim.dim_param or dim.dim_value for dim in given.type.tensor_type.shape.dim] == [
+            "batch", 3, "height", "width",
+        ]  # fmt: skip
+        assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT

@@ -1,0 +1,22 @@
+"""A .pt2 file loads with plain torch, and takes any batch and size."""
+
+import json
+
+import pytest
+import torch
+from exported import ABOUT, DATA, check_of
+
+from kd.deploy.export import ExportError, Wanted, export
+
+
+def test_a_program_loads_with_plain_torch_and_takes_any_batch_and_size(exported, tiny):
+    about = {"about.json": ""}
+    program = torch.export.load(exported[0] / "student.pt2", extra_files=about).module()
+    images = torch.randint(0, 256, (3, 3, 64, 128), dtype=torch.uint8)
+    torch.testing.assert_close(program(images), tiny(images), atol=1e-4, rtol=1e-4)
+    assert json.loads(about["about.json"]) == ABOUT
+
+
+def test_a_network_trained_on_small_images_is_refused(tiny, tmp_path):
+    with pytest.raises(ExportError, match="leave it out: --format=onnx,smp"):
+        list(export(tiny, (32, 64), tmp_path / "student", Wanted(("pt2",)), check_of(tiny), ABOUT, DATA))

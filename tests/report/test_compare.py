@@ -1,0 +1,72 @@
+"""Several runs: their differences, and their figures side by side."""
+
+import json
+import re
+
+import browser
+from mlflow_server import Server
+from pages import Parsed, figures, summary_of, write
+
+
+def test_runs_show_their_differences_and_their_figures_side_by_side(distilled, alone, root):
+    page = Parsed(write(distilled, alone))
+    for prefix, folder in (("A.", distilled), ("B.", alone)):
+        expected = figures(summary_of(folder), prefix=prefix)
+        shown = {key: value for key, value in expected.items() if "teacher" not in key or "iou/" not in key}
+        assert {key: page.numbers[key] for key in shown} == {key: {value} for key, value in shown.items()}
+    assert page.sections == [
+        "runs", "differences", "curves", "results", "per-class", "calibration", "cost", "reproduce",
+    ]  # fmt: skip
+    assert "B, without a teacher" in page.text
+    assert "Temperature and teacher settings have no effect in B: no teacher." in page.text
+    rows = page.text.split("settingAB")[1].split("settings that do not change the result")[0]
+    assert re.search(r"seed\s*0\s*7", rows)
+    assert "loss.alpha" in rows
+    assert "optimizer.lr" not in rows
+    assert list((root / "runs" / "reports").glob("*.html"))
+
+
+def test_a_run_and_itself_do_not_differ(distilled):
+    assert "No setting that changes the result differs." in write(distilled, distilled)
+
+
+# MLflow's own page
+
+
+#: Requests of MLflow's page, beside any run, that this small server has no answer to: users, and an assistant.
+NOT_OURS = ("/users/current", "/assistant/config", "/assistant/providers")
+
+
+def metrics_of(text: str) -> dict[str, list[str]]:
+    """The table of metrics on MLflow's page of two runs: its names come first, then its cells, row by row."""
+    lines = iter(text.split("\nMetrics\n")[1].splitlines())
+    names, cells = [], []
+    for line in lines:
+        if line == "Artifacts":
+            break
+        if re.fullmatch(r"-?[\d.]+(e-?\d+)?", line):
+            cells.append(line)
+        elif line != "Show diff only":
+            names.append(line)
+    return {name: cells[2 * row : 2 * row + 2] for row, name in enumerate(names)}
+
+
+@browser.needed
+def test_mlflows_compare_page_shows_both_runs_figures_without_an_error(home, distilled, alone, chromium):
+    server = Server(home, f"sqlite:///{home}/mlruns/mlflow.db").start()
+    try:
+        runs = [json.loads((folder / "run.json").read_text())["tracking"]["run_id"] for folder in (distilled, alone)]
+        asked = json.dumps(runs, separators=(",", ":"))
+        chromium.open(f"{server.uri}/#/compare-runs?runs={asked}&experiments=[%221%22]")
+        chromium.wait("/Metrics[^]*best.val.miou[^]*Artifacts/.test(document.body.innerText)")
+        shown = metrics_of(chromium.evaluate("document.body.innerText"))
+        errors = chromium.errors
+    finally:
+        server.kill()
+    for name, key in (("best/val/miou", "val/miou"), ("student/test/miou", "test/miou")):
+        if name in shown:  # the page draws the rows that are in sight
+            for text, folder in zip(shown[name], (distilled, alone), strict=True):
+                value = summary_of(folder)["student"][key]
+                assert float(text) == round(value, len(text.partition(".")[2]))
+    assert len(shown["best/val/miou"]) == 2
+    assert [(said, where) for _, said, where in errors if not where.endswith(NOT_OURS)] == []
