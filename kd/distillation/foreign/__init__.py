@@ -1,1 +1,1 @@
-"""Teachers that this project did not train: their files, how they are run, and how they come to speak as ours do."""
+"""Teachers trained elsewhere: their files, how each kind is run, and the adapter to this project's interface."""

@@ -1,4 +1,4 @@
-"""Which files a foreign teacher is, and what they say of themselves. Light: refuses before torch is imported."""
+"""Find and validate a foreign teacher's files. Light, so that mistakes are reported before torch is imported."""
 
 import logging
 import re
@@ -12,16 +12,24 @@ from kd.networks.spec import Name, described, expanded, is_file
 from kd.settings import ForeignTeacher
 
 HUB = "hf-hub:"
-MOST_CHANNELS = 4096  # more are a slip or an attack
+MOST_CHANNELS = 4096  # more is a mistake or an attack
 SMP_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-#: What a file must end in, by the kind of teacher that it is.
-ENDINGS = {"torchvision": (".safetensors", ".pth", ".pt"), "exported": (".onnx", ".pt2")}
-#: Programs that are not run, and what makes them into files that are (docs/adr/0011).
-PROGRAMS = (".pt", ".pth", ".ts", ".ptl", ".jit")
+#: Accepted file suffixes, by kind of teacher.
+SUFFIXES = {"torchvision": (".safetensors", ".pth", ".pt"), "exported": (".onnx",)}
+#: Formats whose loaders execute the file, and how to export each as ONNX instead (docs/adr/0011).
+TORCHSCRIPT = (
+    "loading TorchScript executes the file, so it is refused; if you trust it, convert it with "
+    "torch.onnx.export(torch.jit.load(...), (torch.zeros(1, 3, H, W),), 'teacher.onnx', dynamo=False)"
+)
+TORCH_EXPORT = (
+    "loading a file of torch.export executes parts of it, so it is refused; export the model as ONNX with "
+    "torch.onnx.export(model, (torch.zeros(1, 3, H, W),), 'teacher.onnx', dynamo=False)"
+)
+REFUSED = {".pt2": TORCH_EXPORT} | dict.fromkeys((".pt", ".pth", ".ts", ".ptl", ".jit"), TORCHSCRIPT)
 
 
 class SmpConfig(BaseModel):
-    """The config.json of smp's save_pretrained: arguments of one of its classes, as plain values."""
+    """The config.json that smp's save_pretrained writes: a class name and its arguments, as plain values."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -33,24 +41,20 @@ class SmpConfig(BaseModel):
 
 
 def find(teacher: ForeignTeacher) -> Path:
-    """The file of a teacher's weights; of one on the Hugging Face hub, where the hub's own client keeps it.
+    """The path of a teacher's weights file; for a model on the Hugging Face hub, its path in the hub client's cache.
 
     Raises:
-        ModelError: it is not there, or is of a kind that cannot be run.
+        ModelError: the file is missing, or its format is not supported.
     """
     if teacher.kind == "smp":
         return _from_hub(teacher.path) if teacher.path.startswith(HUB) else _in_folder(teacher.path)
     file = expanded(Path(teacher.path))
-    wanted = " or ".join(ENDINGS[teacher.kind])
+    wanted = " or ".join(SUFFIXES[teacher.kind])
     if not is_file(file):
         raise ModelError(f"teacher.path={teacher.path}: no such file; give a {wanted} file")
-    if teacher.kind == "exported" and file.suffix in PROGRAMS:
-        raise ModelError(
-            f"teacher.path={teacher.path}: loading TorchScript executes what the file says, so it is refused; where "
-            "you trust it, export it: torch.onnx.export(torch.jit.load(...), (torch.zeros(1, 3, H, W),), "
-            "'teacher.onnx', dynamo=False)"
-        )
-    if file.suffix not in ENDINGS[teacher.kind]:
+    if teacher.kind == "exported" and file.suffix in REFUSED:
+        raise ModelError(f"teacher.path={teacher.path}: {REFUSED[file.suffix]}")
+    if file.suffix not in SUFFIXES[teacher.kind]:
         raise ModelError(f"teacher.path={teacher.path}: teacher={teacher.kind} takes a {wanted} file")
     return file
 
@@ -61,20 +65,20 @@ def _in_folder(path: str) -> Path:
         if is_file(folder / name) and is_file(folder / "config.json"):
             return folder / name
     raise ModelError(
-        f"teacher.path={path}: no folder of smp's save_pretrained (config.json beside {' or '.join(SMP_WEIGHTS)}); "
-        f"give one, or {HUB}<owner>/<name>"
+        f"teacher.path={path}: not a folder written by smp's save_pretrained (config.json beside "
+        f"{' or '.join(SMP_WEIGHTS)}); give one, or {HUB}<owner>/<name>"
     )
 
 
 def _from_hub(path: str) -> Path:
-    """The weights of a repository, fetched once: a teacher does not change while a study learns from it."""
+    """Download a repository's weights, once: the cached copy is used afterwards, so a study's teacher never changes."""
     repo, _, revision = path.removeprefix(HUB).partition("@")
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo):
         raise ModelError(f"teacher.path={path}: should be {HUB}<owner>/<name>, or {HUB}<owner>/<name>@<revision>")
-    from huggingface_hub import hf_hub_download  # takes a moment
+    from huggingface_hub import hf_hub_download  # slow to import
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each of its attempts
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs every attempt
 
     def fetched(name: str) -> Path:
         try:
@@ -90,16 +94,16 @@ def _from_hub(path: str) -> Path:
             return fetched(SMP_WEIGHTS[1])
     except Exception as error:  # the client's own, its transport's and the system's
         raise ModelError(
-            f"teacher.path={path}: could not be fetched ({type(error).__name__}), and is not in the hub's cache on "
-            f"this machine; check name and network, or give a folder that holds config.json and {SMP_WEIGHTS[0]}"
+            f"teacher.path={path}: download failed ({type(error).__name__}), and the local hub cache has no copy; "
+            f"check the name and the network, or give a folder with config.json and {SMP_WEIGHTS[0]}"
         ) from error
 
 
 def smp_config(weights: Path) -> SmpConfig:
-    """The description beside smp's weights.
+    """Read the config.json beside smp's weights.
 
     Raises:
-        ModelError: it is missing, is not JSON, or does not describe a network that can teach.
+        ModelError: it is missing, is not JSON, or describes a network that cannot be a teacher.
     """
     path = weights.with_name("config.json")
     try:
@@ -108,7 +112,7 @@ def smp_config(weights: Path) -> SmpConfig:
         first = error.errors()[0]
         where, what = ".".join(map(str, first["loc"])) or "content", first["msg"]
         raise ModelError(
-            f"{path}: {where}: {what}; a teacher is a network of smp's save_pretrained with in_channels=3 and no "
+            f"{path}: {where}: {what}; a teacher must be saved by smp's save_pretrained with in_channels=3 and no "
             "aux_params"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
@@ -116,28 +120,28 @@ def smp_config(weights: Path) -> SmpConfig:
 
 
 def channels(teacher: ForeignTeacher, given: int, class_names: tuple[str, ...]) -> tuple[int, ...]:
-    """Which of a teacher's channels each label of the data is; one that gives a single logit z counts as (0, z).
+    """The teacher's channel for each class of the data; a teacher with a single logit z counts as (0, z).
 
     Raises:
-        ConfigError: `teacher.class_map` does not fit the `given` channels, or is needed and not there.
+        ConfigError: `teacher.class_map` does not match the `given` channels, or is required but missing.
     """
-    labels, there = len(class_names), max(given, 2)
+    labels, available = len(class_names), max(given, 2)
     names = f"{labels} classes ({', '.join(class_names[:4])}{', ...' if labels > 4 else ''})"
     if teacher.class_map is None:
-        if there != labels:
+        if available != labels:
             raise ConfigError(
-                f"teacher.path={teacher.path}: this teacher gives {given} channels, the data has {names}; say which "
-                f"channel each class is: teacher.class_map=[{labels} different numbers from 0 to {there - 1}]"
+                f"teacher.path={teacher.path}: this teacher has {given} channels, the data has {names}; map each "
+                f"class to a channel: teacher.class_map=[{labels} different numbers from 0 to {available - 1}]"
             )
         return tuple(range(labels))
     if len(teacher.class_map) != labels:
         raise ConfigError(
             f"teacher.class_map={list(teacher.class_map)} has {len(teacher.class_map)} channels, the data has {names}; "
-            "give one for each"
+            "give one per class"
         )
-    if max(teacher.class_map) >= there:
+    if max(teacher.class_map) >= available:
         raise ConfigError(
-            f"teacher.class_map={list(teacher.class_map)}: this teacher gives {given} channels; give numbers from 0 to "
-            f"{there - 1}"
+            f"teacher.class_map={list(teacher.class_map)}: this teacher has {given} channels; give numbers from 0 to "
+            f"{available - 1}"
         )
     return teacher.class_map

@@ -1,4 +1,4 @@
-"""A foreign teacher from its file to a network that answers as ours do."""
+"""Load a foreign teacher from its file as a `Segmenter`."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -9,12 +9,11 @@ import torch
 from kd.distillation.foreign.files import channels
 from kd.distillation.foreign.libraries import smp_network, torchvision_network
 from kd.distillation.foreign.network import Body, Foreign, probe
-from kd.distillation.foreign.pt2_file import exported_network
 from kd.networks.precision import Precision
 from kd.settings import ForeignTeacher
 from kd.system.files import digest
 
-#: Whose code computes, beside torch.
+#: The library that computes the logits, besides torch.
 LIBRARIES = {"smp": "segmentation-models-pytorch", "torchvision": "torchvision", ".onnx": "onnxruntime"}
 
 
@@ -22,11 +21,11 @@ def load(
     teacher: ForeignTeacher, file: Path, classes: int, class_names: tuple[str, ...], image_size: tuple[int, int],
     precision: Precision,
 ) -> Foreign:  # fmt: skip
-    """The network of a file, on the device, in the classes of the data; asked once, to see that it can answer.
+    """Load the network onto the device, map its channels to the data's classes and run it once to check its output.
 
     Raises:
-        ModelError: the file is damaged, or holds something other than a network of raw logits for pictures.
-        ConfigError: its channels are not the data's classes, and `teacher.class_map` does not say which are.
+        ModelError: the file is damaged, or is not a network that maps images to raw logits.
+        ConfigError: its channels do not match the data's classes, and `teacher.class_map` does not map them.
     """
     body = _body(teacher, file, precision.device)
     network = Foreign(body, teacher.normalisation, classes, class_names)
@@ -38,7 +37,7 @@ def load(
 
 
 def follows_from(teacher: ForeignTeacher, file: Path) -> dict[str, Any]:
-    """What the answers of a foreign teacher depend on, beside the data, the device and torch."""
+    """Everything a foreign teacher's logits depend on, besides the data, the device and torch."""
     library = LIBRARIES.get(file.suffix if teacher.kind == "exported" else teacher.kind)
     return {
         "weights": [digest(part) for part in parts(teacher, file)],
@@ -48,11 +47,11 @@ def follows_from(teacher: ForeignTeacher, file: Path) -> dict[str, Any]:
 
 
 def parts(teacher: ForeignTeacher, file: Path) -> tuple[Path, ...]:
-    """All the files that a network is read from, that of its weights first."""
+    """All files that a network is read from, the weights first."""
     if teacher.kind == "smp":
         return file, file.with_name("config.json")
     if file.suffix == ".onnx":
-        from kd.distillation.foreign.onnx_file import external_files  # heavy: onnx
+        from kd.distillation.foreign.onnx_file import external_files  # slow to import
 
         return file, *external_files(file)
     return (file,)
@@ -63,8 +62,6 @@ def _body(teacher: ForeignTeacher, file: Path, device: torch.device) -> Body:
         return smp_network(file)
     if teacher.kind == "torchvision":
         return torchvision_network(teacher.model, file)
-    if file.suffix == ".pt2":
-        return exported_network(file)
-    from kd.distillation.foreign.onnx_file import onnx_network  # heavy: onnx
+    from kd.distillation.foreign.onnx_file import onnx_network  # slow to import
 
     return onnx_network(file, device)

@@ -1,7 +1,7 @@
-"""A foreign network with the face that ours have: it takes the raw view, and answers in the classes of the data.
+"""Adapts a foreign network to `Segmenter`: raw images in, logits in the classes of the data out.
 
-What it does around the network: its own normalisation; batches of the size that a file was made for; the first output;
-logits at the size of the picture; and of its channels those that the data has.
+Around the network it applies the network's own normalisation, splits batches into the size that a file was exported
+for, takes the first output, resizes logits to the image and selects the channels of the data's classes.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from kd.settings import Normalisation
 
 @dataclass(frozen=True)
 class Body:
-    """How somebody's network is run.
+    """A foreign network as loaded from its file.
 
     Attributes:
-        run: float pixels B x 3 x H x W, normalised, to raw logits B x K x h x w, or a dict or tuple of which one is.
-        parameters: how many numbers it has learnt.
-        takes: the batch, height and width that it was made for; None where any will do.
-        free_layout: whether channels-last pixels and weights are all the same to it.
+        run: maps normalised float pixels B x 3 x H x W to raw logits B x K x h x w, or to a dict or tuple with them.
+        parameters: the number of its parameters.
+        takes: the batch, height and width that it was exported for; None where any works.
+        free_layout: whether it accepts channels-last pixels and weights.
     """
 
     run: nn.Module
@@ -33,7 +33,7 @@ class Body:
 
 
 class Foreign(Segmenter):
-    """A network that was trained elsewhere, and what stands around it."""
+    """A network trained elsewhere, with its pre- and postprocessing."""
 
     channels: Tensor
 
@@ -54,16 +54,16 @@ class Foreign(Segmenter):
         return mapped(logits, self.channels, self.classes)
 
     def raw(self, images: Tensor) -> Tensor:
-        """What the network itself says, B x K x h x w, at its own size and in its own classes."""
+        """The network's own logits, B x K x h x w, at its own size and in its own classes."""
         pixels, batch = self.normalised(images), self.takes[0]
         if batch is None:
             return first(self.body(pixels))
         missing = -len(pixels) % batch
-        filled = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)]) if missing else pixels
-        return torch.cat([first(self.body(part)) for part in torch.split(filled, batch)])[: len(pixels)]
+        padded = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)]) if missing else pixels
+        return torch.cat([first(self.body(part)) for part in torch.split(padded, batch)])[: len(pixels)]
 
     def choose(self, channels: tuple[int, ...]) -> None:
-        """Have the labels of the data be these of the network's channels."""
+        """Set the network's channel for each class of the data."""
         self.channels = torch.tensor(channels, device=self.mean.device)
 
     def count_parameters(self) -> int:
@@ -71,22 +71,22 @@ class Foreign(Segmenter):
 
 
 def first(output: object) -> Tensor:
-    """The logits in what a network returns: itself; a tuple's first; of a dict "out" (torchvision's), or the first."""
+    """The logits in a network's output: itself, a tuple's first, a dict's "out" (torchvision) or first."""
     while not isinstance(output, Tensor):
         if isinstance(output, dict) and output:
             output = output.get("out", next(iter(output.values())))
         elif isinstance(output, list | tuple) and output:
             output = output[0]
         else:
-            raise ModelError(f"teacher.path: the network returns {type(output).__name__}, where a tensor is needed")
+            raise ModelError(f"teacher.path: the network returns {type(output).__name__}, but a tensor is needed")
     return output
 
 
 def mapped(logits: Tensor, channels: Tensor, classes: int) -> Tensor:
-    """Logits B x K x H x W of a teacher's channels, as logits B x C x H x W of the data's classes.
+    """Map logits B x K x H x W of a teacher's channels to logits B x C x H x W of the data's classes.
 
-    Channels that the data lacks are dropped before any softmax, which gives their probability to the others in
-    proportion. K = 1 stands for (0, z). C = 1 takes z1 - z0, whose sigmoid is exactly the softmax over the two.
+    Other channels are dropped before any softmax, which distributes their probability over the rest in proportion.
+    K = 1 stands for (0, z). C = 1 takes z1 - z0, whose sigmoid is exactly the softmax over the two.
     """
     if logits.shape[1] == 1:
         logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
@@ -96,39 +96,39 @@ def mapped(logits: Tensor, channels: Tensor, classes: int) -> Tensor:
 
 @torch.no_grad()
 def probe(network: Foreign, image_size: tuple[int, int], source: str) -> int:
-    """How many channels a network gives, seen by asking it once, of black pictures.
+    """Run a network once, on a black image, and return its number of channels.
 
     Raises:
-        ModelError: it was made for another size, or its answer is no raw logits; `source` is the option that named it.
+        ModelError: it was exported for another size or does not return raw logits; `source` is the option naming it.
     """
     _, height, width = network.takes
     wanted = [height or image_size[0], width or image_size[1]]
     if wanted != list(image_size):
         raise ModelError(
-            f"{source}: made for pictures of {wanted[0]} x {wanted[1]}, and data.image_size={list(image_size)}; set "
-            f"data.image_size={wanted}, or export it again with any height and width (dynamic_shapes)"
+            f"{source}: exported for images of {wanted[0]} x {wanted[1]}, but data.image_size={list(image_size)}; set "
+            f"data.image_size={wanted}, or export it again with dynamic height and width"
         )
     try:
         logits = network.raw(torch.zeros(1, 3, *image_size, dtype=torch.uint8, device=network.mean.device))
     except ModelError as error:
         raise ModelError(f"{source}: {str(error).removeprefix('teacher.path: ')}") from error
-    except Exception as error:  # of whatever runs it
+    except Exception as error:  # from whichever library runs it
         said = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(
-            f"{source}: fails on a picture of {image_size[0]} x {image_size[1]} ({said}); try another "
-            "data.image_size, or save it again"
+            f"{source}: fails on an image of {image_size[0]} x {image_size[1]} ({said}); try another "
+            "data.image_size, or export it again"
         ) from error
     _check_answer(logits, source)
     return logits.shape[1]
 
 
 def _check_answer(logits: Tensor, source: str) -> None:
-    """Refuse what is no raw logits."""
+    """Refuse output that is not raw logits."""
     if logits.ndim != 4 or len(logits) != 1 or not logits.is_floating_point():
         raise ModelError(
-            f"{source}: answers a picture with {'x'.join(map(str, logits.shape))} numbers of {logits.dtype}, where raw "
-            "logits 1 x channels x height x width are needed; export it without argmax"
+            f"{source}: returns {'x'.join(map(str, logits.shape))} {logits.dtype} for one image, but raw logits "
+            "1 x channels x height x width are needed; export it without argmax"
         )
     total = logits.float().sum(1)
     if logits.shape[1] > 1 and logits.min() >= 0 and torch.allclose(total, torch.ones_like(total), atol=1e-3):
-        raise ModelError(f"{source}: answers with probabilities; raw logits are needed, export it without softmax")
+        raise ModelError(f"{source}: returns probabilities, but raw logits are needed; export it without softmax")

@@ -1,4 +1,4 @@
-"""A network in an ONNX file, run by onnxruntime on its own CPU or CUDA code; the file is data, and brings none."""
+"""A network in an ONNX file, run by onnxruntime's own CPU or CUDA kernels; the file is data and brings no code."""
 
 import math
 from collections.abc import Iterator
@@ -27,39 +27,39 @@ class Session(nn.Module):
         self._input, self._output = session.get_inputs()[0], session.get_outputs()[0]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        fed = pixels.detach().to("cpu", FLOATS[self._input.type]).contiguous().numpy()
-        answer = self._session.run([self._output.name], {self._input.name: fed})[0]
-        return torch.from_numpy(answer).to(pixels.device)
+        array = pixels.detach().to("cpu", FLOATS[self._input.type]).contiguous().numpy()
+        logits = self._session.run([self._output.name], {self._input.name: array})[0]
+        return torch.from_numpy(logits).to(pixels.device)
 
 
 def external_files(path: Path) -> tuple[Path, ...]:
-    """The files beside an ONNX file that hold values of its tensors.
+    """The external data files of an ONNX file.
 
     Raises:
-        ModelError: it is damaged, or refers to a file outside its folder.
+        ModelError: the file is damaged, or refers to a file outside its folder.
     """
     folder, found = path.parent.resolve(), set()
     for location in _locations(path, *_state(path)):
         file = (folder / location).resolve()
         if not location or not file.is_relative_to(folder) or not file.is_file():
             raise ModelError(
-                f"teacher.path={path}: keeps values in {location!r}, which is no file in its own folder; put it "
-                "there, or save it in one piece: onnx.save(onnx.load(...), 'teacher.onnx')"
+                f"teacher.path={path}: keeps external data in {location!r}, which is not a file in its folder; move it "
+                "there, or save the model as a single file: onnx.save(onnx.load(...), 'teacher.onnx')"
             )
         found.add(file)
     return tuple(sorted(found))
 
 
-@lru_cache(maxsize=8)  # each trial of a study asks, and a file may be large
+@lru_cache(maxsize=8)  # every trial of a study calls it, and files may be large
 def _locations(path: Path, *_state: int) -> tuple[str, ...]:
-    """Where a file says that values lie which it does not hold itself."""
+    """The locations of external data that an ONNX file names."""
     tensors = (tensor for tensor in _tensors(_parsed(path)) if tensor.data_location == onnx.TensorProto.EXTERNAL)
     said = (next((entry.value for entry in each.external_data if entry.key == "location"), "") for each in tensors)
     return tuple(dict.fromkeys(said))
 
 
 def _state(path: Path) -> tuple[int, ...]:
-    """What changes with a file; nothing where it is not there, which whoever opens it says."""
+    """Numbers that change whenever the file does; empty if it is missing, which opening it then reports."""
     try:
         state = path.stat()
     except OSError:
@@ -68,39 +68,40 @@ def _state(path: Path) -> tuple[int, ...]:
 
 
 def onnx_network(path: Path, device: torch.device) -> Body:
-    """The network of an ONNX file.
+    """Load the network of an ONNX file.
 
     Raises:
-        ModelError: it is damaged, onnxruntime cannot run it, or it takes something other than pictures.
+        ModelError: the file is damaged, onnxruntime cannot run it, or its input is not a batch of images.
     """
     external_files(path)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()  # as torch has, since results may depend on it
+    options.intra_op_num_threads = torch.get_num_threads()  # the same as torch's, since results may depend on it
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what is wrong is told by the error
+    options.log_severity_level = 4  # the exception carries the message
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=_providers(device))
-    except Exception as error:  # its own, one for each code
+    except Exception as error:  # onnxruntime has one exception type per error code
         said = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(f"teacher.path={path}: onnxruntime cannot run it ({said}); export it again") from error
     return Body(Session(session), _parameters(path), _takes(session, path))
 
 
 def _providers(device: torch.device) -> list[Any]:
-    """Of onnxruntime's own code: CUDA where the run is there and this onnxruntime has it, else the CPU."""
+    """CUDA if the run uses it and this onnxruntime supports it, else the CPU."""
     if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         return [("CUDAExecutionProvider", {"device_id": device.index or 0}), "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]
 
 
 def _takes(session: onnxruntime.InferenceSession, path: Path) -> tuple[int | None, int | None, int | None]:
-    """The batch, height and width that it wants; None where it takes any."""
+    """The batch, height and width of the input; None where any works."""
     inputs = session.get_inputs()
     shapes = ", ".join(f"{each.name}: {each.type} {each.shape}" for each in inputs)
     shape: list[int | str | None] = inputs[0].shape if len(inputs) == 1 else []
     if len(shape) != 4 or inputs[0].type not in FLOATS or (isinstance(shape[1], int) and shape[1] != 3):
         raise ModelError(
-            f"teacher.path={path}: takes {shapes or 'nothing'}; a teacher takes one float batch x 3 x height x width"
+            f"teacher.path={path}: its inputs are {shapes or 'none'}; a teacher takes one float tensor "
+            "batch x 3 x height x width"
         )
     batch, _, height, width = (size if isinstance(size, int) else None for size in shape)
     return batch, height, width
@@ -114,7 +115,7 @@ def _parsed(path: Path) -> onnx.ModelProto:
 
 
 def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
-    """Every tensor in a message, however deep: of graphs within graphs, of attributes, of functions."""
+    """Every tensor in a message at any depth: in subgraphs, attributes and functions."""
     if isinstance(message, onnx.TensorProto):
         yield message
         return
@@ -125,7 +126,7 @@ def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
 
 
 def _parameters(path: Path) -> int:
-    """How many numbers of floating point it holds."""
+    """The number of floating-point values that the file holds."""
     floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
     tensors = (tensor for tensor in _parsed(path).graph.initializer if tensor.data_type in floats)
     return sum(math.prod(tensor.dims) for tensor in tensors)

@@ -1,8 +1,10 @@
-"""A teacher from elsewhere teaches as ours do: the same answers from each form of a network, cached or not."""
+"""A foreign teacher works like our own: the same logits from every file format, cached or not."""
 
 import json
 import shutil
 import warnings
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 from toy import CPU, hand_made
-from traps import MARK, old_trap, trap
+from traps import MARK, Trap, old_trap, trap
 
 from kd.config.compose import compose, plain
 from kd.config.read import checked
@@ -36,19 +38,19 @@ BASE = [
     "backbone=tiny", "data.image_size=[32,32]", "data.train=8", "data.val=4", "data.test=4", "trainer.batch_size=4",
     "trainer.epochs=1", "trainer.device=cpu", "unfreeze=all", "tracking=none", "augment=none",
 ]  # fmt: skip
-SMP, EXPORTED = ("smp", "smp of torch"), ("pt2", "onnx", "onnx of TorchScript")
+SMP, EXPORTED = ("smp", "smp, pytorch_model.bin"), ("onnx", "onnx from TorchScript")
 KEPT = {"cache": "auto", "cache_gb": 1}
 
 
 @pytest.fixture(scope="module")
 def usual() -> dict[str, Any]:
-    """The configuration but for the teacher; composing one takes a moment."""
+    """The configuration without the teacher, composed once."""
     return plain(compose(BASE))
 
 
 @pytest.fixture
-def bench(usual, root):
-    """What makes a bench of a teacher's settings and a number of classes."""
+def context_of(usual, root):
+    """Builds a context from a teacher's settings and a number of classes."""
 
     def of(teacher: dict[str, Any], classes: int = 1, **data: Any) -> RunContext:
         given = usual["data"] | {"classes": classes} | data
@@ -58,12 +60,12 @@ def bench(usual, root):
 
 
 @pytest.fixture
-def built(bench):
-    """What builds the network of a teacher."""
+def built(context_of):
+    """Builds a teacher's context and network."""
 
     def of(*asked: Any, **data: Any) -> tuple[RunContext, Foreign]:
-        on = bench(*asked, **data)
-        return on, teacher_network(on, find(on.settings.teacher))
+        context = context_of(*asked, **data)
+        return context, teacher_network(context, find(context.settings.teacher))
 
     return of
 
@@ -78,7 +80,7 @@ def batch(count=4) -> Batch:
 
 
 def settled(made: Network) -> Network:
-    """A network whose batch norms have seen something."""
+    """A network whose batch-norm statistics are no longer the initial ones."""
     made.train()
     with torch.no_grad():
         for _ in range(3):
@@ -88,7 +90,7 @@ def settled(made: Network) -> Network:
 
 @pytest.fixture(scope="module")
 def ours() -> Network:
-    """A network of ours, of three classes."""
+    """A network of this project with three classes."""
     torch.manual_seed(0)
     settings = NetworkSettings(arch="unet", encoder="tu-mobilenetv3_small_050")
     return settled(build.build(settings, 3, ("a", "b", "c"), "backbone.teacher"))
@@ -96,52 +98,49 @@ def ours() -> Network:
 
 @pytest.fixture(scope="module")
 def simple() -> Network:
-    """A network of one logit that takes no time to export."""
+    """A network with one logit that is fast to export."""
     return settled(hand_made(seed=1))
 
 
 @pytest.fixture(scope="module")
 def forms(ours, simple, tmp_path_factory) -> dict[str, dict[str, Any]]:
-    """These two in every form, as settings of a teacher."""
+    """Teacher settings for these two networks in every file format."""
     root, example = tmp_path_factory.mktemp("forms"), torch.rand(2, 3, 32, 32)
     ours.body.save_pretrained(root / "smp")
     shutil.copytree(root / "smp", root / "bin")
     (root / "bin" / "model.safetensors").unlink()
     torch.save(ours.body.state_dict(), root / "bin" / "pytorch_model.bin")
-    dynamic = {0: torch.export.Dim.DYNAMIC}
-    torch.export.save(torch.export.export(simple.body, (example,), dynamic_shapes=(dynamic,)), root / "teacher.pt2")
     axes = {"input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}, "dynamo": False}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter that TorchScript needs
+        warnings.simplefilter("ignore")  # the exporter is deprecated
         torch.onnx.export(simple.body, (example,), root / "teacher.onnx", **axes)
         torch.jit.save(torch.jit.trace(simple.body, example), root / "teacher.ts")
         torch.onnx.export(torch.jit.load(root / "teacher.ts"), (example,), root / "script.onnx", **axes)
     return {
         "smp": teacher("smp", root / "smp"),
-        "smp of torch": teacher("smp", root / "bin"),
-        "pt2": teacher("exported", root / "teacher.pt2"),
+        "smp, pytorch_model.bin": teacher("smp", root / "bin"),
         "onnx": teacher("exported", root / "teacher.onnx"),
-        "onnx of TorchScript": teacher("exported", root / "script.onnx"),
+        "onnx from TorchScript": teacher("exported", root / "script.onnx"),
     }
 
 
-# the same answers
+# the same logits
 
 
 @pytest.mark.parametrize("form", [*SMP, *EXPORTED])
-def test_a_network_teaches_alike_in_every_form(form, ours, simple, forms, built):
+def test_every_file_format_gives_the_same_logits(form, ours, simple, forms, built):
     same = ours if form in SMP else simple
-    on, found = built(forms[form], same.classes)
-    answers = LiveTeacher(found, on.precision)(batch())
-    torch.testing.assert_close(answers, LiveTeacher(same, on.precision)(batch()), rtol=2e-3, atol=2e-3)
+    context, found = built(forms[form], same.classes)
+    logits = LiveTeacher(found, context.precision)(batch())
+    torch.testing.assert_close(logits, LiveTeacher(same, context.precision)(batch()), rtol=2e-3, atol=2e-3)
     assert not found.training
     assert not any(parameter.requires_grad for parameter in found.parameters())
-    if "onnx" not in form:  # where the exporter has merged batch norms into convolutions
+    if "onnx" not in form:  # its exporter merges batch norms into convolutions
         assert found.count_parameters() == same.count_parameters()
 
 
 @pytest.mark.parametrize("form", [*SMP, *EXPORTED])
-def test_a_network_answers_in_the_precision_of_the_run(form, ours, simple, forms, built):
+def test_a_foreign_teacher_computes_in_the_precision_of_the_run(form, ours, simple, forms, built):
     same = ours if form in SMP else simple
     _, found = built(forms[form], same.classes)
     halves = LiveTeacher(found, Precision(CPU.device, "bf16"))(batch())
@@ -149,33 +148,33 @@ def test_a_network_answers_in_the_precision_of_the_run(form, ours, simple, forms
     torch.testing.assert_close(halves, exact, rtol=0.1, atol=0.05 * exact.abs().max().item())
 
 
-def test_a_map_gives_the_classes_of_the_data_their_channels(ours, forms, built):
-    _, plainly = built(forms["smp"], 3)
-    _, turned = built(forms["smp"] | {"class_map": [2, 0, 1]}, 3)
+def test_the_class_map_selects_the_channels_of_the_classes(ours, forms, built):
+    _, plain_network = built(forms["smp"], 3)
+    _, permuted = built(forms["smp"] | {"class_map": [2, 0, 1]}, 3)
     _, binary = built(forms["smp"] | {"class_map": [2, 0]}, 1)
     images = batch().images
     with torch.no_grad():
-        answer = plainly(images)
-        torch.testing.assert_close(turned(images), answer[:, [2, 0, 1]])
-        torch.testing.assert_close(binary(images), answer[:, 0:1] - answer[:, 2:3])
+        logits = plain_network(images)
+        torch.testing.assert_close(permuted(images), logits[:, [2, 0, 1]])
+        torch.testing.assert_close(binary(images), logits[:, 0:1] - logits[:, 2:3])
 
 
-def test_a_map_that_is_missing_is_asked_for_when_the_file_is_read(forms, built, bench):
-    with pytest.raises(ConfigError, match=r"gives 1 channels, the data has 3 classes .*teacher.class_map="):
-        built(forms["pt2"], 3)
-    with pytest.raises(ConfigError, match=r"gives 3 channels, the data has 2 classes .*teacher.class_map="):
-        bench(forms["smp"])
+def test_a_missing_class_map_is_reported_when_the_file_is_read(forms, built, context_of):
+    with pytest.raises(ConfigError, match=r"has 1 channels, the data has 3 classes .*teacher.class_map="):
+        built(forms["onnx"], 3)
+    with pytest.raises(ConfigError, match=r"has 3 channels, the data has 2 classes .*teacher.class_map="):
+        context_of(forms["smp"])
 
 
-def test_a_file_of_another_size_is_refused(forms, built):
+def test_a_file_exported_for_another_size_is_refused(forms, built):
     with pytest.raises(ModelError, match=r"data.image_size=\[32, 32\]"):
-        built(forms["pt2"], image_size=[64, 64])
+        built(forms["onnx"], image_size=[64, 64])
 
 
-# what is executed
+# nothing in a file is executed
 
 
-def test_pickles_in_the_place_of_a_network_are_not_executed(built, tmp_path):
+def test_a_pickle_named_like_a_network_is_not_executed(built, tmp_path):
     for name in ("teacher.onnx", "teacher.pt2"):
         for write in (trap, old_trap):
             write(tmp_path / name)
@@ -185,7 +184,7 @@ def test_pickles_in_the_place_of_a_network_are_not_executed(built, tmp_path):
 
 
 class Writes(nn.Module):
-    """TorchScript that saves a file where it is loaded."""
+    """TorchScript that writes a file when it is loaded."""
 
     def __init__(self, mark: str) -> None:
         super().__init__()
@@ -205,8 +204,8 @@ class Writes(nn.Module):
         return x
 
 
-def test_torchscript_executes_what_it_says_while_it_is_loaded_and_is_refused(built, tmp_path):
-    """Why no file of it is loaded (docs/adr/0011)."""
+def test_torchscript_executes_code_when_loaded_and_is_refused(built, tmp_path):
+    """The reason why TorchScript is never loaded (docs/adr/0011)."""
     mark = tmp_path / "written"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -221,16 +220,31 @@ def test_torchscript_executes_what_it_says_while_it_is_loaded_and_is_refused(bui
     assert mark.exists()
 
 
-# what its answers follow from
+def test_torch_export_executes_a_pickle_when_loaded_and_is_refused(simple, built, tmp_path):
+    """The reason why .pt2 files are never loaded (docs/adr/0011)."""
+    torch.export.save(torch.export.export(simple.body, (torch.rand(2, 3, 32, 32),)), tmp_path / "plain.pt2")
+    torch.save(((Trap(tmp_path),), {}), tmp_path / "inputs")
+    with zipfile.ZipFile(tmp_path / "plain.pt2") as plain, zipfile.ZipFile(tmp_path / "teacher.pt2", "w") as hostile:
+        for name in plain.namelist():
+            hostile.writestr(name, (tmp_path / "inputs").read_bytes() if "sample_inputs" in name else plain.read(name))
+    with pytest.raises(ModelError, match=r"^teacher\.path=.*torch\.onnx\.export"):
+        built(teacher("exported", tmp_path / "teacher.pt2"))
+    assert not (tmp_path / MARK).exists()
+    with suppress(Exception):  # it fails after executing the pickle
+        torch.export.load(tmp_path / "teacher.pt2")
+    assert (tmp_path / MARK).exists()
+
+
+# the cache key
 
 
 @pytest.fixture
-def folder_of(bench):
-    """What tells the name of the folder in which a teacher's answers are kept."""
+def folder_of(context_of):
+    """Returns the name of the folder in which a teacher's logits are cached."""
 
     def of(teacher: dict[str, Any], classes: int = 1) -> str:
-        on = bench(teacher, classes)
-        return build_teacher(on, find(on.settings.teacher), 2).answers.folder.name
+        context = context_of(teacher, classes)
+        return build_teacher(context, find(context.settings.teacher), 2).logit_cache.folder.name
 
     return of
 
@@ -243,14 +257,14 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("form", ["smp", "onnx"])
-def test_the_answers_of_each_mapping_and_normalisation_are_kept_apart(form, forms, folder_of):
+def test_each_class_map_and_normalisation_has_its_own_cache(form, forms, folder_of):
     usual = forms[form] | ({"class_map": [0, 1]} if form == "smp" else {})
     names = [folder_of(usual), *(folder_of(usual | change) for change in CHANGES)]
     assert len(set(names)) == 1 + len(CHANGES)
     assert folder_of(usual | {"cache_gb": 2}) == names[0]
 
 
-def test_the_answers_of_a_copy_are_the_same_and_those_of_another_network_are_not(forms, folder_of, tmp_path):
+def test_a_copy_shares_the_cache_and_another_network_does_not(forms, folder_of, tmp_path):
     shutil.copytree(forms["smp"]["path"], tmp_path / "copy")
     copy = teacher("smp", tmp_path / "copy")
     assert folder_of(copy, 3) == folder_of(forms["smp"], 3)
@@ -259,7 +273,7 @@ def test_the_answers_of_a_copy_are_the_same_and_those_of_another_network_are_not
     assert folder_of(copy, 3) != folder_of(forms["smp"], 3)
 
 
-def test_the_answers_of_a_file_in_pieces_follow_from_each(folder_of, tmp_path):
+def test_the_cache_key_depends_on_external_data(folder_of, tmp_path):
     network, names = nn.Conv2d(3, 16, 5, stride=2, padding=2), []
     for bias in (0.0, 1.0):
         nn.init.constant_(network.weight, 0)
@@ -270,24 +284,24 @@ def test_the_answers_of_a_file_in_pieces_follow_from_each(folder_of, tmp_path):
     assert names[0] != names[1]
 
 
-# as ours
+# end to end
 
 
-@pytest.mark.parametrize("form", ["smp", "pt2", "onnx"])
-def test_a_foreign_teacher_is_measured_once_and_its_answers_are_kept(form, forms, bench):
+@pytest.mark.parametrize("form", ["smp", "onnx"])
+def test_a_foreign_teacher_is_measured_once_and_its_logits_are_cached(form, forms, context_of):
     """Live, computed for the cache and read from it: the same bits."""
     asked = forms[form], 3 if form == "smp" else 1
-    on = bench(*asked)
-    known = obtain(Evaluator(on))
-    assert {f"val/iou/{name}" for name in on.data.class_names} <= known.metrics.keys()
-    assert obtain(Evaluator(bench(*asked))).metrics == known.metrics
-    live = build_teacher(bench(forms[form] | {"cache": "off"}, asked[1]), known.file, 2)
+    context = context_of(*asked)
+    measured = obtain(Evaluator(context))
+    assert {f"val/iou/{name}" for name in context.data.class_names} <= measured.metrics.keys()
+    assert obtain(Evaluator(context_of(*asked))).metrics == measured.metrics
+    live = build_teacher(context_of(forms[form] | {"cache": "off"}, asked[1]), measured.file, 2)
     for reading in (False, True):
-        kept = build_teacher(on, known.file, 2)
-        assert isinstance(kept, CachedTeacher)
-        for one in build_train_loader(on, 0, kept.answers).epoch(0):
-            assert torch.equal(kept(one), live(one))
-        assert kept.counts()["read"] == (8 if reading else 0)
+        cached = build_teacher(context, measured.file, 2)
+        assert isinstance(cached, CachedTeacher)
+        for one in build_train_loader(context, 0, cached.logit_cache).epoch(0):
+            assert torch.equal(cached(one), live(one))
+        assert cached.counts()["read"] == (8 if reading else 0)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A network in an ONNX file answers as it does elsewhere, from values in its own folder and onnxruntime's own code."""
+"""An ONNX file gives the logits of the network it was exported from, and reads no file outside its folder."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ ANY = ("batch", 3, "height", "width")
 
 @pytest.fixture(scope="module")
 def network():
-    """A convolution that halves the picture: 1216 parameters, over the size from which ONNX keeps values elsewhere."""
+    """A convolution that halves the image; 1216 parameters, enough for ONNX to use external data."""
     torch.manual_seed(0)
     return nn.Conv2d(3, 16, 5, stride=2, padding=2).eval()
 
@@ -43,12 +43,12 @@ def pictures(*shape) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.manual_seed(0))
 
 
-# the same answers
+# the same logits
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (3, 3, 16, 48)])
 @torch.no_grad()
-def test_a_file_answers_as_the_network_that_it_was_made_of(shape, network, tmp_path):
+def test_an_onnx_file_gives_the_logits_of_its_network(shape, network, tmp_path):
     checker.check_model(model(network))
     save(model(network), tmp_path / "teacher.onnx")
     body = onnx_network(tmp_path / "teacher.onnx", CPU)
@@ -58,14 +58,14 @@ def test_a_file_answers_as_the_network_that_it_was_made_of(shape, network, tmp_p
 
 
 @torch.no_grad()
-def test_a_file_in_half_precision_is_fed_halves(network, tmp_path):
+def test_a_file_in_half_precision_gets_half_precision_input(network, tmp_path):
     save(model(network, kind=TensorProto.FLOAT16), tmp_path / "teacher.onnx")
     answer = onnx_network(tmp_path / "teacher.onnx", CPU).run(pictures(1, 3, 16, 16))
     torch.testing.assert_close(answer.float(), network(pictures(1, 3, 16, 16)), rtol=1e-2, atol=1e-2)
 
 
 @torch.no_grad()
-def test_a_file_of_one_size_takes_that_size(network, tmp_path):
+def test_a_file_with_fixed_sizes_takes_only_those(network, tmp_path):
     save(model(network, takes=(2, 3, 32, 64)), tmp_path / "teacher.onnx")
     body = onnx_network(tmp_path / "teacher.onnx", CPU)
     assert body.takes == (2, 32, 64)
@@ -77,17 +77,17 @@ def test_a_file_of_one_size_takes_that_size(network, tmp_path):
         probe(foreign, (64, 64), "teacher.path=x")
 
 
-# values beside the file
+# external data
 
 
 def apart(network, path, location="teacher.data"):
-    """The file, its values in another."""
+    """Save the model with external data."""
     path.parent.mkdir(exist_ok=True)
     save(model(network), path, save_as_external_data=True, location=location, size_threshold=0)
 
 
 @torch.no_grad()
-def test_values_in_the_same_folder_are_read_and_known(network, tmp_path):
+def test_external_data_in_the_same_folder_is_read(network, tmp_path):
     apart(network, tmp_path / "teacher.onnx")
     assert external_files(tmp_path / "teacher.onnx") == (tmp_path / "teacher.data",)
     answer = onnx_network(tmp_path / "teacher.onnx", CPU).run(pictures(1, 3, 16, 16))
@@ -95,7 +95,7 @@ def test_values_in_the_same_folder_are_read_and_known(network, tmp_path):
 
 
 @pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "", "gone", "."])
-def test_values_elsewhere_are_not_read(location, network, tmp_path):
+def test_external_data_outside_the_folder_is_not_read(location, network, tmp_path):
     path = tmp_path / "teacher" / "teacher.onnx"
     apart(network, path)
     (tmp_path / "secret").write_bytes((path.parent / "teacher.data").read_bytes())
@@ -105,37 +105,37 @@ def test_values_elsewhere_are_not_read(location, network, tmp_path):
         tensor.data_location = TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value=location)
     path.write_bytes(hostile.SerializeToString())
-    with pytest.raises(ModelError, match="no file in its own folder"):
+    with pytest.raises(ModelError, match="not a file in its folder"):
         onnx_network(path, CPU)
 
 
-def test_values_behind_a_link_that_leads_elsewhere_are_not_read(network, tmp_path):
+def test_external_data_behind_a_link_out_of_the_folder_is_not_read(network, tmp_path):
     path = tmp_path / "teacher" / "teacher.onnx"
     apart(network, path)
     data = path.parent / "teacher.data"
     data.rename(tmp_path / "secret")
     data.symlink_to(tmp_path / "secret")
-    with pytest.raises(ModelError, match="no file in its own folder"):
+    with pytest.raises(ModelError, match="not a file in its folder"):
         onnx_network(path, CPU)
 
 
-# what is refused
+# refused files
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"takes": ("batch", 32, 32, 3)}, "takes pictures: .*batch x 3 x height x width"),
+        ({"takes": ("batch", 32, 32, 3)}, "inputs are pictures: .*batch x 3 x height x width"),
         ({"takes": ("batch", 3)}, "onnxruntime cannot run it"),
-        ({"inputs": ("pictures", "sizes")}, "takes pictures.*sizes"),
+        ({"inputs": ("pictures", "sizes")}, "inputs are pictures.*sizes"),
         ({"domain": "com.somebody"}, "onnxruntime cannot run it"),
     ],
 )
-def test_a_file_that_takes_no_pictures_is_refused(change, says, network, tmp_path):
+def test_a_network_with_other_inputs_is_refused(change, says, network, tmp_path):
     save(model(network, **change), tmp_path / "teacher.onnx")
-    with pytest.raises(ModelError, match=rf"^teacher\.path=.*{says}") as told:
+    with pytest.raises(ModelError, match=rf"^teacher\.path=.*{says}") as raised:
         onnx_network(tmp_path / "teacher.onnx", CPU)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_damaged_and_hostile_files_are_refused_and_not_executed(network, tmp_path):
@@ -145,7 +145,7 @@ def test_damaged_and_hostile_files_are_refused_and_not_executed(network, tmp_pat
     trap(path)
     for content in (path.read_bytes(), whole[: len(whole) // 2], b"", b"no network", whole[::-1]):
         path.write_bytes(content)
-        with pytest.raises(ModelError, match=r"^teacher\.path=") as told:
+        with pytest.raises(ModelError, match=r"^teacher\.path=") as raised:
             onnx_network(path, CPU)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(raised.value)
     assert not (tmp_path / MARK).exists()
