@@ -1,1 +1,1 @@
-"""TODO."""
+"""Networks: built, loaded, saved and measured, with encoders divided into blocks that can be unfrozen."""

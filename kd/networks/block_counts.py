@@ -1,11 +1,10 @@
-"""How many blocks the common encoders fall into.
+"""The number of blocks of common encoders.
 
-`kd preview` prints the whole plan of a run, and the plan depends on the number of encoder blocks; to count them,
-`kd.blocks` must build the encoder, which costs seconds of imports alone. So the counts of common encoders stand here,
-and nothing is imported. Training never reads this table, and a test compares it with `kd.blocks` entry by entry; an
-encoder that is missing works just as well, only its preview is slower.
+`kd preview` prints the whole plan of a run, which depends on the number of encoder blocks; counting them means building
+the encoder, which takes seconds for the imports alone. This table needs no imports. Training never reads it, and a test
+compares every entry with `kd.networks.partition`; an encoder that is missing works too, with a slower preview.
 
-The counts hold for depth 5 and output stride 32: for the architectures named here, not for those that run a part of
+The counts are for depth 5 and output stride 32, so for the architectures listed here, not for those that use part of
 the encoder (PSPNet) or dilate it (DeepLab, PAN).
 """
 

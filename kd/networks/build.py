@@ -1,7 +1,6 @@
-"""Student and teacher: segmentation-models-pytorch networks built from plain strings.
+"""Build students and teachers: segmentation-models-pytorch networks from plain strings.
 
-A saved network is two files: `<name>.safetensors` (weights) and `<name>.json` (plain strings: what to build). Nothing
-in them is unpickled or imported by name.
+Names are only looked up in the lists of smp and timm; nothing is imported by name.
 """
 
 import os
@@ -23,12 +22,12 @@ ARCHITECTURES = {name.lower(): name for name in ("Unet", "UnetPlusPlus", "MAnet"
 
 
 def build(settings: NetworkSettings, classes: int, class_names: tuple[str, ...], key: str) -> Network:
-    """Build a network; its random parts are drawn from torch's global generator.
+    """Build a network; random weights are drawn from torch's global generator.
 
-    `key` is where the settings stand in the configuration, for messages.
+    `key` is the configuration key of the settings, for error messages.
 
     Raises:
-        ModelError: unknown architecture or encoder, weights that cannot be had or do not fit.
+        ModelError: unknown architecture or encoder, or weights that are unavailable or do not match.
     """
     weights = settings.weights
     from_file = weights is not None and (Path(weights).suffix != "" or "/" in weights or os.sep in weights)
@@ -40,14 +39,14 @@ def build(settings: NetworkSettings, classes: int, class_names: tuple[str, ...],
     elif weights is not None:
         mean, std = _normalisation(settings, key)
     else:
-        _quicken_batch_norm(body)
+        _raise_batch_norm_momentum(body)
     return Network(settings, body, classes, class_names, mean, std, parts(settings, body))
 
 
 def create(settings: NetworkSettings, classes: int, where: str, weights: str | None) -> nn.Module:
-    """The smp network, with named weights or random ones; only names that the libraries list are looked up.
+    """The smp network with named or random weights; only names that the libraries list are accepted.
 
-    `where` is what precedes arch, encoder and weights in a message.
+    `where` precedes arch, encoder and weights in error messages.
     """
     if settings.arch.lower() not in ARCHITECTURES:
         raise ModelError(
@@ -56,26 +55,26 @@ def create(settings: NetworkSettings, classes: int, where: str, weights: str | N
     check_encoder(settings.encoder, where)
     if weights is not None and settings.encoder.startswith("tu-") and weights != "imagenet":
         raise ModelError(
-            f"{where}weights={weights}: timm's encoders take imagenet or null; another set of weights is part of the "
+            f"{where}weights={weights}: timm's encoders take imagenet or null; for other weights use a tag in the "
             "encoder's name, as in tu-resnet18.a1_in1k"
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # smp's advice on its own encoder names
+            warnings.simplefilter("ignore")  # smp's deprecations of its own encoder names
             return smp.create_model(settings.arch, settings.encoder, weights, in_channels=3, classes=classes)
-    except Exception as error:  # the hub's client raises its own errors, its transport's and the system's
+    except Exception as error:  # errors of the hub's client, its transport and the system
         raise _cannot_build(error, settings, where) from error
 
 
-_known: dict[tuple[str, str], Partition] = {}  # finding the blocks takes a moment, and a study builds alike networks
+_partitions: dict[tuple[str, str], Partition] = {}  # partitioning is slow, and a study builds similar networks
 
 
 def parts(settings: NetworkSettings, body: nn.Module) -> Partition:
-    """The blocks of a network's encoder, which follow from the names of architecture and encoder."""
+    """The blocks of a network's encoder, cached by the names of architecture and encoder."""
     name = settings.arch.lower(), settings.encoder
-    if name not in _known:
-        _known[name] = partition(body.get_submodule("encoder"))
-    return _known[name]
+    if name not in _partitions:
+        _partitions[name] = partition(body.get_submodule("encoder"))
+    return _partitions[name]
 
 
 def check_encoder(encoder: str, where: str) -> None:
@@ -91,34 +90,34 @@ def check_encoder(encoder: str, where: str) -> None:
 
 
 def _cannot_build(error: Exception, settings: NetworkSettings, where: str) -> Exception:
-    """What a failed construction means to a person; a defect of ours is handed back as it is."""
+    """The user error for a failed construction; a bug of ours is returned unchanged."""
     if isinstance(error, KeyError | ValueError | NotImplementedError) and not isinstance(error, OSError):
         place = f"{where}weights={settings.weights}" if "weights" in str(error) else where.rstrip(".: ")
         return ModelError(f"{place}: cannot build {settings.arch} with {settings.encoder}: {error.args[0]}")
     if settings.weights is None:
         return error
     return ModelError(
-        f"{where}weights={settings.weights}: the weights of {settings.encoder} could not be fetched "
+        f"{where}weights={settings.weights}: the weights of {settings.encoder} could not be downloaded "
         f"({type(error).__name__}); without a network set {where}weights=null or to a file of encoder weights"
     )
 
 
 def _normalisation(settings: NetworkSettings, key: str) -> tuple[RGB, RGB]:
-    """Mean and standard deviation that named weights were trained with, of RGB in [0, 1]."""
+    """The mean and standard deviation of RGB in [0, 1] that named weights were trained with."""
     try:
         params = smp.encoders.get_preprocessing_params(settings.encoder, pretrained=settings.weights)
-    except Exception as error:  # from the hub, as above
+    except Exception as error:  # as above
         raise _cannot_build(error, settings, f"{key}.") from error
     scale = params["input_range"][1]
     mean, std = ((r / scale, g / scale, b / scale) for r, g, b in (params["mean"], params["std"]))
     return mean, std
 
 
-def _quicken_batch_norm(body: nn.Module) -> None:
-    """Give batch norms of random networks torch's default momentum of 0.1.
+def _raise_batch_norm_momentum(body: nn.Module) -> None:
+    """Set torch's default momentum of 0.1 in the batch norms of a random network.
 
-    EfficientNets ship with 0.01, which suits pretrained statistics; from random ones the running averages would lag
-    for hundreds of steps behind the weights, and eval mode would show another network than the one that trains.
+    EfficientNets ship with 0.01, which suits pretrained statistics; from random initialisation the running averages
+    would lag hundreds of steps behind the weights, and eval mode would differ from training mode.
     """
     for module in body.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -126,7 +125,7 @@ def _quicken_batch_norm(body: nn.Module) -> None:
 
 
 def _load_encoder(encoder: nn.Module, path: Path, source: str) -> None:
-    """Fill an encoder from a file of its own weights, or of a whole network of ours or of smp's."""
+    """Load an encoder from a file of its own weights, or of a whole network of this project or smp."""
     weights = opened(path)
     names = weights.shapes
     prefixes = (prefix for prefix in ("body.encoder.", "encoder.") if any(n.startswith(prefix) for n in names))
@@ -135,6 +134,6 @@ def _load_encoder(encoder: nn.Module, path: Path, source: str) -> None:
 
 
 def count_blocks(settings: NetworkSettings) -> int:
-    """How many encoder blocks a network has; builds it, which takes a moment."""
+    """The number of encoder blocks of a network; builds it, which is slow."""
     body = create(settings, 1, "backbone.student.", None)
     return len(partition(body.get_submodule("encoder")).blocks)

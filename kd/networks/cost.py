@@ -1,4 +1,4 @@
-"""What a network costs: milliseconds and multiply-adds."""
+"""The cost of a network: latency and multiply-adds."""
 
 import statistics
 import time
@@ -15,9 +15,9 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def seconds_in_turn(calls: Mapping[Name, Callable[[], Any]], rounds: int, warm_up: int) -> dict[Name, list[float]]:
-    """Wall time of each call in each round, after `warm_up` rounds that are not counted.
+    """Wall time of each call in each round, after `warm_up` uncounted rounds.
 
-    All calls have a turn in every round, so that a machine whose speed drifts treats them alike.
+    Every round runs all calls in turn, so that a drift in the machine's speed affects them equally.
     """
     seconds: dict[Name, list[float]] = {name: [] for name in calls}
     for turn in range(warm_up + rounds):
@@ -38,19 +38,19 @@ def latency_ms(network: Segmenter, image_size: tuple[int, int], precision: Preci
 
     def call() -> None:
         with precision.autocast():
-            network(image).sum().item()  # .item() waits for the device
+            network(image).sum().item()  # .item() synchronises
 
     seconds = seconds_in_turn({"network": call}, rounds, warm_up=2)
     network.train(was_training)
     return statistics.median(seconds["network"]) * 1000
 
 
-_macs: dict[tuple[object, ...], int] = {}  # they follow from the names, and a study asks often
+_macs: dict[tuple[object, ...], int] = {}  # cached, since a study asks often
 
 
 @torch.no_grad()
 def macs(network: Segmenter, image_size: tuple[int, int]) -> int | None:
-    """Multiply-adds from one H x W image to its logits: of convolutions and matrix products, which are nearly all.
+    """Multiply-adds for one H x W image, of convolutions and matrix products, which are nearly all.
 
     Half of the operations that `torch.utils.flop_counter` counts; None for a foreign network, which may not run in
     torch.

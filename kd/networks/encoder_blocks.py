@@ -1,6 +1,6 @@
-"""The blocks of an encoder, opened from the deepest up: what an unfreezing policy counts, for any encoder.
+"""Freeze and unfreeze the blocks of any encoder, from the deepest up, as an unfreezing policy counts them.
 
-`Network` opens its own in this way; `EncoderBlocks` does the same for a plain model in a loop of one's own.
+`Network` does this for its own encoder; `EncoderBlocks` does it for a plain model in your own training loop.
 """
 
 from collections.abc import Iterator
@@ -12,24 +12,24 @@ from torch.utils.hooks import RemovableHandle
 
 from kd.networks.partition import Block, Partition, partition
 
-#: Whoever watches an encoder now: a second look at it (a notebook's cell, run again) takes the place of the first.
-_watching: "WeakKeyDictionary[nn.Module, RemovableHandle]" = WeakKeyDictionary()
+#: The active hook of each encoder: a second `EncoderBlocks` (a notebook cell run again) replaces the first.
+_hooks: "WeakKeyDictionary[nn.Module, RemovableHandle]" = WeakKeyDictionary()
 
 
 class EncoderBlocks:
-    """The blocks of an encoder, deepest first; all are open at first, except what the encoder never runs.
+    """The blocks of an encoder, deepest first; initially all are unfrozen, except modules that the encoder never runs.
 
-    A closed block is closed: its parameters need no gradient and have none (so the optimiser passes them by, weight
-    decay included), and its modules are in eval mode: batch-norm statistics and stochastic depth stand still.
+    The parameters of a frozen block require no gradient and have none (so the optimiser skips them, including weight
+    decay), and its modules are in eval mode, so batch-norm statistics and stochastic depth are fixed.
 
     Args:
         encoder: any encoder that takes B x 3 x H x W, such as the `encoder` of a model of
-            segmentation-models-pytorch; it is changed in place, and its weights stay as they are.
-        parts: its blocks, where they are known; None finds them.
-        watch: put closed blocks back in eval mode before every forward pass, whatever `.train()` was called meanwhile.
-            False leaves that to the caller, who calls `settle` after each `.train()`.
+            segmentation-models-pytorch; it is changed in place, its weights are not.
+        parts: its blocks, if known; None computes them.
+        watch: put frozen blocks back into eval mode before every forward pass, in case `.train()` was called. With
+            False the caller must call `settle` after each `.train()`.
 
-    An encoder that cannot be followed without data opens as one block, with a warning.
+    An encoder that cannot be traced without data is a single block, with a warning.
 
     Reference: Howard and Ruder, arXiv 1801.06146, section 3.3 (gradual unfreezing).
 
@@ -42,31 +42,31 @@ class EncoderBlocks:
     >>> {name.split(".")[0] for name, p in model.encoder.named_parameters() if p.requires_grad}
     {'layer4'}
 
-    Where several processes train together, wrap the model in DistributedDataParallel again whenever the number of open
-    blocks changes: it never synchronises a parameter that was closed when it was wrapped.
+    With several processes, wrap the model in DistributedDataParallel again whenever the number of unfrozen blocks
+    changes: it never synchronises a parameter that was frozen when it was wrapped.
     """
 
     def __init__(self, encoder: nn.Module, parts: Partition | None = None, *, watch: bool = True) -> None:
         self.encoder, self.partition = encoder, parts or partition(encoder)
         self.unfrozen = len(self)
         self.unfreeze(len(self))
-        if earlier := _watching.pop(encoder, None):
+        if earlier := _hooks.pop(encoder, None):
             earlier.remove()
         if watch:
-            _watching[encoder] = encoder.register_forward_pre_hook(self._before_forward)
+            _hooks[encoder] = encoder.register_forward_pre_hook(self._before_forward)
 
     def __len__(self) -> int:
         return len(self.partition.blocks)
 
     def __getitem__(self, depth: int) -> Block:
-        """The names of the block `depth` steps above the deepest."""
+        """The block `depth` steps above the deepest."""
         return self.partition.blocks[depth]
 
     def unfreeze(self, count: int) -> None:
-        """Open the `count` deepest blocks and close the others.
+        """Unfreeze the `count` deepest blocks and freeze the others.
 
         Raises:
-            ValueError: there are not so many blocks.
+            ValueError: there are fewer blocks.
         """
         if not 0 <= count <= len(self):
             raise ValueError(f"count must be a number of blocks, 0 to {len(self)}, but got {count!r}")
@@ -81,7 +81,7 @@ class EncoderBlocks:
         self.settle()
 
     def settle(self) -> None:
-        """Put the modules of closed blocks in eval mode."""
+        """Put the modules of frozen blocks into eval mode."""
         for block, is_unfrozen in self._states():
             for path in () if is_unfrozen else block.modules:
                 self.encoder.get_submodule(path).eval()
@@ -92,10 +92,10 @@ class EncoderBlocks:
         return [parameters[name] for name in self[depth].parameters]
 
     def groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Parameter groups for an optimiser: all of `model` outside the encoder, then a group per block, deepest first.
+        """Parameter groups for an optimiser: all of `model` outside the encoder, then one per block, deepest first.
 
-        They are in the order of `EpochPlan.rates`. All exist from the start, so that opening a block adds none; what
-        the encoder never runs is in no group.
+        They are in the order of `EpochPlan.rates`. All exist from the start, so unfreezing a block adds none; modules
+        that the encoder never runs are in no group.
         """
         encoder = {id(parameter) for parameter in self.encoder.parameters()}
         rest = [parameter for parameter in model.parameters() if id(parameter) not in encoder]

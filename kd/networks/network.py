@@ -1,7 +1,7 @@
-"""A segmentation network that holds its own input normalisation and knows its encoder's blocks.
+"""Segmentation networks with their own input normalisation, whose encoder blocks can be frozen.
 
-Student and teacher are fed the same raw view, and a file of weights is all that a user needs to deploy. Which blocks
-are open is state of the network: a closed block stays closed through every later call of `.train()`.
+Student and teacher get the same raw view, and the weights file is all that deployment needs. Which blocks are unfrozen
+is state of the network: a frozen block stays frozen through every call of `.train()`.
 """
 
 import torch
@@ -16,16 +16,16 @@ RGB = tuple[float, float, float]
 
 
 class Segmenter(nn.Module):
-    """What every student and teacher is: raw view in, raw logits out.
+    """Base class of students and teachers: raw view in, raw logits out.
 
     Shape:
         images B x 3 x H x W, RGB, 0..255 (uint8 or float) -> raw logits B x C x H x W; C = 1 is binary.
 
     Attributes:
         classes: C.
-        class_names: one name per label; background and foreground where C = 1.
-        layout: the memory format its pixels take.
-        mean, std: of a pixel's three numbers from 0 to 255, 1 x 3 x 1 x 1.
+        class_names: one name per label; background and foreground if C = 1.
+        layout: the memory format of its input.
+        mean, std: of RGB values in 0..255, 1 x 3 x 1 x 1.
     """
 
     classes: int
@@ -35,7 +35,7 @@ class Segmenter(nn.Module):
     std: Tensor
 
     def normalised(self, images: Tensor) -> Tensor:
-        """The pixels that the network itself takes, of images as they are."""
+        """Normalised pixels, in the network's memory format."""
         pixels = (images.to(self.mean.dtype) - self.mean) / self.std
         return pixels.contiguous(memory_format=self.layout)
 
@@ -44,11 +44,11 @@ class Segmenter(nn.Module):
 
 
 class Network(Segmenter):
-    """A network of ours, with its normalisation inside.
+    """A network built by this project, including its normalisation.
 
     Attributes:
-        settings: what was built.
-        blocks: the encoder's blocks, which open and close.
+        settings: the architecture and the encoder.
+        blocks: the encoder's blocks.
         normalisation: mean and standard deviation of RGB in [0, 1].
     """
 
@@ -62,14 +62,14 @@ class Network(Segmenter):
         self.normalisation = mean, std
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
-        # No watch: `train` settles closed blocks itself, and a hook would be one more thing to compile and export.
+        # No hook: `train` settles frozen blocks itself, and a hook would have to be compiled and exported.
         self.blocks = EncoderBlocks(body.get_submodule("encoder"), parts, watch=False)
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = self.normalised(images)
         try:
             return self.body(pixels)
-        except ValueError as error:  # torch's, where the deepest map of a training batch is a single number
+        except ValueError as error:  # torch's, if the deepest feature map of a training batch has a single value
             if "more than 1 value per channel" not in str(error):
                 raise
             batch, _, height, width = images.shape
@@ -80,10 +80,7 @@ class Network(Segmenter):
             ) from error
 
     def unfreeze(self, count: int) -> None:
-        """Open the `count` deepest encoder blocks and close the others, and what the encoder never runs.
-
-        What closed means: `kd.networks.encoder_blocks.EncoderBlocks`.
-        """
+        """Unfreeze the `count` deepest encoder blocks and freeze the others, as `EncoderBlocks.unfreeze` does."""
         self.blocks.unfreeze(count)
 
     def train(self, mode: bool = True) -> "Network":
@@ -99,7 +96,7 @@ class Network(Segmenter):
 
     @property
     def unfrozen_blocks(self) -> int:
-        """How many blocks train; all of them until `open` says otherwise."""
+        """The number of unfrozen blocks; initially all."""
         return self.blocks.unfrozen
 
     def block_parameters(self, depth: int) -> list[nn.Parameter]:
@@ -107,6 +104,6 @@ class Network(Segmenter):
         return self.blocks.parameters(depth)
 
     def decoder_parameters(self) -> list[nn.Parameter]:
-        """Every parameter outside the encoder: decoder and head."""
+        """The parameters outside the encoder: decoder and head."""
         encoder = {id(parameter) for parameter in self.blocks.encoder.parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in encoder]

@@ -1,4 +1,4 @@
-"""Where the arithmetic happens and in what precision: one value that training, teacher and evaluation share."""
+"""Device, precision and memory layout, as one value shared by training, teacher and evaluation."""
 
 import ctypes
 import os
@@ -28,25 +28,25 @@ class Precision:
     channels_last: bool = True
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision, or nothing where the precision is fp32."""
+        """Mixed precision; does nothing for fp32."""
         return torch.autocast(self.device.type, dtype=DTYPES[self.name], enabled=self.name != "fp32")
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Loss scaling, which only fp16 needs; disabled for the others."""
+        """Loss scaling for fp16; disabled for the others."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
 
     def place(self, network: Placed) -> Placed:
-        """Move a network to the device, in the layout."""
-        fits = self.channels_last and not (self.device.type == "cpu" and _corrupts_memory(network))
-        network.layout = torch.channels_last if fits else torch.contiguous_format
+        """Move a network to the device, in the chosen memory layout."""
+        supported = self.channels_last and not (self.device.type == "cpu" and _corrupts_memory(network))
+        network.layout = torch.channels_last if supported else torch.contiguous_format
         return network.to(self.device, memory_format=network.layout)  # type: ignore[call-overload]  # stubs lack it
 
 
 def hold_memory() -> None:
-    """Let glibc keep what a tensor has freed for the next one, where the user has not said otherwise.
+    """Make glibc keep freed memory for the next tensor, unless the user has configured it.
 
-    By default it hands each large block back to the system, which gives it out again page by page, filled with zeros:
-    a tenth to a fifth of a step on a CPU. Reference: mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD.
+    By default it returns each large block to the system, which hands it out again page by page, filled with zeros:
+    10 to 20 % of a step on a CPU. Reference: mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD.
     """
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return
@@ -57,10 +57,10 @@ def hold_memory() -> None:
 
 
 def compiled(network: Network) -> Network:
-    """Have torch compile a network's body, anew for each set of open blocks.
+    """Compile a network's body with torch.compile, again for each number of unfrozen blocks.
 
     Raises:
-        ConfigError: a CPU's code needs a C++ compiler, and there is none.
+        ConfigError: compiling for the CPU needs a C++ compiler, and there is none.
     """
     import torch._dynamo
     from torch._inductor import cpp_builder, exc
@@ -70,39 +70,41 @@ def compiled(network: Network) -> Network:
             cpp_builder.get_cpp_compiler()
         except exc.InvalidCxxCompiler as error:
             raise ConfigError(
-                "trainer.compile=true needs a C++ compiler such as g++; install one, or leave it"
+                "trainer.compile=true needs a C++ compiler such as g++; install one, or set it to false"
             ) from error
-    torch._dynamo.config.recompile_limit = 64  # training and not, for each set of open blocks
+    torch._dynamo.config.recompile_limit = 64  # in training and eval mode, for each number of unfrozen blocks
     network.body.compile()
     return network
 
 
 def choose_device(name: str, rank: Rank = Rank()) -> torch.device:  # noqa: B008 (it is frozen)
-    """The device asked for; `auto` takes CUDA, then MPS, then the CPU.
+    """The requested device; `auto` takes CUDA, then MPS, then the CPU.
 
-    Where a study runs several trials at once, KD_SLOT numbers those places, and `auto` deals the GPUs out among them.
-    Of several processes that train together each takes the GPU of its own number on its machine, or all a CPU.
+    If a study runs several trials at once, KD_SLOT numbers them, and `auto` distributes the GPUs among them. Processes
+    that train together use the GPU of their local rank, or all of them the CPU.
 
     Raises:
-        ConfigError: the device asked for is not there, or cannot be shared.
+        ConfigError: the requested device does not exist, or cannot be shared.
     """
     if rank.size > 1:
-        return _choose_own(name, rank)
+        return _local_device(name, rank)
     if name == "auto":
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         slot = int(os.environ.get("KD_SLOT", "0"))
         name = f"cuda:{slot % gpus}" if gpus else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
-    there = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}[device.type]
-    if (device.index or 0) >= there:
+    available = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}[
+        device.type
+    ]
+    if (device.index or 0) >= available:
         raise ConfigError(
-            f"trainer.device={name}: this machine has {there} such device(s); use auto or cpu", page="gpus"
+            f"trainer.device={name}: this machine has {available} such device(s); use auto or cpu", page="gpus"
         )
     return device
 
 
-def _choose_own(name: str, rank: Rank) -> torch.device:
-    """One device of those that several processes use."""
+def _local_device(name: str, rank: Rank) -> torch.device:
+    """This process's device among several processes."""
     if name not in ("auto", "cpu", "cuda"):
         raise ConfigError(
             f"trainer.device={name} is a single device, and {rank.size} processes train; use auto, cuda or cpu",
@@ -121,20 +123,20 @@ def _choose_own(name: str, rank: Rank) -> torch.device:
 
 
 def repeat_bit_for_bit(wanted: bool) -> None:
-    """Ask CUDA for algorithms whose results repeat; torch warns of those that it has no such algorithm for.
+    """Use deterministic CUDA algorithms; torch warns about operations that have none.
 
     Reference: https://docs.pytorch.org/docs/stable/notes/randomness.html
     """
     if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is initialised
     torch.use_deterministic_algorithms(wanted, warn_only=True)
 
 
 def _corrupts_memory(network: nn.Module) -> bool:
-    """Whether channels-last training on a CPU would overrun a buffer, with a crash or without one.
+    """Whether channels-last training on a CPU would overrun a buffer, with or without a crash.
 
-    In torch 2.15 the weight gradient of a strided 1 x 1 convolution of very few channels does (3, 4 and 8 crash, 16 do
-    not); the stem of MobileOne has one.
+    In torch 2.15 the weight gradient of a strided 1 x 1 convolution with very few input channels does (3, 4 and 8
+    crash, 16 does not); MobileOne's stem has one.
     """
     convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
     return any(conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels < 16 for conv in convolutions)

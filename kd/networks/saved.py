@@ -1,4 +1,4 @@
-"""Networks on disk: `<name>.safetensors` holds the weights, `<name>.json` says in plain strings what to build.
+"""Save and load networks: weights in `<name>.safetensors`, what to build in `<name>.json`, as plain strings.
 
 Nothing in either file is unpickled or imported by name.
 """
@@ -19,13 +19,13 @@ from kd.networks.weights import fill, opened
 from kd.settings import NetworkSettings
 from kd.system.files import write_atomically, write_json
 
-FACTS = "facts"  # what a file of weights notes of them in its header
+FACTS = "facts"  # the key in the header of a weights file
 
 
 def save(network: Network, path: Path, **facts: Any) -> None:
-    """Write `path` (.safetensors) and the .json beside it; `facts` (plain JSON) are noted there too."""
+    """Write `path` (.safetensors) and the .json beside it, both with `facts` (plain JSON)."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    header = {FACTS: json.dumps(facts)}  # one entry: the order of several is not the same each time
+    header = {FACTS: json.dumps(facts)}  # a single entry, since the order of several varies
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
     spec = NetworkSpec(
         arch=network.settings.arch,
@@ -39,7 +39,7 @@ def save(network: Network, path: Path, **facts: Any) -> None:
 
 
 def saved_facts(path: Path) -> dict[str, Any]:
-    """The `facts` that `save` was given, from the weights' own file; empty where it is missing or damaged."""
+    """The `facts` passed to `save`, from the weights file; empty if it is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             return dict(json.loads((file.metadata() or {}).get(FACTS, "{}")))
@@ -48,10 +48,10 @@ def saved_facts(path: Path) -> dict[str, Any]:
 
 
 def load_file(path: Path) -> Network:
-    """Build the network that `save` wrote.
+    """Load a network written by `save`.
 
     Raises:
-        ModelError: a file is missing or damaged, or the two do not fit together.
+        ModelError: a file is missing or damaged, or the two do not match.
     """
     spec = read_spec(path)
     settings = NetworkSettings(arch=spec.arch, encoder=spec.encoder)
@@ -63,20 +63,20 @@ def load_file(path: Path) -> Network:
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Network:
-    """The best student of a run folder, or any network that lies in a .safetensors with its .json beside it.
+    """Load the best student of a run folder, or any network from a .safetensors with its .json beside it.
 
-    It is in eval mode and holds its own normalisation.
+    The network is in eval mode and includes its own normalisation.
 
     Args:
-        path: a run folder, or a .safetensors file; `~` is the home folder.
-        device: where it shall compute, in torch's words.
+        path: a run folder, or a .safetensors file; `~` is expanded.
+        device: the torch device to load it to.
 
     Shape:
-        of the network: images B x 3 x H x W, RGB, 0..255 (uint8 or float), H and W multiples of 32 -> raw logits
+        network: images B x 3 x H x W, RGB, 0..255 (uint8 or float), H and W multiples of 32 -> raw logits
         B x C x H x W; C = 1 is binary.
 
     Raises:
-        ModelError: there is no network, or a file is damaged. Nothing in it is unpickled or imported by name.
+        ModelError: there is no network, or a file is damaged. Nothing is unpickled or imported by name.
 
     >>> network = load("runs/2026-11-21/10-15-30-123456")  # doctest: +SKIP
     >>> with torch.inference_mode():  # doctest: +SKIP

@@ -1,6 +1,6 @@
-"""Files of weights: tensors by name, from safetensors or a plain state dict, whoever wrote them.
+"""Weights files: tensors by name, from safetensors or a plain state dict, by any author.
 
-Nothing else is ever unpickled, and shapes are compared before values are read: what does not fit costs no memory.
+Nothing else is ever unpickled, and shapes are compared before values are read, so a mismatch costs no memory.
 """
 
 import zipfile
@@ -20,20 +20,20 @@ from kd.networks.spec import is_file
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of which only the header is read: the shape of each tensor by its name, and what reads one."""
+    """A weights file whose values are read on demand: the shape of each tensor by name, and a function to read one."""
 
     shapes: Mapping[str, torch.Size]
     read: Callable[[str], Tensor]
 
 
 def opened(path: Path) -> Weights:
-    """What a file of weights holds.
+    """Open a weights file and read its shapes.
 
     Raises:
-        ModelError: it is missing, is damaged, or holds something other than tensors by name.
+        ModelError: it is missing or damaged, or does not hold tensors by name.
     """
     if not is_file(path):
-        raise ModelError(f"{path}: no such file of weights")
+        raise ModelError(f"{path}: no such weights file")
     if path.suffix == ".safetensors":
         shapes, whole = _header(path), cache(lambda: load_file(path))
     else:
@@ -44,7 +44,7 @@ def opened(path: Path) -> Weights:
 
 
 def _header(path: Path) -> dict[str, torch.Size]:
-    """The shapes in a safetensors file; numpy's reader does not map the values, as torch's does."""
+    """The shapes in a safetensors file, by numpy's reader, which unlike torch's does not map the values."""
     try:
         with safe_open(path, framework="np") as file:
             return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -53,46 +53,46 @@ def _header(path: Path) -> dict[str, torch.Size]:
 
 
 def _state_dict(path: Path, device: str) -> dict[str, Tensor]:
-    """The tensors by name that torch saved; on the device "meta" they have shapes but no values."""
+    """A state dict written by torch.save; on the device "meta" tensors have shapes but no values."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch.load raises pickle, zip and runtime errors alike
+    except Exception as error:  # torch.load raises pickle, zip and runtime errors
         raise ModelError(
             f"{path}: not a plain state dict of tensors ({type(error).__name__}); save it as safetensors"
         ) from error
     plain = isinstance(state, dict) and all(isinstance(n, str) and isinstance(v, Tensor) for n, v in state.items())
     if not plain:
-        raise ModelError(f"{path}: holds {type(state).__name__}, where a dict of tensors by name is needed")
+        raise ModelError(f"{path}: holds {type(state).__name__}, but a dict of tensors by name is needed")
     return state
 
 
 def check_records(path: Path) -> None:
-    """Refuse an archive that would grow when it is read: torch stores its records as they are."""
+    """Refuse an archive with compressed records, which could expand without bound: torch does not compress."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(record.file_size for record in archive.infolist())
-    except (zipfile.BadZipFile, OSError, NotImplementedError):  # torch's format before 1.6, or no weights at all
+    except (zipfile.BadZipFile, OSError, NotImplementedError):  # torch's format before 1.6, or not weights at all
         return
     if size > path.stat().st_size:
-        raise ModelError(f"{path}: its records are compressed ({size} bytes), as torch.save writes none; save it again")
+        raise ModelError(f"{path}: its records are compressed ({size} bytes), unlike torch.save's; save it again")
 
 
 def fill(module: nn.Module, weights: Weights, names: Mapping[str, str], source: str) -> None:
-    """Load a module, each of its tensors from the one of the file that `names` says.
+    """Load a module's tensors from a file; `names` maps the module's names to the file's.
 
     Raises:
-        ModelError: the file, which `source` names, has other tensors than the module.
+        ModelError: the tensors of the file, which `source` names, do not match the module.
     """
     own = module.state_dict()
     missing, unknown = own.keys() - names.keys(), names.keys() - own.keys()
-    misfits = [name for name in own.keys() & names.keys() if own[name].shape != weights.shapes[names[name]]]
-    if missing or unknown or misfits:
-        example = sorted(missing | unknown | set(misfits))[0]
+    mismatched = [name for name in own.keys() & names.keys() if own[name].shape != weights.shapes[names[name]]]
+    if missing or unknown or mismatched:
+        example = sorted(missing | unknown | set(mismatched))[0]
         raise ModelError(
-            f"{source}: the weights do not fit the network ({len(missing)} missing, {len(unknown)} unknown, "
-            f"{len(misfits)} of another shape, such as {example})"
+            f"{source}: the weights do not match the network ({len(missing)} missing, {len(unknown)} unknown, "
+            f"{len(mismatched)} of another shape, such as {example})"
         )
     try:
         module.load_state_dict({name: weights.read(names[name]) for name in own})
-    except RuntimeError as error:  # sparse, quantised, ...: no values that could be copied
-        raise ModelError(f"{source}: the weights do not fit the network ({str(error).splitlines()[-1]})") from error
+    except RuntimeError as error:  # sparse, quantised, ...: values cannot be copied
+        raise ModelError(f"{source}: the weights do not match the network ({str(error).splitlines()[-1]})") from error

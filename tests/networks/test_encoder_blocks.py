@@ -1,4 +1,4 @@
-"""Laws of `EncoderBlocks`: what is closed stays closed in anybody's loop. Its forms in a `Network`: test_network."""
+"""Laws of `EncoderBlocks` in a plain training loop; test_network has those of a `Network`."""
 
 import copy
 
@@ -17,7 +17,7 @@ def body():
 
 
 def training(encoder: nn.Module) -> dict[str, bool]:
-    """Whether the modules of each block are in train mode, all of them."""
+    """Whether all modules of each block are in train mode."""
     return {name: all(module.training for module in encoder.get_submodule(name).modules()) for name in BLOCKS}
 
 
@@ -25,7 +25,7 @@ def batch():
     return torch.randn(4, 3, 32, 32)
 
 
-def test_blocks_are_listed_deepest_first_and_are_open_at_first(body):
+def test_blocks_are_listed_deepest_first_and_initially_unfrozen(body):
     blocks = EncoderBlocks(body.encoder)
     assert [name for block in blocks for name in block.modules] == list(BLOCKS)
     assert blocks.unfrozen == len(blocks) == 3
@@ -34,7 +34,7 @@ def test_blocks_are_listed_deepest_first_and_are_open_at_first(body):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
-def test_a_closed_block_stays_closed_through_anybodys_train(body, count):
+def test_a_frozen_block_stays_frozen_through_train(body, count):
     blocks = EncoderBlocks(body.encoder)
     blocks.unfreeze(count)
     expected = {name: depth < count for depth, name in enumerate(BLOCKS)}
@@ -48,7 +48,7 @@ def test_a_closed_block_stays_closed_through_anybodys_train(body, count):
         assert not any(module.training for module in body.modules())
 
 
-def test_without_a_watch_train_opens_a_mode_until_settled(body):
+def test_without_a_hook_train_changes_modes_until_settle(body):
     blocks = EncoderBlocks(body.encoder, watch=False)
     blocks.unfreeze(0)
     body.train()
@@ -58,7 +58,7 @@ def test_without_a_watch_train_opens_a_mode_until_settled(body):
     assert not any(training(body.encoder).values())
 
 
-def test_steps_move_exactly_what_is_open(body):
+def test_steps_change_exactly_the_unfrozen_blocks(body):
     blocks = EncoderBlocks(body.encoder)
     optimizer = torch.optim.AdamW(blocks.groups(body), lr=1e-2, weight_decay=0.1)
     blocks.unfreeze(1)
@@ -72,7 +72,7 @@ def test_steps_move_exactly_what_is_open(body):
     assert {name for name, _ in body.named_parameters() if not name.startswith("encoder.")} <= moved
 
 
-def test_groups_are_the_rest_and_each_block_once(body):
+def test_groups_are_the_decoder_and_each_block_once(body):
     blocks = EncoderBlocks(body.encoder)
     groups = [[id(parameter) for parameter in group["params"]] for group in blocks.groups(body)]
     named = {id(parameter): name for name, parameter in body.named_parameters()}
@@ -81,7 +81,7 @@ def test_groups_are_the_rest_and_each_block_once(body):
     assert sum(map(len, groups)) == len(named) - len(list(body.encoder.spare.parameters()))
 
 
-def test_closing_drops_gradients(body):
+def test_freezing_removes_gradients(body):
     blocks = EncoderBlocks(body.encoder)
     body(batch()).square().mean().backward()
     blocks.unfreeze(1)
@@ -89,8 +89,8 @@ def test_closing_drops_gradients(body):
     assert all(p.grad is None for depth in (1, 2) for p in blocks.parameters(depth))
 
 
-def test_a_second_look_takes_the_place_of_the_first(body):
-    """A notebook's cell that is run again: the first one's closed blocks would be put in eval mode for ever."""
+def test_a_second_instance_replaces_the_hook_of_the_first(body):
+    """A notebook cell run again: otherwise the first instance would keep its frozen blocks in eval mode forever."""
     first = EncoderBlocks(body.encoder)
     first.unfreeze(0)
     second = EncoderBlocks(body.encoder)
@@ -100,7 +100,7 @@ def test_a_second_look_takes_the_place_of_the_first(body):
     assert second.unfrozen == 3
 
 
-def test_a_copy_is_watched_on_its_own(body):
+def test_a_copy_has_its_own_hook(body):
     blocks = EncoderBlocks(body.encoder)
     blocks.unfreeze(1)
     twin = copy.deepcopy(body)
@@ -112,6 +112,6 @@ def test_a_copy_is_watched_on_its_own(body):
 
 
 @pytest.mark.parametrize("count", [-1, 4])
-def test_a_number_of_blocks_that_there_are_not_is_refused(body, count):
+def test_an_impossible_number_of_blocks_is_refused(body, count):
     with pytest.raises(ValueError, match=f"0 to 3, but got {count}"):
-        EncoderBlocks(body.encoder).open(count)
+        EncoderBlocks(body.encoder).unfreeze(count)

@@ -1,7 +1,7 @@
-"""Laws of the network: its own normalisation, and blocks that stay closed. References: smp's body, and plain names.
+"""Laws of `Network`: its own normalisation, and frozen blocks that stay frozen. Reference: smp, and plain names.
 
-The real encoders are small ones of three families; the hand-made one has what they lack together: dropout in a block, a
-layer that never runs with a batch norm in it, and batch norms on every floor.
+The real encoders are small ones of three families; the hand-made one has what they lack: dropout in a block, a
+layer that never runs with a batch norm in it, and batch norms at every depth.
 """
 
 import copy
@@ -44,7 +44,7 @@ class Encoder(nn.Module):
 
 
 class Body(nn.Module):
-    """Encoder, decoder, head, as smp's models have them; the decoder looks at the two deepest features."""
+    """Encoder, decoder and head like smp's models; the decoder uses the two deepest features."""
 
     def __init__(self, classes: int = 1) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def built(request):
 
 @pytest.fixture
 def network(built):
-    """A network in train mode with every block open, whatever the test before did to it."""
+    """A network in train mode with every block unfrozen."""
     built.zero_grad(set_to_none=True)
     built.unfreeze(len(built.partition.blocks))
     return built.train()
@@ -86,10 +86,10 @@ def pictures(count=2, side=32, seed=0):
     )
 
 
-def openness(network: Network, count: int) -> dict[str, bool]:
-    """For each encoder parameter, whether `open(count)` should let it train."""
-    opened = {name for block in network.partition.blocks[:count] for name in block.parameters}
-    return {name: name in opened for name, _ in network.body.encoder.named_parameters()}
+def trainable(network: Network, count: int) -> dict[str, bool]:
+    """For each encoder parameter, whether `unfreeze(count)` should make it trainable."""
+    unfrozen = {name for block in network.partition.blocks[:count] for name in block.parameters}
+    return {name: name in unfrozen for name, _ in network.body.encoder.named_parameters()}
 
 
 def modules_of(network: Network, block) -> list[nn.Module]:
@@ -107,7 +107,7 @@ def backward(network: Network) -> None:
 # normalisation
 
 
-def test_the_network_is_its_body_behind_its_normalisation(network):
+def test_a_network_is_its_normalisation_then_its_body(network):
     network.eval()
     x = pictures()
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
@@ -115,7 +115,7 @@ def test_the_network_is_its_body_behind_its_normalisation(network):
         torch.testing.assert_close(network(x), network.body((x / 255 - mean) / std), rtol=1e-4, atol=1e-5)
 
 
-def test_the_type_of_the_pictures_does_not_matter(network):
+def test_the_dtype_of_images_does_not_matter(network):
     network.eval()
     with torch.no_grad():
         assert torch.equal(network(pictures()), network(pictures().float()))
@@ -135,7 +135,7 @@ def test_each_network_applies_its_own_normalisation():
         assert not torch.allclose(halves(x), units(x))
 
 
-def test_the_normalisation_travels_with_the_network_and_is_no_weight():
+def test_the_normalisation_moves_with_the_network_and_is_not_saved():
     network = hand_made()
     assert network.to("meta").mean.device.type == "meta"
     assert all(name.startswith("body.") for name in hand_made().state_dict())
@@ -144,7 +144,7 @@ def test_the_normalisation_travels_with_the_network_and_is_no_weight():
 # which parameters
 
 
-def test_every_parameter_is_in_the_decoder_in_one_block_or_never_runs(network):
+def test_every_parameter_is_in_the_decoder_or_one_block_or_never_runs(network):
     blocks = [network.block_parameters(depth) for depth in range(len(network.partition.blocks))]
     never = [network.body.encoder.get_parameter(name) for name in network.partition.never_run.parameters]
     parts = [network.decoder_parameters(), *blocks, never]
@@ -153,22 +153,22 @@ def test_every_parameter_is_in_the_decoder_in_one_block_or_never_runs(network):
     assert sum(p.numel() for part in parts for p in part) == network.count_parameters()
 
 
-def test_the_decoder_is_all_that_is_not_encoder(network):
+def test_the_decoder_is_everything_outside_the_encoder(network):
     expected = {name for name, _ in network.named_parameters() if not name.startswith("body.encoder.")}
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     assert {names[id(parameter)] for parameter in network.decoder_parameters()} == expected
 
 
-def test_open_lets_exactly_the_deepest_blocks_and_the_decoder_train(network):
+def test_exactly_the_deepest_blocks_and_the_decoder_train(network):
     for count in range(len(network.partition.blocks) + 1):
         network.unfreeze(count)
-        expected = openness(network, count)
+        expected = trainable(network, count)
         assert {name: p.requires_grad for name, p in network.body.encoder.named_parameters()} == expected
         assert all(parameter.requires_grad for parameter in network.decoder_parameters())
         assert network.unfrozen_blocks == count
 
 
-def test_a_resnet_opens_layer_by_layer_from_layer4():
+def test_a_resnet_is_unfrozen_layer_by_layer_from_layer4():
     network = build.build(NetworkSettings(arch="unet", encoder="resnet18"), 1, NAMES, "backbone.student")
     for count in (5, 0, 1, 4, 2, 3):
         network.unfreeze(count)
@@ -177,7 +177,7 @@ def test_a_resnet_opens_layer_by_layer_from_layer4():
             assert parameter.requires_grad == name.startswith(roots), name
 
 
-def test_what_never_runs_never_opens():
+def test_modules_that_never_run_stay_frozen():
     network = build.build(NetworkSettings(arch="unet", encoder="efficientnet-b0"), 1, NAMES, "backbone.student")
     spare = [network.body.encoder.get_parameter(name) for name in network.partition.never_run.parameters]
     assert sum(parameter.numel() for parameter in spare) == 412_160
@@ -188,7 +188,7 @@ def test_what_never_runs_never_opens():
         assert not any(module.training for module in modules_of(network, network.partition.never_run))
 
 
-def test_a_new_network_is_open(network):
+def test_a_new_network_is_unfrozen(network):
     fresh = hand_made()
     assert fresh.unfrozen_blocks == len(fresh.partition.blocks) == 3
     assert fresh.training
@@ -197,22 +197,22 @@ def test_a_new_network_is_open(network):
 # invariant 4
 
 
-def test_a_closed_block_is_closed(network):
-    """Invariant 4: no gradient needed, none there, modules in eval mode."""
+def test_a_frozen_block_has_no_gradients_and_is_in_eval_mode(network):
+    """Invariant 4: no gradient required, none stored, modules in eval mode."""
     backward(network)
     for count in reversed(range(len(network.partition.blocks))):
         network.unfreeze(count)
         for block in (*network.partition.blocks[count:], network.partition.never_run):
-            closed = [network.body.encoder.get_parameter(name) for name in block.parameters]
-            assert all(not parameter.requires_grad and parameter.grad is None for parameter in closed)
+            frozen = [network.body.encoder.get_parameter(name) for name in block.parameters]
+            assert all(not parameter.requires_grad and parameter.grad is None for parameter in frozen)
             assert not any(module.training for module in modules_of(network, block))
         for block in network.partition.blocks[:count]:
             assert all(p.grad is not None for p in (network.body.encoder.get_parameter(n) for n in block.parameters))
             assert all(module.training for module in modules_of(network, block))
 
 
-def test_a_closed_block_stays_closed_through_train(network):
-    """Invariant 4: `.train()` is called every epoch, and once more after every evaluation."""
+def test_a_frozen_block_stays_frozen_through_train(network):
+    """Invariant 4: `.train()` is called every epoch and after every evaluation."""
     network.unfreeze(1)
     expected = [(path, module.training) for path, module in network.named_modules()]
     assert not all(training for _, training in expected)
@@ -225,8 +225,8 @@ def test_a_closed_block_stays_closed_through_train(network):
         assert [(path, module.training) for path, module in network.named_modules()] == expected
 
 
-def test_every_switch_of_mode_in_a_closed_encoder_is_off(network):
-    """Invariant 4: whatever behaves otherwise in train mode, found by type and not by the partition."""
+def test_every_module_with_a_mode_in_a_frozen_encoder_is_in_eval_mode(network):
+    """Invariant 4: for all modules that depend on the mode, found by type rather than by the partition."""
     network.unfreeze(0)
     network.train()
     switches = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
@@ -237,7 +237,7 @@ def test_every_switch_of_mode_in_a_closed_encoder_is_off(network):
     assert all(module.training for module in in_decoder)
 
 
-def test_opening_while_in_eval_mode_leaves_eval_mode(network):
+def test_unfreezing_in_eval_mode_keeps_eval_mode(network):
     network.eval()
     network.unfreeze(1)
     assert not any(module.training for module in network.modules())
@@ -245,7 +245,7 @@ def test_opening_while_in_eval_mode_leaves_eval_mode(network):
     assert not any(module.training for module in network.modules())
 
 
-def test_statistics_of_closed_blocks_stand_still_and_those_of_open_blocks_move(network):
+def test_only_unfrozen_blocks_update_their_statistics(network):
     """Invariant 4: the batch-norm statistics."""
     deepest = tuple(f"{path}." for path in network.partition.blocks[0].modules)
     network.unfreeze(1)
@@ -257,8 +257,8 @@ def test_statistics_of_closed_blocks_stand_still_and_those_of_open_blocks_move(n
     assert moved
 
 
-def test_a_closed_encoder_gives_the_same_features_twice():
-    """Invariant 4: the dropout of the hand-made encoder stands still too."""
+def test_a_frozen_encoder_is_deterministic():
+    """Invariant 4: including the dropout of the hand-made encoder."""
     network = hand_made()
     x = pictures().float()
     assert not torch.equal(network.body.encoder(x)[3], network.body.encoder(x)[3])
@@ -266,14 +266,14 @@ def test_a_closed_encoder_gives_the_same_features_twice():
     assert torch.equal(network.body.encoder(x)[3], network.body.encoder(x)[3])
 
 
-def test_closing_again_drops_gradients(network):
+def test_freezing_again_removes_gradients(network):
     backward(network)
     network.unfreeze(0)
     assert all(parameter.grad is None for parameter in network.body.encoder.parameters())
     assert all(parameter.grad is not None for parameter in network.decoder_parameters())
 
 
-def test_opening_more_keeps_the_gradients_that_are_there(network):
+def test_unfreezing_more_keeps_existing_gradients(network):
     network.unfreeze(1)
     backward(network)
     before = [parameter.grad.clone() for parameter in network.block_parameters(0)]
@@ -282,8 +282,8 @@ def test_opening_more_keeps_the_gradients_that_are_there(network):
     assert all(parameter.grad is None for parameter in network.block_parameters(1))
 
 
-def test_a_closed_encoder_builds_no_graph(network):
-    """Frozen parts do no backward work: nothing they give out remembers how it was made."""
+def test_a_frozen_encoder_builds_no_graph(network):
+    """Frozen parts need no backward pass: their outputs are not in the graph."""
     features = []
     hook = network.body.encoder.register_forward_hook(lambda module, inputs, output: features.extend(output))
     network.unfreeze(0)
@@ -299,8 +299,8 @@ def test_a_closed_encoder_builds_no_graph(network):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_gradients_of_open_blocks_do_not_depend_on_what_is_closed(count):
-    """In eval mode (one batch norm for all), closing the upper blocks changes no gradient below them."""
+def test_gradients_of_unfrozen_blocks_do_not_depend_on_frozen_ones(count):
+    """In eval mode, freezing the upper blocks changes no gradient below them."""
     network = hand_made().eval()
     backward(network)
     everything = {
@@ -314,9 +314,9 @@ def test_gradients_of_open_blocks_do_not_depend_on_what_is_closed(count):
     assert all(torch.equal(gradient, everything[name]) for name, gradient in found.items())
 
 
-def test_a_copy_opens_and_closes_on_its_own():
+def test_a_copy_is_frozen_and_unfrozen_independently():
     network = hand_made()
     twin = copy.deepcopy(network)
     twin.unfreeze(0)
-    assert all(p.requires_grad == openness(network, 3)[name] for name, p in network.body.encoder.named_parameters())
+    assert all(p.requires_grad == trainable(network, 3)[name] for name, p in network.body.encoder.named_parameters())
     assert not any(parameter.requires_grad for parameter in twin.body.encoder.parameters())

@@ -1,4 +1,4 @@
-"""Where the arithmetic happens: devices that are not there are refused, half precision is mixed and stays finite."""
+"""Missing devices are refused, and half precision is mixed and stays finite."""
 
 import shutil
 
@@ -20,17 +20,17 @@ def small() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 1, 1))
 
 
-def test_the_cpu_is_always_there():
+def test_the_cpu_is_always_available():
     assert choose_device("cpu") == CPU
 
 
-def test_auto_takes_the_best_device_there_is():
+def test_auto_takes_the_best_available_device():
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert choose_device("auto").type == best
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "cuda:8"])
-def test_a_device_that_is_not_there_is_refused_by_its_key(name):
+def test_a_missing_device_is_refused_with_its_key(name):
     with pytest.raises(
         ConfigError, match=rf"^trainer\.device={name}: this machine has \d+ such device\(s\); use auto or cpu$"
     ):
@@ -39,19 +39,19 @@ def test_a_device_that_is_not_there_is_refused_by_its_key(name):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:1"])
-def test_cuda_is_refused_where_there_is_none(name):
+def test_missing_cuda_is_refused(name):
     with pytest.raises(ConfigError, match=rf"^trainer\.device={name}: this machine has 0 such device"):
         choose_device(name)
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has MPS")
-def test_mps_is_refused_where_there_is_none():
+def test_missing_mps_is_refused():
     with pytest.raises(ConfigError, match=r"^trainer\.device=mps: this machine has 0 such device"):
         choose_device("mps")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_products_are_computed_in_the_precision_asked_for(name):
+def test_products_are_computed_in_the_requested_precision(name):
     with Precision(CPU, name).autocast():
         assert small()(torch.rand(1, 3, 8, 8)).dtype == DTYPES[name]
     assert small()(torch.rand(1, 3, 8, 8)).dtype == torch.float32
@@ -88,14 +88,14 @@ def test_only_fp16_scales_its_loss(name, scales):
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_a_network_is_placed_in_the_layout_asked_for(channels_last):
+def test_a_network_is_placed_in_the_requested_layout(channels_last):
     network = Precision(CPU, "fp32", channels_last).place(small())
     assert network[0].weight.is_contiguous(memory_format=torch.channels_last) == channels_last
     assert network[0].weight.is_contiguous() != channels_last
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_placing_changes_no_value(channels_last):
+def test_placing_a_network_changes_no_value(channels_last):
     placed, plain = Precision(CPU, "fp32", channels_last).place(small()), small()
     assert all(torch.equal(a, b) for a, b in zip(placed.parameters(), plain.parameters(), strict=True))
 
@@ -104,7 +104,7 @@ def test_placing_changes_no_value(channels_last):
 
 
 class Wrapped(nn.Module):
-    """What of a `Network` is compiled."""
+    """The compiled part of a `Network`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Wrapped(nn.Module):
         return self.body(images)
 
 
-def test_compilation_without_a_compiler_is_refused_in_one_line():
+def test_without_a_compiler_compilation_is_refused_in_one_line():
     from torch._inductor import config, cpp_builder
 
     cpp_builder.cpp_compiler_search.cache_clear()
@@ -126,7 +126,7 @@ def test_compilation_without_a_compiler_is_refused_in_one_line():
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with a C++ compiler")
-def test_a_compiled_network_answers_as_it_did_and_is_saved_as_it_was():
+def test_a_compiled_network_gives_the_same_logits_and_file():
     network = Wrapped().eval()
     images = torch.randn(1, 3, 8, 8)
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_processes_without_gpus_share_the_cpu():
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two GPUs are needed")
-def test_each_process_has_a_gpu_of_its_own():
+def test_each_process_has_its_own_gpu():
     assert choose_device("auto", SECOND_OF_TWO) == choose_device("cuda", SECOND_OF_TWO) == torch.device("cuda:1")
 
 

@@ -1,4 +1,4 @@
-"""What stands beside a file of weights is read without torch, and refused in one line where it is not what it says."""
+"""The description beside a weights file is read without torch, and refused in one line if it is invalid."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ SPEC = {
 
 @pytest.fixture
 def weights(tmp_path):
-    """A file of weights with a sound description beside it."""
+    """A weights file with a valid description beside it."""
     (tmp_path / "student.safetensors").write_bytes(b"")
     write(tmp_path / "student.safetensors", SPEC)
     return tmp_path / "student.safetensors"
@@ -41,24 +41,24 @@ def refusal(call, *args) -> str:
     return str(caught.value)
 
 
-def test_a_description_is_read_as_it_was_written(weights):
+def test_a_description_is_read_as_written(weights):
     spec = read_spec(weights)
     assert json.loads(spec.model_dump_json()) == SPEC
     assert spec == NetworkSpec(**SPEC)
 
 
-def test_facts_beside_the_description_do_not_matter(weights):
+def test_other_facts_are_ignored(weights):
     write(weights, {**SPEC, "epoch": 3, "image_size": [64, 64], "from_the_future": {"a": None}})
     assert read_spec(weights) == NetworkSpec(**SPEC)
 
 
-def test_names_of_any_language_are_kept(weights):
+def test_class_names_can_be_in_any_language(weights):
     names = ["Straße", "道路", "dois-je « citer » ?"]
     write(weights, json.dumps({**SPEC, "class_names": names}, ensure_ascii=False))
     assert read_spec(weights).class_names == tuple(names)
 
 
-def test_a_description_does_not_change(weights):
+def test_a_description_is_immutable(weights):
     with pytest.raises(ValidationError, match="frozen"):
         read_spec(weights).classes = 4
 
@@ -66,17 +66,17 @@ def test_a_description_does_not_change(weights):
 def test_a_missing_description_is_named(weights):
     weights.with_suffix(".json").unlink()
     assert refusal(read_spec, weights) == (
-        f"{weights.with_suffix('.json')} is missing; it says which network {weights.name} holds"
+        f"{weights.with_suffix('.json')} is missing; it describes the network in {weights.name}"
     )
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"arch": "unet"', "not JSON", "\x00\x01"])
-def test_what_is_not_json_is_refused(weights, text):
+def test_invalid_json_is_refused(weights, text):
     write(weights, text)
     assert refusal(read_spec, weights).startswith(f"{weights.with_suffix('.json')} is not readable JSON")
 
 
-def test_bytes_that_are_no_text_are_refused(weights):
+def test_bytes_that_are_not_text_are_refused(weights):
     weights.with_suffix(".json").write_bytes(b"\xff\xfe\xfa")
     assert "is not readable JSON" in refusal(read_spec, weights)
 
@@ -94,7 +94,7 @@ def test_a_missing_key_is_named(weights, key):
 
 
 @pytest.mark.parametrize("content", [[], [SPEC], "1", "null", '"unet"'])
-def test_json_of_something_else_is_refused(weights, content):
+def test_other_json_is_refused(weights, content):
     write(weights, content)
     assert str(weights.with_suffix(".json")) in refusal(read_spec, weights)
 
@@ -124,39 +124,39 @@ def test_an_impossible_value_is_named(weights, key, value):
     ("classes", "names"),
     [(3, ["a", "b"]), (2, ["a", "b", "c"]), (1, ["a", "b", "c"]), (1, ["foreground"]), (2, [])],
 )
-def test_names_that_do_not_fit_the_number_of_classes_are_refused(weights, classes, names):
-    """One name per logit, and two where a single logit is binary: metrics are counted by name."""
+def test_a_wrong_number_of_class_names_is_refused(weights, classes, names):
+    """One name per logit, or two for a single binary logit, since metrics are named after them."""
     write(weights, {**SPEC, "classes": classes, "class_names": names})
     assert "class_names" in refusal(read_spec, weights)
 
 
-def test_a_file_of_weights_means_itself(weights):
+def test_a_weights_file_is_found(weights):
     assert find_weights(weights, "teacher.path") == weights
 
 
-def test_a_run_folder_means_its_teacher_and_else_its_student(weights):
+def test_a_run_folder_stands_for_its_teacher_or_else_its_student(weights):
     assert find_weights(weights.parent, "teacher.path") == weights
     (weights.parent / "teacher.safetensors").write_bytes(b"")
     assert find_weights(weights.parent, "teacher.path") == weights.parent / "teacher.safetensors"
     assert find_weights(weights.parent, "model", ("student.safetensors",)) == weights
 
 
-def test_a_path_may_start_at_home(weights, monkeypatch):
+def test_a_path_may_start_with_a_tilde(weights, monkeypatch):
     monkeypatch.setenv("HOME", str(weights.parent))
     assert find_weights(type(weights)("~/student.safetensors"), "teacher.path") == weights
 
 
 @pytest.mark.parametrize("name", ["none.safetensors", "nowhere", "student.json", "student.pt", "empty"])
-def test_a_path_without_weights_is_refused_by_its_key(weights, name):
+def test_a_path_without_weights_is_refused_with_its_key(weights, name):
     (weights.parent / "student.pt").write_bytes(b"")
     (weights.parent / "empty").mkdir()
     path = weights.parent / name
-    assert refusal(find_weights, path, "teacher.path").startswith(f"teacher.path={path}: no weights there")
+    assert refusal(find_weights, path, "teacher.path").startswith(f"teacher.path={path}: no weights found")
 
 
-def test_reading_a_description_imports_nothing_heavy(weights):
+def test_reading_a_description_imports_nothing_slow(weights):
     program = (
-        "import sys; from pathlib import Path; from kd.spec import find_weights, read_spec\n"
+        "import sys; from pathlib import Path; from kd.networks.spec import find_weights, read_spec\n"
         "print(read_spec(find_weights(Path(sys.argv[1]), 'teacher.path')).encoder)\n"
         "print(sorted({'torch', 'segmentation_models_pytorch', 'mlflow', 'albumentations'} & set(sys.modules)))\n"
     )

@@ -1,4 +1,4 @@
-"""Laws of files of weights: what torch and safetensors wrote is read alike, and what does not fit costs nothing."""
+"""Laws of weights files: torch and safetensors files are read alike, and a mismatch costs no memory."""
 
 import json
 import time
@@ -25,7 +25,7 @@ def layer(seed: int) -> nn.Linear:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_shapes_and_values_are_those_that_were_written(name, tmp_path):
+def test_shapes_and_values_are_read_as_written(name, tmp_path):
     state = layer(1).state_dict()
     WRITERS[name](state, tmp_path / name)
     weights = opened(tmp_path / name)
@@ -34,7 +34,7 @@ def test_shapes_and_values_are_those_that_were_written(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_module_is_filled_under_the_names_of_the_file(name, tmp_path):
+def test_a_module_is_filled_by_the_names_in_the_file(name, tmp_path):
     WRITERS[name]({f"head.{key}": value for key, value in layer(1).state_dict().items()}, tmp_path / name)
     module = layer(2)
     fill(module, opened(tmp_path / name), {"weight": "head.weight", "bias": "head.bias"}, "x")
@@ -43,25 +43,25 @@ def test_a_module_is_filled_under_the_names_of_the_file(name, tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"bias": None}, {"more": torch.zeros(1)}, {"weight": torch.zeros(4, 3)}])
-def test_a_module_that_does_not_fit_stays_as_it_was(change, tmp_path):
+def test_a_mismatched_module_is_left_unchanged(change, tmp_path):
     state = {key: value for key, value in (layer(1).state_dict() | change).items() if value is not None}
     save_file(state, tmp_path / "x.safetensors")
     module = layer(2)
     weights = opened(tmp_path / "x.safetensors")
-    with pytest.raises(ModelError, match="do not fit"):
+    with pytest.raises(ModelError, match="do not match"):
         fill(module, weights, {key: key for key in weights.shapes}, "x")
     assert torch.equal(module.weight, layer(2).weight)
 
 
-def test_a_sparse_tensor_is_no_weight(tmp_path):
+def test_sparse_tensors_are_refused(tmp_path):
     torch.save({**layer(1).state_dict(), "weight": torch.zeros(3, 4).to_sparse()}, tmp_path / "x.pt")
     weights = opened(tmp_path / "x.pt")
-    with pytest.raises(ModelError, match="do not fit"):
+    with pytest.raises(ModelError, match="do not match"):
         fill(layer(2), weights, {key: key for key in weights.shapes}, "x")
 
 
-def test_what_does_not_fit_is_refused_by_its_header_alone(tmp_path):
-    """The file claims 64 GB, and holds them as a hole: to read it would take all memory and minutes."""
+def test_a_mismatch_is_found_without_reading_values(tmp_path):
+    """The file is sparse and claims 64 GB: reading it would exhaust the memory."""
     size, file = 2**36, tmp_path / "huge.safetensors"
     header = json.dumps({"weight": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
     with file.open("wb") as out:
@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_refused_by_its_header_alone(tmp_path):
         out.truncate(8 + len(header) + size)
     began = time.process_time()
     weights = opened(file)
-    with pytest.raises(ModelError, match="do not fit"):
+    with pytest.raises(ModelError, match="do not match"):
         fill(layer(1), weights, {key: key for key in weights.shapes}, "x")
     file.unlink()
     assert time.process_time() - began < 10

@@ -10,7 +10,6 @@ from torch import nn
 
 from kd.data import Shapes, Source
 from kd.data.loading import EvalLoader
-from kd.networks.cost import latency_ms, macs
 from kd.networks.network import Network
 from kd.networks.precision import Precision
 from kd.settings import NetworkSettings
@@ -228,8 +227,6 @@ def test_evaluation_restores_the_mode(training, open_blocks):
     before = modes(who)
     evaluated(BINARY, who=who)
     assert modes(who) == before
-    latency_ms(who, (32, 32), CPU, rounds=1)
-    assert modes(who) == before
 
 
 def test_evaluation_changes_nothing_and_draws_nothing():
@@ -253,20 +250,3 @@ def test_half_precision_changes_metrics_only_slightly(name):
 def test_metrics_are_named_after_the_classes():
     names = SOURCES[2].class_names
     assert list(evaluated(SOURCES[2]).metrics(names)) == ["loss", "miou", "dice", *(f"iou/{name}" for name in names)]
-
-
-def test_latency_is_that_of_one_image_in_eval_mode():
-    who, shown = network(BINARY).train(), []
-    who.register_forward_pre_hook(lambda module, inputs: shown.append((inputs[0].shape, inputs[0].dtype, who.training)))
-    assert latency_ms(who, (32, 64), CPU, rounds=3) > 0
-    assert shown == [((1, 3, 32, 64), torch.uint8, False)] * 5
-
-
-@pytest.mark.parametrize("source", [BINARY, SOURCES[2]])
-def test_multiply_adds_are_those_of_the_convolutions_and_counting_changes_nothing(source):
-    who = network(source).train()
-    pixels = 64 * 96
-    assert macs(who, (64, 96)) == pixels * (3 * 8 + 8 * source.classes)
-    assert macs(who, (64, 96)) == pixels * (3 * 8 + 8 * source.classes)  # the second answer is kept from the first
-    assert macs(who, (32, 32)) == 32 * 32 * (3 * 8 + 8 * source.classes)
-    assert who.training
