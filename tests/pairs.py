@@ -1,4 +1,4 @@
-"""Pairs of an image and its mask, as files of a data folder."""
+"""Write pairs of images and masks into a data folder."""
 
 import numpy as np
 from PIL import Image
@@ -11,7 +11,7 @@ def picture(height=32, width=64, value=120):
 
 
 def mask(height=32, width=64, values=(0, 1)):
-    """The first value on the left, the others side by side to its right."""
+    """The values in vertical stripes, from left to right."""
     columns = np.arange(width) * len(values) // width
     return np.tile(np.asarray(values, dtype=np.uint8)[columns], (height, 1))
 

@@ -1,6 +1,6 @@
-"""Data sets, light to import: no torch, albumentations, torchvision or OpenCV until a sample is asked for.
+"""Data sets, light to import: no torch, albumentations, torchvision or OpenCV until a sample is read.
 
-`kd.data.views` (augmentation) and `kd.data.loading` (batches) are imported by those who train.
+Only training imports `kd.data.augmentation` and `kd.data.loading` (batches).
 """
 
 from kd.data.folder import Folder

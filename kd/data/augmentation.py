@@ -1,18 +1,18 @@
 """Augmentation as a pure function: the view of a sample depends on (seed, view, index) and on nothing else.
 
 albumentations keeps random state inside its transforms. Here that state is replaced before every sample by generators
-keyed with a hash of (seed, view, index), so the same view comes out in any order, in any worker, before and after a
+keyed with a hash of (seed, view, index), so the view is the same in any order, in any worker, before and after a
 resume, and in every trial of a study. The 95 transforms of albumentations 2.0.8 that need only an image and a mask were
-found pure this way, with OpenCV 5.0.
+verified to be pure this way, with OpenCV 5.0.
 
-Masks follow geometry by nearest neighbour. Where geometry fills in from outside the picture, the mask becomes
-`ignore_index`, or background without one; transforms that reflect or wrap bring the mask's own classes in instead.
-Left out: GridElasticDeform offers no way to choose what its mask is filled with, and always takes 0.
+Geometric transforms move masks by nearest neighbour. Outside the image the mask is filled with `ignore_index`, or with
+background if there is none; transforms that reflect or wrap fill it with classes instead. Exception: GridElasticDeform
+always fills its mask with 0.
 """
 
 import os
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for news while it is imported
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it checks for updates online when imported
 
 import copy
 import random
@@ -33,7 +33,7 @@ _TRANSFORM = (albumentations.BasicTransform, albumentations.BaseCompose)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """`transforms` in order, each with its own probability; they are copied, and none may change size or type."""
+    """`transforms` in order, each with its own probability. They are copied; none may change size or type."""
 
     transforms: Sequence[Any]  # albumentations has no types
     seed: int
@@ -48,17 +48,17 @@ class Augmentation:
                 )
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, view: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """View number `view` of sample `index`: image H x W x 3 uint8 and mask H x W uint8, both of the same size."""
+        """View `view` of sample `index`: image H x W x 3 uint8 and mask H x W uint8 of the same size."""
         number = key("view", self.seed, view, index)
         self._compose.set_random_state(np.random.Generator(np.random.Philox(key=number)), random.Random(number))
         try:
             result = self._compose(image=image, mask=mask)
-        except Exception as error:  # image and mask are sound, so it is the recipe: a crop larger than the image, ...
+        except Exception as error:  # the inputs are valid, so it is the transforms: a crop larger than the image, ...
             raise ConfigError(f"augment.transforms cannot be applied to {_kind(image)}: {error}") from error
         if _kind(result["image"]) != _kind(image) or _kind(result["mask"]) != _kind(mask):
             raise ConfigError(
-                f"augment.transforms turn {_kind(image)} into {_kind(result['image'])}{self._culprit(image, mask)}: an "
-                "augmentation keeps size and type; data.image_size resizes, and each model normalises its own input"
+                f"augment.transforms change {_kind(image)} to {_kind(result['image'])}{self._offender(image, mask)}: "
+                "an augmentation keeps size and type; data.image_size resizes, and each model normalises its own input"
             )
         return result["image"], result["mask"]
 
@@ -68,8 +68,8 @@ class Augmentation:
         _fill_masks(transforms, 0 if self.ignore_index is None else self.ignore_index)
         return albumentations.Compose(transforms, mask_interpolation=cv2.INTER_NEAREST)
 
-    def _culprit(self, image: np.ndarray, mask: np.ndarray) -> str:
-        """Which transform changes the size or type, found by trying each alone."""
+    def _offender(self, image: np.ndarray, mask: np.ndarray) -> str:
+        """The transform that changes the size or type, found by trying each one alone."""
         for transform in copy.deepcopy(list(self.transforms)):
             result = transform(image=image, mask=mask, force_apply=True)
             if _kind(result["image"]) != _kind(image) or _kind(result["mask"]) != _kind(mask):
@@ -78,7 +78,7 @@ class Augmentation:
 
 
 def _fill_masks(transforms: Iterable[Any], value: int) -> None:
-    """Let geometry fill masks with `value`; only geometry has a border. What dropout does to a mask is left as set."""
+    """Make geometric transforms, which have a border mode, fill masks with `value`; leave dropout as configured."""
     for transform in transforms:
         if isinstance(transform, albumentations.BaseCompose):
             _fill_masks(transform.transforms, value)

@@ -1,8 +1,8 @@
-"""Decoded samples, kept: each picture is read, decoded and resized once, and not again in every epoch of every trial.
+"""Cache of decoded samples: each image is read, decoded and resized once, not in every epoch of every trial.
 
-In memory (shared by the loader's processes, and by the trials that a process runs one after another) or on the disk
-(shared by all processes, and by later runs). What does not fit into the budget is read anew each time. A sample is kept
-as `Source.read` gives it, under the fingerprint of its source: augmentation comes after, and other data has other keys.
+In memory (shared by the loader's processes and by the successive trials of a process) or on disk (shared by all
+processes and later runs). Samples beyond the budget are read again each time. A sample is cached as returned by
+`Source.read`, before augmentation, under the fingerprint of its source.
 """
 
 import logging
@@ -16,46 +16,46 @@ from kd.system.files import json_digest
 from kd.system.record_file import FileRecords, MemoryRecords, Records, create, describe, file_bytes
 
 GB = 10**9
-SPARE = 2  # at most one part in so many of the memory that is free
+SPARE = 2  # at most 1 / SPARE of the free memory is used
 
 log = logging.getLogger(__name__)
 
-_memory: dict[tuple[str, str], Records] = {}  # of this process, by fingerprint and split
+_memory: dict[tuple[str, str], Records] = {}  # this process's caches, by fingerprint and split
 
 
 class Samples:
-    """The samples of a source, from a cache where they are in it; `size` and `read` are those of the source."""
+    """The samples of a source, cached; `size` and `read` as in `Source`."""
 
-    def __init__(self, source: Source, slots: dict[str, Records]) -> None:
-        self.source, self._slots = source, slots
+    def __init__(self, source: Source, records: dict[str, Records]) -> None:
+        self.source, self._records = source, records
 
     def size(self, split: str) -> int:
         return self.source.size(split)
 
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The RGB image (H x W x 3 uint8) and the mask (H x W uint8) of one sample; see `Source.read`."""
-        slots = self._slots.get(split)
-        if slots is None or not 0 <= index < slots.count:
+        records = self._records.get(split)
+        if records is None or not 0 <= index < records.count:
             return self.source.read(split, index)
         height, width = self.source.image_size
-        record = np.empty(slots.size, dtype=np.uint8)
-        if not slots.read_into(index, record.data):
+        record = np.empty(records.size, dtype=np.uint8)
+        if not records.read_into(index, record.data):
             image, mask = self.source.read(split, index)
             record[: image.size], record[image.size :] = image.reshape(-1), mask.reshape(-1)
-            self._keep(split, slots, index, record)
+            self._store(split, records, index, record)
         pixels = height * width
         return record[: 3 * pixels].reshape(height, width, 3), record[3 * pixels :].reshape(height, width)
 
-    def _keep(self, split: str, slots: Records, index: int, record: np.ndarray) -> None:
+    def _store(self, split: str, records: Records, index: int, record: np.ndarray) -> None:
         try:
-            slots.write(index, record.data)
-        except OSError as error:  # a full disk takes the cache, not the run
-            self._slots.pop(split, None)
-            log.warning("data.cache: %s; samples of %s are read anew from here on", error.strerror, split)
+            records.write(index, record.data)
+        except OSError as error:  # a full disk disables the cache but does not stop the run
+            self._records.pop(split, None)
+            log.warning("data.cache: %s; samples of %s are no longer cached", error.strerror, split)
 
 
-def kept(source: Source, folder: Path) -> Samples:
-    """The samples of a source, cached as its `cache` and `cache_gb` say; files of the disk cache stand in `folder`."""
+def cached(source: Source, folder: Path) -> Samples:
+    """The samples of a source, cached according to its `cache` and `cache_gb`; a disk cache is in `folder`."""
     if source.cache == "off":
         return Samples(source, {})
     key = source.fingerprint()
@@ -64,54 +64,54 @@ def kept(source: Source, folder: Path) -> Samples:
             source, _in_memory(source, key) if source.cache == "ram" else _on_disk(source, folder / _name(key))
         )
     except OSError as error:
-        log.warning("data.cache=%s: %s; samples are read anew each time", source.cache, error)
+        log.warning("data.cache=%s: %s; samples are not cached", source.cache, error)
         return Samples(source, {})
 
 
 def _in_memory(source: Source, key: str) -> dict[str, Records]:
-    for name in [name for name in _memory if name[0] != key]:  # another data set: its place is wanted
+    for name in [name for name in _memory if name[0] != key]:  # caches of other data are dropped to free their memory
         del _memory[name]
     room = min(source.cache_gb * GB, psutil.virtual_memory().available / SPARE)
-    slots = {split: _memory[key, split] for split in SPLITS if (key, split) in _memory}
-    for split, count in _that_fit(source, room).items():
-        if split not in slots:
-            slots[split] = _memory[key, split] = MemoryRecords(count, _record_bytes(source))
-    return slots
+    records = {split: _memory[key, split] for split in SPLITS if (key, split) in _memory}
+    for split, count in _fitting(source, room).items():
+        if split not in records:
+            records[split] = _memory[key, split] = MemoryRecords(count, _record_bytes(source))
+    return records
 
 
 def _on_disk(source: Source, folder: Path) -> dict[str, Records]:
-    slots: dict[str, Records] = {}
-    for split, count in _that_fit(source, source.cache_gb * GB).items():
-        path = folder / f"{split}.slots"
+    records: dict[str, Records] = {}
+    for split, count in _fitting(source, source.cache_gb * GB).items():
+        path = folder / f"{split}.records"
         create(path, count, _record_bytes(source))
         try:
-            slots[split] = FileRecords(path)
-            if slots[split].size != _record_bytes(source) or slots[split].count > source.size(split):
-                raise ValueError(f"{path} holds other records")
+            records[split] = FileRecords(path)
+            if records[split].size != _record_bytes(source) or records[split].count > source.size(split):
+                raise ValueError(f"{path} has another number or size of records")
         except ValueError as error:
-            log.warning("data.cache: %s; it is made anew", error)
+            log.warning("data.cache: %s; it is created again", error)
             path.unlink(missing_ok=True)
             create(path, count, _record_bytes(source))
-            slots[split] = FileRecords(path)
+            records[split] = FileRecords(path)
     facts = {
         "data": str(getattr(source, "root", type(source).__name__)),
         "image_size": source.image_size,
         "samples": {split: source.size(split) for split in SPLITS},
     }
     describe(folder, facts, "data.cache")
-    return slots
+    return records
 
 
 def _name(key: str) -> str:
-    """Of a folder that outlives this process: what decodes and resizes may be another version in the next."""
+    """The name of the cache folder, which depends on the versions of the libraries that decode and resize."""
     import cv2
     import PIL
 
     return json_digest([key, PIL.__version__, cv2.__version__, np.__version__])[:16]
 
 
-def _that_fit(source: Source, room: float) -> dict[str, int]:
-    """How many samples of each split fit into so many bytes, training first."""
+def _fitting(source: Source, room: float) -> dict[str, int]:
+    """How many samples of each split fit into `room` bytes, training first."""
     counts = {}
     for split in SPLITS:
         each = file_bytes(1, _record_bytes(source))

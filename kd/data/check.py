@@ -1,7 +1,7 @@
-"""Every sample of every split, looked at once: all that is wrong with the data, in one go.
+"""Check every sample of every split and report everything that is wrong with a data set.
 
-Errors are what training would stop at or be misled by; warnings are for a person to judge. Pictures are compared by
-their decoded pixels, so that a copy is found under another name or format; a copy that was compressed anew is not.
+Errors would stop or mislead training; warnings are for a person to judge. Images are compared by their decoded pixels,
+so a copy is found under another name or format, but not after lossy compression.
 """
 
 import os
@@ -11,21 +11,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kd.data.inspection import Look, Problem, looks_at, place, root_of, told
+from kd.data.inspection import InspectedSample, Problem, inspect_samples, relative_message, relative_name, root_of
 from kd.data.source import SPLITS, Source
 from kd.errors import shown
 
-RARE = 0.01  # of a split's valid pixels: below it a class is worth a warning
+RARE = 0.01  # fraction of a split's valid pixels below which a class causes a warning
 
 
 @dataclass
 class Split:
-    """What the samples of one split have in common; `classes` and what follows is empty where no mask was read.
+    """Statistics of one split; `classes` and what follows are empty if no mask was read.
 
     Attributes:
-        classes: for each class, its pixels and the images that it occurs in.
-        void: pixels of `ignore_index`.
-        only_background: masks without a pixel of any class but the first.
+        classes: for each class, its number of pixels and of images with it.
+        void: the number of pixels of `ignore_index`.
+        only_background: the number of masks with no class but the first.
     """
 
     pairs: int = 0
@@ -43,7 +43,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Report:
-    """All that was found out about a data set."""
+    """The results of checking a data set."""
 
     splits: dict[str, Split]
     errors: list[Problem]
@@ -54,74 +54,77 @@ def check(
     source: Source,
     headers: bool = False,
     workers: int | None = None,
-    watch: Callable[[Iterable[Look], int], Iterable[Look]] = lambda looks, total: looks,
+    watch: Callable[[Iterable[InspectedSample], int], Iterable[InspectedSample]] = lambda samples, total: samples,
 ) -> Report:
-    """Look at every sample of `source`; with `headers` at the files' headers only.
+    """Check every sample of `source`; with `headers`, only the headers of its files.
 
-    `workers` processes read (one per core); `watch` is handed the looks as they come, and how many there will be.
-    Raises DataError where there is no data to look at.
+    `workers` is the number of processes (default: one per core); `watch` wraps the iterator of inspected samples, of
+    which there are `total`. Raises DataError if there is no data.
     """
     root = root_of(source)
     whole, faults = source.sound()
-    problems = [Problem(fault.kind, fault.split, place(fault.file, root), told(fault.error, root)) for fault in faults]
+    problems = [
+        Problem(fault.kind, fault.split, relative_name(fault.file, root), relative_message(fault.error, root))
+        for fault in faults
+    ]
     todo = [(split, index) for split in SPLITS for index in range(whole.size(split))]
-    looks = list(watch(looks_at(whole, todo, headers, workers or os.cpu_count() or 1), len(todo)))
-    splits = {split: _summed(source, [look for look in looks if look.split == split]) for split in SPLITS}
-    shared, twice = _copies(looks)
+    samples = list(watch(inspect_samples(whole, todo, headers, workers or os.cpu_count() or 1), len(todo)))
+    splits = {split: _summed(source, [sample for sample in samples if sample.split == split]) for split in SPLITS}
+    shared, twice = _copies(samples)
     return Report(
         splits,
-        errors=[*problems, *(problem for look in looks for problem in look.problems), *shared],
-        warnings=[*twice, *_void(looks), *_rare(splits)],
+        errors=[*problems, *(problem for sample in samples for problem in sample.problems), *shared],
+        warnings=[*twice, *_void(samples), *_rare(splits)],
     )
 
 
-def _copies(looks: Sequence[Look]) -> tuple[list[Problem], list[Problem]]:
-    """Pictures that an earlier split has too, and pictures that their own split has already."""
-    first: dict[bytes, dict[str, Look]] = {}
+def _copies(samples: Sequence[InspectedSample]) -> tuple[list[Problem], list[Problem]]:
+    """Images that also occur in an earlier split, and images that occur twice in their own split."""
+    first: dict[bytes, dict[str, InspectedSample]] = {}
     shared, twice = [], []
-    for look in looks:
-        if look.digest is None:
+    for sample in samples:
+        if sample.digest is None:
             continue
-        seen = first.setdefault(look.digest, {})
-        other = next((seen[split] for split in seen if split != look.split), seen.get(look.split))
-        seen.setdefault(look.split, look)
+        seen = first.setdefault(sample.digest, {})
+        other = next((seen[split] for split in seen if split != sample.split), seen.get(sample.split))
+        seen.setdefault(sample.split, sample)
         if other is None:
             continue
-        says = f"{shown(look.file)} is the same picture as {shown(other.file)}"
-        if other.split == look.split:
-            twice.append(Problem("twice", look.split, look.file, f"{says}: it counts twice in {look.split}"))
+        message = f"{shown(sample.file)} is the same picture as {shown(other.file)}"
+        if other.split == sample.split:
+            twice.append(Problem("twice", sample.split, sample.file, f"{message}: it counts twice in {sample.split}"))
         else:
-            says = f"{says}: {other.split} and {look.split} must share none, remove one"
-            shared.append(Problem("two_splits", look.split, look.file, says))
+            message = f"{message}: {other.split} and {sample.split} must not share images, remove one"
+            shared.append(Problem("two_splits", sample.split, sample.file, message))
     return shared, twice
 
 
-def _void(looks: Iterable[Look]) -> list[Problem]:
+def _void(samples: Iterable[InspectedSample]) -> list[Problem]:
     return [
-        Problem("void", look.split, look.file, f"{shown(look.file)} has a mask of nothing but data.ignore_index")
-        for look in looks
-        if look.pixels and not any(look.pixels[:-1])
+        Problem("void", sample.split, sample.file, f"{shown(sample.file)} has a mask of data.ignore_index only")
+        for sample in samples
+        if sample.pixels and not any(sample.pixels[:-1])
     ]
 
 
 def _rare(splits: dict[str, Split]) -> Iterator[Problem]:
-    """Classes that a split has not, or hardly any of."""
+    """Classes that are missing from a split or rare in it."""
     for split, found in splits.items():
         for name, figures in found.classes.items():
             if not figures["pixels"]:
                 yield Problem("absent_class", split, "", f"class {shown(name)} never occurs in {split}")
             elif found.share(name) < RARE:
-                says = f"class {shown(name)} is {found.share(name):.2%} of {split}'s pixels"
-                yield Problem("rare_class", split, "", f"{says}, in {figures['images']} of {found.pairs} images")
+                message = f"class {shown(name)} is {found.share(name):.2%} of {split}'s pixels"
+                yield Problem("rare_class", split, "", f"{message}, in {figures['images']} of {found.pairs} images")
 
 
-def _summed(source: Source, looks: Sequence[Look]) -> Split:
-    """What the looks at one split add up to."""
-    found = Split(pairs=len(looks))
-    found.sizes.update(f"{look.size[1]}x{look.size[0]}" for look in looks if look.size)
+def _summed(source: Source, samples: Sequence[InspectedSample]) -> Split:
+    """Statistics of the inspected samples of one split."""
+    found = Split(pairs=len(samples))
+    found.sizes.update(f"{sample.size[1]}x{sample.size[0]}" for sample in samples if sample.size)
     for which, counter in enumerate((found.images, found.masks)):
-        counter.update(form for look in looks for form in look.formats[which : which + 1] if form)
-    counts = np.array([look.pixels for look in looks if look.pixels], dtype=np.int64)
+        counter.update(form for sample in samples for form in sample.formats[which : which + 1] if form)
+    counts = np.array([sample.pixels for sample in samples if sample.pixels], dtype=np.int64)
     if len(counts):
         pixels, images = counts.sum(axis=0).tolist(), (counts > 0).sum(axis=0).tolist()
         names = enumerate(source.class_names)

@@ -1,4 +1,4 @@
-"""What `kd check` shows: a data set's splits, the balance of its classes, and a line for each problem."""
+"""The output of `kd check`: a data set's splits, the balance of its classes, and a line for each problem."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,22 +10,22 @@ from rich.progress import track
 from rich.table import Table
 
 from kd.data.check import Report, Split
-from kd.data.inspection import Look, Problem
+from kd.data.inspection import InspectedSample, Problem
 from kd.errors import shown
 from kd.system.terminal import can_move
 
-MOST = 20  # lines for problems of one kind
-FEW = 3  # sizes or formats named for a split
+MAX_LINES = 20  # for problems of one kind
+MAX_NAMED = 3  # sizes or formats of a split
 
 
-def watched(looks: Iterable[Look], total: int) -> Iterable[Look]:
-    """The same looks; on a terminal with a progress bar, which leaves no trace."""
+def watched(samples: Iterable[InspectedSample], total: int) -> Iterable[InspectedSample]:
+    """The same samples, with a transient progress bar on a terminal."""
     console = Console(stderr=True)
-    return track(looks, "reading", total, console=console, disable=not can_move(console), transient=True)
+    return track(samples, "reading", total, console=console, disable=not can_move(console), transient=True)
 
 
 def show(report: Report) -> None:
-    """Print the whole report, for people."""
+    """Print the report for people."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     for name, split in report.splits.items():
         console.print(_outline(name, split))
@@ -39,7 +39,7 @@ def show(report: Report) -> None:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """The report as plain containers; `share` is of a split's valid pixels, `file` is relative to the root."""
+    """The report as plain containers; `share` is the fraction of valid pixels, `file` is relative to the root."""
     return {
         "splits": {name: _split_as_json(split) for name, split in report.splits.items()},
         "errors": [problem._asdict() for problem in report.errors],
@@ -59,17 +59,17 @@ def _outline(name: str, split: Split) -> str:
         if counter:
             parts.append(title + _most_common(counter))
     if split.only_background:
-        parts.append(f"{_count(split.only_background, 'mask')} of nothing but {shown(next(iter(split.classes)))}")
+        parts.append(f"{_count(split.only_background, 'mask')} with only {shown(next(iter(split.classes)))}")
     return "  ".join(parts)
 
 
 def _most_common(counter: Counter[str]) -> str:
-    named = ", ".join(f"{value} ({count})" for value, count in counter.most_common(FEW))
-    return named + (f" and {len(counter) - FEW} more" if len(counter) > FEW else "")
+    named = ", ".join(f"{value} ({count})" for value, count in counter.most_common(MAX_NAMED))
+    return named + (f" and {len(counter) - MAX_NAMED} more" if len(counter) > MAX_NAMED else "")
 
 
 def _balance(splits: dict[str, Split]) -> Table:
-    """A row per class: its share of each split's valid pixels, and the images that it occurs in."""
+    """A row per class: its share of each split's valid pixels, and the number of images with it."""
     table = Table(title="share of valid pixels, images with the class", title_justify="left")
     table.add_column("")
     filled = {name: split for name, split in splits.items() if split.classes}
@@ -90,17 +90,17 @@ def _void(split: Split) -> str:
 
 
 def _lines(problems: Iterable[Problem]) -> Iterator[str]:
-    """Their lines, kind by kind, and of each kind not more than `MOST`."""
+    """The messages, grouped by kind, at most `MAX_LINES` per kind."""
     for _, alike in groupby(sorted(problems, key=lambda problem: problem.kind), key=lambda problem: problem.kind):
-        lines = [problem.says for problem in alike]
-        yield from lines[:MOST]
-        if len(lines) > MOST:
-            yield f"and {len(lines) - MOST} more like the last (--json lists all)"
+        lines = [problem.message for problem in alike]
+        yield from lines[:MAX_LINES]
+        if len(lines) > MAX_LINES:
+            yield f"and {len(lines) - MAX_LINES} more of this kind (--json lists all)"
 
 
 def _verdict(report: Report) -> str:
     if not report.errors and not report.warnings:
-        return "nothing is wrong"
+        return "no problems"
     return f"{_count(len(report.errors), 'error')}, {_count(len(report.warnings), 'warning')}"
 
 

@@ -2,8 +2,8 @@
 
     root/images/{train,val,test}/<stem>.jpg ...     root/masks/{train,val,test}/<stem>.png ...
 
-Where there is no images/val, a validation split is cut off train by a hash of each stem: adding files never moves the
-others across. A missing test split is allowed. The files are listed once, when they are first asked for.
+Without images/val, a validation split is taken from train by a hash of each stem, so adding files never moves others
+between the splits. A missing test split is allowed. Files are listed once, at first use.
 """
 
 import os
@@ -21,16 +21,16 @@ from kd.data.source import SPLITS, Source, known_split
 from kd.errors import DataError, shown
 from kd.system import files
 
-VERSION = 1  # part of the fingerprint: raise it with any change to what `read` returns for the same files
-SAMPLE = 64  # masks that `check` reads
+VERSION = 1  # part of the fingerprint: increase it whenever `read` returns something else for the same files
+SAMPLE = 64  # number of masks that `check` reads
 
 
 @dataclass(frozen=True)
 class Folder(Source):
-    """Images and masks under `root`, which may start with ~ and is otherwise relative to the working directory.
+    """Images and masks under `root`, which may start with ~ or be relative to the working directory.
 
-    `mask_values[i]` is stored in the masks where class i is meant, as 0 and 255 often are; empty means that classes are
-    stored as themselves. `val_fraction` of train becomes val where the folder has no val of its own.
+    `mask_values[i]` is the value of class i in the mask files, such as 0 and 255; empty means that masks store class
+    indices. `val_fraction` of train becomes val if the folder has no val.
     """
 
     root: str | Path
@@ -40,7 +40,7 @@ class Folder(Source):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not str(self.root).strip():
-            raise ValueError("root must name the folder that holds images/ and masks/, but is empty")
+            raise ValueError("root must name the folder with images/ and masks/, but is empty")
         object.__setattr__(self, "root", Path(self.root).expanduser())
         object.__setattr__(self, "mask_values", self._checked_values(tuple(self.mask_values or ())))
         check_val_fraction(self.val_fraction)
@@ -100,21 +100,21 @@ class Folder(Source):
 
     @cached_property
     def _listing(self) -> tuple[dict[str, tuple[Pair, ...]], list[Fault]]:
-        """The whole pairs of every split, and what is wrong with the other files."""
+        """The complete pairs of every split, and the faults of all other files."""
         root, train = Path(self.root), Path(self.root) / "images/train"
         if not os.path.isdir(root):
             raise DataError(
-                f"data.root={shown(root)} is not a folder (looked from {shown(Path.cwd())}): give the folder that "
-                "holds images/train and masks/train"
+                f"data.root={shown(root)} is not a folder (working directory: {shown(Path.cwd())}): give the folder "
+                "with images/train and masks/train"
             )
         listed = {split: paired(root, split) for split in SPLITS}
         pairs = {split: whole for split, (whole, _) in listed.items()}
         faults = [fault for split in SPLITS for fault in listed[split][1]]
         if not pairs["train"] and not faults:
-            raise DataError(f"{shown(train)} holds no images ({', '.join(IMAGE_SUFFIXES)}): put some there")
+            raise DataError(f"{shown(train)} contains no images ({', '.join(IMAGE_SUFFIXES)}): add some")
         if not pairs["val"] and not any(fault.split == "val" for fault in faults):
             try:
-                held_out = cut_off([pair.image.stem for pair in pairs["train"]], self.val_fraction, shown(train))
+                held_out = val_stems([pair.image.stem for pair in pairs["train"]], self.val_fraction, shown(train))
             except DataError as error:
                 faults.append(Fault("no_val", "val", train, error))
             else:
@@ -135,8 +135,8 @@ class Folder(Source):
             raise ValueError(f"mask_values must be whole numbers from 0 to {2**16 - 2}, but got {list(values)}")
         if values and (len(values) != len(self.class_names) or len(set(values)) != len(values)):
             raise ValueError(
-                f"mask_values must be {len(self.class_names)} different values, one for each class with the background "
-                f"first where classes is 1, but got {list(values)}"
+                f"mask_values must be {len(self.class_names)} different values, one per class, the background first "
+                f"if classes is 1, but got {list(values)}"
             )
         if self.ignore_index in values:
             raise ValueError(f"ignore_index {self.ignore_index} must not be one of mask_values {list(values)}")
@@ -144,21 +144,21 @@ class Folder(Source):
 
 
 def check_val_fraction(value: float) -> None:
-    """Raise ValueError unless `value` can be the share of train that becomes val."""
+    """Raise ValueError unless `value` is a valid fraction of train to become val."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise ValueError(f"val_fraction must be between 0 and 1, both excluded, but got {value!r}")
 
 
-def cut_off(stems: Sequence[str], fraction: float, where: str) -> frozenset[str]:
-    """The stems, about `fraction` of them, that become the validation split: each by its own hash, at least one.
+def val_stems(stems: Sequence[str], fraction: float, where: str) -> frozenset[str]:
+    """The stems that become the validation split: about `fraction` of them, by the hash of each, at least one.
 
-    Raises DataError, naming `where`, if there are too few to leave some on both sides.
+    Raises DataError, naming `where`, if there are too few for two splits.
     """
     if len(stems) < 2:
-        raise DataError(f"{where} holds {len(stems)} image, too few to cut a validation split off: add images/val")
-    place = {stem: key("val", stem) / 2**128 for stem in stems}
-    chosen = {stem for stem in stems if place[stem] < fraction}
-    ranked = sorted(stems, key=place.__getitem__)
+        raise DataError(f"{where} contains {len(stems)} image, too few to split off a validation set: add images/val")
+    position = {stem: key("val", stem) / 2**128 for stem in stems}
+    chosen = {stem for stem in stems if position[stem] < fraction}
+    ranked = sorted(stems, key=position.__getitem__)
     return frozenset((chosen | {ranked[0]}) - {ranked[-1]})
 
 

@@ -1,10 +1,10 @@
-"""The Oxford-IIIT Pet data set as binary segmentation: pet against background, the unclear border ignored.
+"""The Oxford-IIIT Pet data set as binary segmentation: pet against background, ignoring the ambiguous border.
 
-torchvision downloads it (about 800 MB, checksums verified) when it is first asked for and not there; a lock keeps the
-parallel trials of a study from downloading together. Once on disk, torchvision is not needed and not imported.
+torchvision downloads it at first use (about 800 MB, checksums verified); a lock keeps the parallel trials of a study
+from downloading it together. Once it is on disk, torchvision is not imported.
 
-Reference: Parkhi, Vedaldi, Zisserman, Jawahar, "Cats and Dogs", CVPR 2012. Val is cut off the official trainval by a
-hash of each name; test is the official test.
+Reference: Parkhi, Vedaldi, Zisserman, Jawahar, "Cats and Dogs", CVPR 2012. Val is taken from the official trainval
+by a hash of each name; test is the official test.
 """
 
 import re
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from kd.data.decode import open_file, read_image, read_mask, resized
-from kd.data.folder import check_val_fraction, cut_off
+from kd.data.folder import check_val_fraction, val_stems
 from kd.data.pairing import Pair
 from kd.data.source import SPLITS, Source, known_split
 from kd.errors import DataError, shown
@@ -27,7 +27,7 @@ PET, BACKGROUND = 1, 2  # values of the published trimaps; 3 is the border
 
 @dataclass(frozen=True)
 class OxfordPet(Source):
-    """The pets under `root`/oxford-iiit-pet; `download` fetches them if they are not there.
+    """The data set in `root`/oxford-iiit-pet; with `download` it is downloaded if missing.
 
     `ignore_index` marks the border. `val_fraction` of trainval becomes val.
     """
@@ -48,11 +48,11 @@ class OxfordPet(Source):
 
     @property
     def folder(self) -> Path:
-        """Where torchvision puts the files."""
+        """The folder that torchvision downloads to."""
         return Path(self.root) / "oxford-iiit-pet"
 
     @property
-    def _again(self) -> str:
+    def _advice(self) -> str:
         return f"delete {shown(self.folder)} to download it again"
 
     def size(self, split: str) -> int:
@@ -65,7 +65,7 @@ class OxfordPet(Source):
         image, mask = self.image(split, index), self.mask(split, index)
         if image.shape[:2] != mask.shape:
             name = self.name(split, index)
-            raise DataError(f"{name} and its trimap differ in size: {self._again}")
+            raise DataError(f"{name} and its trimap differ in size: {self._advice}")
         return resized(image, mask, self.image_size)
 
     def files(self, split: str, index: int) -> Pair:
@@ -83,12 +83,12 @@ class OxfordPet(Source):
         return mask
 
     def fingerprint(self) -> str:
-        # The files are the published ones, verified when they were downloaded: names and settings tell all.
+        # The files are the published ones, verified when downloaded, so names and settings suffice.
         content = [VERSION, self.image_size, self.ignore_index, self._names]
         return json_digest(content)
 
     def check(self) -> None:
-        """Download if need be, and see that an interrupted download has not left a part of the files."""
+        """Download the data set if missing, and check that it is complete."""
         images = {path.stem for path in (self.folder / "images").glob("*.jpg")} if self._names else set()
         trimaps = {path.stem for path in (self.folder / "annotations" / "trimaps").glob("*.png")}
         for name in (name for split in SPLITS for name in self._names[split]):
@@ -102,20 +102,20 @@ class OxfordPet(Source):
         if not (self.folder / "annotations" / "trainval.txt").is_file():
             self._download()
         trainval, test = (self._listed(split) for split in ("trainval", "test"))
-        val = cut_off(trainval, self.val_fraction, shown(self.folder))
+        val = val_stems(trainval, self.val_fraction, shown(self.folder))
         return {"train": [n for n in trainval if n not in val], "val": [n for n in trainval if n in val], "test": test}
 
     def _listed(self, split: str) -> list[str]:
-        """The names in one of the published lists, each of a file in `folder`/images and of nothing else."""
+        """The names in one of the published lists; each is checked to be a plain file name."""
         listing = self.folder / "annotations" / f"{split}.txt"
         with open_file(listing) as file:
             lines = file.read().decode("utf-8", "backslashreplace").splitlines()
         names = sorted(line.split()[0] for line in lines if line.strip())
         for name in names:
             if not re.fullmatch(r"\w+", name, re.ASCII):
-                raise DataError(f"{shown(listing)} lists '{shown(name)}', which names no pet: {self._again}")
+                raise DataError(f"{shown(listing)} lists '{shown(name)}', which is not a pet's name: {self._advice}")
         if not names:
-            raise DataError(f"{shown(listing)} lists no pets: {self._again}")
+            raise DataError(f"{shown(listing)} lists no pets: {self._advice}")
         return names
 
     def _name(self, split: str, index: int) -> str:
@@ -126,7 +126,7 @@ class OxfordPet(Source):
     def _download(self) -> None:
         if not self.download:
             raise DataError(
-                f"{shown(self.folder)} does not hold the pets: set data.download=true, or data.root to a copy"
+                f"{shown(self.folder)} does not contain the data set: set data.download=true, or data.root to a copy"
             )
         from filelock import FileLock
         from torchvision.datasets import OxfordIIITPet
@@ -138,6 +138,6 @@ class OxfordPet(Source):
                 OxfordIIITPet(root, download=True)
         except (OSError, RuntimeError) as error:  # no network, a full disk, a checksum that does not match
             raise DataError(
-                f"the Oxford pets are not in {shown(self.folder)} and cannot be downloaded ({error}): connect to the "
+                f"{shown(self.folder)} does not contain the data set and the download failed ({error}): connect to the "
                 "network, set data.root to a copy, or use data=shapes"
             ) from error

@@ -1,6 +1,6 @@
-"""The files of a folder of images and a folder of masks, paired by stem; whatever is wrong with one is a `Fault`.
+"""Pair the files of an image folder and a mask folder by stem; every problem is a `Fault`.
 
-A name is not trusted: an entry must be a file, or a link to one below the same root.
+Names are not trusted: an entry must be a file, or a link to one below the same root.
 """
 
 import os
@@ -23,7 +23,7 @@ class Pair(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong with the data; `kind` is a short name for others like it, `file` the file's place."""
+    """One problem with the data; `kind` is a short name for similar problems."""
 
     kind: str
     split: str
@@ -32,54 +32,54 @@ class Fault(NamedTuple):
 
 
 def paired(root: Path, split: str) -> tuple[tuple[Pair, ...], list[Fault]]:
-    """The whole pairs of one split, by stem, and what is wrong with every other file there.
+    """The complete pairs of one split, sorted by stem, and the faults of all other files.
 
     Raises DataError if one of its two folders cannot be read.
     """
     faults: list[Fault] = []
     images = _by_stem(root, "images", split, IMAGE_SUFFIXES, faults)
     masks = _by_stem(root, "masks", split, (*MASK_SUFFIXES, *JPEG_SUFFIXES), faults)
-    for stem in {fault.file.stem for fault in faults}:  # their partners are not alone
+    for stem in {fault.file.stem for fault in faults}:  # do not report their partners too
         images.pop(stem, None)
         masks.pop(stem, None)
-    faults += _alone(root, split, images, masks)
+    faults += _unpaired(root, split, images, masks)
     pairs = []
     for pair in (Pair(images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys())):
         if pair.mask.suffix.lower() in MASK_SUFFIXES:
             pairs.append(pair)
         else:
-            says = f"{shown(pair.mask)} is a JPEG, which does not keep class indices exactly: save masks as PNG"
-            faults.append(Fault("jpeg_mask", split, pair.mask, DataError(says)))
+            message = f"{shown(pair.mask)} is a JPEG, which does not keep class indices exactly: save masks as PNG"
+            faults.append(Fault("jpeg_mask", split, pair.mask, DataError(message)))
     return tuple(pairs), faults
 
 
-def _alone(root: Path, split: str, images: dict[str, Path], masks: dict[str, Path]) -> Iterator[Fault]:
+def _unpaired(root: Path, split: str, images: dict[str, Path], masks: dict[str, Path]) -> Iterator[Fault]:
     """Images without a mask, then masks without an image."""
-    for these, those, lack, folder, suffix in (
+    for these, those, missing, folder, suffix in (
         (images, masks, "mask", "masks", ".png"),
         (masks, images, "image", "images", ".jpg or another format"),
     ):
-        alone = sorted(these.keys() - those.keys())
-        for stem in alone:
+        unpaired = sorted(these.keys() - those.keys())
+        for stem in unpaired:
             wanted = f"{shown(root / folder / split / stem)}{suffix}"
-            says = f"{shown(these[stem])} has no {lack}: expected {wanted}"
-            count = f"{len(alone)} of {len(these)} files there have no partner"
-            yield Fault(f"no_{lack}", split, these[stem], DataError(f"{says} ({count})"))
+            message = f"{shown(these[stem])} has no {missing}: expected {wanted}"
+            count = f"{len(unpaired)} of {len(these)} files there have no partner"
+            yield Fault(f"no_{missing}", split, these[stem], DataError(f"{message} ({count})"))
 
 
 def _by_stem(root: Path, kind: str, split: str, suffixes: Sequence[str], faults: list[Fault]) -> dict[str, Path]:
-    """The usable files of one folder; empty where there is no such folder. Adds to `faults`."""
+    """The usable files of one folder, empty if it does not exist; adds to `faults`."""
     folder = root / kind / split
     found: dict[str, Path] = {}
     for entry in _entries(folder, root):
         path = folder / entry.name
         if path.suffix.lower() not in suffixes or entry.name.startswith("."):
             continue
-        if says := _unusable(entry, root):
-            faults.append(Fault("not_a_file", split, path, DataError(f"{shown(path)} {says}")))
+        if message := _unusable(entry, root):
+            faults.append(Fault("not_a_file", split, path, DataError(f"{shown(path)} {message}")))
         elif path.stem in found:
-            says = f"{shown(found[path.stem])} and {shown(path)} have the same name: keep one of them"
-            faults.append(Fault("same_name", split, path, DataError(says)))
+            message = f"{shown(found[path.stem])} and {shown(path)} have the same name: keep one of them"
+            faults.append(Fault("same_name", split, path, DataError(message)))
         else:
             found[path.stem] = path
     return found
@@ -99,7 +99,7 @@ def _entries(folder: Path, root: Path) -> list["os.DirEntry[str]"]:
 
 
 def _unusable(entry: "os.DirEntry[str]", root: Path) -> str | None:
-    """Why an entry of a folder cannot be read as a picture; None where it can."""
+    """Why an entry of a folder is not a usable file; None if it is."""
     if entry.is_symlink() and not inside(Path(entry.path), root):
         return f"is a link out of {shown(root)}: put the file itself there"
     try:
@@ -114,5 +114,5 @@ def _unusable(entry: "os.DirEntry[str]", root: Path) -> str | None:
 
 
 def inside(path: Path, root: Path) -> bool:
-    """Whether `path`, links followed, lies below `root`, links followed."""
+    """Whether `path` is below `root`, with links resolved."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))

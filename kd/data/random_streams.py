@@ -10,7 +10,7 @@ from kd.system.files import json_digest
 
 
 def key(*name: str | int) -> int:
-    """A 128-bit whole number that stands for `name`."""
+    """A 128-bit integer that identifies `name`."""
     return int(json_digest([part if isinstance(part, str) else int(part) for part in name]), 16)
 
 

@@ -1,9 +1,9 @@
 """Built-in data: textured shapes on textured ground, drawn as a pure function of (seed, split, index), without files.
 
-Only form tells the class. Colours and textures are dealt to shapes at random from one hand per picture, background and
-distractors included; shapes overlap, differ four times in size, are lit unevenly and end in camera noise. A threshold
-or a network that sees a few pixels cannot solve it. Later classes are rarer. Plain numpy, so that a
-picture does not depend on a drawing library's version.
+Only the form determines the class. Colours and textures are drawn at random from one palette per image, including
+background and distractors; shapes overlap, vary in radius by a factor of 2.5, and have uneven light and camera noise.
+Neither a threshold nor a network with a small receptive field can solve it. Later classes are rarer. Plain numpy, so
+that images do not depend on the version of a drawing library.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from kd.data.random_streams import stream
 from kd.data.source import Source, known_split, whole_number
 from kd.system.files import json_digest
 
-FREE = ("class_names", "cache", "cache_gb")  # what changes no picture
-VERSION = 1  # part of every key: raise it with any change to what is drawn
+FREE = ("class_names", "cache", "cache_gb")  # settings that change no image
+VERSION = 1  # part of every key: increase it whenever images change
 
-# Is (x, y) inside? Every shape is about the size of the unit disc, and none is a mere turn of another.
+# Whether (x, y) is inside. Every shape is about the size of the unit disc, and none is a rotation of another.
 _INSIDE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "star": lambda x, y: np.hypot(x, y) < 0.72 + 0.28 * np.cos(5 * np.arctan2(y, x)),
     "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.7) < 0.2,
@@ -35,13 +35,13 @@ _INSIDE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "blob": lambda x, y: np.hypot(x, y) < 0.75 + 0.15 * np.cos(2 * np.arctan2(y, x) + 1) + 0.1 * np.sin(3 * x),
 }
 KINDS = tuple(_INSIDE)
-MOST_CLASSES = len(KINDS)  # the background, and every kind but the blob, which is always a distractor
+MAX_CLASSES = len(KINDS)  # the background and every kind except the blob, which is always a distractor
 _BINARY_FOREGROUND = KINDS[:3]
 _BINARY_DISTRACTORS = KINDS[3:6]
 
 
 class _Shape(NamedTuple):
-    """One shape to draw: class 0 is a distractor. `radius` is in pixels, `at` is (y, x), `turn` in radians."""
+    """One shape to draw; class 0 is a distractor. `radius` in pixels, `at` is (y, x), `turn` in radians."""
 
     kind: str
     category: int
@@ -52,9 +52,9 @@ class _Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Shapes(Source):
-    """`train`, `val` and `test` are numbers of samples; `noise` is the camera's standard deviation in grey levels.
+    """`train`, `val` and `test` are numbers of samples; `noise` is the standard deviation of noise in grey levels.
 
-    Binary: stars, rings and crosses against other forms. n classes: the first n-1 of KINDS, the others distract.
+    Binary: stars, rings and crosses against other forms. n classes: the first n-1 of KINDS; the rest are distractors.
     With `ignore_index`, a one-pixel outline of the foreground is ignored.
     """
 
@@ -66,7 +66,7 @@ class Shapes(Source):
     noise: float = 12.0
 
     def __post_init__(self) -> None:
-        whole_number("classes", self.classes, 1, MOST_CLASSES)
+        whole_number("classes", self.classes, 1, MAX_CLASSES)
         if not self.class_names and self.classes > 1:
             object.__setattr__(self, "class_names", ("background", *KINDS)[: self.classes])
         super().__post_init__()
@@ -86,7 +86,7 @@ class Shapes(Source):
         if not 0 <= index < self.size(split):
             raise IndexError(f"index must be in 0..{self.size(split) - 1} for {split}, but got {index}")
         random = stream("shapes", VERSION, self.seed, split, index)
-        colours = _hand(random)
+        colours = _palette(random)
         image = _texture(random, colours[0], *np.indices(self.image_size, dtype=np.float32))
         mask = np.zeros(self.image_size, dtype=np.uint8)
         for shape in self._scene(random):
@@ -100,21 +100,21 @@ class Shapes(Source):
         return json_digest(["shapes", VERSION, settings])
 
     def check(self) -> None:
-        """There is nothing that could be wrong: every sample follows from the settings."""
+        """Nothing to check: every sample follows from the settings."""
 
     def _scene(self, random: np.random.Generator) -> list[_Shape]:
-        """Shapes in the order of drawing, later ones over earlier ones."""
+        """Shapes in drawing order, later ones over earlier ones."""
         height, width = self.image_size
         side = min(height, width)
         shapes = []
         for _ in range(random.integers(4, 9)):
-            kind, category = self._deal(random)
+            kind, category = self._draw_kind(random)
             at = random.random() * height, random.random() * width
             shapes.append(_Shape(kind, category, at, side * 0.1 * 2.5 ** random.random(), random.random() * 2 * np.pi))
         return shapes
 
-    def _deal(self, random: np.random.Generator) -> tuple[str, int]:
-        """A kind of shape and its class; 0 is a distractor, and each class is 0.8 times as frequent as the last."""
+    def _draw_kind(self, random: np.random.Generator) -> tuple[str, int]:
+        """A random kind and its class (0: distractor); each class is 0.8 times as frequent as the one before."""
         if self.classes == 1:
             kinds = _BINARY_FOREGROUND if random.random() < 0.45 else _BINARY_DISTRACTORS
             return kinds[random.integers(len(kinds))], int(kinds is _BINARY_FOREGROUND)
@@ -126,7 +126,7 @@ class Shapes(Source):
         return KINDS[category], category + 1
 
     def _photograph(self, random: np.random.Generator, image: np.ndarray) -> np.ndarray:
-        """Uneven light, a soft lens and sensor noise: H x W x 3 float32 -> uint8."""
+        """Add uneven light, blur and sensor noise: H x W x 3 float32 -> uint8."""
         height, width = self.image_size
         across, down = 0.5 * random.random(2) - 0.25
         light = 1 + across * np.linspace(-1, 1, width) + down * np.linspace(-1, 1, height)[:, None]
@@ -137,15 +137,15 @@ class Shapes(Source):
         return image.clip(0, 255).astype(np.uint8)
 
 
-def _hand(random: np.random.Generator) -> np.ndarray:
-    """Colours of one picture, 4 x 3 in grey levels: the ground's, which is dull, then the shapes', which are vivid."""
+def _palette(random: np.random.Generator) -> np.ndarray:
+    """The colours of one image, 4 x 3 in grey levels: a dull background, then three vivid ones for shapes."""
     ground = 70 + 90 * random.random() + 30 * random.random(3)
     vivid = np.array([random.permutation(3) for _ in range(3)]) * 90 + 40 * random.random((3, 3)) + 15
     return np.concatenate([ground[None], vivid])
 
 
 def _texture(random: np.random.Generator, colour: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """`colour` with stripes, checks, or nothing on it, at pixel positions y and x: their shape x 3, float32."""
+    """`colour` with stripes, checks or no pattern at pixel positions y and x: their shape x 3, float32."""
     turn, pitch, phase = 2 * np.pi * random.random(), 3 + 6 * random.random(), 2 * np.pi * random.random()
     strength = 50 * random.random(3) - 25
     style = random.integers(3)
@@ -158,7 +158,7 @@ def _texture(random: np.random.Generator, colour: np.ndarray, y: np.ndarray, x: 
 
 
 def _draw(random: np.random.Generator, image: np.ndarray, mask: np.ndarray, shape: _Shape, colour: np.ndarray) -> None:
-    """Put one shape into the image (H x W x 3 float32) and its class into the mask (H x W), where they are in view."""
+    """Draw the visible part of a shape into the image (H x W x 3 float32) and its class into the mask (H x W)."""
     (centre_y, centre_x), radius = shape.at, shape.radius
     rows, columns = (
         slice(max(0, int(centre - radius)), min(limit, int(centre + radius) + 2))
@@ -173,7 +173,7 @@ def _draw(random: np.random.Generator, image: np.ndarray, mask: np.ndarray, shap
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:
-    """Where a pixel of the H x W mask differs from the one below it or to its right: H x W bool."""
+    """Where a pixel of the H x W mask differs from the one below or to its right: H x W bool."""
     edge = np.zeros(mask.shape, dtype=bool)
     edge[:-1] |= mask[:-1] != mask[1:]
     edge[:, :-1] |= mask[:, :-1] != mask[:, 1:]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kd.data import Source
-from kd.data.cache import Samples, kept
+from kd.data.cache import Samples, cached
 from kd.data.loading import Loading
 from kd.errors import ConfigError
 from kd.networks.precision import Precision, choose_device, hold_memory, repeat_bit_for_bit
@@ -66,7 +66,7 @@ class RunContext:
     @cached_property
     def samples(self) -> Samples:
         """The data set, decoded once and cached as `data.cache` says."""
-        return kept(self.data, self.settings.root / "runs" / "cache" / "data")
+        return cached(self.data, self.settings.root / "runs" / "cache" / "data")
 
     @property
     def views(self) -> int | None:

@@ -36,7 +36,7 @@ def recipe(name):
 
 
 def single(transform, p=1.0):
-    """A copy that always acts."""
+    """A copy with probability 1."""
     transform = copy.deepcopy(transform)
     transform.p = p
     return transform
@@ -68,7 +68,7 @@ def test_a_view_is_a_pure_function_of_seed_view_and_index(seed, view, index, nam
 
 
 @pytest.mark.parametrize("transform", EACH)
-def test_every_transform_of_the_recipes_is_pure_and_keeps_size_and_type(transform):
+def test_every_configured_transform_is_pure_and_keeps_size_and_type(transform):
     image, mask = SOURCE.read("train", 1)
     before = image.copy(), mask.copy()
     first = Augmentation([transform], 3)
@@ -85,7 +85,7 @@ def test_every_transform_of_the_recipes_is_pure_and_keeps_size_and_type(transfor
 
 @pytest.mark.parametrize("transform", EACH)
 @pytest.mark.parametrize("ignore_index", [None, 200])
-def test_a_mask_follows_geometry_exactly_and_nothing_else(transform, ignore_index):
+def test_a_mask_follows_geometry_and_nothing_else(transform, ignore_index):
     image, mask = SOURCE.read("train", 2)
     if not isinstance(transform, albumentations.DualTransform):
         assert np.array_equal(Augmentation([transform], 0, ignore_index)(image, mask, 0, 0)[1], mask)
@@ -115,7 +115,7 @@ for each in GEOMETRY:
     seed=NUMBERS, view=NUMBERS, index=NUMBERS, ignore_index=st.sampled_from([None, 200]),
     chosen=st.lists(st.sampled_from(range(len(GEOMETRY))), max_size=4),
 )  # fmt: skip
-def test_image_and_mask_go_through_any_chain_of_geometry_together(seed, view, index, ignore_index, chosen):
+def test_image_and_mask_stay_aligned_through_geometric_transforms(seed, view, index, ignore_index, chosen):
     _, mask = SOURCE.read("train", index % SOURCE.size("train"))
     outside = 0 if ignore_index is None else ignore_index
     pictured = np.repeat(mask[..., None] + 1, 3, axis=2)
@@ -124,14 +124,14 @@ def test_image_and_mask_go_through_any_chain_of_geometry_together(seed, view, in
     assert np.array_equal(labels, np.where(moved[..., 0] == 0, outside, moved[..., 0] - 1))
 
 
-def test_seed_view_and_index_each_make_another_view():
+def test_seed_view_and_index_each_change_the_view():
     sample = SOURCE.read("train", 0)
     numbers = [(seed, view, index) for seed in (0, 1) for view in (0, 1) for index in (0, 1)]
     views = {Augmentation(recipe("light"), seed)(*sample, view, index)[0].tobytes() for seed, view, index in numbers}
     assert len(views) == len(numbers)
 
 
-def test_flips_happen_as_often_as_they_say():
+def test_flips_occur_with_their_probability():
     augmentation = Augmentation([albumentations.HorizontalFlip(p=0.5)], 0)
     image, mask = SOURCE.read("train", 0)
     flipped = sum(not np.array_equal(augmentation(image, mask, view, 0)[0], image) for view in range(400))
@@ -139,16 +139,16 @@ def test_flips_happen_as_often_as_they_say():
 
 
 def test_neighbouring_samples_are_independent():
-    """Sample i at view v is not sample i+1 at view v-1, nor does one epoch repeat another."""
+    """Sample i in view v differs from sample i+1 in view v-1, and no epoch repeats another."""
     augmentation = Augmentation([albumentations.GaussNoise(p=1)], 0)
     image, mask = SOURCE.read("train", 0)
     views = {augmentation(image, mask, view, index)[0].tobytes() for view in range(6) for index in range(6)}
     assert len(views) == 36
 
 
-def test_another_process_sees_the_same_view():
+def test_another_process_gets_the_same_view():
     program = (
-        "import albumentations, hashlib; from kd.data import Shapes; from kd.data.views import Augmentation; "
+        "import albumentations, hashlib; from kd.data import Shapes; from kd.data.augmentation import Augmentation; "
         "a = Augmentation([albumentations.Affine(rotate=(-40, 40), p=1), albumentations.GaussNoise(p=1)], 5, 255); "
         "view = a(*Shapes().read('train', 0), 7, 9); "
         "digest = hashlib.sha256(view[0].tobytes() + view[1].tobytes()).hexdigest()"
@@ -161,7 +161,7 @@ def test_another_process_sees_the_same_view():
     assert there.stdout.strip() == here["digest"]
 
 
-def test_transforms_inside_a_choice_fill_masks_too():
+def test_transforms_inside_a_choice_also_fill_masks():
     choice = albumentations.OneOf(
         [albumentations.Affine(rotate=45, p=1), albumentations.SafeRotate((45, 45), p=1)], p=1
     )
@@ -171,7 +171,7 @@ def test_transforms_inside_a_choice_fill_masks_too():
     assert choice.transforms[0].fill_mask == 0
 
 
-def test_dropout_keeps_its_own_mask_rule():
+def test_dropout_keeps_its_own_mask_fill():
     image, mask = SOURCE.read("train", 0)
     kept = Augmentation([albumentations.CoarseDropout(p=1)], 0, 255)(image, mask, 0, 0)
     filled = Augmentation([albumentations.CoarseDropout(fill_mask=9, p=1)], 0, 255)(image, mask, 0, 0)
@@ -180,7 +180,7 @@ def test_dropout_keeps_its_own_mask_rule():
     assert 255 not in filled[1]
 
 
-def test_building_the_recipes_warns_of_nothing():
+def test_building_the_configured_transforms_raises_no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in ("none", "light", "heavy"):
@@ -188,7 +188,7 @@ def test_building_the_recipes_warns_of_nothing():
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_file_is_a_list_of_transforms(path):
+def test_every_file_of_conf_augment_is_a_list_of_transforms(path):
     text = path.read_text(encoding="utf-8")
     assert list(yaml.safe_load(text)) == ["transforms", "views"]
     assert text.startswith("# ")
@@ -206,18 +206,18 @@ def test_every_recipe_file_is_a_list_of_transforms(path):
 def test_a_transform_that_changes_size_or_type_is_named(transform, name):
     augmentation = Augmentation([albumentations.HorizontalFlip(p=1), transform], 0)
     with pytest.raises(
-        ConfigError, match=rf"augment\.transforms turn 64x96x3 uint8 into .* by {name}: an augmentation"
+        ConfigError, match=rf"augment\.transforms change 64x96x3 uint8 to .* by {name}: an augmentation"
     ):
         augmentation(*SOURCE.read("train", 0), 0, 0)
 
 
-def test_a_transform_that_cannot_be_applied_is_one_line():
+def test_a_transform_that_cannot_be_applied_is_reported_in_one_line():
     augmentation = Augmentation([albumentations.RandomCrop(512, 512, p=1)], 0)
     with pytest.raises(ConfigError, match=r"augment\.transforms cannot be applied to 64x96x3 uint8: .*") as caught:
         augmentation(*SOURCE.read("train", 0), 0, 0)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_transform_is_refused():
+def test_a_value_that_is_not_a_transform_is_refused():
     with pytest.raises(ConfigError, match=r"augment\.transforms\[1\] must be an albumentations transform, but is"):
         Augmentation([albumentations.HorizontalFlip(), {"p": 0.5}], 0)

@@ -1,4 +1,4 @@
-"""Samples are what their source reads, wherever they are kept, and are read from it once where there is room."""
+"""Cached samples equal those of their source, which reads each of them once if the budget allows."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ from PIL import Image
 
 from kd.data import Folder, Shapes
 from kd.data import cache as module
-from kd.data.cache import Samples, kept
+from kd.data.cache import Samples, cached
 from kd.data.loading import EvalLoader, Loading
 from kd.errors import DataError
 from kd.system.record_file import FileRecords, file_bytes
@@ -26,7 +26,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Counted(Shapes):
-    """Shapes that count, over all processes, how often they are drawn."""
+    """Shapes that count over all processes how often they are drawn."""
 
     drawn = FORK.Value("i", 0)
 
@@ -60,8 +60,8 @@ def expected():
 
 
 @pytest.mark.parametrize(("cache", "drawn"), [("ram", ALL), ("disk", ALL), ("off", 2 * ALL)])
-def test_samples_are_those_of_the_source_and_are_read_from_it_once(cache, drawn, expected, root):
-    samples = kept(source(cache), root)
+def test_samples_are_read_from_the_source_once(cache, drawn, expected, root):
+    samples = cached(source(cache), root)
     for _ in range(2):
         assert read_all(samples) == expected
     assert Counted.drawn.value == drawn
@@ -69,8 +69,8 @@ def test_samples_are_those_of_the_source_and_are_read_from_it_once(cache, drawn,
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk", "off"])
-def test_a_sample_has_the_shape_and_type_that_a_source_promises_and_is_the_readers_own(cache, root, expected):
-    samples = kept(source(cache), root)
+def test_a_sample_has_the_right_shape_and_dtype_and_is_a_copy(cache, root, expected):
+    samples = cached(source(cache), root)
     for _ in range(2):
         image, mask = samples.read("val", 1)
         assert (image.shape, mask.shape) == ((32, 32, 3), (32, 32))
@@ -80,8 +80,8 @@ def test_a_sample_has_the_shape_and_type_that_a_source_promises_and_is_the_reade
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk"])
-def test_a_sample_that_is_not_there_is_the_sources_mistake(cache, root):
-    samples = kept(source(cache), root)
+def test_a_missing_sample_raises_the_sources_error(cache, root):
+    samples = cached(source(cache), root)
     for index in (-1, 7):
         with pytest.raises(IndexError, match=r"index must be in 0\.\.6 for train"):
             samples.read("train", index)
@@ -90,68 +90,68 @@ def test_a_sample_that_is_not_there_is_the_sources_mistake(cache, root):
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk"])
-def test_a_sample_that_cannot_be_read_is_asked_for_again(cache, root):
+def test_a_sample_that_failed_is_read_again(cache, root):
     class Broken(Shapes):
         def read(self, split, index):
             raise DataError("broken: mend it")
 
-    samples = kept(source(cache, of=Broken), root)
+    samples = cached(source(cache, of=Broken), root)
     for _ in range(2):
         with pytest.raises(DataError, match="broken"):
             samples.read("train", 0)
-    assert read_all(Samples(source(of=Shapes), samples._slots)) == read_all(source(of=Shapes))
+    assert read_all(Samples(source(of=Shapes), samples._records)) == read_all(source(of=Shapes))
 
 
 # who shares it
 
 
 @pytest.mark.parametrize(("cache", "drawn"), [("ram", ALL), ("disk", ALL), ("off", 3 * ALL)])
-def test_what_a_process_runs_one_after_another_shares_the_samples(cache, drawn, expected, root):
+def test_successive_runs_of_a_process_share_the_samples(cache, drawn, expected, root):
     for _ in range(3):
-        assert read_all(kept(source(cache), root)) == expected
+        assert read_all(cached(source(cache), root)) == expected
     assert Counted.drawn.value == drawn
 
 
-def test_another_data_set_takes_the_place_in_memory(root):
-    read_all(kept(source(), root))
-    other = kept(source(seed=1), root)
+def test_another_data_set_replaces_the_cache_in_memory(root):
+    read_all(cached(source(), root))
+    other = cached(source(seed=1), root)
     assert read_all(other) == read_all(source(seed=1, of=Shapes))
     assert {key for key, _ in module._memory} == {source(seed=1).fingerprint()}
 
 
-def test_a_file_that_changes_is_another_data_set(root):
+def test_a_changed_file_makes_another_data_set(root):
     for split in ("train", "val"):
         put(root / "data", "s", split=split)
     folder = Folder(root / "data", image_size=(32, 32), cache="disk")
-    before = kept(folder, root / "cache").read("train", 0)[0].copy()
+    before = cached(folder, root / "cache").read("train", 0)[0].copy()
     picture = root / "data" / "images" / "train" / "s.png"
     with Image.open(picture) as image:
         Image.eval(image, lambda value: 255 - value).save(picture)
-    after = kept(replace(folder), root / "cache").read("train", 0)[0]
+    after = cached(replace(folder), root / "cache").read("train", 0)[0]
     assert np.array_equal(after, replace(folder, cache="off").read("train", 0)[0])
     assert not np.array_equal(after, before)
     assert len(list((root / "cache").iterdir())) == 2
 
 
 @pytest.mark.parametrize("library", [PIL, cv2, np], ids=lambda library: library.__name__)
-def test_what_another_version_has_decoded_is_not_taken(library, root, monkeypatch):
-    read_all(kept(source("disk"), root))
+def test_samples_decoded_by_another_version_are_not_used(library, root, monkeypatch):
+    read_all(cached(source("disk"), root))
     monkeypatch.setattr(library, "__version__", "0.0")
-    read_all(kept(source("disk"), root))
+    read_all(cached(source("disk"), root))
     assert Counted.drawn.value == 2 * ALL
 
 
-def test_the_disk_outlives_the_process(root, expected):
-    reader = FORK.Process(target=lambda: read_all(kept(source("disk"), root)))
+def test_the_disk_cache_outlives_the_process(root, expected):
+    reader = FORK.Process(target=lambda: read_all(cached(source("disk"), root)))
     reader.start()
-    reader.join(60)
-    assert read_all(kept(source("disk"), root)) == expected
+    reader.join(600)
+    assert read_all(cached(source("disk"), root)) == expected
     assert Counted.drawn.value == ALL
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk"])
-def test_workers_fill_what_the_main_process_reads(cache, root, expected):
-    samples = kept(source(cache), root)
+def test_workers_fill_the_cache_of_the_main_process(cache, root, expected):
+    samples = cached(source(cache), root)
     for split in SIZES:
         loader = EvalLoader(samples, split, 2, Loading(workers=2))
         assert sum(len(batch) for batch in loader) == SIZES[split]
@@ -165,8 +165,8 @@ def test_workers_fill_what_the_main_process_reads(cache, root, expected):
 
 @pytest.mark.parametrize("cache", ["ram", "disk"])
 @pytest.mark.parametrize("fits", [0, 1, 8, ALL, 10**6])
-def test_what_does_not_fit_is_read_anew_and_training_comes_first(cache, fits, expected, root):
-    samples = kept(source(cache, cache_gb=(fits + 0.5) * file_bytes(1, RECORD) / 1e9), root)
+def test_samples_beyond_the_budget_are_read_again_training_samples_last(cache, fits, expected, root):
+    samples = cached(source(cache, cache_gb=(fits + 0.5) * file_bytes(1, RECORD) / 1e9), root)
     for _ in range(2):
         assert read_all(samples) == expected
     there = min(fits, ALL)
@@ -175,13 +175,13 @@ def test_what_does_not_fit_is_read_anew_and_training_comes_first(cache, fits, ex
     for index in range(SIZES["train"]):
         samples.read("train", index)
     assert Counted.drawn.value == max(0, SIZES["train"] - fits)
-    assert sum(path.stat().st_size for path in root.rglob("*.slots")) <= (fits + 0.5) * file_bytes(1, RECORD)
+    assert sum(path.stat().st_size for path in root.rglob("*.records")) <= (fits + 0.5) * file_bytes(1, RECORD)
 
 
-def test_no_more_than_a_part_of_the_free_memory_is_taken(monkeypatch, root, expected):
+def test_at_most_half_of_the_free_memory_is_used(monkeypatch, root, expected):
     free = 2 * 3 * file_bytes(1, RECORD)
     monkeypatch.setattr(module.psutil, "virtual_memory", lambda: type("Memory", (), {"available": free}))
-    samples = kept(source(), root)
+    samples = cached(source(), root)
     for _ in range(2):
         assert read_all(samples) == expected
     assert Counted.drawn.value == 2 * ALL - 3
@@ -190,12 +190,12 @@ def test_no_more_than_a_part_of_the_free_memory_is_taken(monkeypatch, root, expe
 # damage, and disks that are full
 
 
-def slots(root):
-    return next(root.rglob("train.slots"))
+def records(root):
+    return next(root.rglob("train.records"))
 
 
 def flip(path):
-    place = FileRecords(path)._place(4)
+    place = FileRecords(path)._offset(4)
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
@@ -223,28 +223,28 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(("damage", "lost"), DAMAGE.values(), ids=DAMAGE)
-def test_what_is_damaged_is_read_anew_and_mended(damage, lost, expected, root):
-    read_all(kept(source("disk"), root))
-    damage(slots(root))
+def test_damaged_samples_are_read_again_and_repaired(damage, lost, expected, root):
+    read_all(cached(source("disk"), root))
+    damage(records(root))
     for drawn in (lost, 0):
         Counted.drawn.value = 0
-        assert read_all(kept(source("disk"), root)) == expected
+        assert read_all(cached(source("disk"), root)) == expected
         assert Counted.drawn.value == drawn
 
 
-def test_where_there_can_be_no_cache_samples_are_read_anew(root, expected, caplog):
+def test_without_a_usable_cache_folder_samples_are_not_cached(root, expected, caplog):
     (root / "file").write_text("no folder")
-    assert read_all(kept(source("disk"), root / "file" / "data")) == expected
+    assert read_all(cached(source("disk"), root / "file" / "data")) == expected
     assert "data.cache=disk: " in caplog.text
-    assert "samples are read anew each time" in caplog.text
+    assert "samples are not cached" in caplog.text
 
 
-def test_memory_that_is_not_given_is_done_without(root, expected, monkeypatch, caplog):
+def test_without_memory_samples_are_not_cached(root, expected, monkeypatch, caplog):
     def refuse(count, size):
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr(module, "MemoryRecords", refuse)
-    assert read_all(kept(source(), root)) == expected
+    assert read_all(cached(source(), root)) == expected
     assert "data.cache=ram: [Errno 12] Cannot allocate memory" in caplog.text
 
 
@@ -255,29 +255,29 @@ def on_a_full_disk(samples, expected, limit):
         assert read_all(samples) == expected
 
 
-def test_a_disk_that_fills_up_takes_the_cache_and_not_the_run(root, expected):
-    samples = kept(source("disk"), root)
+def test_a_full_disk_disables_the_cache_and_not_the_run(root, expected):
+    samples = cached(source("disk"), root)
     process = FORK.Process(target=on_a_full_disk, args=(samples, expected, 4096 + 8 * 7 + 3 * RECORD + 9))
     process.start()
-    process.join(60)
+    process.join(600)
     assert process.exitcode == 0
-    assert read_all(kept(source("disk"), root)) == expected
-    assert FileRecords(slots(root)).damaged() == []
+    assert read_all(cached(source("disk"), root)) == expected
+    assert FileRecords(records(root)).damaged() == []
 
 
-def test_samples_that_are_deleted_meanwhile_are_read_on(root, expected):
-    samples = kept(source("disk"), root)
+def test_deleted_open_caches_are_still_read(root, expected):
+    samples = cached(source("disk"), root)
     read_all(samples)
-    for path in root.rglob("*.slots"):
+    for path in root.rglob("*.records"):
         path.unlink()
     assert read_all(samples) == expected
     assert Counted.drawn.value == ALL
 
 
-def test_a_folder_of_samples_says_what_it_is_and_when_it_was_used(root):
-    kept(source("disk"), root)
+def test_a_cache_folder_records_its_content_and_last_use(root):
+    cached(source("disk"), root)
     (facts,) = root.rglob("facts.json")
     os.utime(facts, (0, 0))
-    kept(source("disk"), root)
+    cached(source("disk"), root)
     assert facts.stat().st_mtime > 0
     assert '"train": 7' in facts.read_text()

@@ -1,4 +1,4 @@
-"""All that is wrong with a data set is found in one go: a folder is broken in every way, and each is told once."""
+"""All problems of a data set are found at once: a folder is broken in every way, and each is reported once."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def picture(seed):
 
 
 def fill(root, train=6, val=3, test=2):
-    """A folder with nothing wrong: every picture is another, every mask holds both classes."""
+    """A valid folder: all images differ, every mask has both classes."""
     for split, count in (("train", train), ("val", val), ("test", test)):
         for number in range(count):
             put(root, f"{split}{number}", picture((len(split), number)), split=split)
@@ -46,7 +46,7 @@ def found(problems):
 
 
 @pytest.mark.parametrize("headers", [False, True])
-def test_nothing_is_wrong_with_sound_data(folder, headers):
+def test_valid_data_has_no_problems(folder, headers):
     for source in (Folder(folder, image_size=(32, 64)), Shapes(image_size=(32, 32), train=20, val=3, test=3)):
         result = check(source, headers)
         assert result.errors == result.warnings == []
@@ -56,7 +56,7 @@ def test_nothing_is_wrong_with_sound_data(folder, headers):
 
 
 def break_everything(root):
-    """One of everything; what should be found, in pixels and in headers."""
+    """Add one of every problem; returns those visible in headers and in pixels."""
     bomb = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + bomb + struct.pack(">I", zlib.crc32(b"IHDR" + bomb))
     for stem in ("alone", "bomb", "cut", "lossy", "noise", "small", "values"):
@@ -89,24 +89,24 @@ def break_everything(root):
     return in_headers, in_pixels
 
 
-def test_everything_that_is_wrong_is_found_in_one_go(folder):
+def test_all_problems_are_found_at_once(folder):
     in_headers, in_pixels = break_everything(folder)
     assert found(report(folder).errors) == sorted(in_headers | in_pixels)
 
 
-def test_headers_tell_whatever_needs_no_pixels(folder):
+def test_headers_show_all_problems_that_need_no_pixels(folder):
     in_headers, _ = break_everything(folder)
     assert found(report(folder, headers=True).errors) == sorted(in_headers)
 
 
-def test_each_problem_is_one_printable_line_that_names_its_file_from_the_root_on(folder):
+def test_each_problem_is_one_printable_line_with_a_relative_file_name(folder):
     break_everything(folder)
     put(folder, "n\x1b[31m\n\udcff", labels=mask(values=(0, 9)))
     for problem in report(folder).errors:
-        assert problem.says.isprintable()
-        assert str(folder) not in problem.says
-        assert problem.kind == "values" or problem.file in problem.says or "no image" in problem.says
-    assert any("n\\x1b[31m" in problem.says for problem in report(folder).errors)
+        assert problem.message.isprintable()
+        assert str(folder) not in problem.message
+        assert problem.kind == "values" or problem.file in problem.message or "no image" in problem.message
+    assert any("n\\x1b[31m" in problem.message for problem in report(folder).errors)
 
 
 def test_a_pair_can_have_two_problems(folder):
@@ -116,7 +116,7 @@ def test_a_pair_can_have_two_problems(folder):
     assert found(report(folder).errors) == expected
 
 
-def test_what_is_sound_beside_it_is_still_counted(folder):
+def test_valid_samples_are_counted_despite_problems(folder):
     break_everything(folder)
     splits = report(folder).splits
     assert {name: split.pairs for name, split in splits.items()} == {"train": 12, "val": 3, "test": 3}
@@ -132,7 +132,7 @@ def test_the_number_of_workers_changes_nothing(folder):
 
 
 class Deadly(Shapes):
-    """A sample of which takes the process with it that reads it, as one does that needs more memory than there is."""
+    """Reading one sample kills the process, as running out of memory does."""
 
     def image(self, split, index):
         if index == 40:
@@ -140,12 +140,12 @@ class Deadly(Shapes):
         return super().image(split, index)
 
 
-def test_a_reading_process_that_is_killed_is_one_error_and_nobody_waits():
-    with pytest.raises(DataError, match="a process that read pictures was killed"):
+def test_a_killed_worker_is_one_error_without_a_deadlock():
+    with pytest.raises(DataError, match="a process that read images was killed"):
         check(Deadly(image_size=(32, 32), train=80), workers=2)
 
 
-def test_every_look_is_handed_to_whoever_watches(folder):
+def test_every_inspected_sample_passes_through_watch(folder):
     seen = []
 
     def watch(looks, total):
@@ -158,20 +158,20 @@ def test_every_look_is_handed_to_whoever_watches(folder):
     assert len(set(seen)) == 11
 
 
-def test_no_folder_and_no_image_at_all_are_one_error(tmp_path):
+def test_a_missing_folder_and_an_empty_one_are_one_error(tmp_path):
     with pytest.raises(DataError, match="is not a folder"):
         report(tmp_path / "none")
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="contains no images"):
         report(tmp_path)
 
 
-def test_a_folder_whose_masks_are_all_missing_lists_every_image(folder):
+def test_without_masks_every_image_is_listed(folder):
     shutil.rmtree(folder / "masks")
     errors = report(folder).errors
     assert [problem.kind for problem in errors] == ["no_mask"] * 11
 
 
-def test_an_image_that_lies_on_its_side_fits_its_mask(folder):
+def test_an_image_rotated_by_exif_matches_its_mask(folder):
     exif = Image.Exif()
     exif[0x0112] = 6
     for suffix in (".png", ".jpg"):
@@ -185,16 +185,19 @@ def test_an_image_that_lies_on_its_side_fits_its_mask(folder):
 # copies
 
 
-def test_the_same_picture_in_two_splits_is_an_error_whatever_its_name_and_format(folder):
+def test_the_same_image_in_two_splits_is_an_error_under_any_name_and_format(folder):
     with Image.open(folder / "images/train/train2.png") as image:
         save(image, folder / "images/val/other.bmp")
     save(mask(), folder / "masks/val/other.png")
     result = report(folder)
     assert found(result.errors) == [("two_splits", "images/val/other.bmp")]
-    assert "is the same picture as images/train/train2.png: train and val must share none" in result.errors[0].says
+    assert (
+        "is the same picture as images/train/train2.png: train and val must not share images"
+        in result.errors[0].message
+    )
 
 
-def test_the_same_picture_twice_in_a_split_is_a_warning(folder):
+def test_the_same_image_twice_in_a_split_is_a_warning(folder):
     put(folder, "again", picture(105), split="val")
     put(folder, "once_more", picture(105), split="val")
     result = report(folder)
@@ -202,13 +205,13 @@ def test_the_same_picture_twice_in_a_split_is_a_warning(folder):
     assert found(result.warnings) == [("twice", "images/val/once_more.png")]
 
 
-def test_a_picture_cut_off_into_val_that_train_has_too_is_an_error(tmp_path):
+def test_an_image_in_train_and_in_the_val_taken_from_it_is_an_error(tmp_path):
     for number in range(12):
         put(tmp_path, f"s{number}", picture(107))
     assert {problem.kind for problem in report(tmp_path).errors} == {"two_splits"}
 
 
-def test_pictures_of_one_content_and_two_shapes_are_not_the_same(tmp_path):
+def test_images_with_equal_bytes_and_different_shapes_differ(tmp_path):
     for stem, size in (("a", (32, 64)), ("b", (64, 32)), ("c", (16, 128))):
         put(tmp_path, stem, np.zeros((*size, 3), np.uint8), mask(*size))
     put(tmp_path, "v", split="val")
@@ -239,7 +242,7 @@ def test_the_balance_is_the_count_of_every_pixel(tmp_path_factory, seed, classes
         assert summary.only_background == sum(set(np.unique(labels)) in ({0}, {0, VOID}) for labels in stack)
 
 
-def test_an_all_void_mask_is_a_warning_and_no_background(folder):
+def test_a_void_mask_is_a_warning_and_does_not_count_as_background(folder):
     put(folder, "void", picture(103), mask(values=(VOID,)))
     result = report(folder, ignore_index=VOID)
     assert result.errors == []
@@ -247,7 +250,7 @@ def test_an_all_void_mask_is_a_warning_and_no_background(folder):
     assert result.splits["train"].only_background == 0
 
 
-def test_a_class_that_a_split_lacks_and_one_that_it_hardly_has_are_warnings(tmp_path):
+def test_missing_and_rare_classes_are_warnings(tmp_path):
     few = mask(values=(0,))
     few[0, 0] = 1
     for number in range(3):
@@ -260,10 +263,10 @@ def test_a_class_that_a_split_lacks_and_one_that_it_hardly_has_are_warnings(tmp_
         ("absent_class", "val"),
     ]
     assert result.splits["train"].share("foreground") == 1 / (3 * 32 * 64) < RARE
-    assert "class foreground is 0.02% of train's pixels, in 1 of 3 images" in result.warnings[0].says
+    assert "class foreground is 0.02% of train's pixels, in 1 of 3 images" in result.warnings[0].message
 
 
-def test_sizes_and_formats_are_summed_up(folder):
+def test_sizes_and_formats_are_counted(folder):
     put(folder, "wide", np.zeros((20, 70, 3), np.uint8), mask(20, 70).astype(np.uint16), suffix=".jpg")
     for headers in (False, True):
         train = report(folder, headers=headers).splits["train"]

@@ -1,4 +1,4 @@
-"""`kd check`: what a person sees, what a program reads, and what a shell is told."""
+"""`kd check`: its output for people, its JSON and its exit code."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from pairs import mask, put, save
 
 from kd.cli import main
-from kd.data.check_report import MOST
+from kd.data.check_report import MAX_LINES
 
 
 def fill(root, count=3):
@@ -34,18 +34,18 @@ def kd_check(capsys, *arguments):
     return code, *capsys.readouterr()
 
 
-def test_built_in_data_has_nothing_wrong(capsys):
+def test_built_in_data_has_no_problems(capsys):
     code, out, err = kd_check(capsys, "data=shapes", "data.train=20", "data.val=4", "data.test=4")
     assert (code, err) == (0, "")
-    assert out.endswith("28 pairs, nothing is wrong\n")
+    assert out.endswith("28 pairs, no problems\n")
 
 
-def test_a_sound_folder_is_told_so_and_its_balance_shown(capsys, folder):
+def test_a_valid_folder_is_reported_with_its_class_balance(capsys, folder):
     code, out, _ = kd_check(capsys, "data=folder", f"data.root={folder}")
     assert code == 0
     assert "train 3 pairs  64x32 (3)  images PNG RGB (3)  masks PNG L (3)" in out
     assert out.count("50.00%") == 4
-    assert out.endswith("6 pairs, nothing is wrong\n")
+    assert out.endswith("6 pairs, no problems\n")
 
 
 def test_errors_exit_with_one_and_warnings_with_zero(capsys, folder):
@@ -55,34 +55,34 @@ def test_errors_exit_with_one_and_warnings_with_zero(capsys, folder):
     assert (code, out.splitlines()[-1]) == (0, "7 pairs, 0 errors, 1 warning")
     save(mask(values=(0, 5)), folder / "masks/val/val0.png")
     code, out, _ = kd_check(capsys, "data=folder", f"data.root={folder}")
-    assert "error: masks/val/val0.png holds the values 0,5, but data.classes=1 allows 0 to 1" in out
+    assert "error: masks/val/val0.png contains the values 0,5, but data.classes=1 allows 0 to 1" in out
     assert (code, out.splitlines()[-1]) == (1, "7 pairs, 1 error, 1 warning")
 
 
-def test_a_problem_is_one_line_however_narrow_the_terminal(capsys, folder, monkeypatch):
+def test_a_problem_is_one_line_on_any_terminal(capsys, folder, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     (folder / "masks/train/train1.png").write_bytes(b"x" * 9)
     _, out, _ = kd_check(capsys, "data=folder", f"data.root={folder}")
     assert [line.endswith("remove the pair") for line in out.splitlines() if line.startswith("error: ")] == [True]
 
 
-def test_long_lists_are_cut_short_for_people_and_whole_for_programs(capsys, folder):
-    for number in range(MOST + 5):
+def test_long_lists_are_shortened_for_people_and_complete_in_json(capsys, folder):
+    for number in range(MAX_LINES + 5):
         put(folder, f"bad{number:02}", np.full((32, 64, 3), 100 + number, np.uint8), mask(values=(0, 9)))
     (folder / "images/val/val2.png").write_bytes(b"")
     code, out, _ = kd_check(capsys, "data=folder", f"data.root={folder}")
     assert code == 1
-    assert out.count("holds the values 0,9") == MOST
+    assert out.count("contains the values 0,9") == MAX_LINES
     assert out.count("error: and 5 more") == 1
     assert out.count("val2.png cannot be read") == 1
     code, out, _ = kd_check(capsys, "data=folder", f"data.root={folder}", "--json")
     errors = json.loads(out)["errors"]
     assert code == 1
-    assert sum(error["kind"] == "values" for error in errors) == MOST + 5
+    assert sum(error["kind"] == "values" for error in errors) == MAX_LINES + 5
     assert {error["file"] for error in errors if error["kind"] == "unreadable"} == {"images/val/val2.png"}
 
 
-def test_json_holds_the_whole_report(capsys, folder):
+def test_json_contains_the_whole_report(capsys, folder):
     code, out, err = kd_check(capsys, "data=folder", f"data.root={folder}", "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
@@ -99,7 +99,7 @@ def test_json_holds_the_whole_report(capsys, folder):
     assert found["splits"]["test"]["pairs"] == 0
 
 
-def test_headers_alone_show_no_balance(capsys, folder):
+def test_with_headers_only_there_is_no_balance(capsys, folder):
     content = (folder / "images/train/train0.png").read_bytes()
     (folder / "images/train/train0.png").write_bytes(content[: len(content) // 2])
     code, out, _ = kd_check(capsys, "data=folder", f"data.root={folder}", "--headers")
@@ -107,7 +107,7 @@ def test_headers_alone_show_no_balance(capsys, folder):
     assert kd_check(capsys, "data=folder", f"data.root={folder}")[0] == 1
 
 
-def test_names_cannot_speak_to_the_terminal(capsys, folder):
+def test_file_names_cannot_control_the_terminal(capsys, folder):
     (folder / "masks/train/\x1b]0;owned\x07[red].png").write_bytes(b"")
     for form in ([], ["--json"]):
         code, out, _ = kd_check(capsys, "data=folder", f"data.root={folder}", *form)
@@ -119,7 +119,7 @@ def test_names_cannot_speak_to_the_terminal(capsys, folder):
 
 
 @pytest.mark.parametrize("typed", ["data.root=/nowhere", "data.classes=0", "data.rot=x"])
-def test_a_mistake_is_one_line(capsys, typed, folder):
+def test_a_mistake_is_reported_in_one_line(capsys, typed, folder):
     overrides = ["data=folder", f"data.root={folder}", typed]
     code, out, err = kd_check(capsys, *overrides)
     assert code > 0
@@ -128,7 +128,7 @@ def test_a_mistake_is_one_line(capsys, typed, folder):
     assert err.count("\n") == 1
 
 
-def test_check_imports_nothing_heavy(folder):
+def test_check_imports_nothing_slow(folder):
     code = (
         "import sys; from kd.cli import main; main(['check', *sys.argv[1:]]);"
         "heavy = {'torch', 'albumentations', 'cv2', 'mlflow', 'matplotlib', 'segmentation_models_pytorch'};"

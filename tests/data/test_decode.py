@@ -1,4 +1,4 @@
-"""A picture file is not trusted: what it claims to be, how large it says it is, and what else may bear its name."""
+"""Image files are not trusted: neither their format, nor their size, nor that they are regular files."""
 
 import os
 import struct
@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kd.data.decode import MOST_PIXELS, open_file, picture_size, read_header, read_image, read_mask
+from kd.data.decode import MAX_PIXELS, open_file, picture_size, read_header, read_image, read_mask
 from kd.errors import DataError
 
 
 def png(width, height):
-    """A few bytes that claim to be a grey picture of that size."""
+    """A few bytes that claim to be a grey image of that size."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -25,7 +25,7 @@ def png(width, height):
 
 
 def swollen(path, width, height):
-    """A sound small picture of the suffix's format, whose header then claims another size."""
+    """A valid small image in the suffix's format, whose header claims another size."""
     Image.new("RGB", (8, 8)).save(path)
     content = bytearray(path.read_bytes())
     if path.suffix == ".bmp":
@@ -50,13 +50,13 @@ def bomb(request, tmp_path):
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask, read_header, picture_size])
-def test_a_picture_of_too_many_pixels_is_refused_in_one_line(read, bomb):
+def test_an_image_with_too_many_pixels_is_refused_in_one_line(read, bomb):
     with pytest.raises(DataError) as caught:
         read(bomb)
-    assert str(caught.value) == f"{bomb} has more than {MOST_PIXELS} pixels: scale it down"
+    assert str(caught.value) == f"{bomb} has more than {MAX_PIXELS} pixels: scale it down"
 
 
-def test_a_bomb_is_refused_before_memory_is_spent(bomb):
+def test_a_bomb_is_refused_before_memory_is_allocated(bomb):
     code = (
         "import resource, sys; from pathlib import Path; from kd.data.decode import *\n"
         "from PIL import Image; Image.new('RGB', (1, 1)); Image.init()\n"
@@ -71,17 +71,17 @@ def test_a_bomb_is_refused_before_memory_is_spent(bomb):
     assert max(spent) < 2**26  # the picture would take 2.5 GB or more
 
 
-def test_the_limit_holds_where_somebody_switched_pillows_own_off(tmp_path, monkeypatch):
+def test_the_limit_holds_if_pillows_own_is_disabled(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     (tmp_path / "a.png").write_bytes(png(50_000, 50_000))
     with pytest.raises(DataError, match="has more than"):
         read_mask(tmp_path / "a.png")
 
 
-def test_the_largest_picture_that_is_allowed_is_not_called_too_large(tmp_path):
-    (tmp_path / "a.png").write_bytes(png(MOST_PIXELS, 1))
-    assert read_header(tmp_path / "a.png")[2:] == (1, MOST_PIXELS)
-    (tmp_path / "a.png").write_bytes(png(MOST_PIXELS + 1, 1))
+def test_the_largest_allowed_image_is_accepted(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(MAX_PIXELS, 1))
+    assert read_header(tmp_path / "a.png")[2:] == (1, MAX_PIXELS)
+    (tmp_path / "a.png").write_bytes(png(MAX_PIXELS + 1, 1))
     with pytest.raises(DataError, match="has more than"):
         read_header(tmp_path / "a.png")
 
@@ -89,22 +89,24 @@ def test_the_largest_picture_that_is_allowed_is_not_called_too_large(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", b"P6 1 1 255 abc", b"", b"x"]
 )
-def test_a_format_other_than_the_known_ones_is_refused_whatever_the_name_says(tmp_path, content):
+def test_an_unknown_format_is_refused_under_any_name(tmp_path, content):
     path = tmp_path / "a.png"
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
         read_image(path)
-    assert str(caught.value).startswith(f"{path} cannot be read as a picture (it is none of JPEG, PNG, BMP, GIF, TIFF")
+    assert str(caught.value).startswith(
+        f"{path} cannot be read as an image (it is not one of JPEG, PNG, BMP, GIF, TIFF"
+    )
 
 
-def test_odd_metadata_warns_of_nothing(tmp_path, recwarn):
+def test_odd_metadata_raises_no_warning(tmp_path, recwarn):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x01")
     assert read_image(tmp_path / "a.jpg").shape == (4, 4, 3)
     assert not recwarn
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask, read_header, picture_size, open_file])
-def test_a_pipe_a_folder_a_device_and_nothing_are_one_line_and_nobody_waits(read, tmp_path):
+def test_a_pipe_folder_device_or_missing_file_is_refused_without_blocking(read, tmp_path):
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "device.png").symlink_to("/dev/zero")
@@ -120,7 +122,7 @@ def test_a_pipe_a_folder_a_device_and_nothing_are_one_line_and_nobody_waits(read
         assert str(caught.value).startswith(f"{path} {says}")
 
 
-def test_names_are_shown_escaped_and_long_ones_without_their_middle(tmp_path):
+def test_names_are_escaped_and_long_ones_shortened(tmp_path):
     for name in ("\x1b[31mred\a.png", "line\nbreak.png", "not\udcffutf8.png", "n" * 250 + ".png"):
         path = tmp_path / name
         path.write_bytes(b"x")
@@ -134,7 +136,7 @@ def test_names_are_shown_escaped_and_long_ones_without_their_middle(tmp_path):
     assert "nn.png cannot be read" in message
 
 
-def test_a_header_tells_format_mode_and_size(tmp_path):
+def test_a_header_has_format_mode_and_size(tmp_path):
     Image.fromarray(np.zeros((3, 5), np.uint8)).save(tmp_path / "a.png")
     assert read_header(tmp_path / "a.png") == ("PNG", "L", 3, 5)
     Image.new("RGB", (5, 3)).save(tmp_path / "really_a_jpeg.png", format="JPEG")

@@ -1,4 +1,4 @@
-"""Folders of images and masks: every common format, and one line for whatever can be wrong with them."""
+"""Folders of images and masks: every common format is read, and every problem is reported in one line."""
 
 import pickle
 import shutil
@@ -13,7 +13,7 @@ from pairs import mask, picture, put, save
 from PIL import Image
 
 from kd.data import Folder
-from kd.data.folder import cut_off
+from kd.data.folder import val_stems
 from kd.errors import DataError
 
 
@@ -60,7 +60,7 @@ def test_reading_returns_what_was_saved(folder):
 
 
 @pytest.mark.parametrize("size", [(64, 32), (96, 160), (32, 224)])
-def test_resizing_invents_no_mask_value(tmp_path, size):
+def test_resizing_adds_no_mask_values(tmp_path, size):
     put(tmp_path, "a", picture(50, 70), mask(50, 70, (0, 9)))
     put(tmp_path, "b", split="val")
     image, labels = Folder(tmp_path, classes=10, image_size=size).read("train", 0)
@@ -90,7 +90,7 @@ def test_every_image_format_is_read(tmp_path, suffix):
     ],
     ids=["grey", "grey16", "white16", "rgba", "grey+alpha", "one bit", "palette"],
 )
-def test_every_pixel_type_becomes_rgb(tmp_path, stored, expected):
+def test_every_pixel_type_is_converted_to_rgb(tmp_path, stored, expected):
     put(tmp_path, "a", stored)
     put(tmp_path, "b", split="val")
     image, _ = read_first(small(tmp_path))
@@ -98,7 +98,7 @@ def test_every_pixel_type_becomes_rgb(tmp_path, stored, expected):
     assert tuple(image[5, 5]) == expected
 
 
-def test_a_palette_with_transparency_becomes_rgb_without_a_warning(tmp_path, recwarn):
+def test_a_palette_with_transparency_is_converted_without_a_warning(tmp_path, recwarn):
     stored = Image.fromarray(np.full((32, 64, 3), (200, 10, 30), np.uint8)).quantize(4)
     save(mask(), tmp_path / "masks/train/a.png")
     save(stored, tmp_path / "images/train/a.png", transparency=bytes([0, 255, 255, 255]))
@@ -107,7 +107,7 @@ def test_a_palette_with_transparency_becomes_rgb_without_a_warning(tmp_path, rec
     assert not recwarn
 
 
-def test_the_exif_orientation_is_carried_out(tmp_path):
+def test_the_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
     sideways = Image.fromarray(np.rot90(picture()).copy())
@@ -138,13 +138,13 @@ def palette(values):
     ],
     ids=["grey", "one bit", "16 bit", "palette", "rgb", "grey+alpha", "rgba"],
 )
-def test_every_pixel_type_of_a_mask_gives_its_classes(tmp_path, stored):
+def test_masks_of_every_pixel_type_are_read(tmp_path, stored):
     put(tmp_path, "a", labels=stored)
     put(tmp_path, "b", split="val")
     assert np.array_equal(read_first(small(tmp_path))[1], mask())
 
 
-def test_mask_values_name_the_stored_value_of_each_class(tmp_path):
+def test_mask_values_map_stored_values_to_classes(tmp_path):
     put(tmp_path, "a", labels=mask(values=(0, 255, 128)))
     put(tmp_path, "b", labels=mask(values=(0, 255, 128)), split="val")
     binary = small(tmp_path, mask_values=[0, 255], ignore_index=128)
@@ -164,7 +164,7 @@ def test_ignored_pixels_stay_ignored(tmp_path):
 # Splits
 
 
-def test_val_is_cut_off_train_by_name_and_stays_put_as_files_are_added(tmp_path):
+def test_val_is_taken_from_train_by_name_and_stable_when_files_are_added(tmp_path):
     for number in range(30):
         put(tmp_path, f"s{number}")
 
@@ -186,26 +186,26 @@ def test_val_is_cut_off_train_by_name_and_stays_put_as_files_are_added(tmp_path)
 
 @pytest.mark.parametrize("fraction", [0.001, 0.15, 0.5, 0.999])
 @pytest.mark.parametrize("count", [2, 3, 200])
-def test_a_cut_leaves_some_on_both_sides_and_about_the_fraction(fraction, count):
+def test_val_has_about_the_fraction_and_no_split_is_empty(fraction, count):
     stems = [f"image_{number}" for number in range(count)]
-    val = cut_off(stems, fraction, "here")
+    val = val_stems(stems, fraction, "here")
     assert 1 <= len(val) < count
     assert count < 200 or abs(len(val) / count - fraction) < 0.1
 
 
-def test_one_image_is_too_few_to_cut(tmp_path):
+def test_one_image_is_too_few_to_split(tmp_path):
     put(tmp_path, "a")
-    assert "holds 1 image, too few to cut a validation split off: add images/val" in refusal(small(tmp_path))
+    assert "contains 1 image, too few to split off a validation set: add images/val" in refusal(small(tmp_path))
 
 
 # Settings, fingerprint, pickling
 
 
-def test_building_looks_at_no_file():
+def test_constructing_accesses_no_files():
     assert Folder("/no/such/place").class_names == ("background", "foreground")
 
 
-def test_home_is_expanded_and_relative_roots_start_at_the_working_directory(folder, monkeypatch):
+def test_tildes_are_expanded_and_relative_roots_allowed(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
     monkeypatch.chdir(folder.parent)
     for spelling in (f"~/{folder.name}", folder.name):
@@ -230,7 +230,7 @@ def test_settings_are_checked(options, message):
         Folder(**{"root": "x", **options})
 
 
-def test_the_fingerprint_follows_content_names_and_settings_but_not_the_place(folder, tmp_path_factory):
+def test_the_fingerprint_depends_on_content_names_and_settings_but_not_the_path(folder, tmp_path_factory):
     first = small(folder).fingerprint()
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "copy"
     shutil.copytree(folder, elsewhere)
@@ -249,7 +249,7 @@ FILES = [f"{kind}/{place}" for kind in ("images", "masks") for place in ("train/
 
 
 def raw(root, contents):
-    """A folder of files that need be no pictures: a fingerprint is of bytes."""
+    """A folder of arbitrary files, since a fingerprint only depends on bytes."""
     for place, content in zip(FILES, contents, strict=True):
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         (root / place).write_bytes(content)
@@ -261,7 +261,7 @@ contents = st.lists(st.binary(min_size=1, max_size=40), min_size=len(FILES), max
 
 @given(contents, contents)
 @settings(deadline=None, max_examples=40)
-def test_fingerprints_are_equal_exactly_where_all_content_is(tmp_path_factory, one, other):
+def test_fingerprints_are_equal_exactly_if_all_content_is(tmp_path_factory, one, other):
     first, second, third = (tmp_path_factory.mktemp("raw") for _ in range(3))
     assert raw(first, one) == raw(second, one)
     assert (raw(first, one) == raw(third, other)) == (one == other)
@@ -280,12 +280,12 @@ def test_changing_one_byte_of_one_file_changes_the_fingerprint(tmp_path_factory,
     assert raw(root, content) == before
 
 
-def test_exchanging_two_files_changes_the_fingerprint(tmp_path):
+def test_swapping_two_files_changes_the_fingerprint(tmp_path):
     one, two, *rest = [bytes([number]) for number in range(len(FILES))]
     assert raw(tmp_path, [one, two, *rest]) != raw(tmp_path, [two, one, *rest])
 
 
-def test_a_source_survives_pickling(folder):
+def test_a_source_can_be_pickled(folder):
     source = small(folder)
     before = source.read("train", 1)
     after = pickle.loads(pickle.dumps(source)).read("train", 1)
@@ -300,7 +300,7 @@ def test_missing_folders_are_named(tmp_path):
     assert f"data.root={tmp_path / 'none'} is not a folder" in message
     assert "images/train" in message
     (tmp_path / "images").mkdir()
-    assert f"{tmp_path}/images/train holds no images" in refusal(small(tmp_path))
+    assert f"{tmp_path}/images/train contains no images" in refusal(small(tmp_path))
 
 
 def test_an_image_without_a_mask_is_named(folder):
@@ -315,12 +315,12 @@ def test_a_mask_without_an_image_is_named(folder):
     assert f"{folder}/masks/test/t.png has no image: expected {folder}/images/test/t.jpg" in refusal(small(folder))
 
 
-def test_two_images_of_one_name_are_named(folder):
+def test_two_images_with_the_same_name_are_named(folder):
     save(picture(), folder / "images/train/s4.jpg")
     assert "s4.jpg and" in refusal(small(folder))
 
 
-def test_files_that_are_no_pictures_and_hidden_files_are_passed_over(folder):
+def test_other_files_and_hidden_files_are_ignored(folder):
     for name in ("Thumbs.db", "notes.txt", "._s4.png", ".hidden.png"):
         (folder / "images/train" / name).write_bytes(b"x")
     small(folder).check()
@@ -335,9 +335,9 @@ def test_jpeg_masks_are_refused(folder):
 @pytest.mark.parametrize(
     ("values", "options", "advice"),
     [
-        ((0, 255), {}, "holds the values 0,255, but data.classes=1 allows 0 to 1: set data.mask_values=[0,255]"),
+        ((0, 255), {}, "contains the values 0,255, but data.classes=1 allows 0 to 1: set data.mask_values=[0,255]"),
         ((255,), {}, "set data.mask_values=[0,255] if 255 is the foreground"),
-        ((0, 1, 255), {}, "set data.ignore_index=255 if it marks pixels to ignore, or raise data.classes"),
+        ((0, 1, 255), {}, "set data.ignore_index=255 if it marks pixels to ignore, or increase data.classes"),
         ((0, 1, 2, 7), {"classes": 3}, "allows 0 to 2: set data.ignore_index=7"),
         ((0, 50, 90), {"classes": 3}, "set data.mask_values=[0,50,90] if these are the classes in order"),
         (
@@ -346,7 +346,7 @@ def test_jpeg_masks_are_refused(folder):
             "allows 0 to 2 with data.ignore_index=9: set data.classes, or list",
         ),
         ((0, 128), {"mask_values": [0, 255]}, "data.mask_values is [0, 255]: list every class's value in"),
-        (tuple(range(20)), {"classes": 3}, "holds the values 0,1,2,3,4,5,6,7,... (20 values)"),
+        (tuple(range(20)), {"classes": 3}, "contains the values 0,1,2,3,4,5,6,7,... (20 values)"),
     ],
 )
 def test_values_beyond_the_classes_come_with_advice(tmp_path, values, options, advice):
@@ -354,22 +354,22 @@ def test_values_beyond_the_classes_come_with_advice(tmp_path, values, options, a
     put(tmp_path, "b", labels=mask(values=(0,)), split="val")
     for call in (Folder.check, read_first):
         message = refusal(small(tmp_path, **options), call)
-        assert f"{tmp_path}/masks/train/a.png holds" in message
+        assert f"{tmp_path}/masks/train/a.png contains" in message
         assert advice in message
 
 
-def test_16_bit_mask_values_beyond_8_bits_are_refused_not_wrapped(tmp_path):
+def test_16_bit_mask_values_above_255_are_refused(tmp_path):
     put(tmp_path, "a", labels=mask().astype(np.uint16) * 256)
     put(tmp_path, "b", split="val")
-    assert "holds the values 0,256" in refusal(small(tmp_path))
+    assert "contains the values 0,256" in refusal(small(tmp_path))
 
 
-def test_a_mask_in_colour_is_refused(folder):
+def test_a_colour_mask_is_refused(folder):
     save(picture(), folder / "masks/train/s0.png")
-    assert "s0.png is a colour picture, but a mask is one channel of class indices" in refusal(small(folder))
+    assert "s0.png is a colour image, but a mask is one channel of class indices" in refusal(small(folder))
 
 
-def test_a_size_that_differs_is_told_for_both(folder):
+def test_different_sizes_are_both_named(folder):
     save(mask(32, 60), folder / "masks/train/s0.png")
     for call in (Folder.check, read_first):
         message = refusal(small(folder), call)
@@ -379,7 +379,7 @@ def test_a_size_that_differs_is_told_for_both(folder):
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp", ".webp"])
 @pytest.mark.parametrize("keep", [0.0, 0.5])
-def test_a_truncated_or_empty_image_is_one_line(tmp_path, suffix, keep):
+def test_a_truncated_or_empty_image_is_reported_in_one_line(tmp_path, suffix, keep):
     noise = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
     put(tmp_path, "a", noise, suffix=suffix)
     put(tmp_path, "b", split="val")
@@ -387,12 +387,12 @@ def test_a_truncated_or_empty_image_is_one_line(tmp_path, suffix, keep):
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])
     message = refusal(small(tmp_path), read_first)
-    assert message.startswith(f"{path} cannot be read as a picture (")
+    assert message.startswith(f"{path} cannot be read as an image (")
 
 
-def test_a_file_that_is_no_picture_is_one_line(folder):
+def test_a_file_that_is_not_an_image_is_reported_in_one_line(folder):
     (folder / "images/train/s0.png").write_text("<html>not found</html>")
-    assert "s0.png cannot be read as a picture" in refusal(small(folder))
+    assert "s0.png cannot be read as an image" in refusal(small(folder))
 
 
 @pytest.mark.parametrize("side", [12_000, 60_000])
@@ -406,16 +406,16 @@ def test_a_decompression_bomb_is_refused(folder, side):
     assert f"{path} has more than 89478485 pixels: scale it down" in refusal(small(folder))
 
 
-def test_floating_point_pictures_are_refused(tmp_path):
+def test_floating_point_images_are_refused(tmp_path):
     save(np.zeros((32, 64), np.float32), tmp_path / "images/train/a.tif")
     save(mask(), tmp_path / "masks/train/a.png")
     put(tmp_path, "b", split="val")
-    assert "a.tif holds floating point numbers: save it with 8 or 16 bits" in refusal(small(tmp_path), read_first)
+    assert "a.tif contains floating-point values: save it with 8 or 16 bits" in refusal(small(tmp_path), read_first)
 
 
 def test_check_reads_masks_of_every_split(folder):
     for split, stem in (("train", "s9"), ("val", "v"), ("test", "t")):
         save(mask(values=(0, 200)), folder / "masks" / split / f"{stem}.png")
-        assert f"masks/{split}/{stem}.png holds the values 0,200" in refusal(small(folder))
+        assert f"masks/{split}/{stem}.png contains the values 0,200" in refusal(small(folder))
         save(mask(), folder / "masks" / split / f"{stem}.png")
     small(folder).check()

@@ -301,7 +301,7 @@ def become_a_folder(path):
 ACCIDENTS = [
     (lambda path: path.unlink(), "cannot be read (No such file or directory)"),
     (lambda path: shutil.rmtree(path.parent.parent), "cannot be read (No such file or directory)"),
-    (overwrite, "cannot be read as a picture"),
+    (overwrite, "cannot be read as an image"),
     (become_a_folder, "cannot be read (Is a directory)"),
     (become_a_pipe, "is not a file but a pipe"),
 ]

@@ -1,4 +1,4 @@
-"""The Oxford pets, with a stand-in for torchvision: no network, and no torch to import."""
+"""The Oxford pets, with torchvision replaced by a stub: no network and no torch."""
 
 import sys
 import types
@@ -16,7 +16,7 @@ TRIMAP = np.repeat(np.array([[2, 3, 1, 3]], dtype=np.uint8), 32, axis=0).repeat(
 
 
 def publish(root, trainval=20, test=3):
-    """The published layout, small, under `root`."""
+    """A small data set in the published layout under `root`."""
     folder = root / "oxford-iiit-pet"
     for split, names in (
         ("trainval", [f"cat_{i}" for i in range(trainval)]),
@@ -35,7 +35,7 @@ def publish(root, trainval=20, test=3):
 
 @pytest.fixture
 def torchvision(monkeypatch):
-    """Stands in for torchvision; `calls` are the downloads, `fails` the error that they meet."""
+    """A stub of torchvision; `calls` counts downloads, `fails` is the error they raise."""
     fake = types.ModuleType("torchvision.datasets")
     fake.calls, fake.fails = [], None
 
@@ -63,7 +63,7 @@ def test_the_border_is_ignored_the_pet_is_foreground(tmp_path):
     assert np.array_equal(pets(tmp_path, ignore_index=7).read("test", 0)[1][0, ::16], [0, 7, 1, 7])
 
 
-def test_val_is_cut_off_trainval(tmp_path):
+def test_val_is_taken_from_trainval(tmp_path):
     publish(tmp_path)
     source = pets(tmp_path, val_fraction=0.3)
     names = {split: {source.name(split, i) for i in range(source.size(split))} for split in ("train", "val", "test")}
@@ -74,7 +74,7 @@ def test_val_is_cut_off_trainval(tmp_path):
     assert names["test"] == {"dog_0.jpg", "dog_1.jpg", "dog_2.jpg"}
 
 
-def test_what_is_there_is_not_downloaded_again(tmp_path, torchvision):
+def test_existing_data_is_not_downloaded_again(tmp_path, torchvision):
     pets(tmp_path).check()
     assert torchvision.calls == [tmp_path]
     pets(tmp_path).check()
@@ -87,18 +87,18 @@ def test_without_a_network_there_is_one_line_of_advice(tmp_path, torchvision):
         pets(tmp_path).check()
     message = str(caught.value)
     assert "\n" not in message
-    assert f"not in {tmp_path}/oxford-iiit-pet and cannot be downloaded" in message
+    assert f"{tmp_path}/oxford-iiit-pet does not contain the data set and the download failed" in message
     assert "Name or service not known" in message
     assert "data=shapes" in message
 
 
 def test_a_download_can_be_forbidden(tmp_path, torchvision):
-    with pytest.raises(DataError, match=r"does not hold the pets: set data\.download=true"):
+    with pytest.raises(DataError, match=r"does not contain the data set: set data\.download=true"):
         pets(tmp_path, download=False).check()
     assert not torchvision.calls
 
 
-def test_an_interrupted_download_is_noticed(tmp_path):
+def test_an_incomplete_download_is_detected(tmp_path):
     publish(tmp_path)
     (tmp_path / "oxford-iiit-pet/annotations/trimaps/cat_7.png").unlink()
     with pytest.raises(DataError, match=r"is incomplete \(cat_7 is missing\): delete it to download it again"):
@@ -115,11 +115,11 @@ def test_a_split_file_cannot_name_a_file_outside(tmp_path, split, entry):
         pets(tmp_path).check()
     message = str(caught.value)
     assert message.startswith(f"{listing} lists '")
-    assert message.endswith(f"which names no pet: delete {tmp_path}/oxford-iiit-pet to download it again")
+    assert message.endswith(f"which is not a pet's name: delete {tmp_path}/oxford-iiit-pet to download it again")
     assert message.isprintable()
 
 
-def test_a_split_file_that_is_missing_or_empty_is_one_line(tmp_path):
+def test_a_missing_or_empty_split_file_is_reported_in_one_line(tmp_path):
     publish(tmp_path)
     listing = tmp_path / "oxford-iiit-pet" / "annotations" / "test.txt"
     listing.write_text("")
@@ -130,7 +130,7 @@ def test_a_split_file_that_is_missing_or_empty_is_one_line(tmp_path):
         pets(tmp_path).check()
 
 
-def test_the_check_of_every_sample_reads_the_trimaps(tmp_path):
+def test_kd_check_reads_the_trimaps(tmp_path):
     publish(tmp_path)
     Image.fromarray(np.full((32, 64, 3), 9, np.uint8)).save(tmp_path / "oxford-iiit-pet/images/dog_0.jpg")
     (tmp_path / "oxford-iiit-pet/images/cat_3.jpg").write_bytes(b"")
@@ -144,7 +144,7 @@ def test_the_check_of_every_sample_reads_the_trimaps(tmp_path):
     assert (shares.share("foreground"), shares.void) == (0.5, 2 * 32 * 32)
 
 
-def test_the_fingerprint_follows_settings(tmp_path):
+def test_the_fingerprint_depends_on_the_settings(tmp_path):
     publish(tmp_path)
     variants = [pets(tmp_path), pets(tmp_path, ignore_index=9), pets(tmp_path, val_fraction=0.5), OxfordPet(tmp_path)]
     assert len({source.fingerprint() for source in variants}) == len(variants)

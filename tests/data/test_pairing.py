@@ -1,4 +1,4 @@
-"""What a folder of pairs lists, and what it refuses: links out of it, things that are no files, what is shut."""
+"""Pairs of files are listed; links out of the root, special files and unreadable files are refused."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def kinds(folder, split="train"):
 
 
 def refusal(folder):
-    """What the folder's own check says; every other way into the data says the same."""
+    """The message of `check`, which equals that of all other methods."""
     said = set()
     for call in (Folder.check, Folder.fingerprint, lambda source: source.size("train")):
         with pytest.raises(DataError) as caught:
@@ -40,12 +40,12 @@ def refusal(folder):
     return said.pop()
 
 
-def test_a_sound_folder_has_pairs_and_no_faults(folder):
+def test_a_valid_folder_has_pairs_and_no_faults(folder):
     assert kinds(folder) == ("abc", [])
     assert kinds(folder, "test") == ("", [])
 
 
-def test_all_faults_are_found_at_once_and_the_whole_pairs_with_them(folder):
+def test_all_faults_and_all_complete_pairs_are_found(folder):
     for stem in "defgh":
         put(folder, stem)
     (folder / "masks/train/d.png").unlink()
@@ -84,7 +84,7 @@ def test_a_link_to_a_folder_outside_the_root_is_refused(folder):
     assert f"{folder}/masks/train is a link out of {folder}" in refusal(folder)
 
 
-def test_links_within_the_root_and_a_root_that_is_a_link_are_followed(folder):
+def test_links_inside_the_root_and_a_linked_root_are_followed(folder):
     (folder / "images/train/b.png").rename(folder / "elsewhere.png")
     (folder / "images/train/b.png").symlink_to("../../elsewhere.png")
     root = folder.parent / "link"
@@ -95,7 +95,7 @@ def test_links_within_the_root_and_a_root_that_is_a_link_are_followed(folder):
         assert source.size("train") == 3
 
 
-def test_a_broken_link_a_loop_and_a_pipe_are_named_and_nobody_waits(folder):
+def test_a_broken_link_a_loop_and_a_pipe_are_named_without_blocking(folder):
     for stem in "def":
         put(folder, stem)
         (folder / f"images/train/{stem}.png").unlink()
@@ -110,13 +110,13 @@ def test_a_broken_link_a_loop_and_a_pipe_are_named_and_nobody_waits(folder):
     ]
 
 
-def test_a_folder_of_the_name_of_a_picture_is_named(folder):
+def test_a_folder_named_like_an_image_is_named(folder):
     (folder / "masks/val/w.png").mkdir()
     assert "masks/val/w.png is not a file but a folder: remove it" in refusal(folder)
 
 
 @pytest.mark.parametrize("name", ["\x1b[2Jcleared", "tab\tand\nline", "b\udcffd", "x" * 240])
-def test_no_name_is_shown_raw_or_at_full_length(folder, name):
+def test_names_are_escaped_and_shortened(folder, name):
     (folder / "images/train" / f"{name}.png").write_bytes(b"x")
     message = refusal(folder)
     assert message.isprintable()
@@ -126,7 +126,7 @@ def test_no_name_is_shown_raw_or_at_full_length(folder, name):
     assert len(message) < 4 * len(str(folder)) + 400
 
 
-def test_a_place_below_a_root_of_a_similar_name_is_not_inside(tmp_path):
+def test_a_path_below_a_root_with_a_similar_name_is_not_inside(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data-2").mkdir()
     assert inside(tmp_path / "data" / ".." / "data" / "x", tmp_path / "data")
@@ -137,7 +137,7 @@ def test_a_place_below_a_root_of_a_similar_name_is_not_inside(tmp_path):
 CHECK = """
 import os, sys
 from kd.data import Folder
-from kd.mistakes import one_line_errors
+from kd.config.hydra_errors import one_line_errors
 
 root, shut = sys.argv[1:]
 Folder(root, image_size=(32, 64)).check()  # what it imports must not be looked for without privileges
@@ -152,7 +152,7 @@ with one_line_errors():
 
 
 @pytest.mark.parametrize("place", ["", "images", "masks/val", "images/train", "masks/train/a.png"])
-def test_what_may_not_be_read_is_one_line(place):
+def test_missing_permissions_are_reported_in_one_line(place):
     with tempfile.TemporaryDirectory() as root:  # pytest's own folders are shut to other accounts
         os.chmod(root, 0o755)
         for stem in "ab":

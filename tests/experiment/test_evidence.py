@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.data.source import spaced
 from kd.experiment.evidence import (
     MASKS,
     SIDE,
@@ -56,15 +55,6 @@ def test_no_more_masks_are_read_than_the_limit():
     majority_labels(lambda index: read.append(index) or np.zeros((2, 2), np.uint8), 10 * MASKS, 2, (2, 2), None)
     assert len(read) == len(set(read)) == MASKS
     assert (min(read), max(read)) == (0, 10 * MASKS - 1)
-
-
-@given(st.integers(1, 2000), st.integers(1, 600))
-def test_evenly_spaced_samples_are_as_many_as_asked_for_and_include_both_ends(samples, most):
-    found = spaced(samples, most)
-    assert len(found) == min(samples, most)
-    assert found == sorted(set(found))
-    assert found[0] == 0
-    assert found[-1] == samples - 1 or most == 1
 
 
 @settings(max_examples=50)

@@ -6,7 +6,6 @@ from itertools import islice
 import pytest
 from exported import ABOUT, DATA, SIZE, check_of
 
-from kd.data.source import spaced
 from kd.deploy.export import Check, ExportError, Wanted, export, pictures
 
 
@@ -38,12 +37,6 @@ def test_a_file_beyond_the_tolerance_never_appears(tiny, tmp_path):
 def test_an_unknown_format_is_refused():
     with pytest.raises(ExportError, match="--format=tflite should be one or more of onnx, pt2, smp"):
         Wanted(("onnx", "tflite"))
-
-
-def test_spaced_indices_include_both_ends_and_none_twice():
-    assert spaced(6, 8) == [0, 1, 2, 3, 4, 5]
-    assert spaced(9, 3) == [0, 4, 8]
-    assert spaced(5, 1) == [0]
 
 
 def test_without_data_the_images_are_noise_and_said_to_be():
