@@ -83,7 +83,7 @@ def bytes_per_image(case: Case, views: int) -> float:
             for batch in batches:
                 teacher(replace(batch, view=view))
         teacher.flush()
-        files = [path.stat() for path in Path(place).rglob("*.slots")]
+        files = [path.stat() for path in Path(place).rglob("*.records")]
         return sum(512 * file.st_blocks for file in files) / answers.samples
 
 

@@ -33,7 +33,7 @@ def show(cache: Path) -> None:
         facts, full = entry.facts(), entry.full()
         table.add_row(
             entry.kind, entry.path.stem[:8],
-            str(len(entry.slots)) if entry.kind == "teacher" else "-", "-" if full is None else f"{full:.0%}",
+            str(len(entry.record_files)) if entry.kind == "teacher" else "-", "-" if full is None else f"{full:.0%}",
             f"{entry.bytes / GB:.3f}", f"{datetime.fromtimestamp(entry.used):%Y-%m-%d}",
             Text(_owner(facts, cache.parent), overflow="fold"),
         )  # fmt: skip
@@ -46,7 +46,7 @@ def verify(cache: Path) -> bool:
     found, console, errors = entries(cache), _console(), 0
     bar = Console(stderr=True)
     for entry in track(found, "reading", console=bar, disable=not can_move(bar), transient=True):
-        for line in entry.mend():
+        for line in entry.repair():
             errors += 1
             console.print(f"damaged: {shown(line)}")
     verdict = f"{errors} files were damaged; they are recomputed when needed" if errors else "intact"

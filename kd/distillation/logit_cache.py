@@ -1,11 +1,11 @@
-"""A teacher's answers on the disk: raw logits of each view of each training sample, in half precision.
+"""A teacher's logits on disk: raw logits for each view of each training sample, in half precision.
 
-The view of a sample is a pure function, so a teacher's answer to it is one too: it is computed once, for every epoch,
-trial and process that asks for it. Logits and not probabilities, so that any temperature, schedule and loss can use
-them. One file of slots (`kd.slots`) for each view; a damaged answer is found, and computed again.
+The view of a sample is a pure function, so the teacher's logits for it are too: they are computed once for all epochs,
+trials and processes. Logits rather than probabilities, so that any temperature, schedule and loss can use them. One
+record file (`kd.system.record_file`) per view; damaged records are detected and computed again.
 
-Not stored: probabilities at one temperature (FKD, arXiv 2112.01528) or the largest of them (TinyViT, arXiv 2207.10666),
-neither of which serves a temperature that falls.
+Not stored: probabilities at one temperature (FKD, arXiv 2112.01528) or the largest ones (TinyViT, arXiv 2207.10666),
+since neither supports a temperature schedule.
 """
 
 import logging
@@ -23,28 +23,28 @@ from torch import Tensor
 
 from kd.system.record_file import FileRecords, create, file_bytes
 
-SPARE = 10**9  # bytes of a disk that are left to others
+SPARE = 10**9  # bytes of disk space always left free
 HALF = torch.finfo(torch.float16).max
 
 log = logging.getLogger(__name__)
 
 
 def rounded(logits: Tensor) -> Tensor:
-    """Logits as they are stored: half precision, its largest number where they are beyond it."""
+    """Logits in half precision, as they are stored; clamped to its range."""
     return logits.clamp(-HALF, HALF).half()
 
 
 @dataclass
 class LogitCache:
-    """The answers of one teacher to the views of one training split.
+    """One teacher's logits for the views of one training split.
 
     Attributes:
-        folder: where they are; belongs to this teacher, data, augmentation and seed alone.
-        samples: of the training split.
-        shape: of one answer, C x H x W.
-        writable: whether missing answers may be added.
-        budget: bytes that all files of slots in `folder`'s parent may take together.
-        refused: how many did not fit, or could not be written.
+        folder: the cache folder, specific to the teacher, data, augmentation and seed.
+        samples: the number of samples in the training split.
+        shape: the shape of one sample's logits, C x H x W.
+        writable: whether missing logits may be added.
+        budget: bytes that all record files in `folder`'s parent may take together.
+        refused: the number of samples that did not fit or could not be written.
     """
 
     folder: Path
@@ -63,65 +63,65 @@ class LogitCache:
         return 2 * channels * height * width
 
     def read(self, view: int, indices: Sequence[int]) -> Tensor | None:
-        """The answers to a batch, B x C x H x W float16; None unless all of them are there and whole."""
-        slots = self._slots(view, make=False)
-        if slots is None:
+        """The logits of a batch, B x C x H x W float16; None unless all of them are stored intact."""
+        records = self._records(view, create=False)
+        if records is None:
             return None
-        answers = torch.empty(len(indices), *self.shape, dtype=torch.float16)
-        rows = answers.view(len(indices), -1).numpy()
+        logits = torch.empty(len(indices), *self.shape, dtype=torch.float16)
+        rows = logits.view(len(indices), -1).numpy()
         for row, index in zip(rows, indices, strict=True):
-            if not slots.read_into(index, memoryview(row).cast("B")):
+            if not records.read_into(index, memoryview(row).cast("B")):
                 return None
-        return answers
+        return logits
 
-    def write(self, view: int, indices: Sequence[int], answers: Tensor) -> None:
-        """Store the answers to a batch, B x C x H x W float16 on the CPU, where their view fits."""
-        kept = 0
+    def write(self, view: int, indices: Sequence[int], logits: Tensor) -> None:
+        """Store the logits of a batch, B x C x H x W float16 on the CPU, if their view fits into the budget."""
+        stored = 0
         try:
-            slots = self._slots(view, make=True) if self.writable else None
-            for index, row in zip(indices, answers.contiguous().view(len(indices), -1).numpy(), strict=True):
-                kept += slots is not None and slots.write(index, memoryview(row).cast("B"))
-        except OSError as error:  # a full disk takes the cache, not the run
-            log.warning("teacher.cache: %s; the teacher's answers are stored no longer", error.strerror)
+            records = self._records(view, create=True) if self.writable else None
+            for index, row in zip(indices, logits.contiguous().view(len(indices), -1).numpy(), strict=True):
+                stored += records is not None and records.write(index, memoryview(row).cast("B"))
+        except OSError as error:  # a full disk disables the cache but does not stop the run
+            log.warning("teacher.cache: %s; no more teacher logits are stored", error.strerror)
             self.writable = False
-        self.refused += len(indices) - kept
+        self.refused += len(indices) - stored
 
     def room(self) -> int:
-        """Bytes that new files of slots may take."""
-        return int(max(0, min(self.budget - taken(self.folder.parent), _free(self.folder.parent) - SPARE)))
+        """Bytes available to new record files."""
+        return int(max(0, min(self.budget - reserved(self.folder.parent), _free(self.folder.parent) - SPARE)))
 
     def fit(self, views: int) -> int:
-        """How many of the views 0, 1, ... `views` - 1 are there or fit."""
-        there = sum(self._path(view).exists() for view in range(views))
+        """How many of the views 0, 1, ... `views` - 1 are stored or fit."""
+        stored = sum(self._path(view).exists() for view in range(views))
         room = self.room() if self.writable else 0
-        return there + min(views - there, room // file_bytes(self.samples, self.record_bytes))
+        return stored + min(views - stored, room // file_bytes(self.samples, self.record_bytes))
 
-    def _slots(self, view: int, make: bool) -> FileRecords | None:
-        """The file of a view; several threads may ask."""
-        slots = self._views.get(view)
-        if slots is None:
+    def _records(self, view: int, create: bool) -> FileRecords | None:
+        """The record file of a view. Thread-safe."""
+        records = self._views.get(view)
+        if records is None:
             path = self._path(view)
-            if make and view not in self._full and not path.exists():
+            if create and view not in self._full and not path.exists():
                 self._reserve(path)
                 self._full |= set() if path.exists() else {view}
-            slots = self._opened(path)
-            self._views[view] = slots
+            records = self._open(path)
+            self._views[view] = records
             for old in [known for known in list(self._views) if known != view][:-1]:
-                self._views.pop(old, None)  # a process may only open so many files
-        return slots
+                self._views.pop(old, None)  # the number of open files is limited
+        return records
 
-    def _opened(self, path: Path) -> FileRecords | None:
-        """A file of slots; None where it is missing, or damaged, and then out of the way."""
+    def _open(self, path: Path) -> FileRecords | None:
+        """Open a record file; None if it is missing, or damaged, in which case it is deleted if possible."""
         try:
-            slots = FileRecords(path, self.writable)
-            if slots.size != self.record_bytes or slots.count != self.samples:
-                raise ValueError(f"{path} holds other records")
-            return slots
+            records = FileRecords(path, self.writable)
+            if records.size != self.record_bytes or records.count != self.samples:
+                raise ValueError(f"{path} has another number or size of records")
+            return records
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             if path not in self._damaged:
-                log.warning("teacher.cache: %s; its answers are computed again", error)
+                log.warning("teacher.cache: %s; its logits are computed again", error)
             self._damaged.add(path)
             if self.writable:
                 with suppress(OSError):
@@ -129,9 +129,9 @@ class LogitCache:
             return None
 
     def _reserve(self, path: Path) -> None:
-        """Make the file of a view, if it fits: its length is taken from the budget of everybody.
+        """Create the file of a view if its full length fits into the shared budget.
 
-        A whole view or nothing, since of batches that are drawn at random hardly any would lie within a part.
+        All of a view or nothing, since hardly any randomly drawn batch would lie entirely within a part of it.
         """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder.parent / ".lock"):
@@ -139,23 +139,23 @@ class LogitCache:
                 create(path, self.samples, self.record_bytes)
 
     def _path(self, view: int) -> Path:
-        return self.folder / f"view-{view:06}.slots"
+        return self.folder / f"view-{view:06}.records"
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_views": {}}
 
 
-def taken(folder: Path) -> int:
-    """Bytes that all files of slots below a folder have been promised; others may delete some meanwhile."""
+def reserved(folder: Path) -> int:
+    """Bytes reserved by all record files below a folder; files may disappear while it is scanned."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):
-                total += (Path(parent) / name).lstat().st_size if name.endswith(".slots") else 0
+                total += (Path(parent) / name).lstat().st_size if name.endswith(".records") else 0
     return total
 
 
 def _free(folder: Path) -> int:
-    """Bytes free on the disk of a folder, which need not be there yet."""
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    return shutil.disk_usage(there).free
+    """Free bytes on the disk of a folder, which need not exist yet."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return shutil.disk_usage(existing).free

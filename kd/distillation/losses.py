@@ -3,16 +3,16 @@
     total = alpha T^2 KL(teacher || student at temperature T) + beta MSE(logits) + gamma CE + delta Dice
 
 Every term is a mean over the valid pixels of the batch (a sum or a mean over classes), so none depends on the image
-size or on how many pixels are void. Temperature touches the first term only. Logits are cast to float32 first: half
-precision cannot hold the differences that a high temperature leaves.
+size or on the number of void pixels. Temperature affects the first term only. Logits are cast to float32 first, because
+half precision cannot represent the small differences at a high temperature.
 
-Edges. A batch without a valid pixel: every term is 0 with a gradient of 0, never NaN. A batch without foreground, or
-without some class: Dice has nothing to overlap with there, and that class adds 0 to its mean over all C classes, with
-no gradient; false foreground is cross-entropy's business. Masks hold classes and `ignore_index` and nothing else, which
-is not looked for here, as it would wait for the device: `Source.read` refuses any other value and names the file.
+Edge cases. Without any valid pixel, every term is 0 with a gradient of 0, never NaN. A class without true pixels in the
+batch adds 0 to the mean of Dice over all C classes, without a gradient; false foreground is left to cross-entropy.
+Masks are assumed to hold only classes and `ignore_index`: checking would synchronise the device, and `Source.read`
+already refuses any other value.
 
-Where several processes share a batch, each has some of its samples, and `total` (`kd.world.World.total`) makes the sums
-of one process the sums of all: every term is then the whole batch's in each of them. None is one process alone.
+If several processes share a batch, each has some of its samples, and `total` (`kd.system.world.World.total`) sums over
+processes, so that every process computes the terms of the whole batch. None means a single process.
 
 Shapes: B batch, C classes, H and W pixels; C = 1 is binary, one foreground logit a pixel.
 """
@@ -30,16 +30,16 @@ from torch import Tensor
 #: The weights of the four terms.
 WEIGHTS = ("alpha", "beta", "gamma", "delta")
 
-#: The sum of a tensor over the processes that share a batch, through which gradients flow.
+#: Sums a tensor over the processes that share a batch; differentiable.
 Total = Callable[[Tensor], Tensor] | None
 
 
 def _mean_over_valid(per_pixel: Tensor, valid: Tensor | None, total: Total = None) -> Tensor:
-    """Mean of B x H x W values over the pixels where `valid` is true; 0 where there is none. No device sync."""
+    """The mean of B x H x W values over pixels where `valid` is true; 0 if there are none. No device sync."""
     if valid is None and total is None:
         return per_pixel.mean()
     valid = torch.ones_like(per_pixel, dtype=torch.bool) if valid is None else valid
-    # Not a product with 0 and 1: what overflowed in a void pixel would make it NaN.
+    # Not a product with 0 and 1, since an overflow in a void pixel would make it NaN.
     nats, pixels = torch.where(valid, per_pixel, 0).sum(), valid.sum()
     if total is not None:
         nats, pixels = total(torch.stack([nats, pixels.to(nats.dtype)]))
@@ -80,7 +80,7 @@ def multiclass_kl(
         student and teacher B x C x H x W raw logits, valid B x H x W booleans (None: all) -> a scalar.
 
     >>> logits = torch.randn(2, 3, 4, 4)
-    >>> multiclass_kl(logits + 1, logits, temperature=4.0).abs() < 1e-6  # softmax knows no common offset
+    >>> multiclass_kl(logits + 1, logits, temperature=4.0).abs() < 1e-6  # softmax ignores a common offset
     tensor(True)
 
     Reference: Hinton, Vinyals, Dean, arXiv 1503.02531, section 2 (and 2.1 for the limit).
@@ -103,9 +103,9 @@ def logits_mse(
 def cross_entropy(
     logits_BCHW: Tensor, mask_BHW: Tensor, valid_BHW: Tensor | None = None, total: Total = None
 ) -> Tensor:
-    """Cross-entropy with the ground truth, in nats per pixel; the binary form where C = 1 (masks hold 0 and 1).
+    """Cross-entropy with the ground truth, in nats per pixel; the binary form if C = 1 (masks hold 0 and 1).
 
-    Pixels that are not valid may hold any number.
+    Invalid pixels may hold any value.
     """
     logits_BCHW = logits_BCHW.float()
     if logits_BCHW.shape[1] == 1:
@@ -121,11 +121,11 @@ def cross_entropy(
 def pooled_dice(
     logits_BCHW: Tensor, mask_BHW: Tensor, valid_BHW: Tensor | None, total: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """1 - Dice from sums over the batch that all processes share, a mean over the C classes, in [0, 1].
+    """1 - Dice from sums over the batch of all processes, a mean over the C classes, in [0, 1].
 
-    What smp's DiceLoss is to one process: a class that has no true pixel in the whole batch adds 0.
+    Equals smp's DiceLoss for a single process: a class without true pixels in the whole batch adds 0.
 
-    Reference: Milletari, Navab, Ahmadi, "V-Net", arXiv 1606.04797, section 3, without the squares below the line.
+    Reference: Milletari, Navab, Ahmadi, "V-Net", arXiv 1606.04797, section 3, without the squares in the denominator.
     """
     logits_BCHW = logits_BCHW.float()
     classes = logits_BCHW.shape[1]
@@ -142,7 +142,7 @@ def pooled_dice(
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of one batch, unweighted scalars; None where the weight is 0 and nothing was computed."""
+    """The terms of one batch, unweighted scalars; None for terms of weight 0, which are not computed."""
 
     loss: Tensor
     kl: Tensor | None = None
@@ -151,7 +151,7 @@ class Terms:
     dice: Tensor | None = None
 
     def scalars(self) -> dict[str, Tensor]:
-        """The terms that exist, by name, detached; still on the device."""
+        """The computed terms by name, detached, on the device."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value.detach() for name, value in named.items() if value is not None}
 
@@ -160,17 +160,17 @@ class DistillationLoss(torch.nn.Module):
     """The weighted sum of the four terms; a term of weight 0 is not computed.
 
     Args:
-        weights: `alpha`, `beta`, `gamma`, `delta`, each at least 0; one that is not named is 0.
+        weights: `alpha`, `beta`, `gamma`, `delta`, each at least 0; missing ones are 0.
         classes: 1 for binary, otherwise the number C of classes.
-        ignore_index: the mask value of void pixels, which take part in no term; None where there are none.
-        total: the sum over the processes that share the batch; None for one process.
+        ignore_index: the mask value of void pixels, which count in no term; None if there are none.
+        total: sums over the processes that share the batch; None for a single process.
 
     Shape:
-        student B x C x H x W, mask B x H x W, teacher B x C x H x W (or None where alpha = beta = 0), all raw logits
-        and labels -> `Terms` of scalars.
+        student B x C x H x W, mask B x H x W, teacher B x C x H x W (or None if alpha = beta = 0), raw logits and
+        labels -> `Terms` of scalars.
 
     Raises:
-        ValueError: a weight is unknown or negative, or all are 0; later, shapes do not fit.
+        ValueError: a weight is unknown or negative, or all are 0; in a call, shapes do not match.
 
     >>> loss = DistillationLoss({"alpha": 0.5, "gamma": 0.5}, classes=1)
     >>> student, teacher = torch.zeros(2, 1, 4, 4, requires_grad=True), torch.ones(2, 1, 4, 4)
@@ -191,12 +191,12 @@ class DistillationLoss(torch.nn.Module):
             )
         self.classes, self.ignore_index, self.total = classes, ignore_index, total
         self.kl = binary_kl if classes == 1 else multiclass_kl
-        # smp pools Dice over the batch; a class that has no true pixel in it adds 0 to the mean over classes.
+        # smp pools Dice over the batch; a class without true pixels adds 0 to the mean over classes.
         self.soft_dice = DiceLoss("binary" if classes == 1 else "multiclass", ignore_index=ignore_index)
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any term looks at the teacher."""
+        """Whether any term uses the teacher."""
         return self.weights["alpha"] > 0 or self.weights["beta"] > 0
 
     def forward(self, student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, temperature: float) -> Terms:
@@ -220,7 +220,7 @@ class DistillationLoss(torch.nn.Module):
 
 
 def _check_shapes(student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, classes: int) -> None:
-    """Refuse what would be broadcast to a loss that means something else."""
+    """Refuse shapes that would broadcast to a different loss."""
     expected = (len(student_BCHW), classes, *student_BCHW.shape[2:])
     batch, _, height, width = expected if len(expected) == 4 else ("B", classes, "H", "W")
     for what, tensor, shape in (

@@ -1,7 +1,7 @@
-"""The teacher: batch in, raw logits out, live or from the cache by the same call.
+"""Teachers: batch in, raw logits out, live or cached, with the same call.
 
-Whoever trains a student calls a teacher with a batch and gets B x C x H x W float logits at no temperature. The live
-teacher rounds them to half precision, as they are stored: a student does not know whether there is a cache.
+A teacher maps a batch to B x C x H x W float logits, without temperature. The live teacher rounds them to half
+precision, as the cache does, so that caching does not change the student.
 """
 
 from collections.abc import Callable
@@ -19,17 +19,17 @@ from kd.networks.precision import Precision
 
 
 class Teacher(Protocol):
-    """Anything that answers a batch with raw logits, B x C x H x W."""
+    """Anything that maps a batch to raw logits, B x C x H x W."""
 
     def __call__(self, batch: Batch) -> Tensor: ...
 
 
 class LiveTeacher:
-    """Computes its answers; always in eval mode and without gradients, whatever happens to the student.
+    """Computes logits; always in eval mode and without gradients, regardless of the student.
 
-    `network` is one, or makes one when the first answer is wanted. With `one_by_one` every sample is computed alone:
-    the last bits of an answer depend on the batch that it is computed in, and where views come again in other batches
-    (`augment.views`), a cached answer would differ from a live one.
+    `network` is a network, or a function that builds it at the first call. With `one_by_one` every sample is computed
+    alone: the last bits of logits depend on the rest of the batch, so if views recur in other batches
+    (`augment.views`), cached logits would differ from live ones.
     """
 
     def __init__(
@@ -48,23 +48,23 @@ class LiveTeacher:
 
     @torch.no_grad()
     def half(self, batch: Batch) -> Tensor:
-        """The answers as they are stored, B x C x H x W float16 on the device."""
+        """The logits as they are stored, B x C x H x W float16 on the device."""
         if self.network.training:
             self.network.eval()
         images = torch.split(batch.images, 1) if self.one_by_one else (batch.images,)
         with self.precision.autocast():
-            answers = [self.network(part) for part in images]
-        return rounded(torch.cat(answers).float())
+            logits = [self.network(part) for part in images]
+        return rounded(torch.cat(logits).float())
 
 
 class CachedTeacher:
-    """Answers with what a batch has brought from the cache; computes and stores what it has not.
+    """Returns the logits that come with a batch from the cache; computes and stores missing ones.
 
-    A thread of its own stores, one batch at a time, while the student trains.
+    A background thread stores them, one batch at a time, while the student trains.
     """
 
-    def __init__(self, live: LiveTeacher, answers: LogitCache) -> None:
-        self.live, self.answers = live, answers
+    def __init__(self, live: LiveTeacher, logit_cache: LogitCache) -> None:
+        self.live, self.logit_cache = live, logit_cache
         self.read, self.computed = 0, 0  # samples
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] = Future()
@@ -78,20 +78,20 @@ class CachedTeacher:
         half = self.live.half(batch)
         self.computed += len(batch)
         self.flush()
-        if self.answers.writable:
+        if self.logit_cache.writable:
             self._writing = self._writer.submit(self._store, batch, half)
         else:
-            self.answers.refused += len(batch)
+            self.logit_cache.refused += len(batch)
         return half.float()
 
     def flush(self) -> None:
-        """Wait until everything is stored."""
+        """Wait until all logits are stored."""
         self._writing.result()
 
     def counts(self) -> dict[str, int]:
-        """What became of the answers so far, in samples: read, computed, and of these not stored."""
+        """The number of samples read from the cache, computed, and computed but not stored."""
         self.flush()
-        return {"read": self.read, "computed": self.computed, "not_stored": self.answers.refused}
+        return {"read": self.read, "computed": self.computed, "not_stored": self.logit_cache.refused}
 
     def _store(self, batch: Batch, half: Tensor) -> None:
-        self.answers.write(batch.view, batch.indices.tolist(), half.cpu())
+        self.logit_cache.write(batch.view, batch.indices.tolist(), half.cpu())

@@ -78,7 +78,7 @@ def _lead(job: Job, stop: signals.Stop, world: World) -> float | tuple[float, ..
                 return _distil(job, NoTrial(), stop, world)
             from kd.study.trial import attach  # heavy: optuna
 
-            with attach(membership, job.folder) as trial, world.telling():
+            with attach(membership, job.folder) as trial, world.reporting_errors():
                 return _distil(job, trial, stop, world)
         except UserError:
             if job.fresh:

@@ -124,7 +124,7 @@ def _journal(job: TrainingJob, context: RunContext, folder: RunFolder | None) ->
 
 def _loader(job: TrainingJob, context: RunContext) -> TrainLoader:
     teacher = job.distillation.teacher
-    logit_cache = teacher.answers if isinstance(teacher, CachedTeacher) else None
+    logit_cache = teacher.logit_cache if isinstance(teacher, CachedTeacher) else None
     return build_train_loader(context, job.seed, logit_cache)
 
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Safe wrappers around the operating system: files, processes, signals, terminals."""

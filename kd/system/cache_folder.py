@@ -1,7 +1,7 @@
-"""What `kd cache` shows and does: what stands below runs/cache, how full and whole it is, and how it gets less.
+"""The contents of runs/cache, as `kd cache` lists, verifies and prunes them.
 
-Only what the caches make is touched, and told by its name; a link is not followed, and is no entry. A run may be at
-work on anything here: a file that it has open stays readable when it is deleted, and what is missing is made again.
+Only files that the caches create are touched; they are recognised by name, and links are never followed. Runs may use
+anything here at the same time: an open file stays readable after deletion, and missing files are created again.
 """
 
 import json
@@ -22,50 +22,50 @@ from kd.system.record_file import FACTS, FileRecords
 
 KINDS = ("teacher", "data", "figures")
 LOCK = ".lock"
-OURS = re.compile(r"(view-\d{6,}|train|val|test)\.slots|facts\.json")
+OURS = re.compile(r"(view-\d{6,}|train|val|test)\.records|facts\.json")
 ENTRY = {"teacher": r"[0-9a-f]{16}", "data": r"[0-9a-f]+", "figures": r"[0-9a-f]{16}\.safetensors"}
 GB, DAY, HOUR = 10**9, 86400, 3600  # bytes, seconds
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One teacher's answers, one data set's samples (folders), or one teacher's figures (a file)."""
+    """One teacher's logits, one data set's samples (folders), or one teacher's metrics (a file)."""
 
     kind: str
     path: Path
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
-        """What is in it, the facts last: what is half deleted can still be told."""
+        """Its files, facts.json last, so that a partly deleted entry can still be identified."""
         if self.kind == "figures":
             return (self.path,) if _state(self.path) else ()
         try:
             inside = [path for path in self.path.iterdir() if _state(path)]
-        except OSError:  # deleted meanwhile
+        except OSError:  # deleted in the meantime
             return ()
         ours = [path for path in inside if OURS.fullmatch(path.name) or LEFTOVER.fullmatch(path.name)]
         return tuple(sorted(ours, key=lambda path: (path.name == FACTS, path)))
 
     @cached_property
     def bytes(self) -> int:
-        """What it takes on the disk; files of slots are promised more than they hold, which Windows does not tell."""
+        """Disk usage; sparse record files use less than their length, which Windows does not report."""
         states = [state for path in self.files if (state := _state(path))]
         return sum(512 * state.st_blocks if hasattr(state, "st_blocks") else state.st_size for state in states)
 
     @cached_property
     def used(self) -> float:
-        """When it was last used, seconds since 1970; 0 where nothing is in it."""
+        """When it was last used, in seconds since 1970; 0 if it is empty."""
         return max((state.st_mtime for path in self.files if (state := _state(path))), default=0.0)
 
     @property
-    def slots(self) -> list[Path]:
-        return [path for path in self.files if OURS.fullmatch(path.name) and path.suffix == ".slots"]
+    def record_files(self) -> list[Path]:
+        return [path for path in self.files if OURS.fullmatch(path.name) and path.suffix == ".records"]
 
     def facts(self) -> dict[str, Any]:
-        """What it says of itself; nothing where that cannot be read."""
+        """The entry's description of itself; empty if it cannot be read."""
         try:
             if self.kind == "figures":
-                with safe_open(self.path, framework="np") as file:  # without torch, which is heavy
+                with safe_open(self.path, framework="np") as file:  # without torch, which is slow to import
                     text = file.metadata()["facts"]
             else:
                 text = next(path for path in self.files if path.name == FACTS).read_text(encoding="utf-8")
@@ -75,27 +75,27 @@ class Entry:
         return found if isinstance(found, dict) else {}
 
     def full(self) -> float | None:
-        """The part of its slots that is filled, in [0, 1]; None where there are none."""
+        """The fraction of its records that are filled; None if it has none."""
         filled = count = 0
-        for path in self.slots:
+        for path in self.record_files:
             with suppress(OSError, ValueError):
-                slots = FileRecords(path, writable=False)
-                filled, count = filled + int(slots.filled().sum()), count + slots.count
+                records = FileRecords(path, writable=False)
+                filled, count = filled + int(records.filled().sum()), count + records.count
         return filled / count if count else None
 
-    def mend(self) -> Iterator[str]:
-        """Read everything and empty what is damaged, so that it is computed again; a line for each file that was."""
+    def repair(self) -> Iterator[str]:
+        """Read everything and erase damaged records, to be computed again; yields one line per damaged file."""
         if self.kind == "figures":
-            yield from _mend_figures(self.path)
-        for path in self.slots:
+            yield from _repair_figures(self.path)
+        for path in self.record_files:
             try:
-                slots = FileRecords(path)
-                damaged = slots.damaged()
-                for slot in damaged:
-                    slots.empty(slot)
+                records = FileRecords(path)
+                damaged = records.damaged()
+                for index in damaged:
+                    records.empty(index)
                 if damaged:
-                    yield f"{path}: {len(damaged)} of {int(slots.filled().sum()) + len(damaged)} records; emptied"
-            except FileNotFoundError:  # deleted meanwhile
+                    yield f"{path}: {len(damaged)} of {int(records.filled().sum()) + len(damaged)} records; emptied"
+            except FileNotFoundError:  # deleted in the meantime
                 continue
             except ValueError as error:
                 path.unlink(missing_ok=True)
@@ -104,7 +104,7 @@ class Entry:
                 yield f"{path}: {error.strerror}; left as it is"
 
     def delete(self) -> None:
-        """Delete what is in it, and the folder unless there is something else in it."""
+        """Delete its files, and its folder unless that holds anything else."""
         for path in self.files:
             path.unlink(missing_ok=True)
         if self.kind != "figures":
@@ -113,25 +113,25 @@ class Entry:
 
 
 def entries(cache: Path) -> list[Entry]:
-    """Everything below a cache folder: by kind, and what was used last first."""
+    """All entries of a cache folder, by kind, the most recently used first."""
     found = []
     for kind in KINDS:
         folder = cache / kind
         inside = folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ()
         for path in inside:
-            right = path.is_file() if kind == "figures" else path.is_dir()
-            if right and not path.is_symlink() and re.fullmatch(ENTRY[kind], path.name):
+            expected = path.is_file() if kind == "figures" else path.is_dir()
+            if expected and not path.is_symlink() and re.fullmatch(ENTRY[kind], path.name):
                 found.append(Entry(kind, path))
     return sorted(found, key=lambda entry: (KINDS.index(entry.kind), -entry.used, entry.path))
 
 
 def superfluous(found: Sequence[Entry], older_than: float | None, keep_gb: float | None, now: float) -> list[Entry]:
-    """The entries not used for `older_than` days, and then the least recently used until `keep_gb` are left."""
+    """The entries unused for `older_than` days, then the least recently used until `keep_gb` GB remain."""
     doomed = [entry for entry in found if older_than is not None and now - entry.used > older_than * DAY]
     rest = sorted((entry for entry in found if entry not in doomed), key=lambda entry: entry.used)
     excess = 0.0 if keep_gb is None else sum(entry.bytes for entry in rest) - keep_gb * GB
     for entry in rest:
-        if excess < 0.5:  # bytes are whole, and gigabytes are rounded
+        if excess < 0.5:  # less than a byte is rounding of the gigabytes
             break
         doomed.append(entry)
         excess -= entry.bytes
@@ -139,7 +139,7 @@ def superfluous(found: Sequence[Entry], older_than: float | None, keep_gb: float
 
 
 def _state(path: Path) -> Any:
-    """A file's state; None where it is missing, a link, or no file."""
+    """A file's `lstat`; None if it is missing, a link or not a regular file."""
     try:
         state = path.lstat()
     except OSError:
@@ -147,8 +147,8 @@ def _state(path: Path) -> Any:
     return state if stat.S_ISREG(state.st_mode) else None
 
 
-def _mend_figures(path: Path) -> Iterator[str]:
-    from kd.system import tensor_file  # heavy: torch
+def _repair_figures(path: Path) -> Iterator[str]:
+    from kd.system import tensor_file  # slow to import: torch
 
     try:
         tensor_file.read(path)
@@ -159,7 +159,7 @@ def _mend_figures(path: Path) -> Iterator[str]:
 
 
 def clear(cache: Path) -> None:
-    """Delete what killed processes have left of their writes; what is younger than an hour may be one going on."""
+    """Delete temporary files of killed processes; those younger than an hour may still be being written."""
     figures = cache / "figures"
     loose = [] if figures.is_symlink() else [*figures.glob(".*")]
     for path in [*loose, *(file for entry in entries(cache) for file in entry.files)]:

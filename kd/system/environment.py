@@ -1,4 +1,4 @@
-"""What a run ran on: versions, machine, device. Nothing of a person or a place: no user, no host name, no path."""
+"""What a run ran on: versions, machine, device. No user name, no host name, no path."""
 
 import os
 import platform
@@ -11,13 +11,13 @@ import torch
 from kd.system.installation import NAME
 from kd.system.installation import version as version_of_ours
 
-#: The packages whose version may change a figure.
+#: The packages whose version may change results.
 PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations",
             "opencv-python-headless", "pillow", "numpy", "hydra-core", "optuna", "mlflow")  # fmt: skip
 
 
 def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
-    """Plain facts for run.json: python, system, cpu, cores, threads, device, processes, and the packages' versions."""
+    """Facts for run.json: python, system, cpu, cores, threads, device, processes, and the packages' versions."""
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -32,7 +32,7 @@ def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, as Linux knows it, or as Python does; where both keep it secret, its architecture."""
+    """The processor's name according to Linux or Python, or its architecture if neither knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,6 +1,6 @@
-"""Which of several processes this is: by torchrun's variables, or by the submitit job that it is a task of.
+"""This process's rank, from torchrun's variables or from its submitit task.
 
-Light on purpose: whoever composes a configuration asks, long before torch is loaded.
+Light, because composing a configuration needs it before torch is imported.
 """
 
 import os
@@ -19,10 +19,10 @@ NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torch's en
 
 @dataclass(frozen=True)
 class Rank:
-    """A process among those that train together.
+    """A process's position among those that train together.
 
     Attributes:
-        rank: its number among `size`; process 0 decides, writes and speaks.
+        rank: its number among `size`; process 0 decides, writes and prints.
         local_rank: its number among the `local_size` on its machine.
     """
 
@@ -33,13 +33,13 @@ class Rank:
 
 
 def current_rank() -> Rank:
-    """This process's place; the only one of 1 where nobody started several."""
+    """This process's rank; `Rank()` if it is the only one."""
     if os.environ.get("SUBMITIT_EXECUTOR"):
         import submitit
 
         if submitit.JobEnvironment().num_tasks == 1:
             return Rank()
-        # Every process sees all GPUs of its machine, as under torchrun, and takes the one of its local rank.
+        # Every process sees all GPUs of its machine, as under torchrun, and uses the one of its local rank.
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     if not all(os.environ.get(name) for name in NEEDED):
         return Rank()
@@ -48,26 +48,26 @@ def current_rank() -> Rank:
 
 
 def folder_of_this_process(folder: str) -> str:
-    """`folder` for process 0; any other gets one of its own among the system's temporary files, to be thrown away."""
+    """`folder` for process 0; a temporary folder of its own for any other."""
     rank = current_rank().rank
     return folder if rank == 0 else str(Path(tempfile.gettempdir()) / f"kd-process-{rank}-{os.getpid()}")
 
 
 def throw_folder_away() -> None:
-    """Remove what hydra made for a process that is not the first; its log, which stays open, goes nowhere."""
+    """Delete the folder that Hydra made for any process but the first; its open log is discarded with it."""
     if current_rank().rank > 0:
         shutil.rmtree(folder_of_this_process(""), ignore_errors=True)
 
 
 def hush() -> None:
-    """Process 0 speaks for all: what the others would print, or warn of, is dropped. Errors are not."""
+    """Drop the output and warnings, but not the errors, of all processes but the first."""
     if current_rank().rank > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it lives as long as the process)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
         warnings.simplefilter("ignore")
 
 
 def refuse_a_study(arguments: Sequence[str]) -> None:
-    """A study's trials are divided among processes by its launcher, not by whoever started several.
+    """Refuse to start one study in several processes: its launcher distributes the trials.
 
     Raises:
         ConfigError: several processes were started with -m.

@@ -1,14 +1,14 @@
-"""Records: numbered records of one length, each of which is whole or not there, whoever writes, is killed, or meddles.
+"""Numbered records of equal length: each reads as written or as missing, despite killed writers, races and damage.
 
-A record is written first and its checksum after it, and it counts only while the two fit: so writers need no locks, and
-a reader never sees half a record or a damaged one. Two writers of one slot write the same bytes. A file of slots is
-made whole and named afterwards; it is sparse, and takes the room of what was written.
+A record is written before its checksum and is valid only while the two match, so writers need no locks and a reader
+never sees a partial or damaged record. Two writers of the same index write the same bytes. A file is created complete,
+under a temporary name, and then renamed; it is sparse, so only written records take up disk space.
 
-Files are read and written at a place (pread, pwrite): no two threads, and no forked process, share one to seek in, or a
-lock that could be held while a process is forked.
+Files are accessed by offset (pread, pwrite), so threads and forked processes share no file position and no lock that
+could be held during a fork.
 
-Layout, little-endian: a header of 4096 bytes (JSON), 8 bytes of checksum for each slot (0: empty), the records.
-Checksums are xxHash's XXH3, 64 bits, which finds damage and does not keep out forgers: https://xxhash.com
+Layout, little-endian: a header of 4096 bytes (JSON), an 8-byte checksum per record (0: empty), the records. Checksums
+are 64-bit XXH3, which detects damage but not forgery: https://xxhash.com
 """
 
 import errno
@@ -38,57 +38,57 @@ log = logging.getLogger(__name__)
 
 
 class Records(ABC):
-    """`count` slots of `size` bytes each."""
+    """`count` records of `size` bytes each."""
 
     def __init__(self, count: int, size: int) -> None:
         self.count, self.size = count, size
 
-    def read_into(self, slot: int, target: memoryview) -> bool:
-        """Fill `target`, `size` bytes, with a record; False, and `target` is anything, where there is no whole one."""
-        if slot >= self.count:
+    def read_into(self, index: int, target: memoryview) -> bool:
+        """Read a record into `target` (`size` bytes); False, with `target` undefined, if it is missing or damaged."""
+        if index >= self.count:
             return False
-        known = np.zeros(1, dtype="<u8")
+        stored = np.zeros(1, dtype="<u8")
         try:
             return (
-                self._load(HEADER + 8 * slot, known.data.cast("B"))
-                and known[0] != 0
-                and self._load(self._place(slot), target)
-                and int(known[0]) == _checksum(target, slot)
+                self._load(HEADER + 8 * index, stored.data.cast("B"))
+                and stored[0] != 0
+                and self._load(self._offset(index), target)
+                and int(stored[0]) == _checksum(target, index)
             )
-        except OSError:  # a disk that fails, a file that another machine has deleted
+        except OSError:  # a failing disk, or a file deleted by another machine
             return False
 
-    def write(self, slot: int, record: memoryview) -> bool:
-        """Store a record, `size` bytes; False where there is no such slot.
+    def write(self, index: int, record: memoryview) -> bool:
+        """Store a record (`size` bytes); False if `index` is out of range.
 
         Raises:
-            OSError: the disk is full, ...
+            OSError: the write failed, for example because the disk is full.
         """
-        if slot >= self.count:
+        if index >= self.count:
             return False
         if record.nbytes != self.size:
-            raise ValueError(f"a record here has {self.size} bytes, and not {record.nbytes}")
-        self._store(self._place(slot), record)
-        self._store(HEADER + 8 * slot, np.array([_checksum(record, slot)], dtype="<u8").data.cast("B"))
+            raise ValueError(f"a record must have {self.size} bytes, but got {record.nbytes}")
+        self._store(self._offset(index), record)
+        self._store(HEADER + 8 * index, np.array([_checksum(record, index)], dtype="<u8").data.cast("B"))
         return True
 
-    def empty(self, slot: int) -> None:
-        """Forget a record."""
-        self._store(HEADER + 8 * slot, memoryview(bytes(8)))
+    def empty(self, index: int) -> None:
+        """Erase a record."""
+        self._store(HEADER + 8 * index, memoryview(bytes(8)))
 
     def filled(self) -> np.ndarray:
-        """Which slots were written, count booleans; whether they are whole is seen when they are read."""
+        """Which records were written, `count` booleans; damage is only detected on reading."""
         table = np.zeros(self.count, dtype="<u8")
         self._load(HEADER, table.data.cast("B"))
         return table != 0
 
     def damaged(self) -> list[int]:
-        """The slots that were written and are not whole; reads everything."""
+        """The indices of damaged records; reads everything."""
         target = memoryview(bytearray(self.size))
-        return [int(slot) for slot in np.flatnonzero(self.filled()) if not self.read_into(int(slot), target)]
+        return [int(index) for index in np.flatnonzero(self.filled()) if not self.read_into(int(index), target)]
 
-    def _place(self, slot: int) -> int:
-        return HEADER + 8 * self.count + slot * self.size
+    def _offset(self, index: int) -> int:
+        return HEADER + 8 * self.count + index * self.size
 
     @abstractmethod
     def _load(self, offset: int, target: memoryview) -> bool: ...
@@ -98,7 +98,7 @@ class Records(ABC):
 
 
 class MemoryRecords(Records):
-    """Records in memory, which processes that are forked later share; one that is spawned has none."""
+    """Records in memory, shared with processes forked later; a spawned process gets an empty instance."""
 
     def __init__(self, count: int, size: int) -> None:
         super().__init__(count, size)
@@ -116,18 +116,18 @@ class MemoryRecords(Records):
 
 
 class FileRecords(Records):
-    """Records in a file, for any number of processes; the file may be deleted meanwhile.
+    """Records in a file, for any number of processes; the file may be deleted at any time.
 
     Raises:
-        ValueError: it is not a file of slots, or not a whole one.
-        OSError: it cannot be opened, or read.
+        ValueError: not a record file, or a truncated one.
+        OSError: the file cannot be opened or read.
     """
 
     def __init__(self, path: Path, writable: bool = True) -> None:
         self.path, self.writable = path, writable
         flags = os.O_RDWR if writable else os.O_RDONLY
-        flags |= getattr(os, "O_NONBLOCK", 0)  # a named pipe would have us wait; Windows has none
-        flags |= getattr(os, "O_BINARY", 0)  # Windows'
+        flags |= getattr(os, "O_NONBLOCK", 0)  # opening a named pipe would block; not on Windows
+        flags |= getattr(os, "O_BINARY", 0)  # Windows only
         self._file = FileIO(os.open(path, flags), "r+" if writable else "r")
         super().__init__(*_read_header(self._file.fileno(), path))
 
@@ -143,7 +143,7 @@ class FileRecords(Records):
 
 
 def create(path: Path, count: int, size: int) -> None:
-    """Make a file of empty slots, unless one is there."""
+    """Create a file of empty records unless it exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     temporary = Path(name)
@@ -152,16 +152,16 @@ def create(path: Path, count: int, size: int) -> None:
             file.write(_header(count, size))
             file.truncate(file_bytes(count, size))
         temporary.chmod(0o644)
-        if not path.exists():  # another process may have been as quick: its file and ours are alike, and both empty
+        if not path.exists():  # another process may have created the same empty file
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def describe(folder: Path, facts: Mapping[str, Any], option: str) -> None:
-    """Say in words what a folder of slots is; the time of what is said is when the folder was last used.
+    """Write facts.json, which says what a folder of records holds; its modification time is the folder's last use.
 
-    `option` is the key of the configuration that asked for the folder, for a warning where it cannot be written.
+    `option` is the configuration key to name in the warning if writing fails.
     """
     try:
         write_json(folder / FACTS, dict(facts))
@@ -170,16 +170,16 @@ def describe(folder: Path, facts: Mapping[str, Any], option: str) -> None:
 
 
 def file_bytes(count: int, size: int) -> int:
-    """How long a file of slots is."""
+    """The length of a record file."""
     return HEADER + count * (8 + size)
 
 
 def _header(count: int, size: int) -> bytes:
-    return json.dumps({"format": FORMAT, "slots": count, "bytes": size}).encode().ljust(HEADER)
+    return json.dumps({"format": FORMAT, "records": count, "bytes": size}).encode().ljust(HEADER)
 
 
 def _read_header(file: int, path: Path) -> tuple[int, int]:
-    """How many slots an open file has, of how many bytes; raises as `FileRecords` does."""
+    """The number and the size of the records in an open file; raises like `FileRecords`."""
     state = os.fstat(file)
     if not stat.S_ISREG(state.st_mode):
         raise ValueError(f"{path} is not a file")
@@ -187,15 +187,15 @@ def _read_header(file: int, path: Path) -> tuple[int, int]:
     del header[read_at(file, memoryview(header), 0) :]
     try:
         facts = json.loads(header)
-        count, size = facts["slots"], facts["bytes"]
+        count, size = facts["records"], facts["bytes"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a file of slots") from error
+        raise ValueError(f"{path} is not a record file") from error
     if {type(count), type(size)} != {int} or min(count, size) < 0 or header != _header(count, size):
-        raise ValueError(f"{path} is not a file of slots that this version knows")
+        raise ValueError(f"{path} is not a record file of this version")
     if state.st_size != file_bytes(count, size):
-        raise ValueError(f"{path} has {state.st_size} bytes where its header promises {file_bytes(count, size)}")
+        raise ValueError(f"{path} has {state.st_size} bytes, but its header says {file_bytes(count, size)}")
     return count, size
 
 
-def _checksum(record: memoryview, slot: int) -> int:
-    return xxhash.xxh3_64_intdigest(record, seed=slot) or 1
+def _checksum(record: memoryview, index: int) -> int:
+    return xxhash.xxh3_64_intdigest(record, seed=index) or 1

@@ -1,6 +1,6 @@
-"""SIGTERM, Ctrl-C and a closed terminal: a training finishes its step and saves; anything else ends at once.
+"""SIGTERM, Ctrl-C and a closed terminal: training finishes its step and saves; everything else stops at once.
 
-The exit code is 128 + the signal's number, which shells and schedulers read as "ended by that signal".
+The exit code is 128 + the signal's number, which shells and schedulers read as "terminated by that signal".
 """
 
 import signal
@@ -13,46 +13,47 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 
 class Interrupted(KeyboardInterrupt):
-    """Somebody asked the process to end; a `KeyboardInterrupt`, so that nothing takes it for a failure."""
+    """The process was asked to stop; a `KeyboardInterrupt`, so that it is not treated as a failure."""
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name}")
         self.number, self.exit_code = number, 128 + number
 
     def __reduce__(self) -> tuple[type, tuple[int]]:
-        return type(self), (self.number,)  # from a worker's process to the one that waits for it
+        return type(self), (self.number,)  # pickled from a worker process to its parent
 
 
 class Stop:
-    """Whether somebody asked the process to end. A second signal does not wait any longer."""
+    """Whether the process was asked to stop; a second signal always interrupts at once."""
 
     def __init__(self) -> None:
         self._number: int | None = None
-        self._patient = False
+        self._deferred = False
 
     @contextmanager
     def later(self) -> Iterator[None]:
-        """Within the block a first signal is noted, for whoever is there to ask `asked` and call `now`."""
-        self._patient = True
+        """Within the block a first signal is only recorded; the caller polls `asked` or calls `now`."""
+        self._deferred = True
         try:
             yield
         finally:
-            self._patient = False
+            self._deferred = False
 
     @property
     def asked(self) -> bool:
         return self._number is not None
 
     def now(self, agree: Callable[[int], int] = lambda number: number) -> None:
-        """Raises Interrupted if somebody asked for it.
+        """Raise Interrupted if a signal was recorded.
 
-        Several processes `agree` on the signal, given the number that each has heard, or 0: all of them end, or none.
+        With several processes, `agree` maps the number that each has received, or 0, to one for all, so that either
+        all of them stop or none.
         """
         if number := agree(self._number or 0):
             raise Interrupted(number)
 
-    def _hear(self, number: int, _: FrameType | None) -> None:
-        if self._patient and self._number is None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self._deferred and self._number is None:
             self._number = number
             return
         raise Interrupted(number)
@@ -60,12 +61,12 @@ class Stop:
 
 @contextmanager
 def listen() -> Iterator[Stop]:
-    """Hear signals for as long as the block lasts, in the main thread; those that are ignored (nohup) stay so."""
+    """Handle signals within the block, in the main thread; signals that are ignored (nohup) stay ignored."""
     stop, before = Stop(), {}
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, stop._hear)
+                before[number] = signal.signal(number, stop._handle)
     try:
         yield stop
     finally:

@@ -1,4 +1,4 @@
-"""Tensors and facts in one file that tells whether it is whole: safetensors, with a digest over all of it.
+"""Tensors and facts in one safetensors file with a digest over its whole content.
 
 Facts are JSON in the header. Nothing is ever unpickled.
 """
@@ -16,12 +16,12 @@ from torch import Tensor
 
 FORMAT = "2"
 
-#: What `read` and `facts` raise of a file that is damaged, or is another kind of file.
+#: What `read` and `facts` raise for a file that is damaged or of another kind.
 DAMAGES = (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write a file; not atomically, which is `kd.files.write_atomically`'s part."""
+    """Write a file, not atomically: combine it with `kd.system.files.write_atomically`."""
     laid_out = {name: tensor.contiguous() for name, tensor in tensors.items()}
     text = json.dumps(dict(facts))
     header = {"format": FORMAT, "facts": text, "digest": digest(laid_out, text)}
@@ -29,25 +29,25 @@ def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the facts of a file; raises one of DAMAGES."""
+    """Read and verify a file's tensors and facts; raises one of DAMAGES."""
     with safe_open(path, framework="pt") as file:
         header = file.metadata() or {}
         if header.get("format") != FORMAT:
-            raise ValueError(f"its format is {header.get('format')!r}, where {FORMAT!r} is known")
+            raise ValueError(f"its format is {header.get('format')!r}, but this version reads {FORMAT!r}")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if header["digest"] != digest(tensors, header["facts"]):
-        raise ValueError("its digest does not fit its content")
+        raise ValueError("its digest does not match its content")
     return tensors, json.loads(header["facts"])
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """The facts alone, without a look at the rest; raises one of DAMAGES."""
+    """Read the facts only, without verifying the rest; raises one of DAMAGES."""
     with safe_open(path, framework="pt") as file:
         return dict(json.loads(file.metadata()["facts"]))
 
 
 def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:
-    """A hash of tensors in the memory of a CPU, each contiguous, and of a text; it finds damage, not malice."""
+    """A hash of contiguous CPU tensors and a text; it detects damage, not tampering."""
     found = xxhash.xxh3_128(facts.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

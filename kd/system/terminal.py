@@ -1,4 +1,4 @@
-"""What a terminal can show, and output that does not end a run when the terminal is gone or knows few letters."""
+"""Terminal capabilities, and output that survives a closed terminal and characters its encoding lacks."""
 
 import errno
 import io
@@ -6,11 +6,11 @@ import os
 import sys
 from typing import Any, Protocol, TextIO
 
-GONE = {errno.EIO, errno.ENXIO}  # what a terminal says that was closed; a pipe's reader who has seen enough says EPIPE
+GONE = {errno.EIO, errno.ENXIO}  # errors of a closed terminal; a closed pipe gives EPIPE instead
 
 
-class Shown(Protocol):
-    """What is asked of a `rich.console.Console`."""
+class ConsoleLike(Protocol):
+    """The part of `rich.console.Console` that `can_move` needs."""
 
     file: Any
 
@@ -18,13 +18,13 @@ class Shown(Protocol):
     def is_interactive(self) -> bool: ...
 
 
-def can_move(console: Shown) -> bool:
-    """Whether a progress bar can move there: FORCE_COLOR colours a log, and makes no terminal of it."""
+def can_move(console: ConsoleLike) -> bool:
+    """Whether a progress bar can be redrawn: with FORCE_COLOR, a log file claims to be interactive but is not."""
     return console.is_interactive and console.file.isatty()
 
 
-class _Lasting(io.FileIO):
-    """A file descriptor that goes on as if nothing were there, once its terminal is closed."""
+class _SurvivingFile(io.FileIO):
+    """A file descriptor that discards output once its terminal is closed."""
 
     def write(self, data: Any) -> int:
         try:
@@ -36,28 +36,28 @@ class _Lasting(io.FileIO):
 
 
 def steady_output() -> None:
-    """Have this process's output escape letters that its encoding lacks, and outlive its terminal.
+    """Make stdout and stderr escape characters that their encoding lacks, and survive a closed terminal.
 
-    A training whose terminal was closed (SIGHUP ignored: nohup, disown) would otherwise end at its next line. Streams
-    that somebody else has put in place, such as a notebook's, are left alone.
+    Otherwise a training whose terminal was closed (with SIGHUP ignored: nohup, disown) would crash at its next line of
+    output. Streams that were replaced, such as a notebook's, are left alone.
     """
     if sys.stdout is sys.__stdout__ and sys.stdout is not None:
-        sys.stdout = _steady(sys.stdout)
+        sys.stdout = _escaping(sys.stdout)
     if sys.stderr is sys.__stderr__ and sys.stderr is not None:
-        sys.stderr = _steady(sys.stderr)
+        sys.stderr = _escaping(sys.stderr)
 
 
-def _steady(stream: TextIO) -> TextIO:
+def _escaping(stream: TextIO) -> TextIO:
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.reconfigure(errors="backslashreplace")
-    if os.name == "nt":  # a console there is no file descriptor, and says nothing when it is gone
+    if os.name == "nt":  # a console is not a file descriptor there, and does not fail when closed
         return stream
     stream.flush()
-    raw = _Lasting(stream.fileno(), "w", closefd=False)
+    raw = _SurvivingFile(stream.fileno(), "w", closefd=False)
     unbuffered = stream.write_through  # python -u, PYTHONUNBUFFERED=1
     return io.TextIOWrapper(
-        raw if unbuffered else io.BufferedWriter(raw),  # as the interpreter itself does
+        raw if unbuffered else io.BufferedWriter(raw),  # like the interpreter
         stream.encoding,
         "backslashreplace",
         line_buffering=stream.line_buffering,

@@ -23,7 +23,7 @@ CLASSES = [1, 2, 5]
 
 
 def kl_of(classes):
-    """The KL that fits the number of classes."""
+    """The KL function for a number of classes."""
     return binary_kl if classes == 1 else multiclass_kl
 
 
@@ -71,7 +71,7 @@ def slow_kl(student_BCHW, teacher_BCHW, temperature, valid_BHW=None):
 
 
 def value_and_gradient(loss, student_BCHW):
-    """The loss of a student and its gradient in the student's logits."""
+    """The loss of a student and its gradient with respect to the student's logits."""
     leaf = student_BCHW.clone().requires_grad_()
     value = loss(leaf)
     value.backward()
@@ -131,7 +131,7 @@ def test_kl_gradient_is_temperature_times_difference_of_probabilities(classes, t
 
 
 @pytest.mark.parametrize("classes", CLASSES)
-def test_kl_gradient_of_small_logits_has_one_size_at_every_temperature(classes):
+def test_kl_gradient_of_small_logits_has_the_same_size_at_every_temperature(classes):
     student, teacher = logits(classes, 0, scale=0.1), logits(classes, 1, scale=0.1)
     norms = [
         value_and_gradient(lambda leaf, T=T: kl_of(classes)(leaf, teacher, T), student)[1].norm().item()
@@ -211,7 +211,7 @@ def probabilities(z_1C11, temperature):
 
 @given(pixels, st.floats(0.5, 20))
 @settings(deadline=None, max_examples=150)
-def test_kl_is_zero_only_where_student_and_teacher_say_the_same(pixel, temperature):
+def test_kl_is_zero_only_if_student_and_teacher_agree(pixel, temperature):
     # Pinsker: KL(p || q) >= 2 TV(p, q)^2 nats; the T^2 in front is the loss's own.
     student, teacher = one_pixel(pixel)
     distance = (probabilities(student, temperature) - probabilities(teacher, temperature)).abs().sum().item() / 2
@@ -280,7 +280,7 @@ TERMS = {
 
 @pytest.mark.parametrize("classes", CLASSES)
 @pytest.mark.parametrize("term", TERMS)
-def test_no_valid_mask_is_all_valid(term, classes):
+def test_without_a_valid_mask_all_pixels_are_valid(term, classes):
     student, teacher, mask = logits(classes, 0), logits(classes, 1), labels(classes, 2)
     everywhere = torch.ones_like(mask, dtype=torch.bool)
     expected = TERMS[term](student, teacher, mask, everywhere).item()
@@ -330,7 +330,7 @@ def test_no_term_depends_on_the_image_size(classes):
     tiles=st.tuples(*[st.integers(1, 3)] * 3), temperature=st.floats(0.5, 20), void=st.floats(0, 1),
 )  # fmt: skip
 @settings(deadline=None, max_examples=60)
-def test_a_picture_tiled_has_the_losses_of_the_picture(classes, seed, size, tiles, temperature, void):
+def test_a_tiled_image_has_the_losses_of_the_image(classes, seed, size, tiles, temperature, void):
     student, teacher = logits(classes, seed, size), logits(classes, seed + 1, size)
     mask = torch.randint(0, max(classes, 2), size, generator=torch.Generator().manual_seed(seed))
     mask = mask.masked_fill(torch.rand(size, generator=torch.Generator().manual_seed(seed)) < void, VOID)
@@ -345,7 +345,7 @@ def test_a_picture_tiled_has_the_losses_of_the_picture(classes, seed, size, tile
 
 @pytest.mark.parametrize("classes", CLASSES)
 @pytest.mark.parametrize("term", TERMS)
-def test_a_term_of_no_valid_pixel_is_zero_with_zero_gradient(term, classes):
+def test_a_term_without_valid_pixels_is_zero_with_zero_gradient(term, classes):
     student, teacher = logits(classes, 0), logits(classes, 1)
     mask = torch.full((2, 6, 5), VOID)
     value, gradient = value_and_gradient(lambda z: TERMS[term](z, teacher, mask, mask != VOID), student)
@@ -376,7 +376,7 @@ def test_binary_cross_entropy_equals_torch():
 
 
 @pytest.mark.parametrize("classes", CLASSES)
-def test_cross_entropy_takes_masks_as_they_are_stored(classes):
+def test_cross_entropy_accepts_uint8_masks(classes):
     student, mask, valid = logits(classes, 0), labels(classes, 2), some_valid()
     stored = mask.masked_fill(~valid, VOID).to(torch.uint8)
     assert cross_entropy(student, stored, valid) == cross_entropy(student, mask, valid)
@@ -388,7 +388,7 @@ def test_logits_mse_equals_torch(classes):
     assert logits_mse(student, teacher).item() == pytest.approx(F.mse_loss(student, teacher).item(), rel=1e-6)
 
 
-def test_logits_mse_of_a_hand_made_example():
+def test_logits_mse_of_a_worked_example():
     student = torch.tensor([1.0, 2.0, 5.0]).view(1, 1, 1, 3)
     teacher = torch.tensor([1.0, 4.0, -5.0]).view(1, 1, 1, 3)
     assert logits_mse(student, teacher, torch.tensor([[[True, True, False]]])).item() == 2.0
@@ -456,7 +456,7 @@ def test_binary_dice_of_a_batch_without_foreground_is_zero_with_zero_gradient():
 
 
 @pytest.mark.parametrize("absent", [0, 2, 4])
-def test_a_class_without_a_true_pixel_adds_nothing_to_dice(absent):
+def test_a_class_without_true_pixels_adds_nothing_to_dice(absent):
     student, mask = logits(5, 0), labels(5, 2)
     mask = mask.masked_fill(mask == absent, (absent + 1) % 5)
     loss = DistillationLoss({"alpha": 0, "beta": 0, "gamma": 0, "delta": 1}, 5)
@@ -506,7 +506,7 @@ def test_each_term_is_the_function_of_its_name(classes):
 
 @pytest.mark.parametrize(("weight", "term"), [("alpha", "kl"), ("beta", "mse"), ("gamma", "ce"), ("delta", "dice")])
 @pytest.mark.parametrize("classes", [1, 3])
-def test_a_weight_of_zero_leaves_its_term_out(classes, weight, term):
+def test_a_term_of_weight_zero_is_not_computed(classes, weight, term):
     loss = DistillationLoss({**ALL_TERMS, weight: 0.0}, classes)
     terms = loss(logits(classes, 0), labels(classes, 2), logits(classes, 1), 4.0)
     assert getattr(terms, term) is None
@@ -562,7 +562,7 @@ def test_void_pixels_change_neither_total_nor_gradient(classes):
 
 @pytest.mark.parametrize("ignore_index", [255, 11, -1, -100])
 @pytest.mark.parametrize("classes", [1, 5])
-def test_any_value_outside_the_classes_serves_as_ignore_index(classes, ignore_index):
+def test_any_value_outside_the_classes_can_be_ignore_index(classes, ignore_index):
     student, teacher, valid = logits(classes, 0), logits(classes, 1), some_valid()
     marked = labels(classes, 2).masked_fill(~valid, ignore_index)
     usual = labels(classes, 2).masked_fill(~valid, VOID)
@@ -570,7 +570,7 @@ def test_any_value_outside_the_classes_serves_as_ignore_index(classes, ignore_in
     assert value == DistillationLoss(ALL_TERMS, classes, VOID)(student, usual, teacher, 4.0).loss
 
 
-def test_scalars_carry_no_gradient():
+def test_scalars_have_no_gradient():
     student = logits(3, 0).requires_grad_()
     terms = DistillationLoss(ALL_TERMS, 3)(student, labels(3, 2), logits(3, 1), 4.0)
     assert terms.loss.requires_grad
@@ -584,7 +584,7 @@ SHARED = [(classes, ignored) for classes in (1, 3) for ignored in (None, VOID)]
 
 
 def whole_batch(classes, ignored):
-    """5 samples; where there is void, the first has nothing else and the last has none; class 2 is in the last only."""
+    """5 samples; with void, the first is all void and the last has none; class 2 is only in the last."""
     size = (5, 6, 5)
     student, teacher, mask = logits(classes, 0, size), logits(classes, 1, size), labels(min(classes, 2), 2, size)
     mask[4, :3] = max(classes, 2) - 1
@@ -595,7 +595,7 @@ def whole_batch(classes, ignored):
 
 
 def in_processes(world):
-    """Terms, and the gradient of this process's samples, of each shared batch."""
+    """The terms of each shared batch, and the gradient of this process's samples."""
     found = []
     for classes, ignored in SHARED:
         student, teacher, mask = (world.share(each) for each in whole_batch(classes, ignored))
@@ -611,7 +611,7 @@ def shared():
 
 
 @pytest.mark.parametrize("case", range(len(SHARED)), ids=str)
-def test_every_process_has_the_loss_of_the_whole_batch(case, shared):
+def test_every_process_computes_the_loss_of_the_whole_batch(case, shared):
     student, teacher, mask = whole_batch(*SHARED[case])
     expected = DistillationLoss(ALL_TERMS, *SHARED[case])(student, mask, teacher, 4.0).scalars()
     for process in shared:
@@ -619,8 +619,8 @@ def test_every_process_has_the_loss_of_the_whole_batch(case, shared):
 
 
 @pytest.mark.parametrize("case", range(len(SHARED)), ids=str)
-def test_the_mean_over_processes_of_gradients_is_the_whole_batchs(case, shared):
-    """Each process's is as many times too large as there are processes, of which a wrapper takes the mean."""
+def test_the_mean_of_gradients_over_processes_is_that_of_the_whole_batch(case, shared):
+    """Each gradient is too large by the number of processes, over which DistributedDataParallel averages."""
     student, teacher, mask = whole_batch(*SHARED[case])
     loss = DistillationLoss(ALL_TERMS, *SHARED[case])
     _, expected = value_and_gradient(lambda z: loss(z, mask, teacher, 4.0).loss, student)
@@ -630,7 +630,7 @@ def test_the_mean_over_processes_of_gradients_is_the_whole_batchs(case, shared):
 
 @pytest.mark.parametrize("ignored", [None, VOID])
 @pytest.mark.parametrize("classes", CLASSES)
-def test_pooled_dice_is_smps(classes, ignored):
+def test_pooled_dice_equals_smps(classes, ignored):
     student, mask = logits(classes, 0), labels(classes, 2)
     valid = None
     if ignored is not None:
@@ -643,7 +643,7 @@ def test_pooled_dice_is_smps(classes, ignored):
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-7)
 
 
-def test_pooled_dice_leaves_out_a_class_that_no_process_has():
+def test_pooled_dice_ignores_a_class_that_no_process_has():
     student, mask = logits(5, 0), labels(2, 2)
     smp = DiceLoss("multiclass")(student, mask)
     assert pooled_dice(student, mask, None, lambda sums: sums).item() == pytest.approx(smp.item(), rel=1e-5)

@@ -1,4 +1,4 @@
-"""A teacher answers with raw logits and stays as it is, whatever happens around it."""
+"""A teacher returns raw logits and never changes."""
 
 import copy
 from dataclasses import replace
@@ -37,7 +37,7 @@ def network(encoder="tu-mobilenetv3_small_050", seed=0) -> Network:
 
 @pytest.fixture(scope="module")
 def settled():
-    """A network whose statistics and weights are not those it was born with."""
+    """A network whose statistics and weights are no longer the initial ones."""
     made = network(seed=5).train()
     with torch.no_grad():
         made(batch().images)
@@ -65,14 +65,14 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_answer_is_the_networks_own_in_eval_mode(teacher, settled):
+def test_the_logits_are_the_networks_own_in_eval_mode(teacher, settled):
     with torch.no_grad():
         expected = settled.eval()(batch().images)
     assert torch.equal(teacher(batch()), expected.half().float())
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
-def test_answers_are_raw_float32_logits_in_every_precision(name, settled):
+def test_logits_are_float32_in_every_precision(name, settled):
     answers = LiveTeacher(copy.deepcopy(settled), Precision(CPU, name))(batch())
     assert answers.shape == (3, 1, 32, 32)
     assert answers.dtype == torch.float32
@@ -80,14 +80,14 @@ def test_answers_are_raw_float32_logits_in_every_precision(name, settled):
     torch.testing.assert_close(answers, LiveTeacher(settled, Precision(CPU))(batch()), rtol=0.1, atol=0.1)
 
 
-def test_answers_do_not_depend_on_temperature_or_on_the_rest_of_the_batch(teacher):
-    """Invariant 1: temperature is no argument of the call. Eval mode: each picture has its own answer."""
+def test_logits_do_not_depend_on_temperature_or_on_the_rest_of_the_batch(teacher):
+    """Invariant 1: temperature is not an argument. Eval mode: the logits of each image are independent."""
     whole = teacher(batch())
     alone = Batch(batch().images[:1], batch().masks[:1], batch().indices[:1], 0)
     torch.testing.assert_close(teacher(alone), whole[:1], rtol=2e-3, atol=1e-4)  # the last bit of a half
 
 
-def test_answers_carry_no_gradient(teacher):
+def test_logits_have_no_gradient(teacher):
     answers = teacher(batch())
     assert not answers.requires_grad
     assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
@@ -97,14 +97,14 @@ def test_a_teacher_is_in_eval_mode_from_the_start(teacher):
     assert not any(module.training for module in teacher.network.modules())
 
 
-def test_asking_changes_nothing(teacher):
+def test_calling_a_teacher_does_not_change_it(teacher):
     before = snapshot(teacher.network)
     assert torch.equal(teacher(batch()), teacher(batch()))
     assert same(before, snapshot(teacher.network))
 
 
-def test_a_teacher_stays_as_it_is_while_a_student_learns(teacher):
-    """Invariant 7: weights, batch-norm statistics, mode and gradients, over epochs that open and close blocks."""
+def test_a_teacher_does_not_change_while_a_student_trains(teacher):
+    """Invariant 7: weights, batch-norm statistics, mode and gradients, over epochs that unfreeze and freeze blocks."""
     before = snapshot(teacher.network)
     student = network("resnet18")
     timeline = Timeline(Linear(4, 1), Progressive(1, 1), LearningRates(1e-2, 0, 1.0), 3, len(student.partition.blocks))
@@ -118,8 +118,8 @@ def test_a_teacher_stays_as_it_is_while_a_student_learns(teacher):
     assert torch.equal(first, teacher(batch()))
 
 
-def test_a_student_that_began_as_its_teacher_moves_alone(teacher):
-    """Invariant 7: a copy is a network of its own."""
+def test_a_student_initialised_from_its_teacher_trains_alone(teacher):
+    """Invariant 7: a copy is independent."""
     student = copy.deepcopy(teacher.network).requires_grad_(True)
     student.unfreeze(len(student.partition.blocks))
     student.train()
@@ -130,8 +130,8 @@ def test_a_student_that_began_as_its_teacher_moves_alone(teacher):
     assert not same(before, snapshot(student))
 
 
-def test_a_teacher_that_is_put_in_train_mode_answers_in_eval_mode(teacher):
-    """Invariant 7: always, whoever else holds the network."""
+def test_a_teacher_put_into_train_mode_still_uses_eval_mode(teacher):
+    """Invariant 7: always in eval mode, even if others change the mode."""
     before, answers = snapshot(teacher.network), teacher(batch())
     teacher.network.train()
     assert torch.equal(teacher(batch()), answers)
@@ -145,15 +145,15 @@ def cached(live: LiveTeacher, folder, samples=6, **options) -> CachedTeacher:
     return CachedTeacher(live, LogitCache(folder / "teacher" / "abc", samples, (1, 32, 32), **options))
 
 
-def test_a_live_teacher_rounds_as_what_is_stored_is_rounded(teacher, settled):
+def test_a_live_teacher_rounds_like_the_cache(teacher, settled):
     with torch.no_grad():
         exact = settled.eval()(batch().images)
     assert torch.equal(teacher.half(batch()), rounded(exact))
     assert torch.equal(teacher(batch()), rounded(exact).float())
 
 
-def test_one_by_one_an_answer_does_not_depend_on_its_batch(settled):
-    """To the last bit, whatever the order and the company; in several classes as well."""
+def test_computed_one_by_one_logits_do_not_depend_on_the_batch(settled):
+    """To the last bit, for any order and batch, with several classes too."""
     torch.manual_seed(0)
     unet = NetworkSettings(arch="unet", encoder="tu-mobilenetv3_small_050")
     several = build.build(unet, 3, ("a", "b", "c"), "backbone.teacher")
@@ -166,18 +166,18 @@ def test_one_by_one_an_answer_does_not_depend_on_its_batch(settled):
             assert torch.equal(teacher(part), answers[order])
 
 
-def test_what_was_computed_is_stored_and_read_alike(teacher, tmp_path):
+def test_stored_logits_equal_computed_ones(teacher, tmp_path):
     first = cached(teacher, tmp_path)
     answers = first(batch())
     assert torch.equal(answers, teacher(batch()))
     assert first.counts() == {"read": 0, "computed": 3, "not_stored": 0}
-    stored = first.answers.read(0, batch().indices.tolist())
+    stored = first.logit_cache.read(0, batch().indices.tolist())
     second = cached(teacher, tmp_path)
     assert torch.equal(second(replace(batch(), teacher_logits=stored)), answers)
     assert second.counts() == {"read": 3, "computed": 0, "not_stored": 0}
 
 
-def test_a_teacher_whose_answers_are_all_known_is_never_built(tmp_path):
+def test_a_fully_cached_teacher_is_never_built(tmp_path):
     def built():
         raise AssertionError("nobody needs the network")
 
@@ -187,15 +187,15 @@ def test_a_teacher_whose_answers_are_all_known_is_never_built(tmp_path):
 
 
 @pytest.mark.parametrize(("options", "not_stored"), [({}, 0), ({"writable": False}, 6), ({"budget": 0}, 6)])
-def test_counts_say_what_became_of_every_answer(options, not_stored, teacher, tmp_path):
+def test_counts_cover_every_sample(options, not_stored, teacher, tmp_path):
     asked = cached(teacher, tmp_path, **options)
     for one in loader().epoch(0):
         asked(one)
     assert asked.counts() == {"read": 0, "computed": 6, "not_stored": not_stored}
 
 
-def test_a_student_learns_the_same_from_a_teacher_that_is_live_cached_or_both(teacher, tmp_path):
-    """Over views that come again, in batches of other samples."""
+def test_a_live_a_cached_and_a_partly_cached_teacher_give_the_same_student(teacher, tmp_path):
+    """With recurring views, in different batches."""
     flip = Augmentation([albumentations.HorizontalFlip(p=0.5)], 0)
     teacher.one_by_one = True
     recipe = Recipe(seed=0, weight_decay=0.1, betas=(0.9, 0.999), clip_norm=None)
@@ -206,12 +206,12 @@ def test_a_student_learns_the_same_from_a_teacher_that_is_live_cached_or_both(te
         student = network(seed=1)
         rates, blocks = LearningRates(1e-2, 0, 1.0), len(student.partition.blocks)
         timeline = Timeline(Linear(4, 1), Progressive(1, 1), rates, 4, blocks)
-        answers = who.answers if isinstance(who, CachedTeacher) else None
-        views = TrainLoader(SOURCE, flip, 3, 0, views=2, stored_logits=answers)
+        logit_cache = who.logit_cache if isinstance(who, CachedTeacher) else None
+        views = TrainLoader(SOURCE, flip, 3, 0, views=2, stored_logits=logit_cache)
         for _ in fit(Distillation(student, loss, timeline, who), views, dict, recipe, Precision(CPU)):
             pass
         outcomes.append(snapshot(student))
-        if answers:
+        if logit_cache:
             assert 6 <= who.counts()["read"] < 24
             assert who.counts()["read"] + who.counts()["computed"] == 24
     assert all(same(outcomes[0], other) for other in outcomes[1:])

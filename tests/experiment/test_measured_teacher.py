@@ -68,7 +68,7 @@ def test_damaged_measurements_are_repeated(file, measurements, root, caplog):
     again = measured(file)
     assert len(measurements) == 2
     assert torch.equal(first.labels, again.labels)
-    assert "is damaged (its digest does not fit its content); the teacher is measured again" in caplog.text
+    assert "is damaged (its digest does not match its content); the teacher is measured again" in caplog.text
     assert torch.equal(tensor_file.read(kept)[0]["labels"], first.labels)
 
 

@@ -61,7 +61,7 @@ def file(tmp_path_factory) -> Path:
 
 def folder_of(file: Path, *overrides: str, of: RunContext | None = None) -> str:
     """The name of the folder in which a teacher's logits are cached."""
-    return build_teacher(of or context(*overrides), file, 3).answers.folder.name
+    return build_teacher(of or context(*overrides), file, 3).logit_cache.folder.name
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_repeated_views_are_computed_once_and_alike_in_every_batch(file, root):
     student, found = train(file, root, *VIEWS)
     assert student == live
     assert found == {"read": 32, "computed": 32, "not_stored": 0}
-    assert [FileRecords(path).filled().all() for path in slots_of(root)] == [True] * 2
+    assert [FileRecords(path).filled().all() for path in record_files_of(root)] == [True] * 2
 
 
 def test_a_budget_for_some_views_changes_nothing(file, root, capsys):
@@ -194,7 +194,7 @@ def test_a_budget_for_some_views_changes_nothing(file, root, capsys):
     student, found = train(file, root, f"teacher.cache_gb={1.5 * view / 1e9}")
     assert student == live
     assert found == {"read": 0, "computed": REQUESTED, "not_stored": 32}
-    assert [path.stat().st_size for path in slots_of(root)] == [view]
+    assert [path.stat().st_size for path in record_files_of(root)] == [view]
     assert "1 of 3 views fit into teacher.cache_gb" in capsys.readouterr().out
 
 
@@ -208,8 +208,8 @@ def test_a_cache_that_cannot_be_made_ends_no_run(file, root):
 # end to end
 
 
-def slots_of(root: Path) -> list[Path]:
-    return sorted(root.glob("runs/cache/teacher/*/view-*.slots"))
+def record_files_of(root: Path) -> list[Path]:
+    return sorted(root.glob("runs/cache/teacher/*/view-*.records"))
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -220,7 +220,7 @@ def content(root: Path) -> dict[str, bytes]:
 
 def damage(path: Path) -> None:
     """One byte of one record."""
-    place = FileRecords(path)._place(3) + 5
+    place = FileRecords(path)._offset(3) + 5
     with path.open("r+b") as file:
         file.seek(place)
         byte = file.read(1)[0]
@@ -241,7 +241,7 @@ class Home:
 
     def end(self, process: program.Program, folder: Path) -> tuple[bytes, dict[str, int] | None]:
         """The student's bytes and its epochs; the counts of the teacher's logits."""
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate()
         assert process.returncode == 0, err
         counts = json.loads((folder / "summary.json").read_text()).get("teacher_answers")
         return (folder / "student.safetensors").read_bytes() + metrics(folder), counts
@@ -260,7 +260,7 @@ def off(home):
     """The outcome of a run without a cache."""
     student, counts = home.run("teacher.cache=off")
     assert counts is None
-    assert not slots_of(home.root)
+    assert not record_files_of(home.root)
     return student
 
 
@@ -268,14 +268,14 @@ def off(home):
 def killed(home, off):
     """How many logits are in the cache that a run was filling when it was killed."""
     process, _ = home.begin()
-    end = time.monotonic() + 120
-    while not any(FileRecords(path).filled().any() for path in slots_of(home.root)):
+    end = time.monotonic() + program.PATIENCE
+    while not any(FileRecords(path).filled().any() for path in record_files_of(home.root)):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    return sum(int(FileRecords(path).filled().sum()) for path in slots_of(home.root))
+    process.communicate()
+    return sum(int(FileRecords(path).filled().sum()) for path in record_files_of(home.root))
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +288,7 @@ def together(home, off, killed):
 def test_runs_that_start_together_share_a_cache_and_what_a_killed_one_left(home, off, killed, together):
     assert [student for student, _ in together] == [off, off]
     assert 0 < killed <= REQUESTED
-    assert [FileRecords(path).filled().all() for path in slots_of(home.root)] == [True] * 3
+    assert [FileRecords(path).filled().all() for path in record_files_of(home.root)] == [True] * 3
     for _, counts in together:
         assert counts["read"] + counts["computed"] == REQUESTED
         assert counts["not_stored"] == 0
@@ -296,7 +296,7 @@ def test_runs_that_start_together_share_a_cache_and_what_a_killed_one_left(home,
 
 
 def test_with_a_read_only_cache_damaged_logits_are_computed_and_nothing_is_written(home, off, together):
-    damage(slots_of(home.root)[1])
+    damage(record_files_of(home.root)[1])
     before = content(home.root)
     student, counts = home.run("teacher.cache=read_only", "data.cache=off")
     assert student == off
@@ -306,10 +306,10 @@ def test_with_a_read_only_cache_damaged_logits_are_computed_and_nothing_is_writt
 
 @pytest.mark.slow
 def test_damaged_logits_are_replaced_and_workers_and_the_data_cache_change_nothing(home, off, together):
-    first, second, _ = slots_of(home.root)
+    first, second, _ = record_files_of(home.root)
     damage(first)
     second.write_bytes(b"garbage")
     student, counts = home.run("trainer.workers=1", "data.cache=disk")
     assert student == off
     assert counts == {"read": REQUESTED - 8 - 16, "computed": 8 + 16, "not_stored": 0}
-    assert [FileRecords(path).damaged() for path in slots_of(home.root)] == [[]] * 3
+    assert [FileRecords(path).damaged() for path in record_files_of(home.root)] == [[]] * 3

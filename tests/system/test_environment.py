@@ -1,4 +1,4 @@
-"""What a run ran on, in plain values, and nothing of a person or a place."""
+"""The recorded environment holds plain values and nothing personal."""
 
 import getpass
 import json
@@ -17,7 +17,7 @@ def test_the_environment_names_versions_and_device():
     assert json.loads(json.dumps(found)) == found
 
 
-def test_nothing_tells_whose_machine_it_was():
+def test_the_environment_holds_no_host_or_user_name():
     text = json.dumps(environment(torch.device("cpu")))
     assert platform.node() not in text
     assert f"/{getpass.getuser()}" not in text

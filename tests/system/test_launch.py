@@ -1,4 +1,4 @@
-"""Which process this is, and what those that are not the first keep to themselves."""
+"""The rank of this process, and what all but the first leave undone."""
 
 import sys
 import tempfile
@@ -22,43 +22,43 @@ def second(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-def test_a_process_is_alone_where_nobody_started_several(monkeypatch):
+def test_without_torchrun_there_is_one_process(monkeypatch):
     for name in NEEDED:
         monkeypatch.delenv(name, raising=False)
     assert current_rank() == Rank(0, 1, 0, 1)
 
 
-def test_torchrun_says_which_process_this_is(second):
+def test_the_rank_is_read_from_torchruns_variables(second):
     assert current_rank() == Rank(rank=1, size=4, local_rank=1, local_size=2)
 
 
 @pytest.mark.parametrize("name", NEEDED)
-def test_a_process_that_could_not_find_the_others_is_alone(name, second, monkeypatch):
+def test_an_incomplete_environment_means_one_process(name, second, monkeypatch):
     monkeypatch.delenv(name)
     assert current_rank() == Rank()
 
 
-def test_a_submitit_job_of_one_task_is_alone_whatever_started_its_launcher(second, monkeypatch):
+def test_a_submitit_job_with_one_task_ignores_torchruns_variables(second, monkeypatch):
     for name, value in {"EXECUTOR": "local", "LOCAL_NTASKS": "1", "LOCAL_JOB_ID": "7"}.items():
         monkeypatch.setenv(f"SUBMITIT_{name}", value)
     assert current_rank() == Rank()
 
 
-def test_the_tasks_of_a_submitit_job_are_one_anothers_processes(second, monkeypatch):
+def test_the_tasks_of_a_submitit_job_are_its_processes(second, monkeypatch):
     tasks = {"EXECUTOR": "local", "LOCAL_NTASKS": "3", "LOCAL_JOB_ID": "7", "LOCAL_GLOBALID": "2", "LOCAL_LOCALID": "2"}
     for name, value in tasks.items():
         monkeypatch.setenv(f"SUBMITIT_{name}", value)
     assert current_rank() == current_rank() == Rank(rank=2, size=3, local_rank=2, local_size=3)
 
 
-def test_only_the_first_process_is_given_the_run_folder(second, monkeypatch):
+def test_only_the_first_process_uses_the_run_folder(second, monkeypatch):
     own = Path(folder_of_this_process("runs/mine"))
     assert own.parent == Path(tempfile.gettempdir())
     monkeypatch.setenv("RANK", "0")
     assert folder_of_this_process("runs/mine") == "runs/mine"
 
 
-def test_the_folder_of_another_process_is_thrown_away(second):
+def test_the_folder_of_another_process_is_deleted(second):
     own = Path(folder_of_this_process("runs/mine"))
     own.mkdir()
     (own / "train.log").write_text("said")
@@ -74,7 +74,7 @@ def test_the_first_process_keeps_its_folder(second, monkeypatch, tmp_path):
     assert Path("mine").exists()
 
 
-def test_other_processes_say_nothing(second, monkeypatch, capsys):
+def test_other_processes_print_nothing(second, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     with warnings.catch_warnings(record=True) as heard:
         hush()
@@ -86,13 +86,15 @@ def test_other_processes_say_nothing(second, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("flag", ["-m", "--multirun"])
-def test_a_study_is_not_started_several_times_over(flag, second):
-    with pytest.raises(ConfigError, match=r"^-m was started in 4 processes.*hydra\.launcher\.tasks_per_node=2") as told:
+def test_a_study_in_several_processes_is_refused(flag, second):
+    with pytest.raises(
+        ConfigError, match=r"^-m was started in 4 processes.*hydra\.launcher\.tasks_per_node=2"
+    ) as raised:
         refuse_a_study(["train.py", flag, "sweeps=ablation"])
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_several_processes_may_train_and_one_may_study(second, monkeypatch):
+def test_several_processes_may_train_and_one_may_run_a_study(second, monkeypatch):
     refuse_a_study(["train.py", "data=folder"])
     monkeypatch.setenv("WORLD_SIZE", "1")
     refuse_a_study(["train.py", "-m"])

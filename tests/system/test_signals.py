@@ -1,4 +1,4 @@
-"""A signal ends a process at once, or, where it was asked to wait, at the next place that is safe."""
+"""A signal stops a process at once, or, if deferred, at the next safe point."""
 
 import os
 import pickle
@@ -11,8 +11,8 @@ from kd.system import signals
 
 
 @pytest.fixture(autouse=True)
-def heard():
-    """Signals as in a shell's foreground, however the tests were started: nohup and & have some of them ignored."""
+def default_handlers():
+    """Default signal handlers, since nohup and & make tests start with some signals ignored."""
     before = {number: signal.signal(number, signal.SIG_DFL) for number in signals.SIGNALS}
     yield
     for number, handler in before.items():
@@ -20,14 +20,14 @@ def heard():
 
 
 @pytest.mark.parametrize("number", signals.SIGNALS)
-def test_a_signal_ends_what_is_not_training_at_once(number):
+def test_outside_training_a_signal_interrupts_at_once(number):
     with signals.listen(), pytest.raises(signals.Interrupted) as caught:
         os.kill(os.getpid(), number)
     assert caught.value.exit_code == 128 + number
 
 
 @pytest.mark.parametrize("number", signals.SIGNALS)
-def test_a_training_hears_it_when_it_asks(number):
+def test_during_training_a_signal_is_deferred(number):
     with signals.listen() as stop, stop.later():
         stop.now()
         os.kill(os.getpid(), number)
@@ -37,14 +37,14 @@ def test_a_training_hears_it_when_it_asks(number):
     assert caught.value.exit_code == 128 + number
 
 
-def test_a_second_signal_does_not_wait():
+def test_a_second_signal_interrupts_at_once():
     with signals.listen() as stop, stop.later():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(signals.Interrupted):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_after_the_training_it_is_at_once_again():
+def test_after_training_a_signal_interrupts_at_once():
     with signals.listen() as stop:
         with stop.later():
             pass
@@ -52,14 +52,14 @@ def test_after_the_training_it_is_at_once_again():
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_no_other_handler_is_lost():
+def test_previous_handlers_are_restored():
     before = {number: signal.getsignal(number) for number in signals.SIGNALS}
     with signals.listen(), signals.listen():
         assert all(signal.getsignal(number) != handler for number, handler in before.items())
     assert {number: signal.getsignal(number) for number in signals.SIGNALS} == before
 
 
-def test_what_nohup_ignores_stays_ignored():
+def test_a_signal_ignored_by_nohup_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with signals.listen():
@@ -68,7 +68,7 @@ def test_what_nohup_ignores_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_thread_listens_without_harm():
+def test_listening_in_a_thread_does_nothing():
     heard = []
 
     def run() -> None:
@@ -82,17 +82,17 @@ def test_a_thread_listens_without_harm():
 
 
 @pytest.mark.parametrize("number", signals.SIGNALS)
-def test_it_travels_between_processes(number):
+def test_an_interrupt_can_be_pickled(number):
     there = pickle.loads(pickle.dumps(signals.Interrupted(number)))
     assert (str(there), there.exit_code) == (str(signals.Interrupted(number)), 128 + number)
 
 
-def test_nothing_takes_it_for_a_failure():
+def test_an_interrupt_is_not_an_exception():
     assert issubclass(signals.Interrupted, KeyboardInterrupt)
     assert not issubclass(signals.Interrupted, Exception)
 
 
-def test_a_process_ends_for_a_signal_that_another_has_heard():
+def test_a_signal_in_another_process_interrupts_this_one():
     with pytest.raises(signals.Interrupted) as ended:
         signals.Stop().now(lambda own: max(own, signal.SIGTERM))
     assert ended.value.exit_code == 128 + signal.SIGTERM

@@ -1,4 +1,4 @@
-"""A sealed file tells whether it is whole: what is read is what was written, or an error."""
+"""Reading a file returns what was written, or an error."""
 
 import json
 
@@ -30,7 +30,7 @@ def file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(file):
-    """The bytes of a sealed file."""
+    """The bytes of an intact file."""
     tensor_file.write(file, TENSORS, FACTS)
     return file.read_bytes()
 
@@ -50,7 +50,7 @@ def test_what_was_written_is_read(file, shapes, facts):
     assert told == tensor_file.facts(file) == facts
 
 
-def test_a_tensor_in_another_layout_comes_back_with_its_values(file):
+def test_a_tensor_in_another_memory_layout_keeps_its_values(file):
     turned = torch.arange(6.0).view(2, 3).T
     tensor_file.write(file, {"turned": turned}, {})
     assert torch.equal(tensor_file.read(file)[0]["turned"], turned)
@@ -58,7 +58,7 @@ def test_a_tensor_in_another_layout_comes_back_with_its_values(file):
 
 @settings(max_examples=200, deadline=None)
 @given(place=st.integers(0, 10**9), mask=st.integers(1, 255))
-def test_a_flipped_byte_is_found_or_changes_nothing(file, whole, place, mask):
+def test_a_flipped_byte_is_detected_or_changes_nothing(file, whole, place, mask):
     place %= len(whole)
     file.write_bytes(whole[:place] + bytes([whole[place] ^ mask]) + whole[place + 1 :])
     try:
@@ -71,7 +71,7 @@ def test_a_flipped_byte_is_found_or_changes_nothing(file, whole, place, mask):
 
 @settings(max_examples=50, deadline=None)
 @given(length=st.integers(0, 10**9))
-def test_a_file_that_was_cut_is_found(file, whole, length):
+def test_a_truncated_file_is_detected(file, whole, length):
     file.write_bytes(whole[: length % len(whole)])
     for look in (tensor_file.read, tensor_file.facts):
         with pytest.raises(tensor_file.DAMAGES):
@@ -79,14 +79,14 @@ def test_a_file_that_was_cut_is_found(file, whole, length):
 
 
 @pytest.mark.parametrize("change", ["facts", "tensor"])
-def test_content_that_does_not_fit_the_digest_is_found_in_a_sound_file(change, file, whole):
-    """A file that safetensors has nothing against."""
+def test_a_wrong_digest_in_a_valid_file_is_detected(change, file, whole):
+    """The file is valid for safetensors."""
     file.write_bytes(whole)
     with safe_open(file, framework="pt") as opened:
         header = opened.metadata()
     tensors = {**TENSORS, "labels": TENSORS["labels"] + (change == "tensor")}
     save_file(tensors, file, header | ({"facts": json.dumps({"figures": {}})} if change == "facts" else {}))
-    with pytest.raises(ValueError, match="its digest does not fit its content"):
+    with pytest.raises(ValueError, match="its digest does not match its content"):
         tensor_file.read(file)
 
 

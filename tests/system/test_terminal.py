@@ -1,4 +1,4 @@
-"""Output that outlives its terminal and escapes what it cannot write; bars that move on terminals alone."""
+"""Output survives its terminal and escapes what it cannot encode; progress bars move on terminals only."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from rich.console import Console
 from kd.config.compose import PROJECT
 from kd.system.terminal import can_move
 
-SAYS = "import sys; from kd.terminal import steady_output; steady_output(); "
+SETUP = "import sys; from kd.system.terminal import steady_output; steady_output(); "
 
 
 class Terminal(io.StringIO):
@@ -22,23 +22,23 @@ class Terminal(io.StringIO):
 
 def python(code, **env):
     environment = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR")} | env
-    command = [sys.executable, "-c", SAYS + code]
+    command = [sys.executable, "-c", SETUP + code]
     return subprocess.run(command, capture_output=True, env=environment, cwd=PROJECT, check=False)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_letters_that_an_encoding_lacks_are_escaped(encoding):
+def test_characters_that_the_encoding_lacks_are_escaped(encoding):
     done = python("print('a\\u2713b'); print('c\\udcffd', file=sys.stderr)", PYTHONIOENCODING=encoding)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"a\\u2713b\n", b"c\\udcffd\n")
 
 
-def test_what_an_encoding_has_is_written_as_it_is():
+def test_characters_of_the_encoding_are_written_unchanged():
     assert python("print('\\u2713')", PYTHONIOENCODING="utf-8").stdout == "\u2713\n".encode()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_program_goes_on_when_its_terminal_is_closed(unbuffered, tmp_path, monkeypatch):
+def test_a_program_survives_its_terminal(unbuffered, tmp_path, monkeypatch):
     import pty
 
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
@@ -49,26 +49,26 @@ def test_a_program_goes_on_when_its_terminal_is_closed(unbuffered, tmp_path, mon
         "[print('lost', file=stream, flush=True) for stream in (sys.stdout, sys.stderr) for _ in range(3)];"
         "open(sys.argv[1], 'w').write(str(sys.stdout.isatty()))"
     )
-    command = [sys.executable, "-c", SAYS + code, str(tmp_path / "over")]
+    command = [sys.executable, "-c", SETUP + code, str(tmp_path / "over")]
     program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, cwd=PROJECT)
     os.close(theirs)
-    assert select.select([ours], [], [], 60)[0]
+    assert select.select([ours], [], [], 600)[0]
     assert os.read(ours, 100).startswith(b"begun")
     os.close(ours)
-    program.communicate(timeout=60)
+    program.communicate(timeout=600)
     assert (tmp_path / "over").exists()
     assert program.returncode == 0
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-def test_a_disk_that_is_full_is_no_closed_terminal():
+def test_a_full_disk_is_still_an_error():
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-c", SAYS + "print('x', flush=True)"]
+        command = [sys.executable, "-c", SETUP + "print('x', flush=True)"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.DEVNULL, cwd=PROJECT, check=False)
     assert done.returncode != 0
 
 
-def test_streams_of_somebody_else_are_left_alone(capsys):
+def test_replaced_streams_are_left_alone(capsys):
     from kd.system.terminal import steady_output
 
     before = sys.stdout, sys.stderr
@@ -87,7 +87,7 @@ def test_streams_of_somebody_else_are_left_alone(capsys):
         ({"TERM": "dumb"}, Terminal, False),
     ],
 )
-def test_a_bar_moves_on_terminals_that_can_move_a_cursor(env, file, moves, monkeypatch):
+def test_a_bar_moves_only_on_terminals_with_a_movable_cursor(env, file, moves, monkeypatch):
     for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")

@@ -1,4 +1,4 @@
-"""What processes tell each other, and how they learn that one of them has failed."""
+"""Communication between processes, and how a failure of one reaches the others."""
 
 import os
 import signal
@@ -25,18 +25,18 @@ def worlds(size):
 
 
 @given(st.lists(st.integers(), max_size=50), SIZES)
-def test_the_shares_of_a_batch_make_the_batch(items, size):
+def test_the_shares_of_a_batch_add_up_to_the_batch(items, size):
     assert list(chain.from_iterable(world.share(items) for world in worlds(size))) == items
 
 
 @given(st.integers(0, 100), SIZES)
-def test_no_share_is_larger_than_another_by_more_than_one(count, size):
+def test_shares_differ_in_length_by_at_most_one(count, size):
     lengths = {len(world.share(range(count))) for world in worlds(size)}
     assert max(lengths) - min(lengths) <= 1
 
 
 @given(st.lists(st.integers(), max_size=50), SIZES)
-def test_what_is_dealt_out_is_everything_once_and_in_turn(items, size):
+def test_items_are_dealt_round_robin(items, size):
     hands = [list(world.deal(items)) for world in worlds(size)]
     assert [hands[i % size][i // size] for i in range(len(items))] == items
     assert sum(map(len, hands)) == len(items)
@@ -45,7 +45,7 @@ def test_what_is_dealt_out_is_everything_once_and_in_turn(items, size):
 # one process
 
 
-def test_a_process_alone_talks_to_itself():
+def test_for_a_single_process_every_operation_is_the_identity():
     value = torch.ones(2, requires_grad=True)
     assert SOLO.is_main
     assert SOLO.total(value) is value
@@ -57,12 +57,12 @@ def test_a_process_alone_talks_to_itself():
     SOLO.leave()
 
 
-def test_where_nobody_started_several_nobody_is_waited_for():
+def test_a_single_process_connects_to_nobody():
     with joined() as world:
         assert world is SOLO
 
 
-def test_an_error_of_a_process_alone_is_its_own():
+def test_an_error_of_a_single_process_is_unchanged():
     error = RuntimeError("Connection closed by peer")
     with pytest.raises(RuntimeError) as raised, joined():
         raise error
@@ -89,35 +89,35 @@ def talk(world):
 
 
 @pytest.fixture(scope="module")
-def said():
+def results():
     return together.run(talk, size=3)
 
 
-def test_every_process_comes_to_the_same(said):
-    assert said[0] == said[1] == said[2]
+def test_all_processes_get_the_same_results(results):
+    assert results[0] == results[1] == results[2]
 
 
-def test_a_total_is_the_sum_over_processes(said):
-    assert said[0]["total"] == [1 + 2 + 3, 2 + 2 + 2]
+def test_a_total_is_the_sum_over_processes(results):
+    assert results[0]["total"] == [1 + 2 + 3, 2 + 2 + 2]
 
 
-def test_the_gradient_of_a_total_is_the_sum_of_all_processes_gradients(said):
+def test_the_gradient_of_a_total_is_the_sum_of_all_processes_gradients(results):
     """d/dv of (1 + 2 + 3) (sum of v)^2."""
-    assert said[0]["gradient"] == [6 * 2 * 6, 6 * 2 * 6]
+    assert results[0]["gradient"] == [6 * 2 * 6, 6 * 2 * 6]
 
 
-def test_the_first_process_is_the_one_that_is_heard(said):
-    assert said[0]["broadcast"] == {"rank": 0}
+def test_broadcast_returns_the_value_of_process_0(results):
+    assert results[0]["broadcast"] == {"rank": 0}
 
 
-def test_what_is_gathered_is_in_the_order_of_ranks(said):
-    assert said[0]["gather"] == [0, 1, 2]
-    assert said[0]["collect"] == [f"batch {i}" for i in range(7)]
+def test_gathered_values_are_in_rank_order(results):
+    assert results[0]["gather"] == [0, 1, 2]
+    assert results[0]["collect"] == [f"batch {i}" for i in range(7)]
 
 
-def test_a_flag_of_one_process_is_everybodys(said):
-    assert said[0]["any"] == (True, False)
-    assert said[0]["highest"] == 0
+def test_a_flag_of_one_process_is_seen_by_all(results):
+    assert results[0]["any"] == (True, False)
+    assert results[0]["highest"] == 0
 
 
 # failures
@@ -140,7 +140,7 @@ def disagree(world, rank):
 
 
 @pytest.mark.parametrize(("who", "rank"), [(disagree, 0), (disagree, 1), (partial(fail, how="user"), 1)])
-def test_a_users_error_in_one_process_ends_all_and_is_told_by_its_own_words(who, rank):
+def test_a_user_error_in_one_process_ends_all_with_its_message(who, rank):
     ended = together.outcomes(who, rank)
     assert str(ended[rank]) == "images/a.png cannot be read"
     assert isinstance(ended[rank], DataError)
@@ -148,13 +148,13 @@ def test_a_users_error_in_one_process_ends_all_and_is_told_by_its_own_words(who,
     assert isinstance(ended[1 - rank], RunError)
 
 
-def test_a_defect_in_one_process_is_named_by_the_others():
+def test_a_bug_in_one_process_is_named_by_the_others():
     ended = together.outcomes(fail, 1, "defect")
     assert isinstance(ended[1], KeyError)
     assert str(ended[0]) == "process 1: KeyError: 'x'"
 
 
-def test_a_process_that_is_killed_is_missed_at_once():
+def test_a_killed_process_is_noticed_at_once():
     ended = together.outcomes(fail, 1, "kill")
     assert isinstance(ended[1], EOFError)
     assert isinstance(ended[0], RunError)
@@ -168,7 +168,7 @@ def part(world):
     return "gone"
 
 
-def test_after_they_have_parted_an_error_is_a_processs_own():
+def test_after_leaving_an_error_is_unchanged():
     ended = together.outcomes(part)
     assert isinstance(ended[0], RuntimeError)
     assert str(ended[0]) == "Connection closed by peer"
