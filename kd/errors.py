@@ -1,7 +1,7 @@
-"""What a person did that the program cannot go on from, said in one line.
+"""Errors that a user can cause, each reported in one line.
 
-Everything that a user can cause (a wrong key, a broken file, a missing network) is raised as one of these; anything
-else that escapes is a defect of ours and keeps its traceback.
+Everything a user can cause (a wrong key, a broken file, a missing network) is raised as one of these; any other
+exception is a bug and keeps its traceback.
 """
 
 import re
@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-LONGEST = 2000  # characters of a message
+MAX_LENGTH = 2000  # characters of a message
 
 
 class UserError(Exception):
-    """One line that names the key or file, the value, what is allowed, and what to do.
+    """One line that names the key or file, its value, what is allowed and what to do.
 
-    `page` is the page of docs/ that helps further, as in docs/<page>.md: each kind has one, which an error may replace.
-    It is no part of the message; `kd.mistakes` shows it at the end of the line.
+    `page` is the page of the documentation that helps, docs/<page>.md: each class has a default, which an instance may
+    override. It is not part of the message; `kd.config.hydra_errors` appends it.
     """
 
     exit_code = 1
@@ -45,37 +45,37 @@ class DiskError(UserError):
 
 
 class DataError(UserError):
-    """An image, a mask or a data folder is not what the configuration says it is."""
+    """An image, a mask or a data folder does not match the configuration."""
 
     page = "your-data"
 
 
 class ModelError(UserError):
-    """A network or a weights file cannot be built or read."""
+    """A network cannot be built, or a weights file cannot be read."""
 
     page = "networks"
 
 
 class RunError(UserError):
-    """A run cannot go on from what its folder holds, or another process is at work there."""
+    """A run cannot be resumed from its folder, or another process is using it."""
 
     page = "resume"
 
 
 class StudyError(UserError):
-    """A study cannot be begun, continued or read."""
+    """A study cannot be started, continued or read."""
 
     page = "studies"
 
 
 class Superseded(UserError):
-    """This worker was silent for so long that its trial was given to another."""
+    """This worker sent no heartbeat for so long that its trial was given to another."""
 
 
 def shown(name: object, longest: int | None = 100) -> str:
-    """A file's name (or any text) as it may stand in one line of a terminal: whatever does not print is escaped.
+    """A file name (or any text) for one line of a terminal, with non-printable characters escaped.
 
-    A part of a path that is over `longest` characters long loses its middle.
+    Parts of a path longer than `longest` characters are shortened in the middle.
     """
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
     if longest is None:
@@ -86,36 +86,36 @@ def shown(name: object, longest: int | None = 100) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` as one line that a terminal shows as it is, whatever a file or a server put into it.
+    """`text` as one printable line, whatever a file or a server put into it.
 
-    Words (parts of paths, where they are paths) and lines that are far too long lose their middle.
+    Very long words (or parts of paths) and lines are shortened in the middle.
     """
     line = " ".join(shown(word, longest=256) for word in text.split())
-    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]}...{line[-LONGEST // 2 :]}"
+    return line if len(line) <= MAX_LENGTH else f"{line[: MAX_LENGTH // 2]}...{line[-MAX_LENGTH // 2 :]}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt `word`: the closest of the `known` words, or all of them if they are few."""
+    """A hint for a misspelt `word`: the closest of the `known` words, or all of them if there are few."""
     known = sorted(known)
-    close = get_close_matches(word[:100], known, n=1, cutoff=0.5)  # it takes quadratic time
+    close = get_close_matches(word[:100], known, n=1, cutoff=0.5)  # quadratic time
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"choose from {', '.join(known)}" if 0 < len(known) <= 12 else "see --help for what there is"
+    return f"choose from {', '.join(known)}" if 0 < len(known) <= 12 else "see --help for the choices"
 
 
 def without_credentials(text: str) -> str:
-    """`text` with the user and password of every address in it replaced by ***."""
+    """`text` with the user and password of every URL in it replaced by ***."""
     plain = re.sub(r"//[^/\s]*@", "//***@", text)
     return re.sub(r"([?&][^=&\s]*(?:pass|token|secret)[^=&\s]*=)[^&\s]*", r"\1***", plain)
 
 
 class DivergedError(UserError):
-    """A loss or a gradient is no longer a number.
+    """A loss or a gradient is not finite.
 
     Attributes:
-        epoch, step: where, both counted from 0.
-        indices: the training samples of that step.
-        values: the loss terms of each of its batches, and the gradient's norm.
+        epoch, step: where it happened, both zero-based.
+        indices: the training samples in that step.
+        values: the loss terms of each batch, and the gradient norm.
     """
 
     def __init__(self, message: str, epoch: int, step: int = 0, indices: Sequence[int] = (),
@@ -124,7 +124,7 @@ class DivergedError(UserError):
         self.epoch, self.step, self.indices, self.values = epoch, step, tuple(indices), dict(values or {})
 
     def add_samples(self, names: Sequence[str]) -> None:
-        """Say in the message which samples those were."""
+        """Add the names of the samples to the message."""
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             self.args = (f"{self.args[0]} (samples: {', '.join(names[:3])}{more}; see nonfinite.json)",)

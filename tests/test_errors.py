@@ -1,4 +1,4 @@
-"""Laws of what a user is told: one line, an exit code, and the nearest word to a misspelt one."""
+"""Errors have one line, an exit code and a page, and suggest the nearest word to a misspelt one."""
 
 import ast
 import pickle
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kd import errors
 from kd.config.compose import PROJECT
-from kd.errors import LONGEST, ConfigError, DataError, ModelError, UserError, nearest
+from kd.errors import MAX_LENGTH, ConfigError, DataError, ModelError, UserError, nearest
 
 
 @pytest.mark.parametrize("kind", [UserError, ConfigError, DataError, ModelError])
@@ -30,8 +30,8 @@ def test_a_message_of_several_lines_becomes_one():
 
 @given(text=st.text(max_size=50))
 @settings(deadline=None, max_examples=100)
-def test_no_message_can_speak_to_the_terminal(text):
-    """No escape sequence, bell or change of direction from a file's name reaches it; what prints stays as it is."""
+def test_no_message_can_control_the_terminal(text):
+    """Escape sequences, bells and direction changes in file names are escaped; printable text is unchanged."""
     line = str(UserError(text))
     assert line.isprintable()
     if text.isprintable():
@@ -40,20 +40,20 @@ def test_no_message_can_speak_to_the_terminal(text):
 
 @given(text=st.text("ab /", min_size=1, max_size=3), times=st.integers(1, 5000))
 @settings(deadline=None, max_examples=50)
-def test_a_message_has_a_length_whatever_it_quotes(text, times):
+def test_a_message_has_a_maximum_length(text, times):
     line = str(UserError(f"begin {text * times} end"))
-    assert len(line) <= LONGEST + 3
+    assert len(line) <= MAX_LENGTH + 3
     assert line.startswith("begin")
     assert line.endswith("end")
 
 
-def test_a_mistake_in_the_configuration_exits_with_two_and_every_other_with_one():
+def test_a_configuration_error_exits_with_2_and_all_others_with_1():
     assert ConfigError("x").exit_code == 2
     assert [kind("x").exit_code for kind in (UserError, DataError, ModelError)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("kind", [ConfigError, DataError, ModelError])
-def test_every_kind_is_caught_as_a_user_error(kind):
+def test_every_error_is_a_user_error(kind):
     with pytest.raises(UserError, match="said"):
         raise kind("said")
 
@@ -74,19 +74,19 @@ def test_a_known_word_is_its_own_nearest(word):
     assert nearest(word, iter(SCHEDULES)) == f"did you mean '{word}'?"
 
 
-def test_a_word_close_to_none_of_a_few_gets_all_of_them_in_order():
+def test_a_word_close_to_none_gets_a_sorted_list():
     assert nearest("zzz", SCHEDULES) == "choose from constant, cosine, exponential, linear, piecewise"
 
 
 @pytest.mark.parametrize(("known", "listed"), [(1, True), (12, True), (13, False), (100, False)])
-def test_up_to_twelve_words_are_listed_and_more_are_not(known, listed):
+def test_at_most_twelve_words_are_listed(known, listed):
     words = [f"w{number:02d}" for number in range(known)]
     hint = nearest("zzz", words)
     assert [word in hint for word in words] == [listed] * known
     assert ("--help" in hint) != listed
 
 
-def test_where_nothing_is_known_help_is_offered():
+def test_without_known_words_the_hint_is_help():
     assert "--help" in nearest("cosine", [])
 
 
@@ -112,19 +112,19 @@ def pages(source: Path) -> list[str]:
     return found
 
 
-def test_every_page_that_an_error_names_is_there():
+def test_every_page_named_by_an_error_exists():
     named = {page for source in SOURCES for page in pages(source)}
     assert len(named) >= 8
     assert [page for page in sorted(named) if not (PROJECT / "docs" / f"{page}.md").is_file()] == []
 
 
 @pytest.mark.parametrize("kind", [ConfigError, DataError, ModelError, errors.RunError, errors.StudyError])
-def test_a_kind_of_error_has_a_page_which_one_of_them_may_replace(kind):
+def test_an_error_can_override_the_page_of_its_class(kind):
     assert kind("x").page == kind.page is not None
     assert kind("x", page="cache").page == "cache"
     assert str(kind("x", page="cache")) == "x"
 
 
-def test_an_error_from_another_process_keeps_its_page():
+def test_a_pickled_error_keeps_its_page():
     error = pickle.loads(pickle.dumps(ConfigError("x", page="cache")))
     assert (str(error), error.page, error.exit_code) == ("x", "cache", 2)

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 
 def progress(epoch: int, epochs: int) -> float:
-    """How far a zero-based `epoch` is through a run of `epochs`: 0 at the first, 1 at the last, 0 for a run of one."""
+    """The progress of a zero-based `epoch` in a run of `epochs`: 0 at the first, 1 at the last, 0 in a run of one."""
     return epoch / (epochs - 1) if epochs > 1 else 0.0
 
 
@@ -47,7 +47,7 @@ class Constant(Schedule):
     4.0
 
     Raises:
-        ValueError: `initial` is no positive, finite number; so do the others for theirs.
+        ValueError: `initial` is not a positive, finite number. All schedules validate their temperatures.
     """
 
     initial: float = 4.0
@@ -61,7 +61,7 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class _FromTo(Schedule):
-    """From `initial` at progress 0 to `final` at progress 1, both met exactly."""
+    """From `initial` at progress 0 to `final` at progress 1, both reached exactly."""
 
     initial: float = 4.0
     final: float = 1.0
@@ -115,15 +115,15 @@ class Exponential(_FromTo):
     """
 
     def between(self, progress: float) -> float:
-        # In logarithms, as final / initial alone may overflow although every temperature between them is finite.
+        # In logarithms, since final / initial may overflow although all temperatures between them are finite.
         return math.exp((1 - progress) * math.log(self.initial) + progress * math.log(self.final))
 
 
 @dataclass(frozen=True)
 class Piecewise(Schedule):
-    """Straight lines through (progress, temperature) points, given as two lists of one length.
+    """Linear interpolation between (progress, temperature) points, given as two lists of equal length.
 
-    `at` rises strictly from 0 to 1; `temperatures` holds the temperature at each of those moments.
+    `at` increases strictly from 0 to 1; `temperatures` holds the temperature at each of these points.
 
     >>> Piecewise(at=[0, 0.5, 1], temperatures=[10, 2, 1])(0.25)
     6.0
@@ -136,7 +136,8 @@ class Piecewise(Schedule):
         at, temperatures = _listed("at", self.at), _listed("temperatures", self.temperatures)
         if len(at) != len(temperatures) or len(at) < 2:
             raise ValueError(
-                f"at and temperatures must be lists of one length, 2 or more, but got {len(at)} and {len(temperatures)}"
+                f"at and temperatures must be lists of equal length, at least 2, but got {len(at)} and "
+                f"{len(temperatures)}"
             )
         if (
             not all(isinstance(moment, int | float) for moment in at)
@@ -144,7 +145,7 @@ class Piecewise(Schedule):
             or at[-1] != 1
             or not all(a < b for a, b in pairwise(at))
         ):
-            raise ValueError(f"at must rise strictly from 0 to 1, but got {list(at)}")
+            raise ValueError(f"at must increase strictly from 0 to 1, but got {list(at)}")
         for index, temperature in enumerate(temperatures):
             _check_temperature(f"temperatures[{index}]", temperature)
         object.__setattr__(self, "at", at)

@@ -1,7 +1,7 @@
-"""The whole plan of a run, epoch by epoch: temperature, open blocks, learning rates.
+"""The plan of a run, epoch by epoch: temperature, unfrozen blocks, learning rates.
 
-Everything here is a pure function of the settings and the epoch, never state carried along, so that training, resuming,
-previewing and plotting look at the same plan. No torch: `kd preview` must answer at once.
+Everything here is a pure function of the settings and the epoch, without state, so that training, resuming, previewing
+and plotting use the same plan. No torch, so that `kd preview` is fast.
 """
 
 import math
@@ -15,9 +15,9 @@ from kd.plan.unfreeze import Policy
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Base rate, its fall, and how much slower encoder blocks learn.
+    """Base learning rate, its decay, and the scale of the encoder blocks' rates.
 
-    The decoder's rate falls on a half cosine from `lr` towards `min_lr`, by the formula of
+    The decoder's rate decays on a half cosine from `lr` towards `min_lr`, by the formula of
     `torch.optim.lr_scheduler.CosineAnnealingLR` with T_max = epochs. Encoder block d (0 is the deepest) trains at
     decoder rate x `encoder_lr_scale` x `depth_decay`^d (Howard and Ruder, arXiv 1801.06146, section 3.2).
 
@@ -38,15 +38,15 @@ class LearningRates:
         return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
     def block(self, depth: int, epoch: int, epochs: int) -> float:
-        """The rate of the encoder block `depth` steps above the deepest, once it is open."""
+        """The learning rate of the encoder block `depth` steps above the deepest, once it is unfrozen."""
         return self.decoder(epoch, epochs) * self.encoder_lr_scale * self.depth_decay**depth
 
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """What one epoch trains with.
+    """The values that one epoch trains with.
 
-    `lr_blocks` holds one learning rate per encoder block, deepest first, whether the block is open yet or not.
+    `lr_blocks` holds one learning rate per encoder block, deepest first, frozen or not.
     """
 
     epoch: int
@@ -57,21 +57,20 @@ class EpochPlan:
 
     @property
     def lr_encoder(self) -> float:
-        """The deepest encoder block's rate: the one that opens first."""
+        """The rate of the deepest encoder block, which is unfrozen first."""
         return self.lr_blocks[0]
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """The decoder's rate and one per block, deepest first: an optimiser's groups, as `EncoderBlocks.groups` has."""
+        """The decoder's rate and one per block, deepest first, in the order of `EncoderBlocks.groups`."""
         return (self.lr_decoder, *self.lr_blocks)
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """The plan of a run of `epochs` epochs over an encoder of `blocks` blocks; `timeline[e]` is epoch e's.
+    """The plan of a run of `epochs` epochs for an encoder with `blocks` blocks; `timeline[e]` is epoch e's.
 
-    >>> from kd.plan import Linear
-    >>> from kd.plan import Progressive
+    >>> from kd.plan import Linear, Progressive
     >>> rates = LearningRates(lr=1e-3, min_lr=0, encoder_lr_scale=0.5)
     >>> plan = Timeline(Linear(4, 1), Progressive(start_epoch=1, rate=1), rates, epochs=4, blocks=2)
     >>> [(epoch.temperature, epoch.unfrozen_blocks) for epoch in plan]
@@ -104,5 +103,5 @@ class Timeline:
         )
 
     def phases(self) -> list[list[EpochPlan]]:
-        """The plan cut into runs of epochs with the same number of open blocks, as the recipe tables print it."""
+        """The plan split into consecutive epochs with the same number of unfrozen blocks, as `kd preview` prints it."""
         return [list(phase) for _, phase in groupby(self, key=lambda plan: plan.unfrozen_blocks)]

@@ -1,7 +1,7 @@
-"""Unfreezing policies: (zero-based epoch, number of encoder blocks) -> how many blocks are open, deepest first.
+"""Unfreezing policies: (zero-based epoch, number of encoder blocks) -> number of unfrozen blocks, deepest first.
 
-A policy counts; which parameters a block holds is `kd.blocks`' business, and closing or opening them is the loop's.
-The count never falls, so a block that has opened stays open.
+A policy only counts: `kd.networks.partition` knows the parameters of a block, and the training loop freezes and
+unfreezes them. The count never falls, so a block stays unfrozen.
 
 Reference: Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification", arXiv 1801.06146,
 section 3.3 (gradual unfreezing), with `rate` epochs instead of one between blocks.
@@ -17,27 +17,27 @@ def _check_whole(name: str, value: int, least: int) -> None:
 
 
 class Policy(ABC):
-    """How many encoder blocks are open, as a pure function of the epoch."""
+    """The number of unfrozen encoder blocks, as a pure function of the epoch."""
 
     @abstractmethod
     def __call__(self, epoch: int, total: int) -> int:
-        """Open blocks, in [0, total], at the zero-based `epoch` of an encoder with `total` blocks."""
+        """The number of unfrozen blocks, in [0, total], at a zero-based `epoch` for an encoder of `total` blocks."""
 
     @property
     def first_epoch(self) -> int | None:
-        """The zero-based epoch at which the first block opens; None where none ever does."""
+        """The zero-based epoch at which the first block is unfrozen; None if none ever is."""
         return 0
 
 
 @dataclass(frozen=True)
 class Progressive(Policy):
-    """One block at `start_epoch` and one more every `rate` epochs, until all, or `max_blocks` of them, are open.
+    """One block at `start_epoch` and one more every `rate` epochs, until all, or `max_blocks`, are unfrozen.
 
     >>> [Progressive(start_epoch=2, rate=2)(epoch, total=3) for epoch in range(8)]
     [0, 0, 1, 1, 2, 2, 3, 3]
 
     Raises:
-        ValueError: a number is not whole, or too small.
+        ValueError: a value is not an integer, or is too small.
     """
 
     start_epoch: int = 5
@@ -61,7 +61,7 @@ class Progressive(Policy):
 
 @dataclass(frozen=True)
 class AtEpoch(Policy):
-    """Every block at once, at `start_epoch`.
+    """All blocks at once, at `start_epoch`.
 
     >>> [AtEpoch(start_epoch=2)(epoch, total=3) for epoch in range(4)]
     [0, 0, 3, 3]
@@ -82,7 +82,7 @@ class AtEpoch(Policy):
 
 @dataclass(frozen=True)
 class All(Policy):
-    """Every block from the first epoch on: ordinary fine-tuning."""
+    """All blocks from the first epoch on: ordinary fine-tuning."""
 
     def __call__(self, epoch: int, total: int) -> int:
         return total
@@ -90,7 +90,7 @@ class All(Policy):
 
 @dataclass(frozen=True)
 class Frozen(Policy):
-    """No block, ever: only the decoder trains."""
+    """No blocks: only the decoder is trained."""
 
     def __call__(self, epoch: int, total: int) -> int:
         return 0

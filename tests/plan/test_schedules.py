@@ -1,4 +1,4 @@
-"""Laws of the temperature schedules; expectations come from issue 2, the seed documents and torch."""
+"""Laws of the temperature schedules, with expectations from closed forms, the first design documents and torch."""
 
 import math
 from itertools import pairwise
@@ -18,7 +18,7 @@ ULPS = 1e-12
 
 
 def walk(schedule, epochs):
-    """The temperature of every epoch of a run, as issue 2 defines progress."""
+    """The temperature of every epoch of a run, by the definition of progress."""
     return [schedule(epoch / (epochs - 1)) for epoch in range(epochs)]
 
 
@@ -89,7 +89,7 @@ def test_monotone_and_between_initial_and_final(schedule, initial, final, epochs
 @pytest.mark.parametrize("schedule", FROM_TO)
 @given(initial=temperatures, final=temperatures, at=st.floats(0, 1))
 @settings(deadline=None, max_examples=40)
-def test_backwards_is_the_same_with_the_ends_exchanged(schedule, initial, final, at):
+def test_exchanging_the_ends_reverses_the_schedule(schedule, initial, final, at):
     assert schedule(initial, final)(at) == pytest.approx(schedule(final, initial)(1 - at), rel=1e-9)
 
 
@@ -103,7 +103,7 @@ def test_halfway_is_the_mean_or_the_geometric_mean(initial, final):
 
 @given(temperatures, st.floats(0, 1))
 @settings(deadline=None, max_examples=40)
-def test_constant_is_initial_throughout(initial, at):
+def test_constant_is_always_initial(initial, at):
     assert Constant(initial)(at) == initial
 
 
@@ -146,7 +146,7 @@ def test_exponential_changes_by_one_constant_factor(initial, final, epochs):
 # piecewise
 
 
-def test_piecewise_follows_the_curriculum_of_seed_000():
+def test_piecewise_follows_a_four_point_curriculum():
     # Seed 000: epochs 1-20 10 -> 8, 20-80 8 -> 3, 80-100 3 -> 1. The bends fall between two whole epochs, so that the
     # epoch nearest to each is at most one epoch's step (a tenth of a degree) away.
     run = walk(Piecewise([0, 0.2, 0.8, 1], [10, 8, 3, 1]), 100)
@@ -158,13 +158,13 @@ def test_piecewise_follows_the_curriculum_of_seed_000():
     assert all(1 <= temperature < 3 for temperature in run[80:])
 
 
-def test_piecewise_default_is_the_curriculum_of_seed_000():
+def test_the_default_of_piecewise_is_that_curriculum():
     assert [Piecewise()(at) for at in (0, 0.1, 0.2, 0.5, 0.8, 0.9, 1)] == pytest.approx([10, 9, 8, 5.5, 3, 2, 1])
 
 
 @given(st.lists(temperatures, min_size=2, max_size=5), st.floats(0, 1))
 @settings(deadline=None, max_examples=60)
-def test_piecewise_is_the_line_of_its_own_segment(points, at):
+def test_piecewise_interpolates_within_its_segment(points, at):
     segments = len(points) - 1
     schedule = Piecewise([index / segments for index in range(len(points))], points)
     segment = min(int(at * segments), segments - 1)
@@ -181,7 +181,7 @@ def test_piecewise_of_two_points_is_linear(initial, final, at):
 
 @given(st.lists(temperatures, min_size=2, max_size=6), run_lengths)
 @settings(deadline=None, max_examples=50)
-def test_piecewise_stays_between_its_points_and_is_monotone_where_they_are(points, epochs):
+def test_piecewise_is_bounded_by_its_points_and_monotone_if_they_are(points, epochs):
     at = [index / (len(points) - 1) for index in range(len(points))]
     run = walk(Piecewise(at, points), epochs)
     assert all(min(points) * (1 - ULPS) <= temperature <= max(points) * (1 + ULPS) for temperature in run)
@@ -189,12 +189,12 @@ def test_piecewise_stays_between_its_points_and_is_monotone_where_they_are(point
     assert all(after >= before - ULPS * max(points) for before, after in pairwise(rising))
 
 
-def test_piecewise_meets_its_points_exactly():
+def test_piecewise_passes_through_its_points():
     at, points = [0, 0.1, 0.35, 0.9, 1], [0.1, 5.3, 0.7, 9.9, 0.3]
     assert [Piecewise(at, points)(moment) for moment in at] == points
 
 
-def test_a_schedule_does_not_follow_later_changes_of_the_lists_it_was_made_from():
+def test_a_schedule_copies_its_lists():
     points = [10.0, 1.0]
     schedule = Piecewise([0.0, 1.0], points)
     points[0] = 99.0
@@ -224,7 +224,7 @@ def test_an_impossible_final_is_refused_by_name_and_value(schedule, value):
 
 @pytest.mark.parametrize("value", IMPOSSIBLE, ids=repr)
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_an_impossible_piecewise_temperature_is_refused_by_name_and_place(place, value):
+def test_an_impossible_piecewise_temperature_is_refused_by_name_and_index(place, value):
     points = [10.0, 5.0, 1.0]
     points[place] = value
     with pytest.raises(ValueError, match=rf"temperatures\[{place}\]"):
@@ -246,12 +246,12 @@ def test_an_impossible_piecewise_temperature_is_refused_by_name_and_place(place,
     ],
     ids=repr,
 )
-def test_piecewise_moments_that_do_not_rise_from_zero_to_one_are_refused_by_name(at):
-    with pytest.raises(ValueError, match=r"^at must rise"):
+def test_piecewise_points_that_do_not_increase_from_zero_to_one_are_refused(at):
+    with pytest.raises(ValueError, match=r"^at must increase"):
         Piecewise(at, [10, 5, 1])
 
 
 @pytest.mark.parametrize(("at", "points"), [([0, 1], [4, 2, 1]), ([0, 0.5, 1], [4, 1]), ([0], [4]), ([], [])])
-def test_piecewise_lists_of_different_or_no_length_are_refused_by_name(at, points):
+def test_piecewise_lists_of_unequal_or_no_length_are_refused(at, points):
     with pytest.raises(ValueError, match="at and temperatures"):
         Piecewise(at, points)

@@ -1,4 +1,4 @@
-"""Laws of the plan: a pure function of settings and epoch, made of the schedule, the policy and torch's half cosine."""
+"""Laws of the plan: a pure function of settings and epoch, combining schedule, policy and torch's half cosine."""
 
 import random
 import subprocess
@@ -20,7 +20,7 @@ SEED_002 = Timeline(Cosine(4.0, 1.0), Progressive(5, 3), LearningRates(1e-4, 1e-
 
 
 def torch_cosine(lr, min_lr, epochs):
-    """What torch's own scheduler sets for every epoch of a run."""
+    """The rates that torch's own scheduler sets in a run."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
     annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs, eta_min=min_lr)
     rates = []
@@ -55,7 +55,7 @@ def test_without_depth_decay_every_block_has_the_encoder_rate():
     assert all(set(row.lr_blocks) == {row.lr_encoder} for row in SEED_002)
 
 
-def test_seed_002_starts_at_its_learning_rates():
+def test_the_first_epoch_has_the_configured_rates():
     assert SEED_002[0].lr_decoder == pytest.approx(1e-4)
     assert SEED_002[0].lr_encoder == pytest.approx(3e-5)
 
@@ -66,7 +66,7 @@ def test_temperature_is_the_schedule_at_epoch_over_last_epoch():
     assert [row.temperature for row in plan] == [4.0, 3.5, 3.0, 2.5, 2.0, 1.5, 1.0]
 
 
-def test_open_blocks_are_the_policy_of_the_epoch():
+def test_unfrozen_blocks_follow_the_policy():
     policy = Progressive(2, 4)
     plan = Timeline(Cosine(), policy, LearningRates(1e-3, 0.0, 1.0), epochs=20, blocks=4)
     assert [row.unfrozen_blocks for row in plan] == [policy(epoch, 4) for epoch in range(20)]
@@ -81,7 +81,7 @@ def test_a_run_of_one_epoch_has_a_plan():
 # purity
 
 
-def test_an_epoch_plan_does_not_depend_on_which_epochs_were_asked_before():
+def test_an_epoch_plan_does_not_depend_on_earlier_calls():
     in_order = list(SEED_002)
     order = random.Random(0).choices(range(50), k=120)
     assert [SEED_002[epoch] for epoch in order] == [in_order[epoch] for epoch in order]
@@ -90,14 +90,14 @@ def test_an_epoch_plan_does_not_depend_on_which_epochs_were_asked_before():
     assert list(again) == in_order
 
 
-def test_a_plan_is_iterated_epoch_by_epoch_as_often_as_one_likes():
+def test_a_plan_can_be_iterated_repeatedly():
     assert len(SEED_002) == 50
     assert [row.epoch for row in SEED_002] == list(range(50))
     assert list(SEED_002) == list(SEED_002) == [SEED_002[epoch] for epoch in range(50)]
 
 
 @pytest.mark.parametrize("epoch", [-1, 50, 51, 1000])
-def test_an_epoch_outside_the_run_has_no_plan(epoch):
+def test_an_epoch_outside_the_run_raises(epoch):
     with pytest.raises(IndexError, match=str(epoch)):
         SEED_002[epoch]
 
@@ -105,14 +105,14 @@ def test_an_epoch_outside_the_run_has_no_plan(epoch):
 # phases
 
 
-def test_phases_of_seed_002_are_the_rows_of_its_table():
+def test_phases_are_the_rows_of_the_table_for_start_5_rate_3():
     rows = [(phase[0].epoch + 1, phase[-1].epoch + 1, phase[0].unfrozen_blocks) for phase in SEED_002.phases()]
     assert rows == [
         (1, 5, 0), (6, 8, 1), (9, 11, 2), (12, 14, 3), (15, 17, 4), (18, 20, 5), (21, 23, 6), (24, 50, 7),
     ]  # fmt: skip
 
 
-def test_phases_of_seed_001_are_the_rows_of_its_table():
+def test_phases_are_the_rows_of_the_table_for_start_10_rate_5():
     plan = Timeline(Cosine(4.0, 1.0), Progressive(10, 5), LearningRates(1e-4, 1e-6, 0.1), epochs=50, blocks=7)
     rows = [(phase[0].epoch, phase[-1].epoch, phase[0].unfrozen_blocks) for phase in plan.phases()]
     assert rows == [
@@ -122,7 +122,7 @@ def test_phases_of_seed_001_are_the_rows_of_its_table():
 
 @given(st.integers(0, 20), st.integers(1, 6), st.integers(1, 30), st.integers(1, 10))
 @settings(deadline=None, max_examples=40)
-def test_phases_cut_the_plan_exactly_where_the_open_blocks_change(start, rate, epochs, blocks):
+def test_phases_split_the_plan_where_unfrozen_blocks_change(start, rate, epochs, blocks):
     plan = Timeline(Cosine(), Progressive(start, rate), LearningRates(1e-3, 0.0, 1.0), epochs, blocks)
     phases = plan.phases()
     assert [row for phase in phases for row in phase] == list(plan)
@@ -133,7 +133,7 @@ def test_phases_cut_the_plan_exactly_where_the_open_blocks_change(start, rate, e
 # lightness
 
 
-def test_the_plan_is_imported_without_torch():
-    code = "import sys, kd.timeline; print('torch' in sys.modules, 'kd.timeline' in sys.modules)"
+def test_the_plan_does_not_import_torch():
+    code = "import sys, kd.plan.timeline; print('torch' in sys.modules, 'kd.plan.timeline' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["False", "True"]

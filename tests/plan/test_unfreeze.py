@@ -1,4 +1,4 @@
-"""Laws of the unfreezing policies. The literal tables are those of the seed documents 001 and 002."""
+"""Laws of the unfreezing policies, with literal tables from the first design documents."""
 
 import math
 
@@ -17,14 +17,14 @@ policies = st.one_of(
 
 
 def slow_progressive(start, rate, total, epochs):
-    """Open blocks of every epoch by acting it out: shut blocks are opened one at a time, with a clock in between."""
-    shut, opened, clock, counts = list(range(total)), [], 0, []
+    """Unfrozen blocks of every epoch by simulation: blocks are unfrozen one at a time, `rate` epochs apart."""
+    frozen, unfrozen, clock, counts = list(range(total)), [], 0, []
     for epoch in range(epochs):
         if epoch >= start:
-            if clock == 0 and shut:
-                opened.append(shut.pop())  # the deepest that is still shut
+            if clock == 0 and frozen:
+                unfrozen.append(frozen.pop())  # the deepest frozen block
             clock = (clock + 1) % rate
-        counts.append(len(opened))
+        counts.append(len(unfrozen))
     return counts
 
 
@@ -35,7 +35,7 @@ def slow_progressive(start, rate, total, epochs):
     ("first", "last", "blocks"),
     [(0, 9, 0), (10, 14, 1), (15, 19, 2), (20, 24, 3), (25, 29, 4), (30, 34, 5), (35, 39, 6), (40, 49, 7)],
 )
-def test_table_of_seed_001_start_10_rate_5(first, last, blocks):
+def test_table_for_start_10_rate_5(first, last, blocks):
     policy = Progressive(start_epoch=10, rate=5)
     assert {policy(epoch, 7) for epoch in range(first, last + 1)} == {blocks}
 
@@ -44,7 +44,7 @@ def test_table_of_seed_001_start_10_rate_5(first, last, blocks):
     ("first", "last", "blocks"),
     [(1, 5, 0), (6, 8, 1), (9, 11, 2), (12, 14, 3), (15, 17, 4), (18, 20, 5), (21, 23, 6), (24, 50, 7)],
 )
-def test_table_of_seed_002_start_5_rate_3_counted_from_one(first, last, blocks):
+def test_table_for_start_5_rate_3_counted_from_one(first, last, blocks):
     policy = Progressive(start_epoch=5, rate=3)
     assert {policy(number - 1, 7) for number in range(first, last + 1)} == {blocks}
 
@@ -54,14 +54,14 @@ def test_table_of_seed_002_start_5_rate_3_counted_from_one(first, last, blocks):
 
 @given(starts, rates, totals)
 @settings(deadline=None, max_examples=100)
-def test_progressive_equals_opening_blocks_one_by_one(start, rate, total):
+def test_progressive_equals_unfreezing_one_by_one(start, rate, total):
     counts = [Progressive(start, rate)(epoch, total) for epoch in range(EPOCHS)]
     assert counts == slow_progressive(start, rate, total, EPOCHS)
 
 
 @given(policies, totals)
 @settings(deadline=None, max_examples=100)
-def test_open_blocks_never_decrease_and_stay_within_the_encoder(policy, total):
+def test_unfrozen_blocks_never_decrease_or_exceed_the_total(policy, total):
     counts = [policy(epoch, total) for epoch in range(EPOCHS)]
     assert counts == sorted(counts)
     assert all(0 <= count <= total for count in counts)
@@ -69,20 +69,20 @@ def test_open_blocks_never_decrease_and_stay_within_the_encoder(policy, total):
 
 @given(policies, totals, st.integers(0, 10**9), st.integers(0, 10**9))
 @settings(deadline=None, max_examples=100)
-def test_no_two_epochs_of_however_long_a_run_close_a_block_or_leave_the_encoder(policy, total, one, other):
+def test_a_later_epoch_never_freezes_a_block(policy, total, one, other):
     before, after = policy(min(one, other), total), policy(max(one, other), total)
     assert 0 <= before <= after <= total
 
 
 @given(policies, totals, st.integers(0, EPOCHS))
 @settings(deadline=None, max_examples=100)
-def test_a_larger_encoder_never_has_fewer_open_blocks(policy, total, epoch):
+def test_a_larger_encoder_never_has_fewer_unfrozen_blocks(policy, total, epoch):
     assert policy(epoch, total) <= policy(epoch, total + 1)
 
 
 @given(starts, rates, totals)
 @settings(deadline=None, max_examples=50)
-def test_progressive_opens_every_block_in_the_end(start, rate, total):
+def test_progressive_eventually_unfreezes_all_blocks(start, rate, total):
     last_opening = start + rate * (total - 1)
     assert Progressive(start, rate)(last_opening, total) == total
     assert last_opening == start or Progressive(start, rate)(last_opening - 1, total) == total - 1
@@ -90,28 +90,28 @@ def test_progressive_opens_every_block_in_the_end(start, rate, total):
 
 @given(starts, rates, st.integers(1, 20), totals)
 @settings(deadline=None, max_examples=50)
-def test_max_blocks_cuts_the_same_plan_off(start, rate, limit, total):
+def test_max_blocks_caps_the_same_plan(start, rate, limit, total):
     whole, limited = Progressive(start, rate), Progressive(start, rate, max_blocks=limit)
     assert all(limited(epoch, total) == min(limit, whole(epoch, total)) for epoch in range(EPOCHS))
 
 
 @given(starts, totals)
 @settings(deadline=None, max_examples=50)
-def test_at_epoch_opens_every_block_at_once(start, total):
+def test_at_epoch_unfreezes_all_blocks_at_once(start, total):
     counts = [AtEpoch(start)(epoch, total) for epoch in range(EPOCHS)]
     assert counts == [0] * start + [total] * (EPOCHS - start)
 
 
 @given(st.integers(0, 10_000), totals)
 @settings(deadline=None, max_examples=50)
-def test_all_opens_everything_and_frozen_nothing(epoch, total):
+def test_all_unfreezes_everything_and_frozen_nothing(epoch, total):
     assert All()(epoch, total) == total
     assert Frozen()(epoch, total) == 0
 
 
 @given(policies, totals)
 @settings(deadline=None, max_examples=100)
-def test_first_epoch_is_the_first_with_an_open_block(policy, total):
+def test_first_epoch_is_the_first_with_an_unfrozen_block(policy, total):
     with_open_blocks = (epoch for epoch in range(EPOCHS) if policy(epoch, total) > 0)
     assert policy.first_epoch == next(with_open_blocks, None)
 
