@@ -68,7 +68,7 @@ class Browser:
         os.close(self._in)
         self._profile.cleanup()
 
-    def open(self, address: str, seconds: float = 30) -> None:
+    def open(self, address: str, seconds: float = 300) -> None:
         """Open a page and wait until it is loaded; what was said and asked before is forgotten."""
         self.said, self.asked, self._loaded = [], [], False
         self._call("Page.navigate", url=address)
@@ -82,7 +82,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 30) -> Any:
+    def wait(self, expression: str, seconds: float = 300) -> Any:
         """The value of an expression as soon as it is true."""
         end = time.monotonic() + seconds
         while not (value := self.evaluate(expression)):
@@ -101,7 +101,7 @@ class Browser:
         if session is not None:
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while True:
             answer = self._take(end)
             if answer.get("id") == self._number:

@@ -1,4 +1,4 @@
-"""Every test has a project root of its own, one thread (several would slow each other down), and no network."""
+"""Every test has its own project root, one thread (more would slow each other down), no network and no time limit."""
 
 import os
 
@@ -7,8 +7,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-#: The files whose trainings take longest: begun first, so that no process is left alone with them at the end.
+settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any speed")
+
+#: The files with the longest trainings: started first, so that no worker is left alone with them at the end.
 LONGEST = ["test_study_launchers", "test_sweep", "test_crash", "test_study_postgres", "test_distil"]
 
 
@@ -18,6 +22,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
-    """The project root of this test: its runs/ and mlruns/ are made there."""
+    """The project root of this test, for its runs/ and mlruns/."""
     monkeypatch.setenv("KD_ROOT", str(tmp_path))
     return tmp_path

@@ -1,12 +1,13 @@
-"""`python train.py` as a process of its own, forked from one that has imported the libraries already.
+"""`python train.py` in its own process, forked from one that has already imported the libraries.
 
-Importing torch, smp and MLflow takes longer than most runs of these tests. What is forked has a pid, is killed and
-stopped like any process, and imports all of `kd` itself; `test_mistakes.py` and `test_study_launchers.py` start it from
-a shell's point of view, from nothing.
+Importing torch, smp and MLflow takes longer than most runs in these tests. A forked process can be killed and stopped
+like any other, and imports all of `kd` itself; `test_bad_inputs.py` and `test_study_launchers.py` start it from a
+shell.
 """
 
 import atexit
 import gc
+import itertools
 import multiprocessing
 import os
 import runpy
@@ -14,9 +15,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from kd.config.compose import PROJECT
 
@@ -28,11 +32,15 @@ forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(LIBRARIES)
 
 
+#: Seconds after which a test gives up waiting for a process; only a deadlock takes that long.
+PATIENCE = 600
+
+
 class Program:
-    """A running train.py, with the face of a `subprocess.Popen` in a session of its own."""
+    """A running train.py in its own session, with the interface of `subprocess.Popen`."""
 
     def __init__(self, arguments: list[str], env: dict[str, str], cwd: Path | None, before: list[Any]) -> None:
-        self._files = [tempfile.NamedTemporaryFile() for _ in range(2)]  # noqa: SIM115 (they live as long as this)
+        self._files = [tempfile.NamedTemporaryFile() for _ in range(2)]  # noqa: SIM115 (open as long as this object)
         names = [file.name for file in self._files]
         self._process = forks.Process(target=_main, args=(arguments, env, cwd or Path.cwd(), names, before))
         self._process.start()
@@ -51,12 +59,16 @@ class Program:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def said(self) -> str:
-        """What it wrote to its stdout so far."""
-        return Path(self._files[0].name).read_text()
+    def wait_until_stopped(self) -> None:
+        """Wait until it has stopped itself (`stop_after`)."""
+        give_up = time.monotonic() + PATIENCE
+        while self.poll() is None and psutil.Process(self.pid).status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < give_up, "train.py does not stop"
+            time.sleep(0.005)
+        assert self.poll() is None, self.communicate()
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What it wrote, once it has ended; it is killed, and `TimeoutError` raised, if it does not in `timeout` s."""
+    def communicate(self, timeout: float = PATIENCE) -> tuple[str, str]:
+        """Its stdout and stderr, after it has ended; kills it and raises `TimeoutError` after `timeout` seconds."""
         self._process.join(timeout)
         if self.poll() is None:
             self.kill()
@@ -66,9 +78,9 @@ class Program:
 
 def begin(root: Path, *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None,
           before: Sequence[Any] = ()) -> Program:  # fmt: skip
-    """Start `python train.py ...` with `root` as its project root, in the environment `env` (this one's own).
+    """Start `python train.py ...` with `root` as its project root, in the environment `env` (default: inherited).
 
-    `before` is a function, and its arguments, that the process calls first.
+    `before` is a function and its arguments, which the process calls first.
     """
     return Program(list(arguments), {**(os.environ if env is None else env), "KD_ROOT": str(root)}, cwd, [*before])
 
@@ -76,22 +88,30 @@ def begin(root: Path, *arguments: str, cwd: Path | None = None, env: dict[str, s
 def train(root: Path, *arguments: str, **more) -> subprocess.CompletedProcess:
     """Run `python train.py ...` to its end."""
     program = begin(root, *arguments, **more)
-    out, err = program.communicate(timeout=300)
+    out, err = program.communicate()
     return subprocess.CompletedProcess(arguments, program.returncode, out, err)
 
 
+def stop_after(steps: int) -> None:
+    """Make this process stop itself (SIGSTOP) after `steps` optimiser steps, for a test to signal or kill it there."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    left = itertools.count(steps - 1, -1)
+    register_optimizer_step_post_hook(lambda *_: next(left) or os.kill(os.getpid(), signal.SIGSTOP))
+
+
 def run_alone(code: str, cwd: Path) -> None:
-    """Run Python code to its end, in a process that has the libraries and can import nothing of this project."""
+    """Run Python code in a process that has the libraries but cannot import this project."""
     alone = f"import os, sys\nsys.modules['kd'] = sys.modules['tests'] = None\nos.chdir({str(cwd)!r})\n{code}"
     process = forks.Process(target=exec, args=(alone, {}))
     process.start()
-    process.join(120)
+    process.join(PATIENCE)
     assert process.exitcode == 0, f"the code ended with {process.exitcode}"
 
 
 def _main(arguments: list[str], env: dict[str, str], cwd: Path, outputs: list[str], before: list[Any]) -> None:
-    """In the fork: what a shell and the interpreter do before and after a script."""
-    gc.freeze()  # else each collection goes through all that was imported before the fork
+    """In the fork: set up and tear down the process as a shell and the interpreter would."""
+    gc.freeze()  # else every collection scans all objects from before the fork
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream, name in zip((1, 2), outputs, strict=True):

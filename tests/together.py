@@ -1,4 +1,4 @@
-"""Functions that several processes run together, forked from one that has imported torch already."""
+"""Functions run by several connected processes, forked from one that has already imported torch."""
 
 import os
 import pickle
@@ -7,13 +7,13 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from program import forks
+from program import PATIENCE, forks
 
 from kd.system.world import joined
 
 
 def run(function: Callable, *args: Any, size: int = 2) -> list[Any]:
-    """What `function(world, *args)` returns in each of `size` processes, in the order of ranks."""
+    """The results of `function(world, *args)` in each of `size` processes, in rank order."""
     results = outcomes(function, *args, size=size)
     for result in results:
         if isinstance(result, BaseException):
@@ -22,7 +22,7 @@ def run(function: Callable, *args: Any, size: int = 2) -> list[Any]:
 
 
 def outcomes(function: Callable, *args: Any, size: int = 2) -> list[Any]:
-    """The same, with what a process raised as its result; `EOFError` where it died without a word."""
+    """The same, with a process's exception as its result; `EOFError` if it was killed."""
     ends, processes = [], []
     for env in environments(size):
         mine, theirs = forks.Pipe(duplex=False)
@@ -33,13 +33,13 @@ def outcomes(function: Callable, *args: Any, size: int = 2) -> list[Any]:
         processes.append(process)
     results = [_received(end) for end in ends]
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE)
         assert process.exitcode is not None, "a process does not end"
     return results
 
 
 def environments(size: int) -> list[dict[str, str]]:
-    """What torchrun would tell each of `size` processes on this machine."""
+    """The variables that torchrun sets for each of `size` processes on this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -49,7 +49,7 @@ def environments(size: int) -> list[dict[str, str]]:
 
 def _received(end: Connection) -> Any:
     try:
-        return pickle.loads(end.recv_bytes()) if end.poll(60) else TimeoutError("no answer in 60 s")
+        return pickle.loads(end.recv_bytes()) if end.poll(PATIENCE) else TimeoutError("no result")
     except EOFError as error:
         return error
 
@@ -64,4 +64,4 @@ def _main(end: Connection, env: dict[str, str], function: Callable, args: tuple)
             result = function(world, *args)
     except BaseException as error:
         result = error
-    end.send_bytes(pickle.dumps(result))  # copies: tensors that are sent as they are live on in this process
+    end.send_bytes(pickle.dumps(result))  # pickled here, since tensors sent directly would share this process's memory

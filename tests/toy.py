@@ -91,7 +91,7 @@ def plan(policy=None, epochs=3, lr=1e-2, min_lr=1e-4, schedule=None, blocks=3, d
 
 def train(network, timeline=None, weights=ALL_TERMS, *, train=None, recipe=RECIPE, validate=dict, precision=CPU,
           who=teacher, **more):  # fmt: skip
-    """A fit that is ready to go; nothing has happened yet."""
+    """A `fit` generator that has not started."""
     distillation = Distillation(network, DistillationLoss(weights, 1), timeline or plan(), who() if who else None)
     return fit(distillation, train or loader(), validate, recipe, precision, **more)
 

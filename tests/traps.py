@@ -1,4 +1,4 @@
-"""Files that do something when they are unpickled, or that unfold to far more than they are."""
+"""Files that execute code when unpickled, or that expand to a multiple of their size."""
 
 import os
 import pickle
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-MARK = "executed"  # the folder that every trap makes under the root
+MARK = "executed"  # the folder that every trap creates under the root
 
 
 class Trap:
-    """Makes a folder where it is unpickled."""
+    """Creates a folder when unpickled."""
 
     def __init__(self, root: Path) -> None:
         self.mark = str(root / MARK)

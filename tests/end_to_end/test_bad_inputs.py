@@ -1,7 +1,7 @@
-"""The catalogue of bad inputs: whatever is typed or found in a file ends in one line, and nothing of it is executed.
+"""The catalogue of bad inputs: each ends in a one-line error, and none is executed.
 
-A row is what is done and what the line must say. Rows need only what reads the input: a configuration is composed and
-checked, a file of weights is loaded; the few that must train go through `train.py` itself.
+A row is an input and what the error must say. Rows only run the code that reads the input: a configuration is composed
+and checked, a weights file is loaded; the few that must train run `train.py`.
 """
 
 import json
@@ -37,7 +37,7 @@ def contents(root: Path) -> dict[Path, bytes]:
 
 
 def told(error: str, says: list[str]) -> None:
-    """The law of a message."""
+    """Check that a message is one printable line with these words."""
     assert error.startswith("error: "), error
     assert error.count("\n") == 1, error
     assert error[:-1].isprintable(), repr(error)
@@ -48,7 +48,7 @@ def told(error: str, says: list[str]) -> None:
 
 
 def refused(call: Callable[[], object], says: list[str], root: Path, capsys) -> int:
-    """The exit code of `call`, which ends as a program that cannot go on does, and leaves the root as it was."""
+    """The exit code of `call`, which must fail like a program and leave the root unchanged."""
     before = contents(root)
     with pytest.raises(SystemExit) as exit_, one_line_errors():
         call()
@@ -68,7 +68,7 @@ def train_refuses(root: Path, says: list[str], *typed: str) -> None:
 
 
 def table(rows):
-    """Rows as pytest takes them, each named by what is done in it."""
+    """Rows as pytest parameters, named after their first item."""
     return [pytest.param(*row, id=str(row[0])[:60].replace("\0", "?")) for row in rows]
 
 
@@ -132,7 +132,7 @@ CONFIGURATIONS = [
     ("schedule.initial=inf", ["schedule.initial", "finite", "inf"]),
     ("schedule.initial=warm", ["schedule.initial", "'warm'"]),
     ("schedule=piecewise schedule.at=3", ["schedule.at must be a list of numbers", "3"]),
-    ("schedule=piecewise schedule.at=[0,a,b,1]", ["schedule.at must rise strictly", "'a'"]),
+    ("schedule=piecewise schedule.at=[0,a,b,1]", ["schedule.at must increase strictly", "'a'"]),
     ("schedule=piecewise schedule.at=[0,1]", ["schedule.at and temperatures", "2 and 4"]),
     ("unfreeze.rate=0", ["unfreeze.rate", "1 or more", "0"]),
     ("unfreeze.start_epoch=-1", ["unfreeze.start_epoch", "-1"]),
@@ -177,7 +177,7 @@ CONFIGURATIONS = [
 
 
 @pytest.mark.parametrize(("typed", "says"), table(CONFIGURATIONS))
-def test_a_mistake_in_a_configuration_is_told_in_one_line(typed, says, root, capsys):
+def test_a_configuration_error_is_reported_in_one_line(typed, says, root, capsys):
     typed = typed.replace("ROOT", str(root))
     overrides = [typed.strip("'")] if typed.startswith("'") else typed.split(" ")
     assert refused(lambda: main(["preview", *overrides]), says, root, capsys) == 2
@@ -206,7 +206,7 @@ TRAINING = [
 
 
 @pytest.mark.parametrize(("typed", "says"), table(TRAINING))
-def test_a_mistake_that_only_training_meets_is_told_in_one_line(typed, says, root):
+def test_a_mistake_found_in_training_is_reported_in_one_line(typed, says, root):
     typed = typed.replace("ROOT", str(root))
     train_refuses(root, says, *SMALL, *([typed] if "transforms" in typed else typed.split(" ")))
 
@@ -215,7 +215,7 @@ def test_a_mistake_that_only_training_meets_is_told_in_one_line(typed, says, roo
 
 
 def pictures(root: Path) -> Path:
-    """A folder of 32 x 32 pictures, three pairs in each of two splits."""
+    """A folder of 32 x 32 images, three pairs in each of two splits."""
     for split in ("train", "val"):
         for kind in ("images", "masks"):
             (root / "data" / kind / split).mkdir(parents=True)
@@ -243,7 +243,7 @@ def remove_all(data: Path) -> None:
 IMAGE, MASK = "images/train/a.png", "masks/train/a.png"
 PICTURES = [
     ("image cut short", lambda data: cut(data / IMAGE), ["a.png"]),
-    ("mask cut short", lambda data: cut(data / MASK), ["masks/train/a.png", "cannot be read as a picture"]),
+    ("mask cut short", lambda data: cut(data / MASK), ["masks/train/a.png", "cannot be read as an image"]),
     ("empty image", lambda data: (data / IMAGE).write_bytes(b""), ["images/train/a.png"]),
     ("empty mask", lambda data: (data / MASK).write_bytes(b""), ["masks/train/a.png"]),
     ("text named .png", lambda data: (data / IMAGE).write_text("no picture"), ["images/train/a.png"]),
@@ -265,7 +265,7 @@ PICTURES = [
 
 
 @pytest.mark.parametrize(("done", "spoil", "says"), table(PICTURES))
-def test_data_that_is_not_what_it_should_be_is_told_in_one_line(done, spoil, says, root, capsys):
+def test_invalid_data_is_reported_in_one_line(done, spoil, says, root, capsys):
     data = pictures(root)
     spoil(data)
     overrides = ["data=folder", f"data.root={data}", "data.image_size=[32,32]"]
@@ -278,15 +278,15 @@ def test_data_that_is_not_what_it_should_be_is_told_in_one_line(done, spoil, say
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_pictures_that_break_while_training_are_told_in_one_line(workers, root):
+def test_images_damaged_during_training_are_reported_in_one_line(workers, root):
     data = pictures(root)
     for image in (data / "images" / "train").iterdir():
         cut(image)
     folder = ["data=folder", f"data.root={data}", f"trainer.workers={workers}"]
-    train_refuses(root, [".png", "cannot be read as a picture"], *SMALL, "trainer.batch_size=2", *folder)
+    train_refuses(root, [".png", "cannot be read as an image"], *SMALL, "trainer.batch_size=2", *folder)
 
 
-def test_the_same_folder_trains_once_it_is_whole(root):
+def test_the_same_folder_trains_once_it_is_valid(root):
     done = program.train(root, *SMALL, "trainer.batch_size=2", "data=folder", f"data.root={pictures(root)}")
     assert done.returncode == 0, done.stderr
     assert list((root / "runs").rglob("student.safetensors"))
@@ -307,14 +307,14 @@ def saved_once(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def saved(saved_once, root) -> Path:
-    """A sound network of one logit, to spoil."""
+    """A valid network with one logit, for tests to damage."""
     for file in (saved_once, saved_once.with_suffix(".json")):
         (root / file.name).write_bytes(file.read_bytes())
     return root / saved_once.name
 
 
 def spec(**changes) -> Callable[[Path], None]:
-    """Changes what stands beside the weights."""
+    """Changes the description beside the weights."""
 
     def change(file: Path) -> None:
         beside = file.with_suffix(".json")
@@ -328,7 +328,7 @@ def beside(text: str) -> Callable[[Path], object]:
 
 
 def lying(shape: list[int], end: int) -> Callable[[Path], None]:
-    """A header that promises more than the file holds."""
+    """A header that claims more data than the file has."""
 
     def write(file: Path) -> None:
         header = json.dumps({"mean": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
@@ -360,11 +360,11 @@ NETWORKS = [
     ("encoder a path", spec(encoder="/tmp/encoder.pt"), ["encoder=/tmp/encoder.pt is not an encoder"]),
     ("encoder from the hub", spec(encoder="tu-hf-hub:nobody/nothing"), ["tu-hf-hub:nobody/nothing is not an encoder"]),
     ("encoder a folder", spec(encoder="tu-local-dir:/tmp"), ["tu-local-dir:/tmp is not an encoder"]),
-    ("weights of another network", spec(encoder="resnet18"), ["teacher.safetensors: the weights do not fit"]),
-    ("weights missing", lambda file: file.unlink(), ["teacher.safetensors: no such file of weights"]),
+    ("weights of another network", spec(encoder="resnet18"), ["teacher.safetensors: the weights do not match"]),
+    ("weights missing", lambda file: file.unlink(), ["teacher.safetensors: no such weights file"]),
     ("weights cut short", cut, ["teacher.safetensors: not a readable safetensors file"]),
     ("weights empty", lambda file: file.write_bytes(b""), ["teacher.safetensors: not a readable"]),
-    ("weights of no network", lambda f: save_file({"a": torch.zeros(1)}, f), ["do not fit", "1 unknown"]),
+    ("weights of no network", lambda f: save_file({"a": torch.zeros(1)}, f), ["do not match", "1 unknown"]),
     ("a pickle named .safetensors", trap, ["teacher.safetensors: not a readable safetensors file"]),
     ("a header of exabytes", lambda f: f.write_bytes(b"\xff" * 7 + b"\x0f" + b"{}"), ["not a readable"]),
     ("a header of a shape that is not there", lying([10**12], 16), ["not a readable safetensors file"]),
@@ -374,14 +374,14 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize(("done", "spoil", "says"), table([*DESCRIPTIONS, *NETWORKS]))
-def test_a_saved_network_that_is_spoiled_is_told_in_one_line(done, spoil, says, saved, root, capsys):
+def test_a_damaged_network_is_reported_in_one_line(done, spoil, says, saved, root, capsys):
     spoil(saved)
     assert refused(lambda: saved.load_file(saved), says, root, capsys) == 1
 
 
 TEACHERS = [
     *DESCRIPTIONS,
-    ("weights missing", lambda file: file.unlink(), ["teacher.path=", "no weights there"]),
+    ("weights missing", lambda file: file.unlink(), ["teacher.path=", "no weights found"]),
     (
         "weights of a torch file",
         lambda file: file.rename(file.with_suffix(".pt")),
@@ -396,7 +396,7 @@ TEACHERS = [
 
 
 @pytest.mark.parametrize(("done", "spoil", "says"), table(TEACHERS))
-def test_a_teacher_that_cannot_teach_is_told_before_training(done, spoil, says, saved, root, capsys):
+def test_an_unsuitable_teacher_is_refused_before_training(done, spoil, says, saved, root, capsys):
     spoil(saved)
     refused(lambda: read(compose(["teacher=file", f"teacher.path={saved}"])), says, root, capsys)
 
@@ -404,8 +404,8 @@ def test_a_teacher_that_cannot_teach_is_told_before_training(done, spoil, says, 
 @pytest.mark.parametrize(
     "path", ["/nowhere", "~nobody-of-that-name/x", "x" * 300 + ".safetensors", "a\x1b[2J.safetensors", "/dev/zero"]
 )
-def test_a_path_of_no_teacher_is_told_in_one_line(path, root, capsys):
-    says = ["teacher.path=", "no weights there"]
+def test_a_path_without_a_teacher_is_reported_in_one_line(path, root, capsys):
+    says = ["teacher.path=", "no weights found"]
     refused(lambda: read(compose(["teacher=file", f"teacher.path='{path}'"])), says, root, capsys)
 
 
@@ -418,13 +418,13 @@ def test_a_path_of_no_teacher_is_told_in_one_line(path, root, capsys):
         ]
     ),
 )
-def test_a_teacher_that_training_cannot_load_leaves_nothing(done, spoil, says, saved, root):
+def test_a_teacher_that_cannot_be_loaded_leaves_no_files(done, spoil, says, saved, root):
     spoil(saved)
     train_refuses(root, says, *SMALL, "loss=composite", "teacher=file", f"teacher.path={saved}")
 
 
 WEIGHTS = [
-    ("none.pt", lambda file: None, ["none.pt: no such file of weights"]),
+    ("none.pt", lambda file: None, ["none.pt: no such weights file"]),
     ("empty.pt", lambda file: file.write_bytes(b""), ["empty.pt: not a plain state dict"]),
     ("text.pth", lambda file: file.write_text("no weights"), ["text.pth: not a plain state dict"]),
     ("trap.pt", trap, ["trap.pt: not a plain state dict"]),
@@ -434,14 +434,14 @@ WEIGHTS = [
     ("bomb.pt", bomb, ["bomb.pt: its records are compressed"]),
     ("list.pt", lambda file: torch.save([1], file), ["list.pt: holds list"]),
     ("numbers.pt", lambda file: torch.save({1: torch.zeros(1)}, file), ["numbers.pt: holds dict"]),
-    ("other.pt", lambda file: torch.save({"a": torch.zeros(1)}, file), ["backbone.student.weights=", "do not fit"]),
-    ("huge.pt", lambda file: torch.save({"a": torch.zeros(1).expand(10**12)}, file), ["do not fit", "1 unknown"]),
-    ("x" * 300 + ".pt", lambda file: None, ["no such file of weights", "..."]),
+    ("other.pt", lambda file: torch.save({"a": torch.zeros(1)}, file), ["backbone.student.weights=", "do not match"]),
+    ("huge.pt", lambda file: torch.save({"a": torch.zeros(1).expand(10**12)}, file), ["do not match", "1 unknown"]),
+    ("x" * 300 + ".pt", lambda file: None, ["no such weights file", "..."]),
 ]
 
 
 @pytest.mark.parametrize(("name", "write", "says"), table(WEIGHTS))
-def test_a_file_of_encoder_weights_that_is_none_is_told_in_one_line(name, write, says, root, capsys):
+def test_invalid_encoder_weights_are_reported_in_one_line(name, write, says, root, capsys):
     write(root / name)
     settings = NetworkSettings(arch="unet", encoder=ENCODER, weights=str(root / name))
     assert refused(lambda: build.build(settings, 1, BINARY, "backbone.student"), says, root, capsys) == 1
@@ -460,13 +460,13 @@ def test_a_file_of_encoder_weights_that_is_none_is_told_in_one_line(name, write,
         ]
     ),
 )
-def test_a_network_that_cannot_be_built_is_told_in_one_line(settings, says, root, capsys):
+def test_a_network_that_cannot_be_built_is_reported_in_one_line(settings, says, root, capsys):
     network = NetworkSettings(**settings)
     assert refused(lambda: build.build(network, 1, BINARY, "backbone.student"), says, root, capsys) == 1
 
 
-def test_the_traps_are_traps(root):
-    """What the rows above refuse would leave its mark, were it unpickled."""
+def test_the_traps_work(root):
+    """Unpickling the files refused above would execute code."""
     pickle.loads(pickle.dumps(Trap(root)))
     assert (root / MARK).is_dir()
 
@@ -492,7 +492,7 @@ STORES = [
 
 
 @pytest.mark.parametrize(("done", "make", "url", "says"), table(STORES))
-def test_a_store_of_studies_that_is_none_is_told_in_one_line(done, make, url, says, root, capsys):
+def test_an_invalid_study_storage_is_reported_in_one_line(done, make, url, says, root, capsys):
     make(root / "studies.db")
     command = ["study", "--no-files", "--storage", url.replace("ROOT", str(root))]
     before = {path for path in contents(root) if "lock" not in path.name}
@@ -512,7 +512,7 @@ def test_a_password_in_an_address_is_never_shown(url, capsys):
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "a b", "\x1b[2J", "a\n", "x" * 300, 5, None])
-def test_a_name_that_no_folder_can_have_is_refused(name, root, capsys):
+def test_an_impossible_folder_name_is_refused(name, root, capsys):
     assert (
         refused(lambda: hydra_options.check_name(name), ["hydra.sweeper.study_name=", "80 letters"], root, capsys) == 2
     )
@@ -531,11 +531,11 @@ def test_a_name_that_no_folder_can_have_is_refused(name, root, capsys):
         ]
     ),
 )
-def test_a_sampler_is_one_of_optunas(node, says, root, capsys):
+def test_a_sampler_must_be_one_of_optunas(node, says, root, capsys):
     assert refused(lambda: hydra_options.sampler(node, 0)(0), says, root, capsys) == 2
 
 
-def test_a_pruner_is_one_of_optunas(root, capsys):
+def test_a_pruner_must_be_one_of_optunas(root, capsys):
     node = {"_target_": "optuna.pruners.PatientPruner", "wrapped_pruner": {"_target_": "os.getcwd"}, "patience": 1}
     assert refused(lambda: hydra_options.pruner(node), ["hydra.sweeper.pruner", "os.getcwd"], root, capsys) == 2
 
@@ -573,18 +573,18 @@ def recipe(root: Path, name: str, content: str | bytes) -> list[str]:
 
 
 @pytest.mark.parametrize(("done", "name", "content", "says"), table(RECIPES))
-def test_a_recipe_may_say_what_is_trained_and_nothing_else(done, name, content, says, root, capsys):
+def test_a_recipe_may_only_describe_a_training(done, name, content, says, root, capsys):
     typed = recipe(root, name, content)
     assert refused(lambda: hydra_options.check_recipes([*typed, "experiment=x"]), says, root, capsys) == 2
 
 
-def test_a_folder_of_recipes_leads_nowhere_else(root, capsys):
+def test_a_recipe_folder_cannot_lead_elsewhere(root, capsys):
     typed = recipe(root, "experiment/x.yaml", GLOBAL)
     (root / "stranger" / "experiment" / "more").symlink_to(root)
     refused(lambda: hydra_options.check_recipes(typed), ["experiment/more is a link to another folder"], root, capsys)
 
 
-def test_what_a_study_writes_and_what_people_write_is_a_recipe(root):
+def test_recipes_written_by_studies_and_people_are_accepted(root):
     recipe(root, "sweeps/winner.yaml", WINNER.format(study="hydra", folder="x"))
     recipe(root, "loss/own.yaml", "alpha: 1\ngamma: ${one_minus:${loss.alpha}}\n")
     text = "defaults: [small_data, {override /loss: own}, _self_]\ndata: {root: /hydra/data}\n"
@@ -602,6 +602,6 @@ def test_what_a_study_writes_and_what_people_write_is_a_recipe(root):
         ]
     ),
 )
-def test_a_recipe_from_a_stranger_executes_nothing(content, says, root):
+def test_a_hostile_recipe_executes_nothing(content, says, root):
     typed = recipe(root, "experiment/x.yaml", content)
     train_refuses(root, says, *typed, "experiment=x", *SMALL)

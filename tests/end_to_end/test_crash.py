@@ -1,4 +1,4 @@
-"""Whatever ends a run, the same command again ends in the same student; `make crash` tries it at random moments."""
+"""However a run ends, resuming it gives the same student; `make crash` tries this at random moments."""
 
 import json
 import os
@@ -7,14 +7,11 @@ import resource
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import program
 import pytest
-from program import Program
 from safetensors.torch import load_file
 
 from kd.run import checkpoint
@@ -26,12 +23,13 @@ SMALL = [
     "unfreeze.start_epoch=1", "unfreeze.rate=1",
 ]  # fmt: skip
 ALONE = [*SMALL, "loss=hard_only"]
+SAVING = "trainer.checkpoint_minutes=1e-6"  # a checkpoint after every step
 TAUGHT = [*SMALL, "teacher.epochs=2", "backbone.teacher.encoder=tu-mobilenetv3_small_050"]
 TIMES = ("time", "seconds", "images_per_second")
 
 
 def outcome(folder: Path) -> dict:
-    """What a run left, without what the clock says: weights, epochs, best epoch, objective."""
+    """The results of a run, without times: weights, epochs, best epoch, objective."""
     summary = json.loads((folder / "summary.json").read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {
@@ -52,25 +50,13 @@ def teacher_folder(root: Path) -> Path:
     return found
 
 
-def wait_until(happened: Callable[[], bool], process: Program) -> None:
-    end = time.monotonic() + 120
-    while not happened():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
-def in_epoch(folder: Path, epoch: int) -> bool:
-    """Whether a training is in an epoch, with a checkpoint of that epoch."""
-    file = folder / "metrics.jsonl"
-    return checkpoint.exists(folder) and file.exists() and len(file.read_text().splitlines()) >= epoch
-
-
-def cut_off(root: Path, when: Callable[[], bool], how: int, *overrides: str) -> tuple[int, str, str]:
-    process = program.begin(root, *overrides)
-    wait_until(when, process)
+def interrupt(root: Path, step: int, how: int, *overrides: str) -> tuple[int, str, str]:
+    """Start a run and send it a signal after so many steps, of which an epoch has 10; returns its code and output."""
+    process = program.begin(root, *overrides, before=(program.stop_after, step))
+    process.wait_until_stopped()
     process.send_signal(how)
-    out, err = process.communicate(timeout=60)
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate()
     return process.returncode, out, err
 
 
@@ -82,7 +68,7 @@ def go_on(root: Path, *overrides: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """What a run ends in that nobody disturbs."""
+    """The results of an uninterrupted run."""
     root = tmp_path_factory.mktemp("straight")
     go_on(root, *ALONE)
     return outcome(run_folder(root))
@@ -90,9 +76,9 @@ def straight(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A run that was killed in its second epoch; take a copy of it."""
+    """A run killed in its second epoch, for tests to copy."""
     root = tmp_path_factory.mktemp("stopped")
-    cut_off(root, lambda: any(in_epoch(path, 1) for path in root.glob("runs/2*/*")), signal.SIGKILL, *ALONE)
+    interrupt(root, 14, signal.SIGKILL, *ALONE, SAVING)
     return root
 
 
@@ -106,9 +92,10 @@ def killed(stopped, tmp_path):
 # one run
 
 
-@pytest.mark.parametrize("epoch", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_run_that_is_killed_goes_on_to_the_same_student(straight, tmp_path, epoch):
-    cut_off(tmp_path, lambda: any(in_epoch(f, epoch) for f in tmp_path.glob("runs/2*/*")), signal.SIGKILL, *ALONE)
+@pytest.mark.parametrize("step", [4, pytest.param(27, marks=pytest.mark.slow)])
+def test_a_killed_run_resumes_to_the_same_student(straight, tmp_path, step):
+    interrupt(tmp_path, step, signal.SIGKILL, *ALONE, SAVING)
+    assert checkpoint.exists(run_folder(tmp_path))
     go_on(tmp_path, f"resume={run_folder(tmp_path)}")
     assert outcome(run_folder(tmp_path)) == straight
 
@@ -119,9 +106,9 @@ def test_the_same_command_resumes_even_with_another_checkpoint_interval(straight
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(straight, tmp_path, how):
+def test_a_signal_finishes_the_step_saves_and_prints_how_to_resume(straight, tmp_path, how):
     command = [*ALONE, "trainer.checkpoint_minutes=null", "resume=auto"]
-    code, out, err = cut_off(tmp_path, lambda: any(in_epoch(f, 1) for f in tmp_path.glob("runs/2*/*")), how, *command)
+    code, out, err = interrupt(tmp_path, 14, how, *command)
     assert code == 128 + how
     assert err == "interrupted\n"
     folder = run_folder(tmp_path)
@@ -133,8 +120,8 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(straight, tmp_pa
 
 
 @pytest.mark.slow
-def test_whatever_is_damaged_the_run_goes_on_and_says_so(straight, killed):
-    """The last checkpoint, the last line, the best weights; the process may die between any two of them."""
+def test_a_run_with_damaged_files_resumes_with_a_message(straight, killed):
+    """The last checkpoint, the last line and the best weights: the process may die between writing any two."""
     folder = run_folder(killed)
     path = folder / checkpoint.NAME
     path.write_bytes(path.read_bytes()[:-100])
@@ -146,7 +133,7 @@ def test_whatever_is_damaged_the_run_goes_on_and_says_so(straight, killed):
     assert outcome(folder) == straight
 
 
-def test_a_finished_run_has_no_checkpoint_and_is_not_gone_on_with(killed):
+def test_a_finished_run_has_no_checkpoint_and_is_not_resumed(killed):
     folder = run_folder(killed)
     go_on(killed, f"resume={folder}")
     assert not checkpoint.exists(folder)
@@ -157,7 +144,7 @@ def test_a_finished_run_has_no_checkpoint_and_is_not_gone_on_with(killed):
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
-def test_another_configuration_is_refused_and_nothing_is_changed(killed):
+def test_another_configuration_is_refused_and_changes_nothing(killed):
     folder = run_folder(killed)
     before = (folder / checkpoint.NAME).read_bytes()
     done = program.train(killed, f"resume={folder}", "optimizer.lr=0.5", "schedule=linear")
@@ -168,25 +155,26 @@ def test_another_configuration_is_refused_and_nothing_is_changed(killed):
     assert (folder / checkpoint.NAME).read_bytes() == before
 
 
-def test_a_second_process_on_one_run_is_told_so(killed):
+def test_a_second_process_on_the_same_run_is_refused(killed):
     folder = run_folder(killed)
-    first = program.begin(killed, f"resume={folder}")
-    wait_until(lambda: f"run      {folder}" in first.said(), first)
+    first = program.begin(killed, f"resume={folder}", before=(program.stop_after, 1))
+    first.wait_until_stopped()
     second = program.train(killed, f"resume={folder}")
     assert second.returncode == 1
     assert "another process is at work on this run" in second.stderr
     assert second.stderr.count("\n") == 1
-    assert first.communicate(timeout=120)[1] == ""
+    first.send_signal(signal.SIGCONT)
+    assert first.communicate()[1] == ""
 
 
 # a teacher's training
 
 
 @pytest.mark.slow
-def test_a_teacher_that_is_killed_goes_on_to_the_same_teacher(tmp_path):
+def test_a_killed_teacher_resumes_to_the_same_teacher(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     go_on(whole, *TAUGHT)
-    cut_off(parts, lambda: any(in_epoch(path, 1) for path in parts.glob("runs/teachers/*")), signal.SIGKILL, *TAUGHT)
+    interrupt(parts, 14, signal.SIGKILL, *TAUGHT, SAVING)
     assert checkpoint.load(teacher_folder(parts)) is not None
     go_on(parts, *TAUGHT, "resume=auto")
     assert outcome(teacher_folder(parts)) == outcome(teacher_folder(whole))
@@ -209,11 +197,11 @@ def the_trials(root: Path) -> list[optuna.trial.FrozenTrial]:
 
 
 @pytest.mark.slow
-def test_a_trial_that_was_cut_off_is_gone_on_with_and_not_begun_again(tmp_path):
+def test_an_interrupted_trial_is_resumed_and_not_restarted(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     go_on(whole, *STUDY)
     folder = Path("runs/studies/temperature_unfreeze")
-    code, _, _ = cut_off(parts, lambda: in_epoch(parts / folder / "0", 1), signal.SIGTERM, *STUDY)
+    code, _, _ = interrupt(parts, 14, signal.SIGTERM, *STUDY)
     assert code == 128 + signal.SIGTERM
     done = go_on(parts, *STUDY)
     assert f"trial 1 resumes where {parts / folder / '0'} was interrupted" in done.stdout
@@ -226,20 +214,20 @@ def test_a_trial_that_was_cut_off_is_gone_on_with_and_not_begun_again(tmp_path):
     assert outcome(parts / folder / "1") == outcome(whole / folder / "0")
 
 
-# what cannot be written, and what is no number
+# write errors and divergence
 
 
 def small_files(bytes_: int) -> None:
-    """No file may grow beyond this: what a full disk looks like to whoever writes."""
+    """Limit the size of files, which simulates a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
 
 
-def test_a_disk_that_is_full_ends_the_run_in_one_line_with_its_last_checkpoint_whole(straight, killed):
+def test_a_full_disk_ends_the_run_in_one_line_and_keeps_its_last_checkpoint(straight, killed):
     folder = run_folder(killed)
     size = (folder / checkpoint.NAME).stat().st_size
     process = program.begin(killed, f"resume={folder}", before=(small_files, size // 2))
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate()
     assert process.returncode == 1
     assert re.fullmatch(r"error: .*checkpoint.*: (File too large|No space left on device).*\n", err), err
     assert not [path for path in folder.iterdir() if path.name.startswith(".checkpoint")]
@@ -248,7 +236,7 @@ def test_a_disk_that_is_full_ends_the_run_in_one_line_with_its_last_checkpoint_w
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and shutil.which("chattr") is None, reason="root writes where it may not")
-def test_a_run_whose_folder_cannot_be_written_ends_in_one_line(tmp_path):
+def test_an_unwritable_run_folder_is_reported_in_one_line(tmp_path):
     blocked = tmp_path / "runs"
     blocked.write_text("a file where the folder should be")
     done = program.train(tmp_path, *ALONE)
@@ -256,7 +244,7 @@ def test_a_run_whose_folder_cannot_be_written_ends_in_one_line(tmp_path):
     assert re.fullmatch(r"error: .*runs.*\n", done.stderr), done.stderr
 
 
-def test_a_training_that_diverges_says_where_and_keeps_the_batch(tmp_path):
+def test_a_diverging_training_reports_where_and_keeps_the_batch(tmp_path):
     done = program.train(tmp_path, *ALONE, "optimizer.lr=1e30", "optimizer.clip_norm=null")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""At home on a terminal, in a log, and on other systems: help, completion, file names, what Windows lacks."""
+"""Help, completion and file names, and portability to Windows."""
 
 import ast
 import os
@@ -28,7 +28,7 @@ FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]|[. ]$')  # in a file's name, on W
 
 
 def unguarded(tree):
-    """What Windows lacks: modules, outside `with suppress(ImportError)`; names, outside `if hasattr(os, <name>)`."""
+    """Unguarded uses of what Windows lacks: modules outside `with suppress(ImportError)`, names outside `hasattr`."""
     tried = {
         id(node)
         for block in ast.walk(tree)
@@ -55,22 +55,22 @@ def unguarded(tree):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PROJECT).as_posix())
-def test_nothing_is_used_that_windows_lacks(path):
+def test_nothing_missing_on_windows_is_used(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert list(unguarded(tree)) == []
 
 
-def test_what_windows_lacks_is_found_unless_it_is_guarded():
+def test_unguarded_names_missing_on_windows_are_found():
     assert sorted(unguarded(ast.parse("import os\nos.fork()\nx = signal.SIGKILL"))) == ["os.fork", "signal.SIGKILL"]
     assert list(unguarded(ast.parse("if hasattr(os, 'pread'):\n  os.pread(0, 1, 2)\n  os.pwrite()"))) == ["os.pwrite"]
 
 
-def test_a_module_that_windows_lacks_is_found_unless_it_is_tried():
+def test_unguarded_modules_missing_on_windows_are_found():
     assert list(unguarded(ast.parse("def f():\n  import fcntl, os\nfrom pwd import getpwnam"))) == ["pwd", "fcntl"]
     assert list(unguarded(ast.parse("with suppress(ImportError):\n  import resource"))) == []
 
 
-def test_the_commands_start_without_the_modules_that_windows_lacks():
+def test_the_commands_start_without_modules_missing_on_windows():
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({sorted(POSIX_MODULES - {'posix'})}));"
         "import kd, kd.system.launch, kd.system.terminal, kd.system.files, kd.study.hydra_options,"
@@ -82,7 +82,7 @@ def test_the_commands_start_without_the_modules_that_windows_lacks():
     assert done.stdout.startswith("epochs")
 
 
-def test_folders_of_runs_have_names_that_every_system_takes():
+def test_run_folders_have_portable_names():
     formats = re.findall(r"\$\{now:([^}]*)\}", (CONF / "config.yaml").read_text(encoding="utf-8"))
     assert formats
     for form in formats:
@@ -91,13 +91,13 @@ def test_folders_of_runs_have_names_that_every_system_takes():
 
 
 @pytest.mark.parametrize("name", ["a:b", "a\\b", "a/b", "what?", "trailing.", "con", "NUL.txt", "com1"])
-def test_a_study_is_not_called_what_no_folder_can_be_called(name):
+def test_a_study_name_that_cannot_be_a_folder_is_refused(name):
     with pytest.raises(ConfigError, match="it also names a folder"):
         check_name(name)
 
 
 @pytest.mark.parametrize("name", ["contrast", "a.b", "nullable", "com10", "_x-1"])
-def test_other_names_of_studies_are_taken(name):
+def test_other_study_names_are_accepted(name):
     assert check_name(name) == name
 
 
@@ -109,7 +109,7 @@ VERBS = sorted({*cli.verbs(cli.parser())} - {"train"})  # whose help is Hydra's
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("columns", ["40", "120"])
-def test_every_verb_of_kd_explains_itself_with_an_example(verb, columns, capsys, monkeypatch):
+def test_every_verb_of_kd_has_help_with_an_example(verb, columns, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     with pytest.raises(SystemExit) as end:
         main([verb, "--help"])
@@ -132,7 +132,7 @@ def train_help(request):
     return done
 
 
-def test_help_of_train_names_every_group_with_its_options(train_help):
+def test_help_of_train_lists_every_group_with_its_options(train_help):
     groups = dict(re.findall(r"^(\w+): (.*)$", train_help.stdout, re.MULTILINE))
     for folder in CONF.iterdir():
         if folder.is_dir() and folder.name != "hydra":

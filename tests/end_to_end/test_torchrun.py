@@ -1,4 +1,4 @@
-"""`torchrun train.py`: one run folder, one voice, and a training that goes on with any number of processes."""
+"""`torchrun train.py`: one run folder, one output, and runs that resume with any number of processes."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import program
 import pytest
@@ -23,7 +22,7 @@ CLOCK = {"time", "seconds", "images_per_second"}
 
 
 def metrics(folder):
-    """A run's records, without what a clock says."""
+    """A run's records without times."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{name: value for name, value in json.loads(line).items() if name not in CLOCK} for line in lines]
 
@@ -38,40 +37,35 @@ def environment(root):
     return {**os.environ, "KD_ROOT": str(root), "OMP_NUM_THREADS": "1", "TMPDIR": str(root / "tmp")}
 
 
-def begin(root, *arguments, size=2):
-    """`train.py` in `size` processes, each as torchrun would start it."""
-    shared = environment(root)
-    return [program.begin(root, *SMALL, *arguments, env=shared | own) for own in environments(size)]
+def begin(root, *arguments, size=2, before=()):
+    """`train.py` in `size` processes, each as torchrun would start it; the last one calls `before` first."""
+    shared, envs = environment(root), environments(size)
+    return [
+        program.begin(root, *SMALL, *arguments, env=shared | own, before=before if own is envs[-1] else ())
+        for own in envs
+    ]
 
 
 def ended(processes):
-    """Exit codes, and what each wrote to stdout and stderr."""
-    said = [process.communicate(timeout=120) for process in processes]
+    """The exit codes and outputs of the processes."""
+    said = [process.communicate() for process in processes]
     return [process.returncode for process in processes], said
-
-
-def wait_for_epochs(root, count, processes):
-    deadline = time.monotonic() + 120
-    while sum(len(path.read_text().splitlines()) for path in root.glob("runs/*/*/metrics.jsonl")) < count:
-        assert all(process.poll() is None for process in processes), ended(processes)
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """A run by torchrun itself, in two processes."""
+    """A run by torchrun itself in two processes."""
     root = tmp_path_factory.mktemp("undisturbed")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*torchrun, str(PROJECT / "train.py"), *SMALL], capture_output=True, text=True, timeout=240,
+        [*torchrun, str(PROJECT / "train.py"), *SMALL], capture_output=True, text=True, timeout=program.PATIENCE,
         env=environment(root),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return root, done
 
 
-def test_several_processes_leave_one_run_folder_and_speak_with_one_voice(undisturbed):
+def test_several_processes_share_one_run_folder_and_one_output(undisturbed):
     root, done = undisturbed
     summary = json.loads((only_run(root) / "summary.json").read_text())
     assert summary["state"] == "complete"
@@ -80,8 +74,8 @@ def test_several_processes_leave_one_run_folder_and_speak_with_one_voice(undistu
     assert not list((root / "tmp").glob("kd-process-*"))
 
 
-def test_two_processes_train_what_one_does(undisturbed, root):
-    """By the same plan; losses differ by rounding, which grows from step to step (`test_distributed` has none)."""
+def test_two_processes_train_like_one(undisturbed, root):
+    """With the same plan; losses differ by rounding, which grows with each step (not in `test_distributed`)."""
     assert program.train(root, *SMALL).returncode == 0
     found, expected = metrics(only_run(undisturbed[0])), metrics(only_run(root))
     for two, one in zip(found, expected, strict=True):
@@ -93,18 +87,19 @@ def test_two_processes_train_what_one_does(undisturbed, root):
 
 @pytest.fixture(scope="module")
 def disturbed(tmp_path_factory):
-    """A run one of whose processes is asked to end, and which is then gone on with, killed, and gone on with."""
+    """A run of 5 steps an epoch, interrupted in its second epoch, resumed, killed in its third and resumed again."""
     root = tmp_path_factory.mktemp("disturbed")
-    processes = begin(root)
-    wait_for_epochs(root, 1, processes)
+    processes = begin(root, before=(program.stop_after, 7))
+    processes[1].wait_until_stopped()
     processes[1].send_signal(signal.SIGTERM)
+    processes[1].send_signal(signal.SIGCONT)
     asked = ended(processes)
     resume = f"resume={only_run(root)}"
     other = tmp_path_factory.mktemp("other")
     shutil.copytree(only_run(root), other / "run")
 
-    processes = begin(root, resume)
-    wait_for_epochs(root, 2, processes)
+    processes = begin(root, resume, before=(program.stop_after, 5))
+    processes[1].wait_until_stopped()
     for process in processes:
         process.kill()
     killed = ended(processes)
@@ -114,7 +109,7 @@ def disturbed(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_has_all_of_them_save_and_end(disturbed):
+def test_a_signal_to_one_process_stops_all_after_saving(disturbed):
     codes, ((out, _), (silent, _)) = disturbed["asked"]
     assert codes == [128 + signal.SIGTERM] * 2
     assert f"resume   python train.py resume={only_run(disturbed['root'])}" in out
@@ -122,14 +117,14 @@ def test_a_signal_to_one_process_has_all_of_them_save_and_end(disturbed):
 
 
 @pytest.mark.slow
-def test_several_processes_that_were_stopped_and_killed_end_as_if_they_had_not_been(disturbed, undisturbed):
+def test_interrupted_and_killed_processes_end_with_the_same_results(disturbed, undisturbed):
     assert disturbed["killed"][0] == [-signal.SIGKILL] * 2
     assert disturbed["last"][0] == [0, 0], disturbed["last"][1]
     assert metrics(only_run(disturbed["root"])) == metrics(only_run(undisturbed[0]))
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_with_what_two_have_begun(disturbed, undisturbed):
+def test_one_process_resumes_a_run_of_two(disturbed, undisturbed):
     assert disturbed["one"].returncode == 0, disturbed["one"].stderr
     found, expected = metrics(disturbed["other"]), metrics(only_run(undisturbed[0]))
     assert found[0] == expected[0]
