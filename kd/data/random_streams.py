@@ -1,7 +1,7 @@
-"""Random streams by name: what is drawn depends on what it is drawn for, never on what was drawn before.
+"""Random streams by name: draws depend on their purpose, never on earlier draws.
 
-A stream is keyed with a hash of its name, so that every sample of every view of every seed has its own, whoever asks
-for it, in whatever process and order. The hash also parts neighbours: the streams of index 3 and index 4 share nothing.
+A stream is keyed with a hash of its name, so every sample of every view of every seed has its own, in any process and
+any order. Hashing also decorrelates neighbours, such as the streams of indices 3 and 4.
 """
 
 import numpy as np
@@ -15,5 +15,5 @@ def key(*name: str | int) -> int:
 
 
 def stream(*name: str | int) -> np.random.Generator:
-    """A fresh generator for `name`: the same draws every time it is asked for."""
+    """A new generator for `name`, with the same draws every time."""
     return np.random.Generator(np.random.Philox(key=key(*name)))

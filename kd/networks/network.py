@@ -98,12 +98,3 @@ class Network(Segmenter):
     def unfrozen_blocks(self) -> int:
         """The number of unfrozen blocks; initially all."""
         return self.blocks.unfrozen
-
-    def block_parameters(self, depth: int) -> list[nn.Parameter]:
-        """The parameters of the encoder block `depth` steps above the deepest."""
-        return self.blocks.parameters(depth)
-
-    def decoder_parameters(self) -> list[nn.Parameter]:
-        """The parameters outside the encoder: decoder and head."""
-        encoder = {id(parameter) for parameter in self.blocks.encoder.parameters()}
-        return [parameter for parameter in self.parameters() if id(parameter) not in encoder]

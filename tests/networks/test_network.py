@@ -86,6 +86,10 @@ def pictures(count=2, side=32, seed=0):
     )
 
 
+def decoder_parameters(network: Network) -> list[nn.Parameter]:
+    return network.blocks.groups(network)[0]["params"]
+
+
 def trainable(network: Network, count: int) -> dict[str, bool]:
     """For each encoder parameter, whether `unfreeze(count)` should make it trainable."""
     unfrozen = {name for block in network.partition.blocks[:count] for name in block.parameters}
@@ -145,9 +149,9 @@ def test_the_normalisation_moves_with_the_network_and_is_not_saved():
 
 
 def test_every_parameter_is_in_the_decoder_or_one_block_or_never_runs(network):
-    blocks = [network.block_parameters(depth) for depth in range(len(network.partition.blocks))]
+    blocks = [network.blocks.parameters(depth) for depth in range(len(network.partition.blocks))]
     never = [network.body.encoder.get_parameter(name) for name in network.partition.never_run.parameters]
-    parts = [network.decoder_parameters(), *blocks, never]
+    parts = [decoder_parameters(network), *blocks, never]
     listed = [id(parameter) for part in parts for parameter in part]
     assert sorted(listed) == sorted(id(parameter) for parameter in network.parameters())
     assert sum(p.numel() for part in parts for p in part) == network.count_parameters()
@@ -156,7 +160,7 @@ def test_every_parameter_is_in_the_decoder_or_one_block_or_never_runs(network):
 def test_the_decoder_is_everything_outside_the_encoder(network):
     expected = {name for name, _ in network.named_parameters() if not name.startswith("body.encoder.")}
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    assert {names[id(parameter)] for parameter in network.decoder_parameters()} == expected
+    assert {names[id(parameter)] for parameter in decoder_parameters(network)} == expected
 
 
 def test_exactly_the_deepest_blocks_and_the_decoder_train(network):
@@ -164,7 +168,7 @@ def test_exactly_the_deepest_blocks_and_the_decoder_train(network):
         network.unfreeze(count)
         expected = trainable(network, count)
         assert {name: p.requires_grad for name, p in network.body.encoder.named_parameters()} == expected
-        assert all(parameter.requires_grad for parameter in network.decoder_parameters())
+        assert all(parameter.requires_grad for parameter in decoder_parameters(network))
         assert network.unfrozen_blocks == count
 
 
@@ -270,16 +274,16 @@ def test_freezing_again_removes_gradients(network):
     backward(network)
     network.unfreeze(0)
     assert all(parameter.grad is None for parameter in network.body.encoder.parameters())
-    assert all(parameter.grad is not None for parameter in network.decoder_parameters())
+    assert all(parameter.grad is not None for parameter in decoder_parameters(network))
 
 
 def test_unfreezing_more_keeps_existing_gradients(network):
     network.unfreeze(1)
     backward(network)
-    before = [parameter.grad.clone() for parameter in network.block_parameters(0)]
+    before = [parameter.grad.clone() for parameter in network.blocks.parameters(0)]
     network.unfreeze(2)
-    assert all(torch.equal(p.grad, g) for p, g in zip(network.block_parameters(0), before, strict=True))
-    assert all(parameter.grad is None for parameter in network.block_parameters(1))
+    assert all(torch.equal(p.grad, g) for p, g in zip(network.blocks.parameters(0), before, strict=True))
+    assert all(parameter.grad is None for parameter in network.blocks.parameters(1))
 
 
 def test_a_frozen_encoder_builds_no_graph(network):

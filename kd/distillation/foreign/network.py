@@ -118,11 +118,11 @@ def probe(network: Foreign, image_size: tuple[int, int], source: str) -> int:
             f"{source}: fails on an image of {image_size[0]} x {image_size[1]} ({said}); try another "
             "data.image_size, or export it again"
         ) from error
-    _check_answer(logits, source)
+    _check_logits(logits, source)
     return logits.shape[1]
 
 
-def _check_answer(logits: Tensor, source: str) -> None:
+def _check_logits(logits: Tensor, source: str) -> None:
     """Refuse output that is not raw logits."""
     if logits.ndim != 4 or len(logits) != 1 or not logits.is_floating_point():
         raise ModelError(
