@@ -5,7 +5,6 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from kd.experiment.evidence import MASKS
 from kd.report import pictures
 from kd.report.elements import (
     Cell,
@@ -25,6 +24,7 @@ from kd.report.elements import (
 from kd.report.run_files import Run
 from kd.run import plots
 from kd.run.console import ROWS
+from kd.system.untrusted import mapping_at
 
 SPLITS = {"val": "validation", "test": "test"}
 #: Rows of the results table: key and title.
@@ -60,9 +60,10 @@ def _notes(run: Run) -> list[str]:
     if run.teacher and run.student:
         notes += _against_teacher(run)
     if masks := run.baseline.get("masks"):
+        every = masks == mapping_at(run.evidence, "images").get("train")
         notes.append(
             f"The trivial baseline predicts the most frequent class at each pixel, whatever the image; it is made from "
-            f"{masks} training masks{', evenly spaced' if masks == MASKS else ''}."
+            f"{masks} training masks{'' if every else ', evenly spaced'}."
         )
     return notes
 
