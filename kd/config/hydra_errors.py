@@ -60,8 +60,7 @@ def _as_user_error(error: Exception) -> UserError | None:
         return DiskError(f"{error.filename}: {error.strerror}; fix that and repeat the command")
     if _from_composing(error):
         return ConfigError(_composition_mistake(error))
-    ours = {name for name in _modules(error) if name.startswith("kd.")} - {__name__}
-    if isinstance(error, OSError) and not ours:  # raised by hydra before our code ran
+    if isinstance(error, OSError) and _from_hydra(error):  # before our job ran
         return UserError(
             f"{error.filename}: {error.strerror}; the run folder cannot be created there, set root=... to another place"
         )
@@ -86,6 +85,13 @@ def _from_composing(error: BaseException) -> bool:
         return True
     *_, last = _modules(error)
     return last.startswith(("hydra._internal.defaults", "hydra._internal.logging", "hydra.core.plugins"))
+
+
+def _from_hydra(error: BaseException) -> bool:
+    """Whether hydra, or what it called, raised an error: none of our modules stands below it in the traceback."""
+    modules = _modules(error)
+    below = [name for name in modules if name.startswith(("hydra.", "kd."))]
+    return bool(below) and below[-1].startswith("hydra.")
 
 
 def _modules(error: BaseException) -> list[str]:

@@ -61,7 +61,7 @@ def _instantiate(group: str, node: Any) -> Any:
         raise ConfigError(f"{group}={node!r} is not an option of conf/{group}; {options(group)}")
     if unknown := sorted(key for key in node if str(key).startswith("_") and key != "_target_"):
         raise ConfigError(f"{group}.{unknown[0]} is not an option; {options(group)}")
-    if node["_target_"] not in TARGETS[group]:
+    if str(node["_target_"]) not in TARGETS[group]:
         raise ConfigError(
             f"{group}._target_={node['_target_']} is not what a configuration may build; {options(group)}"
         )

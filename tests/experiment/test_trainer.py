@@ -61,7 +61,7 @@ def trained(tmp_path_factory):
         used = evaluator("unfreeze.start_epoch=1", "unfreeze.rate=1", unfreeze="progressive")
     folder = RunFolder(tmp_path_factory.mktemp("run"))
     mirror = Notes(folder)
-    folder.append_metrics({"epoch": 7, "from": "an earlier attempt"})
+    folder.append_metrics({"epoch": 7, "train/loss": 0.5})
     job = training_job(used.context, objective="temperature")
     return used, job, folder, mirror, train(job, used, folder, mirror)
 
