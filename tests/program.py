@@ -15,12 +15,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
+from waiting import until
 
 from kd.config.compose import PROJECT
 
@@ -61,11 +61,12 @@ class Program:
 
     def wait_until_stopped(self) -> None:
         """Wait until it has stopped itself (`stop_after`)."""
-        give_up = time.monotonic() + PATIENCE
-        while self.poll() is None and psutil.Process(self.pid).status() != psutil.STATUS_STOPPED:
-            assert time.monotonic() < give_up, "train.py does not stop"
-            time.sleep(0.005)
-        assert self.poll() is None, self.communicate()
+
+        def is_stopped() -> bool:
+            assert self.poll() is None, self.communicate()
+            return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+
+        until(is_stopped, "a stop of train.py", PATIENCE)
 
     def communicate(self, timeout: float = PATIENCE) -> tuple[str, str]:
         """Its stdout and stderr, after it has ended; kills it and raises `TimeoutError` after `timeout` seconds."""

@@ -85,10 +85,10 @@ def test_a_crash_is_told_with_what_the_item_had_found(tmp_path):
 
 def test_an_item_that_hangs_is_cut_off_with_all_that_it_started_and_the_others_run(capsys):
     begun = time.monotonic()
-    lines = gpu.measured([item(hangs, 3.0), item(settles), item(sees)], True, 100.0)
+    lines = gpu.measured([item(hangs, 15.0), item(settles), item(sees)], True, 400.0)
     assert [each["status"] for each in lines] == ["hung", "ok", "ok"]
     assert lines[2]["figures"]["seen"] == 42
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 300  # and not the 600 s for which it would hang
     assert over(lines[0]["figures"]["child"])
     assert [json.loads(each)["item"] for each in capsys.readouterr().out.splitlines()] == ["hangs", "settles", "sees"]
 

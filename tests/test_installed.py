@@ -64,7 +64,7 @@ def call(environment, tmp_path):
         env = {name: value for name, value in os.environ.items() if name not in outside}
         env |= {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", **variables}
         done = subprocess.run(
-            [folder / command[0], *command[1:]], capture_output=True, text=True, cwd=tmp_path, env=env, timeout=240
+            [folder / command[0], *command[1:]], capture_output=True, text=True, cwd=tmp_path, env=env, timeout=600
         )
         assert (done.returncode != 0) == fails, done.stderr
         return done.stderr if fails else done.stdout

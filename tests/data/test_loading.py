@@ -5,7 +5,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import albumentations
@@ -15,6 +14,7 @@ import pytest
 import torch
 from pairs import put
 from torch import nn
+from waiting import until
 
 from kd.config.compose import compose
 from kd.config.read import read
@@ -275,7 +275,7 @@ def test_a_program_that_stops_in_mid_epoch_exits():
         "    batches = train.epoch(0)\n"
         "    print(len(next(batches)), len(list(val)))\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600, check=True)
     assert result.stdout == "4 12\n"
     assert result.stderr == ""
 
@@ -335,13 +335,14 @@ def test_a_run_whose_data_vanishes_ends_in_one_line(workers, root):
         "unfreeze=all", "trainer.batch_size=2", "trainer.epochs=500", "trainer.device=cpu", "tracking=none",
         "pictures=false", f"trainer.workers={workers}", "data.cache=off",
     )  # fmt: skip
-    give_up = time.monotonic() + 120
-    while not any(path.stat().st_size for path in root.glob("runs/**/metrics.jsonl")):
-        assert time.monotonic() < give_up
+
+    def is_training() -> bool:
         assert running.poll() is None, running.communicate()
-        time.sleep(0.05)
+        return any(path.stat().st_size for path in root.glob("runs/**/metrics.jsonl"))
+
+    until(is_training, "the first epoch", program.PATIENCE)
     shutil.rmtree(data / "images")
-    _, err = running.communicate(timeout=120)
+    _, err = running.communicate()
     assert running.returncode == 1
     assert err.count("\n") == 1, err
     assert err.startswith(f"error: {data}/images/")

@@ -25,7 +25,7 @@ def test_a_finished_run_is_what_its_folder_says(run):
     [
         ("arch", "os.system", "is not an architecture"),
         ("encoder", "../../evil", "is not an encoder"),
-        ("encoder", "\x1b[31m", "do not print"),
+        ("encoder", "\x1b[31m", "non-printable"),
         ("classes", 7, "names do not match"),
         ("mean", [0, 0, "x"], "valid number"),
     ],

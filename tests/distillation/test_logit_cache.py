@@ -220,7 +220,7 @@ def test_a_damaged_view_is_replaced(damage, folder, caplog):
         make[damage]()
     of = LogitCache(folder, SAMPLES, SHAPE)
     assert known(of, 0) == []
-    assert caplog.text.count("its answers are computed again") == 1
+    assert caplog.text.count("its logits are computed again") == 1
     store(of, 0, *range(SAMPLES))
     assert known(of, 0) == list(range(SAMPLES))
 

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from pathlib import Path
 
 import albumentations
@@ -14,6 +13,7 @@ import torch
 from pairs import put
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from waiting import until
 
 from kd.config.compose import compose
 from kd.config.read import read
@@ -268,11 +268,12 @@ def off(home):
 def killed(home, off):
     """How many logits are in the cache that a run was filling when it was killed."""
     process, _ = home.begin()
-    end = time.monotonic() + program.PATIENCE
-    while not any(FileRecords(path).filled().any() for path in record_files_of(home.root)):
+
+    def is_filling() -> bool:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.001)
+        return any(FileRecords(path).filled().any() for path in record_files_of(home.root))
+
+    until(is_filling, "a record", program.PATIENCE)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     return sum(int(FileRecords(path).filled().sum()) for path in record_files_of(home.root))

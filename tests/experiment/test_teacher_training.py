@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 from safetensors.torch import save_file
+from waiting import LIMIT
 
 from kd.config.compose import compose
 from kd.config.read import read
@@ -225,8 +226,21 @@ def test_a_teacher_whose_training_was_interrupted_is_trained_again_to_the_same_w
     assert (file.parent / "metrics.jsonl").read_text().count("\n") == lines == 1
 
 
-def test_runs_that_start_together_train_a_teacher_once(project, trainings, capsys):
+def test_runs_that_start_together_train_a_teacher_once(project, trainings, capsys, monkeypatch):
     shutil.rmtree(project / "runs")
+    waits, say, train = threading.Event(), teacher_training.console.say, teacher_training._train
+
+    def say_and_note(text):
+        say(text)
+        if "another process is training it; waiting" in text:
+            waits.set()
+
+    def train_while_the_other_waits(evaluator, folder):
+        assert waits.wait(LIMIT)
+        train(evaluator, folder)
+
+    monkeypatch.setattr(teacher_training.console, "say", say_and_note)
+    monkeypatch.setattr(teacher_training, "_train", train_while_the_other_waits)
     shared, found = context(), []
     threads = [threading.Thread(target=lambda: found.append(obtain(shared))) for _ in range(2)]
     for thread in threads:

@@ -1,7 +1,6 @@
 """Laws of weights files: torch and safetensors files are read alike, and a mismatch costs no memory."""
 
 import json
-import time
 
 import pytest
 import torch
@@ -60,16 +59,15 @@ def test_sparse_tensors_are_refused(tmp_path):
         fill(layer(2), weights, {key: key for key in weights.shapes}, "x")
 
 
-def test_a_mismatch_is_found_without_reading_values(tmp_path):
+def test_a_mismatch_is_found_without_reading_values(tmp_path, monkeypatch):
     """The file is sparse and claims 64 GB: reading it would exhaust the memory."""
     size, file = 2**36, tmp_path / "huge.safetensors"
     header = json.dumps({"weight": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
     with file.open("wb") as out:
         out.write(len(header).to_bytes(8, "little") + header)
         out.truncate(8 + len(header) + size)
-    began = time.process_time()
+    monkeypatch.setattr("kd.networks.weights.load_file", lambda path: pytest.fail("values were read"))
     weights = opened(file)
     with pytest.raises(ModelError, match="do not match"):
         fill(layer(1), weights, {key: key for key in weights.shapes}, "x")
     file.unlink()
-    assert time.process_time() - began < 10

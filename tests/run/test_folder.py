@@ -164,7 +164,7 @@ def test_writing_again_replaces_the_file(folder, write, name):
 def _hold(path: Path, ready, done) -> None:
     with only_one(path):
         ready.set()
-        done.wait(120)
+        done.wait(600)
 
 
 def test_a_second_process_is_refused(tmp_path):
@@ -172,7 +172,7 @@ def test_a_second_process_is_refused(tmp_path):
     ready, done = spawn.Event(), spawn.Event()
     other = spawn.Process(target=_hold, args=(tmp_path, ready, done))
     other.start()
-    assert ready.wait(120)
+    assert ready.wait(600)
     with pytest.raises(RunError, match="another process is at work"), only_one(tmp_path):
         pass
     done.set()
@@ -186,7 +186,7 @@ def test_the_lock_of_a_killed_process_is_released(tmp_path):
     ready, never = spawn.Event(), spawn.Event()
     other = spawn.Process(target=_hold, args=(tmp_path, ready, never))
     other.start()
-    assert ready.wait(120)
+    assert ready.wait(600)
     other.kill()
     other.join()
     with only_one(tmp_path):

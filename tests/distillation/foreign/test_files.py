@@ -109,7 +109,7 @@ def test_a_missing_path_is_refused(kind, path):
         ({"in_channels": 4}, "in_channels"),
         ({"aux_params": {"classes": 2}}, "aux_params"),
         ({"encoder_name": {"_target_": "os.system"}}, "encoder_name"),
-        ({"_model_class": "Unet\x1b[2J"}, "_model_class.*do not print"),
+        ({"_model_class": "Unet\x1b[2J"}, "_model_class.*non-printable"),
     ],
 )
 def test_a_config_of_a_network_that_cannot_teach_is_refused(change, says, folder):
