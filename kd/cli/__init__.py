@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
 def verbs(command: argparse.ArgumentParser) -> list[str]:
     """The names of a parser's verbs."""
-    return [name for action in command._actions if action.choices for name in action.choices]
+    return [name for action in command._actions if action.choices for name in action.choices]  # no public way
 
 
 class _Version(argparse.Action):

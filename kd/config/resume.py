@@ -19,7 +19,7 @@ from kd.errors import ConfigError, RunError, UserError
 from kd.settings import changes_no_result, flat, is_under, result_differences
 from kd.system.installation import train_command
 from kd.system.launch import current_rank, folder_of_this_process
-from kd.system.untrusted import read_yaml
+from kd.system.untrusted import UnreadableError, read_json, read_yaml
 
 AUTO = "auto"
 DATA_ROOT = "data.root"  # result-neutral only as long as the content is the same
@@ -106,10 +106,9 @@ def saved_config(folder: Path) -> dict[str, Any]:
 def saved_fingerprint(folder: Path) -> str | None:
     """The fingerprint of the data that the run in a folder began with; None if it has not begun."""
     try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(folder, "run.json", dict).get(FINGERPRINT)
+    except UnreadableError:
         return None
-    return facts.get(FINGERPRINT) if isinstance(facts, dict) else None
 
 
 def check_data(folder: Path, fingerprint: str) -> None:

@@ -1,4 +1,4 @@
-"""Any picture, at its own size: the same labels as evaluation's, whatever the format, and nothing lost on the way."""
+"""Images of any size and format get the labels of evaluation, at their own size, and none is lost."""
 
 from pathlib import Path
 
@@ -83,11 +83,11 @@ def test_flips_give_the_mean_of_the_probabilities(trained, flips):
 
 
 def odd_pictures(folder: Path):
-    """A picture in every format that needs care, by name."""
+    """Images of formats that need special handling."""
     random = np.random.default_rng(0)
     rgb = Image.fromarray(random.integers(0, 256, (37, 50, 3), dtype=np.uint8))
     exif = Image.Exif()
-    exif[0x0112] = 6  # lies on its side
+    exif[0x0112] = 6  # rotated by 90 degrees
     rgb.save(folder / "exif.jpg", exif=exif)
     rgb.convert("L").save(folder / "grey.png")
     rgb.convert("RGBA").save(folder / "alpha.webp")
@@ -99,7 +99,7 @@ def odd_pictures(folder: Path):
 
 
 @pytest.mark.parametrize("kind", ["masks", "probabilities", "overlays"])
-def test_every_odd_picture_comes_out_upright_and_at_its_own_size(trained, tmp_path, kind):
+def test_images_of_every_format_come_out_upright_and_at_their_own_size(trained, tmp_path, kind):
     network, data = trained
     (tmp_path / "in").mkdir()
     pictures = odd_pictures(tmp_path / "in")
@@ -120,7 +120,7 @@ def test_every_odd_picture_comes_out_upright_and_at_its_own_size(trained, tmp_pa
                 assert picture.mode == {"masks": "L", "overlays": "RGB"}.get(kind, "I;16")
 
 
-def test_a_picture_that_cannot_be_read_does_not_stop_the_others(trained, tmp_path):
+def test_an_unreadable_image_does_not_stop_the_others(trained, tmp_path):
     network, data = trained
     paths = saved(data, tmp_path / "in")
     paths[1].write_bytes(paths[1].read_bytes()[:60])
@@ -131,7 +131,7 @@ def test_a_picture_that_cannot_be_read_does_not_stop_the_others(trained, tmp_pat
     assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in paths} - {"1.png", "2.png"}
 
 
-def test_masks_hold_the_values_of_the_training_masks(tmp_path):
+def test_masks_have_the_values_of_the_training_masks(tmp_path):
     settings = settings_of()
     network, (path, *_) = built(settings), saved(settings.data, tmp_path / "in")
     for values, mode in (((0, 255), "L"), ((7, 40_000), "I;16")):
@@ -141,7 +141,7 @@ def test_masks_hold_the_values_of_the_training_masks(tmp_path):
             assert (mask.mode, set(np.unique(np.array(mask)).tolist())) == (mode, set(values))
 
 
-def test_outputs_keep_folders_and_never_meet():
+def test_outputs_keep_folders_and_never_collide():
     names = [Path(name) for name in "a.jpg a.png b.tif sub/a.jpg a.png.bmp a.png.bmp.webp c.jpg C.png".split()]
     found = outputs(names, ".png")
     assert len({str(path).lower() for path in found.values()}) == len(names)
@@ -150,7 +150,7 @@ def test_outputs_keep_folders_and_never_meet():
     }.items()  # fmt: skip
 
 
-def test_a_folder_is_listed_with_its_folders_and_without_what_is_written(tmp_path):
+def test_a_folder_is_listed_with_its_folders_and_without_hidden_files_and_outputs(tmp_path):
     for name in ("a.JPG", "b/c.png", ".hidden.png", "b/.git/d.png", "notes.txt", "out/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

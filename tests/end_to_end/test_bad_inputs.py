@@ -22,6 +22,7 @@ from kd.config.compose import PROJECT, compose
 from kd.config.hydra_errors import one_line_errors
 from kd.config.read import read
 from kd.networks import build
+from kd.networks.saved import load_file, save
 from kd.settings import NetworkSettings
 from kd.study import hydra_options
 from kd.study.recipe import WINNER
@@ -301,7 +302,7 @@ BINARY = ("background", "foreground")
 @pytest.fixture(scope="module")
 def saved_once(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("saved") / "teacher.safetensors"
-    saved.save(build.build(NetworkSettings(arch="unet", encoder=ENCODER), 1, BINARY, "backbone.teacher"), file)
+    save(build.build(NetworkSettings(arch="unet", encoder=ENCODER), 1, BINARY, "backbone.teacher"), file)
     return file
 
 
@@ -376,7 +377,7 @@ NETWORKS = [
 @pytest.mark.parametrize(("done", "spoil", "says"), table([*DESCRIPTIONS, *NETWORKS]))
 def test_a_damaged_network_is_reported_in_one_line(done, spoil, says, saved, root, capsys):
     spoil(saved)
-    assert refused(lambda: saved.load_file(saved), says, root, capsys) == 1
+    assert refused(lambda: load_file(saved), says, root, capsys) == 1
 
 
 TEACHERS = [

@@ -1,4 +1,4 @@
-"""Laws of writing: a file is whole or absent, the old one stands until then, and JSON has no NaN."""
+"""A file is complete or absent, the old one stays until then, and JSON has no NaN."""
 
 import json
 import math
@@ -30,13 +30,13 @@ def names(folder):
 # write_atomically
 
 
-def test_what_the_writer_wrote_is_what_the_file_holds(tmp_path):
+def test_a_file_has_what_the_writer_wrote(tmp_path):
     write_atomically(tmp_path / "weights.bin", lambda file: file.write_bytes(b"\x00\xff whole"))
     assert (tmp_path / "weights.bin").read_bytes() == b"\x00\xff whole"
     assert names(tmp_path) == ["weights.bin"]
 
 
-def test_an_old_file_is_replaced_whole(tmp_path):
+def test_an_old_file_is_replaced(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("a long old text")
     write_atomically(path, lambda file: file.write_text("new"))
@@ -44,7 +44,7 @@ def test_an_old_file_is_replaced_whole(tmp_path):
     assert names(tmp_path) == ["notes.txt"]
 
 
-def test_missing_folders_are_made(tmp_path):
+def test_missing_folders_are_created(tmp_path):
     write_atomically(tmp_path / "runs" / "one" / "a.txt", lambda file: file.write_text("a"))
     assert (tmp_path / "runs" / "one" / "a.txt").read_text() == "a"
 
@@ -74,7 +74,7 @@ def test_a_writer_that_raises_leaves_no_file_where_there_was_none(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
     path, seen = tmp_path / "best.json", []
     path.write_text("old")
 
@@ -131,7 +131,7 @@ json_values = st.recursive(
 
 @given(json_values)
 @settings(deadline=None, max_examples=50)
-def test_finite_changes_nothing_that_json_can_hold(value):
+def test_finite_changes_no_json_value(value):
     assert finite(value) == value
 
 
@@ -143,12 +143,12 @@ def test_json_written_reads_back_the_same(tmp_path_factory, value):
     assert strict_json(path.read_text(encoding="utf-8")) == value
 
 
-def test_json_is_text_that_people_can_read(tmp_path):
+def test_json_is_readable_text(tmp_path):
     write_json(tmp_path / "a.json", {"class": "草地", "iou": 0.5})
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "class": "草地",\n  "iou": 0.5\n}\n'
 
 
-def test_a_value_that_json_cannot_hold_leaves_the_old_file(tmp_path):
+def test_a_value_that_is_not_json_leaves_the_old_file(tmp_path):
     write_json(tmp_path / "a.json", {"old": True})
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"new": object()})
@@ -157,7 +157,7 @@ def test_a_value_that_json_cannot_hold_leaves_the_old_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.json", "checkpoint.safetensors", "checkpoint.before.safetensors"])
-def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path, name):
+def test_only_the_temporary_files_of_a_killed_process_are_deleted(tmp_path, name):
     """The process dies, for good, in the middle of its write."""
     code = (
         "import os, sys; from pathlib import Path; from kd.system.files import write_atomically\n"
@@ -174,7 +174,7 @@ def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path, name):
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
-def test_a_touched_file_was_used_just_now_and_one_that_is_gone_stays_so(tmp_path):
+def test_touching_sets_the_time_of_a_file_and_creates_none(tmp_path):
     path = tmp_path / "file"
     path.write_text("content")
     os.utime(path, (0, 0))
