@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kd.data.decode import (
+    MAX_PIXELS,
     open_file,
     picture_size,
     read_header,
