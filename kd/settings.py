@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -109,16 +110,54 @@ class Group(BaseModel):
         return value
 
 
+class Normalisation(Group):
+    """What a network wants to be fed: (x - mean) / std of RGB, after x in [0, 1] was multiplied by `scale`."""
+
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Positive, Positive, Positive]
+    scale: Positive = 1.0
+
+    @property
+    def unscaled(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Mean and standard deviation of RGB in [0, 1]."""
+        mean, std = ((r / self.scale, g / self.scale, b / self.scale) for r, g, b in (self.mean, self.std))
+        return mean, std
+
+
+#: The names that a normalisation may have in a configuration.
+NORMALISATIONS = {
+    "imagenet": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+    "half": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+    "none": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},
+}
+
+
+def _by_name(value: Any) -> Any:
+    """A normalisation's numbers where its name is given."""
+    if value is None or isinstance(value, dict | Normalisation):
+        return value
+    if value not in NORMALISATIONS:
+        raise ValueError("should be imagenet, half (0.5), none (RGB from 0 to 1), or {mean: [r,g,b], std: [r,g,b]}")
+    return NORMALISATIONS[value]
+
+
+NamedNormalisation = Annotated[Normalisation, BeforeValidator(_by_name)]
+
+
 class NetworkSettings(Group):
     """A network by segmentation-models-pytorch's names for its architecture and encoder.
 
-    `weights` is null (random), a name that smp knows for the encoder (imagenet), or the path of a file with encoder
-    weights: safetensors, or a plain state dict.
+    `weights` is null (random), a name that smp knows for the encoder (imagenet), or the path of a file of encoder
+    weights: safetensors, or a plain state dict. `normalisation` null: what the weights were trained with.
+    `decoder_channels` null: smp's own; else a number per decoder stage, deepest first (or one number, where the
+    architecture takes one).
     """
 
     arch: str
     encoder: str
     weights: str | None = None
+    normalisation: NamedNormalisation | None = None
+    decoder_channels: tuple[PositiveInt, ...] | PositiveInt | None = None
 
 
 class Backbone(Group):
@@ -196,21 +235,6 @@ class TeacherFile(Cached):
     path: str
 
 
-class Normalisation(Group):
-    """A network's input normalisation: (scale * x - mean) / std per RGB channel, for x in [0, 1]."""
-
-    mean: tuple[Finite, Finite, Finite]
-    std: tuple[Positive, Positive, Positive]
-    scale: Positive = 1.0
-
-
-#: Normalisations that a configuration may name.
-NORMALISATIONS = {
-    "imagenet": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
-    "none": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},
-}
-
-
 class ForeignTeacher(Cached):
     """A teacher trained elsewhere: smp's save_pretrained, a torchvision network, or an exported network.
 
@@ -220,18 +244,9 @@ class ForeignTeacher(Cached):
 
     kind: Literal["smp", "torchvision", "exported"]
     path: str
-    normalisation: Normalisation
+    normalisation: NamedNormalisation
     class_map: tuple[Annotated[int, Field(strict=True, ge=0)], ...] | None
     model: str = ""
-
-    @field_validator("normalisation", mode="before")
-    @classmethod
-    def _resolve_name(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            return value
-        if value not in NORMALISATIONS:
-            raise ValueError("should be imagenet, none (RGB from 0 to 1), or {mean: [r,g,b], std: [r,g,b]}")
-        return NORMALISATIONS[value]
 
     @field_validator("class_map")
     @classmethod

@@ -28,6 +28,12 @@ import numpy as np
 from kd.data.random_streams import key
 from kd.errors import ConfigError
 
+#: Transforms that bring a mask to another size by cv2.resize.
+_RESIZERS = (
+    albumentations.CropAndPad, albumentations.LongestMaxSize, albumentations.RandomResizedCrop,
+    albumentations.RandomScale, albumentations.RandomSizedBBoxSafeCrop, albumentations.RandomSizedCrop,
+    albumentations.Resize, albumentations.SmallestMaxSize,
+)  # fmt: skip
 _TRANSFORM = (albumentations.BasicTransform, albumentations.BaseCompose)
 
 
@@ -65,8 +71,8 @@ class Augmentation:
     @cached_property
     def _compose(self) -> albumentations.Compose:
         transforms = copy.deepcopy(list(self.transforms))
-        _fill_masks(transforms, 0 if self.ignore_index is None else self.ignore_index)
-        return albumentations.Compose(transforms, mask_interpolation=cv2.INTER_NEAREST)
+        _prepare_masks(transforms, 0 if self.ignore_index is None else self.ignore_index)
+        return albumentations.Compose(transforms)
 
     def _offender(self, image: np.ndarray, mask: np.ndarray) -> str:
         """The transform that changes the size or type, found by trying each one alone."""
@@ -77,12 +83,21 @@ class Augmentation:
         return ""
 
 
-def _fill_masks(transforms: Iterable[Any], value: int) -> None:
-    """Make geometric transforms, which have a border mode, fill masks with `value`; leave dropout as configured."""
+def _prepare_masks(transforms: Iterable[Any], value: int) -> None:
+    """Let geometry fill masks with `value` and move them exactly as the picture; dropout's masks are left as set.
+
+    Resizing takes the pixel at each cell's centre (INTER_NEAREST would take its corner, up to half a pixel away);
+    warps, whose maps are between centres already, know INTER_NEAREST alone.
+    """
     for transform in transforms:
         if isinstance(transform, albumentations.BaseCompose):
-            _fill_masks(transform.transforms, value)
-        elif hasattr(transform, "border_mode") and hasattr(transform, "fill_mask"):
+            _prepare_masks(transform.transforms, value)
+            continue
+        if hasattr(transform, "mask_interpolation"):
+            transform.mask_interpolation = (
+                cv2.INTER_NEAREST_EXACT if isinstance(transform, _RESIZERS) else cv2.INTER_NEAREST
+            )
+        if hasattr(transform, "border_mode") and hasattr(transform, "fill_mask"):
             transform.fill_mask = value
 
 

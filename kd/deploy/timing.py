@@ -161,14 +161,8 @@ def _teacher(run: Finished) -> Network | None:
         chosen = NetworkSettings(**{**run.config["backbone"]["teacher"], "weights": None})
         if path := run.config.get("teacher", {}).get("path"):  # the network in that file, not backbone.teacher
             spec = read_spec(find_weights(Path(path), "teacher.path"))
-            chosen = NetworkSettings(arch=spec.arch, encoder=spec.encoder)
-    except (
-        KeyError,
-        TypeError,
-        AttributeError,
-        ValidationError,
-        ModelError,
-    ):  # written by another version, or the file is gone
+            chosen = NetworkSettings(arch=spec.arch, encoder=spec.encoder, decoder_channels=spec.decoder_channels)
+    except (KeyError, TypeError, AttributeError, ValidationError, ModelError):  # of another version, or gone
         return None
     network = build.build(chosen, run.network.classes, run.network.class_names, "backbone.teacher")
     return network.eval().requires_grad_(False)

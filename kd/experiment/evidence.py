@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from kd.data.decode import resized_image, resized_labels
 from kd.data.source import spaced
 from kd.experiment.builders import EVALUATED, build_diagnostics
 from kd.experiment.context import RunContext
@@ -128,8 +128,8 @@ def thumbnail(picture: np.ndarray) -> Tensor:
     height, width = picture.shape[:2]
     scale = SIDE / max(height, width)
     if scale < 1:
-        to = max(1, round(width * scale)), max(1, round(height * scale))
-        picture = cv2.resize(picture, to, interpolation=cv2.INTER_AREA if picture.ndim == 3 else cv2.INTER_NEAREST)
+        to = max(1, round(height * scale)), max(1, round(width * scale))
+        picture = resized_image(picture, to) if picture.ndim == 3 else resized_labels(picture, to)
     return torch.from_numpy(np.ascontiguousarray(picture))
 
 

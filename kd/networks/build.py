@@ -5,7 +5,10 @@ Names are only looked up in the lists of smp and timm; nothing is imported by na
 
 import os
 import warnings
+from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
@@ -13,7 +16,9 @@ from torch import nn
 
 from kd.errors import ModelError, nearest
 from kd.networks.network import RGB, Network
+from kd.networks.packaged_weights import MEAN, STD, is_packaged, load_packaged, timm_name
 from kd.networks.partition import Partition, partition
+from kd.networks.spec import is_file, read_spec
 from kd.networks.weights import fill, opened
 from kd.settings import IMAGENET_MEAN, IMAGENET_STD, NetworkSettings
 
@@ -31,15 +36,16 @@ def build(settings: NetworkSettings, classes: int, class_names: tuple[str, ...],
     """
     weights = settings.weights
     from_file = weights is not None and (Path(weights).suffix != "" or "/" in weights or os.sep in weights)
-    named_weights = None if from_file else weights
-    body = create(settings, classes, f"{key}.", named_weights)
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
-    if weights is not None and from_file:
-        _load_encoder(body.get_submodule("encoder"), Path(weights), f"{key}.weights={weights}")
-    elif weights is not None:
-        mean, std = _normalisation(settings, key)
-    else:
+    packaged = weights == "imagenet" and is_packaged(settings.encoder)
+    body = create(settings, classes, f"{key}.", None if from_file or packaged else weights)
+    encoder = body.get_submodule("encoder")
+    if weights is None:
         _raise_batch_norm_momentum(body)
+    elif from_file:
+        _load_encoder(encoder, Path(weights), f"{key}.weights={weights}")
+    elif packaged:
+        load_packaged(encoder, settings.encoder)
+    mean, std = _normalisation(settings, key, Path(weights) if weights is not None and from_file else None)
     return Network(settings, body, classes, class_names, mean, std, parts(settings, body))
 
 
@@ -61,7 +67,9 @@ def create(settings: NetworkSettings, classes: int, where: str, weights: str | N
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # smp's deprecations of its own encoder names
-            return smp.create_model(settings.arch, settings.encoder, weights, in_channels=3, classes=classes)
+            return smp.create_model(
+                settings.arch, settings.encoder, weights, classes=classes, **_decoder(settings, where)
+            )
     except Exception as error:  # errors of the hub's client, its transport and the system
         raise _cannot_build(error, settings, where) from error
 
@@ -102,15 +110,56 @@ def _cannot_build(error: Exception, settings: NetworkSettings, where: str) -> Ex
     )
 
 
-def _normalisation(settings: NetworkSettings, key: str) -> tuple[RGB, RGB]:
-    """The mean and standard deviation of RGB in [0, 1] that named weights were trained with."""
+def _decoder(settings: NetworkSettings, where: str) -> dict[str, Any]:
+    """The decoder's channels as smp takes them; empty where they are not given."""
+    if settings.decoder_channels is None:
+        return {}
+    takes = {
+        name for name, arch in ARCHITECTURES.items() if "decoder_channels" in signature(getattr(smp, arch)).parameters
+    }
+    if settings.arch.lower() not in takes:
+        raise ModelError(
+            f"{where}decoder_channels={settings.decoder_channels}: {settings.arch} has none; leave it null, or choose "
+            f"arch from {', '.join(sorted(takes))}"
+        )
+    return {"decoder_channels": settings.decoder_channels}
+
+
+def _normalisation(settings: NetworkSettings, key: str, file: Path | None) -> tuple[RGB, RGB]:
+    """Mean and standard deviation of RGB in [0, 1] that a network's pixels are normalised with.
+
+    The configured ones, else what the weights were trained with: the description beside `file`, or what smp and timm
+    say of the encoder.
+    """
+    if settings.normalisation is not None:
+        return settings.normalisation.unscaled
+    if file is not None and is_file(file.with_suffix(".json")):
+        spec = read_spec(file)
+        return spec.mean, spec.std
+    if settings.weights is None or file is not None:
+        return usual_normalisation(settings.encoder)
+    if is_packaged(settings.encoder):
+        return MEAN, STD
     try:
         params = smp.encoders.get_preprocessing_params(settings.encoder, pretrained=settings.weights)
     except Exception as error:  # as above
         raise _cannot_build(error, settings, f"{key}.") from error
-    scale = params["input_range"][1]
+    return _unscaled(params)
+
+
+def _unscaled(params: Mapping[str, Any]) -> tuple[RGB, RGB]:
+    """smp's preprocessing parameters as mean and standard deviation of RGB in [0, 1]."""
+    scale = (params.get("input_range") or (0, 1))[1]
     mean, std = ((r / scale, g / scale, b / scale) for r, g, b in (params["mean"], params["std"]))
     return mean, std
+
+
+def usual_normalisation(encoder: str) -> tuple[RGB, RGB]:
+    """What an encoder's published weights were trained with; ImageNet's where nothing is published. No network."""
+    if is_packaged(encoder):
+        return MEAN, STD
+    published = timm.get_pretrained_cfg(timm_name(encoder)) if encoder.startswith("tu-") else None
+    return _unscaled({"mean": published.mean, "std": published.std}) if published else (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _raise_batch_norm_momentum(body: nn.Module) -> None:

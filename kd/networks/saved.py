@@ -34,6 +34,7 @@ def save(network: Network, path: Path, **facts: Any) -> None:
         class_names=network.class_names,
         mean=network.normalisation[0],
         std=network.normalisation[1],
+        decoder_channels=network.settings.decoder_channels,
     )
     write_json(path.with_suffix(".json"), {**spec.model_dump(), **facts})
 
@@ -54,7 +55,7 @@ def load_file(path: Path) -> Network:
         ModelError: a file is missing or damaged, or the two do not match.
     """
     spec = read_spec(path)
-    settings = NetworkSettings(arch=spec.arch, encoder=spec.encoder)
+    settings = NetworkSettings(arch=spec.arch, encoder=spec.encoder, decoder_channels=spec.decoder_channels)
     weights = opened(path)
     body = create(settings, spec.classes, f"{path.with_suffix('.json')}: ", None)
     network = Network(settings, body, spec.classes, spec.class_names, spec.mean, spec.std, parts(settings, body))

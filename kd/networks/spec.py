@@ -7,7 +7,16 @@ import json
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from kd.errors import ModelError
 
@@ -41,6 +50,7 @@ class NetworkSpec(BaseModel):
     class_names: tuple[Name, ...]
     mean: tuple[Mean, Mean, Mean]
     std: tuple[Deviation, Deviation, Deviation]
+    decoder_channels: tuple[PositiveInt, ...] | PositiveInt | None = None
 
     @field_validator("class_names")
     @classmethod

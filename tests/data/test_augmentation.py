@@ -221,3 +221,30 @@ def test_a_transform_that_cannot_be_applied_is_reported_in_one_line():
 def test_a_value_that_is_not_a_transform_is_refused():
     with pytest.raises(ConfigError, match=r"augment\.transforms\[1\] must be an albumentations transform, but is"):
         Augmentation([albumentations.HorizontalFlip(), {"p": 0.5}], 0)
+
+
+# masks move exactly as pictures
+
+RESIZERS = [
+    albumentations.CropAndPad(percent=-0.2, p=1),
+    albumentations.RandomResizedCrop(size=(128, 128), scale=(0.3, 0.3), ratio=(1, 1), p=1),
+    albumentations.RandomSizedCrop(min_max_height=(70, 70), size=(128, 128), p=1),
+    albumentations.Affine(scale=1.3, p=1),
+    albumentations.Rotate(limit=(17, 17), p=1),
+    albumentations.ShiftScaleRotate(shift_limit=0.1, scale_limit=(0.3, 0.3), rotate_limit=(17, 17), p=1),
+    albumentations.Perspective(scale=(0.1, 0.1), p=1),
+    albumentations.ElasticTransform(p=1),
+]
+
+
+@pytest.mark.parametrize("transform", RESIZERS, ids=lambda transform: type(transform).__name__)
+def test_a_transformed_mask_is_not_shifted_against_its_picture(transform):
+    augmentation, shifts = Augmentation([transform], seed=0), []
+    for index in range(24):
+        y, x = np.mgrid[:128, :128]
+        mask = ((y - 58 - index % 5) ** 2 + (x - 60 - index % 7) ** 2 < 18**2).astype(np.uint8)
+        picture, labels = augmentation(np.repeat(mask[..., None] * 255, 3, axis=2), mask, 0, index)
+        if labels.any():
+            weights = picture[..., 0].astype(np.float64)
+            shifts.append([(g * labels).sum() / labels.sum() - (g * weights).sum() / weights.sum() for g in (y, x)])
+    assert np.abs(np.mean(shifts, axis=0)).max() < 0.1  # pixels; INTER_NEAREST shifts by up to 0.5

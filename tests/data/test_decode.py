@@ -8,9 +8,20 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from kd.data.decode import MAX_PIXELS, open_file, picture_size, read_header, read_image, read_mask
+from kd.data.decode import (
+    MAX_PIXELS,
+    open_file,
+    picture_size,
+    read_header,
+    read_image,
+    read_mask,
+    resized,
+    resized_labels,
+)
 from kd.errors import DataError
 
 
@@ -141,3 +152,59 @@ def test_a_header_has_format_mode_and_size(tmp_path):
     assert read_header(tmp_path / "a.png") == ("PNG", "L", 3, 5)
     Image.new("RGB", (5, 3)).save(tmp_path / "really_a_jpeg.png", format="JPEG")
     assert read_header(tmp_path / "really_a_jpeg.png") == ("JPEG", "RGB", 3, 5)
+
+
+# masks follow pictures
+
+
+def centroid(weights):
+    y, x = np.mgrid[: weights.shape[0], : weights.shape[1]]
+    weights = weights.astype(np.float64)
+    return (y * weights).sum() / weights.sum(), (x * weights).sum() / weights.sum()
+
+
+def disc(height, width):
+    """A centred disc, or an ellipse in the picture's proportions."""
+    y, x = np.mgrid[:height, :width]
+    return (((2 * y + 1) / height - 1) ** 2 + ((2 * x + 1) / width - 1) ** 2 < 0.5).astype(np.uint8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(*[st.integers(16, 300)] * 2, *[st.integers(16, 160)] * 2)
+def test_a_centred_disc_stays_centred_in_picture_and_mask(height, width, new_height, new_width):
+    mask = disc(height, width)
+    picture, labels = resized(np.repeat(mask[..., None] * 200, 3, axis=2), mask, (new_height, new_width))
+    assert centroid(labels) == pytest.approx(centroid(picture[..., 0]), abs=0.01)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), *[st.integers(1, 24)] * 4)
+def test_each_cell_has_a_label_from_around_its_centre(data, height, width, new_height, new_width):
+    mask = np.array(data.draw(st.lists(st.integers(0, 4), min_size=height * width, max_size=height * width)), np.uint8)
+    mask = mask.reshape(height, width)
+    labels = resized_labels(mask, (new_height, new_width))
+    assert labels.shape == (new_height, new_width)
+    for row, column in np.ndindex(labels.shape):
+        y, x = (row + 0.5) * height / new_height - 0.5, (column + 0.5) * width / new_width - 0.5
+        around = [
+            int(mask[i, j])
+            for i in range(height)
+            for j in range(width)
+            if abs(i - min(max(y, 0), height - 1)) < 0.5 + 1e-9 and abs(j - min(max(x, 0), width - 1)) < 0.5 + 1e-9
+        ]
+        most = max(around.count(label) for label in around)
+        best = [label for label in around if around.count(label) == most]
+        rarest = min(int((mask == label).sum()) for label in best)
+        assert labels[row, column] in best
+        assert int((mask == labels[row, column]).sum()) == rarest
+
+
+def test_a_thin_line_survives_halving():
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 21] = 1
+    assert (resized_labels(mask, (32, 32)).sum(1) == 1).all()
+
+
+def test_a_mask_of_its_own_size_is_returned_as_it_is():
+    mask = disc(32, 64)
+    assert resized_labels(mask, (32, 64)) is mask
