@@ -142,9 +142,11 @@ def test_an_override_wins_over_a_recipe():
     assert (cfg.unfreeze.rate, cfg.schedule["_target_"]) == (2, "kd.plan.Linear")
 
 
-def test_hinton_weighs_the_labels_by_one_minus_alpha():
-    loss = plain(compose(["loss=hinton", "loss.alpha=0.8"]))["loss"]
-    assert (loss["alpha"], loss["beta"], loss["gamma"], loss["delta"]) == (0.8, 0.0, 0.2, 0.0)
+@pytest.mark.parametrize("name", [path.stem for path in (CONF / "loss").glob("*.yaml") if path.stem != "soft_only"])
+def test_presets_differ_only_in_what_the_teacher_adds(name):
+    """Else a comparison of two presets compares two task losses; soft_only has none on purpose."""
+    task = [plain(compose([f"loss={each}"]))["loss"] for each in (name, "hard_only")]
+    assert [task[0][key] for key in ("gamma", "delta")] == [task[1][key] for key in ("gamma", "delta")]
 
 
 def test_hard_only_needs_no_teacher():

@@ -130,6 +130,8 @@ def in_words(schema: dict[str, Any]) -> str:
     """Describe the JSON schema of a value in words."""
     if "anyOf" in schema:
         return " or ".join(map(in_words, schema["anyOf"]))
+    if "$ref" in schema:  # a group of settings
+        return NAMES["object"]
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     if "prefixItems" in schema:

@@ -52,7 +52,6 @@ def project_root() -> Path:
 
 OmegaConf.register_resolver("train_command", train_command, replace=True)
 OmegaConf.register_resolver("project_root", lambda: str(project_root()), replace=True)
-OmegaConf.register_resolver("one_minus", lambda value: round(1 - float(value), 12), replace=True)
 
 
 def compose(overrides: list[str]) -> DictConfig:

@@ -36,7 +36,7 @@ def save(network: Network, path: Path, **facts: Any) -> None:
         std=network.normalisation[1],
         decoder_channels=network.settings.decoder_channels,
     )
-    write_json(path.with_suffix(".json"), {**spec.model_dump(), **facts})
+    write_json(path.with_suffix(".json"), {**spec.model_dump(exclude_none=True), **facts})
 
 
 def saved_facts(path: Path) -> dict[str, Any]:

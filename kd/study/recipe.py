@@ -81,7 +81,6 @@ STUDY_KEYS = {
 }  # fmt: skip
 #: An interpolation that calls a resolver, by name or by a computed name: oc.env would write secrets into config.yaml.
 RESOLVER_CALL = re.compile(r"\$\{[^}]*(:|\$\{)")
-HARMLESS = re.compile(r"\$\{one_minus:\$\{[\w.]+\}\}")
 
 
 def check_folder(folder: Path, groups: Collection[str]) -> None:
@@ -137,7 +136,7 @@ def _violations(text: str, content: Any, is_study: bool, groups: Collection[str]
     for entry in defaults if isinstance(defaults, list) else []:
         if not _is_plain_choice(entry, is_study, groups):
             yield f"has {entry!r} among its defaults"
-    yield from (f"computes {value!r}" for value in _strings(content) if RESOLVER_CALL.search(HARMLESS.sub("", value)))
+    yield from (f"computes {value!r}" for value in _strings(content) if RESOLVER_CALL.search(value))
 
 
 def _is_plain_choice(entry: Any, is_study: bool, groups: Collection[str]) -> bool:

@@ -127,7 +127,9 @@ CONFIGURATIONS = [
     ("optimizer.betas=[0.9,1.0]", ["optimizer.betas.1=1.0", "less than 1"]),
     ("loss.alpha=-1", ["loss.alpha=-1", "greater than or equal to 0"]),
     ("loss={alpha:0,beta:0,gamma:0,delta:0}", ["alpha, beta, gamma and delta are all 0"]),
-    ("loss=hinton loss.alpha=2", ["loss.gamma=-1.0", "greater than or equal to 0"]),
+    ("loss=hinton loss.gamma=-1.0", ["loss.gamma=-1.0", "greater than or equal to 0"]),
+    ("backbone.student.normalisation=inception", ["backbone.student.normalisation='inception'", "imagenet, half"]),
+    ("backbone.student.decoder_channels=[64,0]", ["backbone.student.decoder_channels", "greater than 0"]),
     ("schedule.initial=-1", ["schedule.initial", "positive", "-1"]),
     ("schedule.final=0", ["schedule.final", "positive", "0"]),
     ("schedule.initial=inf", ["schedule.initial", "finite", "inf"]),
@@ -587,7 +589,7 @@ def test_a_recipe_folder_cannot_lead_elsewhere(root, capsys):
 
 def test_recipes_written_by_studies_and_people_are_accepted(root):
     recipe(root, "sweeps/winner.yaml", WINNER.format(study="hydra", folder="x"))
-    recipe(root, "loss/own.yaml", "alpha: 1\ngamma: ${one_minus:${loss.alpha}}\n")
+    recipe(root, "loss/own.yaml", "alpha: 1\ngamma: ${loss.alpha}\n")
     text = "defaults: [small_data, {override /loss: own}, _self_]\ndata: {root: /hydra/data}\n"
     typed = recipe(root, "experiment/best.yaml", f"{GLOBAL}# a note: @hydra\n{text}")
     hydra_options.check_recipes([*typed, "experiment=best"])
