@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kd.data.augmentation import Augmentation
+from kd.data.decode import resized_labels
 from kd.data.random_streams import stream
 from kd.plan.timeline import EpochPlan, Timeline
 from kd.training.step import step_seed
@@ -84,7 +85,7 @@ class Pictures(Dataset):
         height, width = self.size
         shrinks = image.shape[0] >= height and image.shape[1] >= width
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+        mask = resized_labels(mask, (height, width))
         if epoch is not None:
             image, mask = self.views(image, mask, epoch, index)
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)

@@ -134,7 +134,7 @@ NORMALISATIONS = {
 
 def _by_name(value: Any) -> Any:
     """A normalisation's numbers where its name is given."""
-    if value is None or isinstance(value, dict | Normalisation):
+    if isinstance(value, dict | Normalisation):
         return value
     if value not in NORMALISATIONS:
         raise ValueError("should be imagenet, half (0.5), none (RGB from 0 to 1), or {mean: [r,g,b], std: [r,g,b]}")

@@ -58,6 +58,11 @@ class RunContext:
         """The context of this process alone."""
         return replace(self, world=SOLO)
 
+    def with_new_views(self) -> "RunContext":
+        """The context in which every epoch sees a new view of a sample, whatever `augment.views` says."""
+        augment = self.settings.augment.model_copy(update={"views": None})
+        return replace(self, settings=self.settings.model_copy(update={"augment": augment}))
+
     @property
     def data(self) -> Source:
         """The data set, read from its files."""

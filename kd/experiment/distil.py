@@ -26,6 +26,7 @@ from kd.experiment.measured_teacher import MeasuredTeacher
 from kd.experiment.outcome import measure_student, objective, study_facts
 from kd.experiment.teacher_cache import build_teacher
 from kd.experiment.trainer import TrainingJob, train
+from kd.networks.network import Network
 from kd.run import checkpoint, console, plots
 from kd.run.folder import RunFolder, only_one
 from kd.study.hydra_options import ticket
@@ -45,6 +46,7 @@ class _Run:
     trial: NoTrial
     folder: RunFolder
     evaluator: Evaluator
+    student: Network
     teacher: MeasuredTeacher | None
 
     @property
@@ -93,8 +95,9 @@ def _lead(job: Job, stop: signals.Stop, world: World) -> float | tuple[float, ..
 def _join(job: Job, stop: signals.Stop, world: World) -> None:
     """Another process's part: the same trainings, without writing or printing anything."""
     evaluator = Evaluator(RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world))
+    student = build_network(evaluator.context, "student", job.settings.seed)
     teacher = teacher_training.obtain(evaluator) if job.settings.loss.needs_teacher else None
-    training_job = _training_job(evaluator.context, teacher)
+    training_job = _training_job(evaluator.context, student, teacher)
     train(training_job, evaluator, None, tracking.NullRun())
     _logit_counts(training_job, world)
     world.leave()
@@ -110,8 +113,9 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
     started = time.perf_counter() - checkpoint.spent(folder.path)
     console.say(f"run      {folder.path}")
     evaluator = Evaluator(context)
+    student = build_network(context, "student", job.settings.seed)  # a missing file of weights ends the run now
     teacher = teacher_training.obtain(evaluator) if job.settings.loss.needs_teacher else None
-    current = _Run(job, trial, folder, evaluator, teacher)
+    current = _Run(job, trial, folder, evaluator, student, teacher)
     with _tracked(current) as mirror:
         summary = _train_and_measure(current, mirror)
         summary["total_seconds"] = time.perf_counter() - started
@@ -153,7 +157,8 @@ def _train_and_measure(current: _Run, mirror: tracking.NullRun) -> dict[str, Any
     mirror.refresh()
     if job.trial:  # any other run does not wait for the store
         trial.note({"mlflow_run": mirror.run_id})
-    training_job = _training_job(context, current.teacher, f"trial {job.trial.number} " if job.trial else "")
+    label = f"trial {job.trial.number} " if job.trial else ""
+    training_job = _training_job(context, current.student, current.teacher, label)
     timeline, measured = training_job.distillation.timeline, {}
     if job.settings.pictures and not job.trial:  # a trial's pictures are only drawn if it completes
         plots.draw_timeline(timeline, folder / "timeline.png")
@@ -173,10 +178,11 @@ def _train_and_measure(current: _Run, mirror: tracking.NullRun) -> dict[str, Any
     }
 
 
-def _training_job(context: RunContext, teacher: MeasuredTeacher | None, label: str = "") -> TrainingJob:
+def _training_job(
+    context: RunContext, student: Network, teacher: MeasuredTeacher | None, label: str = ""
+) -> TrainingJob:
     """The distillation that a run's settings ask for."""
     settings = context.settings
-    student = build_network(context, "student", settings.seed)
     return TrainingJob(
         who="student",
         distillation=Distillation(

@@ -1,8 +1,8 @@
 """Where a run's teacher comes from: a file, or a training of its own, stored under its fingerprint.
 
-The fingerprint covers everything that a teacher depends on (network, data, views, optimiser, length, seed), so the next
-run with the same teacher settings reuses it, and a run with others never does. A lock makes runs that start together
-train it once.
+The fingerprint covers everything that a teacher depends on (network, data, augmentation, optimiser, length, seed), so
+the next run with the same teacher settings reuses it, and a run with others never does. A teacher sees a new view of a
+sample in every epoch: `augment.views` is for the student. A lock makes runs that start together train it once.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,6 @@ def fingerprint(settings: Settings) -> str:
         "weights": _weights_digest(settings.backbone.teacher.weights),
         "data": settings.data.fingerprint(),
         "augment": settings.augment.transforms,
-        **({} if settings.augment.views is None else {"views": settings.augment.views}),
         "teacher": settings.trained_teacher.training,
         "optimizer": optimizer.model_dump(exclude={"lr", "encoder_lr_scale", "depth_decay"}),
         "trainer": trainer.model_dump(include={"batch_size", "accumulate", "precision"}),
@@ -74,6 +73,7 @@ def obtain(evaluator: Evaluator) -> MeasuredTeacher:
 
 def _trained(evaluator: Evaluator) -> Path:
     """The file of the automatic teacher, which all processes train together unless it is there."""
+    evaluator = Evaluator(evaluator.context.with_new_views())
     context, world = evaluator.context, evaluator.context.world
     path = context.settings.root / "runs" / "teachers" / fingerprint(context.settings)
     if world.is_main:

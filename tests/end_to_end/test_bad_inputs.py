@@ -214,6 +214,12 @@ def test_a_mistake_found_in_training_is_reported_in_one_line(typed, says, root):
     train_refuses(root, says, *SMALL, *([typed] if "transforms" in typed else typed.split(" ")))
 
 
+def test_weights_that_cannot_be_fetched_are_reported_before_a_teacher_trains(root):
+    taught = [override for override in SMALL if override != "loss=hard_only"]
+    says = ["backbone.student.weights=imagenet", "without a network"]
+    train_refuses(root, says, *taught, "backbone.student.weights=imagenet")
+
+
 # images and masks
 
 

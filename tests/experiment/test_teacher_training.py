@@ -110,7 +110,6 @@ def usual():
         "augment=none",
         "augment=heavy",
         "augment.transforms=[]",
-        "augment.views=3",
         "data.image_size=[64,32]",
         "data.classes=3",
         "data.ignore_index=255",
@@ -155,6 +154,7 @@ def test_what_a_teacher_depends_on_is_in_its_fingerprint(change, usual):
         "data.cache=disk",
         "data.cache_gb=1",
         "augment.views=null",
+        "augment.views=3",
     ],
 )
 def test_what_only_the_student_depends_on_is_not(change, usual):
