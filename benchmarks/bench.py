@@ -43,7 +43,7 @@ class Measuring:
 
 
 def _equal(on: Measuring) -> dict[str, Any]:
-    """Small trainings to their end, of two seeds, the encoder opening block by block."""
+    """Small trainings to their end, of two seeds, the encoder unfrozen block by block."""
     plan = [f"trainer.epochs={on.sizes.epochs}", "unfreeze.start_epoch=1", "unfreeze.rate=1"]
     if on.sizes.quick:
         return {"equal_metrics": steps.equal_metrics([Case.of(on.sizes, [*on.overrides, *plan])])}

@@ -38,7 +38,7 @@ from kd.training.loop import EpochResult, fit
 from kd.training.step import Distillation
 
 PAIR = "b0_from_b3"
-STATES = {"closed": Frozen(), "open": All()}  # of the encoder, and the policy that keeps it so
+STATES = {"frozen": Frozen(), "unfrozen": All()}  # of the encoder, and the policy that keeps it so
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Case:
         return LiveTeacher(lambda: self.teacher, self.bench.precision)
 
     def timeline(self, state: str | None = None) -> Timeline:
-        """The configuration's plan, or an endless one with the encoder always closed, or always open."""
+        """The configuration's plan, or an endless one with the encoder always frozen, or always unfrozen."""
         settings, blocks = self.bench.settings, len(self.student.partition.blocks)
         if state is None:
             return settings.timeline(blocks)

@@ -49,7 +49,7 @@ def tracked(case: Case, rounds: int) -> dict[str, Any]:
         settings = Tracking(enabled=True, uri=None, experiment="bench", run_name=None, tags={})
         network = case.network()
         course = Journal("student", network, folder, "val/miou", {}, None)
-        epochs = case.fit(case.remembered, None, "open", network)
+        epochs = case.fit(case.remembered, None, "unfrozen", network)
         waits, mirrored = [], []
         with tracking.run(settings, Path(place), folder, tracking.Labels("bench", {})) as mirror:
             mirror.run_id  # noqa: B018 (waits until the store is open)

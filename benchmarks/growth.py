@@ -17,7 +17,7 @@ SIDE, FEW = 64, 32  # of what is not varied
 
 
 def measured(sizes: Sizes, say: Callable[[str], None]) -> dict[str, Any]:
-    """Seconds per epoch along each axis, distilling live with everything open, and the power it grows with."""
+    """Seconds per epoch along each axis, distilling live with everything unfrozen, and the power it grows with."""
     few, side = (4, 32) if sizes.quick else (FEW, SIDE)
     axes = {
         "images": [(number, side, 1) for number in ((4, 8) if sizes.quick else IMAGES)],
@@ -29,7 +29,9 @@ def measured(sizes: Sizes, say: Callable[[str], None]) -> dict[str, Any]:
         with ExitStack() as stack:
             cases = [_case(sizes, *point, stack) for point in points]
             at = [point[list(axes).index(name)] for point in points]
-            turns = {str(x): case.fit(case.loader(), case.live(), "open") for x, case in zip(at, cases, strict=True)}
+            turns = {
+                str(x): case.fit(case.loader(), case.live(), "unfrozen") for x, case in zip(at, cases, strict=True)
+            }
             seconds = {x: spread(values) for x, values in race(turns, ROUNDS).items()}
         say(f"{name}: {', '.join('{}: {:.2f} s'.format(x, each['median']) for x, each in seconds.items())}")
         found[name] = {"seconds": seconds, "exponent": exponent(at, [each["median"] for each in seconds.values()])}

@@ -3,8 +3,8 @@
 Everything that costs time is done here as the libraries' own examples do it: files are decoded, resized and augmented
 in a torch DataLoader with two workers, AdamW has its default settings, tensors their default layout, and the teacher
 answers every batch anew. What makes the two jobs the same, and costs next to nothing, is taken from `kd`: the plan of
-each epoch (temperature, open blocks, learning rates), the order of samples, their views, and the seeds of stochastic
-depth. `tests/test_benchmarks.py` holds the two to the same weights.
+each epoch (temperature, unfrozen blocks, learning rates), the order of samples, their views, how a mask is resized, and
+the seeds of stochastic depth. `tests/test_benchmarks.py` holds the two to the same weights.
 
 The student is a UNet with an EfficientNet-B0 encoder, the teacher one with any encoder; no pixel is void.
 """

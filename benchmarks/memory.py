@@ -15,9 +15,9 @@ def main(who: str, sizes: str, *overrides: str) -> None:
     if who == "cold":
         kept(case)
     elif who == "warm":
-        epochs = warm_epoch(case, "open", kept(case))
+        epochs = warm_epoch(case, "unfrozen", kept(case))
     else:
-        epochs = case.fit(case.loader(), case.live() if who == "live" else None, "open")
+        epochs = case.fit(case.loader(), case.live() if who == "live" else None, "unfrozen")
     for _ in range(0 if who == "cold" else 2):
         next(epochs)
     print(peak_mib())

@@ -27,8 +27,8 @@ def measured(case: Case) -> dict[str, Any]:
         "kept": _decode(case.bench.samples, images),
         **{f"augment_{name}": _augment(_recipe(name), decoded) for name in RECIPES},
         "loader": _drain(case.loader()),
-        "steps_closed": case.fit(case.remembered, None, "closed"),
-        "steps_open": case.fit(case.remembered, None, "open"),
+        "steps_frozen": case.fit(case.remembered, None, "frozen"),
+        "steps_unfrozen": case.fit(case.remembered, None, "unfrozen"),
     }
     times = race(parts, case.sizes.rounds, case.sizes.warm_up)
     speeds = {name: spread([images / each for each in seconds]) for name, seconds in times.items()}

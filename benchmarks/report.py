@@ -40,7 +40,7 @@ IN_README = (
     "hand_written_channels_last_over_warm", "study_speedup", "startup_cpu_seconds", "tracking_share",
 )  # fmt: skip
 PLACE = re.compile(r"(?<=<!-- speed -->\n).*?(?=<!-- /speed -->)", re.DOTALL)
-Row = tuple[str, ...]  # a title, a figure, and those of an encoder that is closed and open
+Row = tuple[str, ...]  # a title, a figure, and those of a frozen and an unfrozen encoder
 
 
 def table(found: Mapping[str, Any]) -> Table:
@@ -78,7 +78,7 @@ def _machine(found: Mapping[str, Any]) -> str:
 
 
 def _rows(name: str, value: Any) -> Iterator[Row]:
-    """A row for a figure, for a pair of them (encoder closed and open), or for each part of a mapping."""
+    """A row for a figure, for a pair of them (encoder frozen and unfrozen), or for each part of a mapping."""
     if not isinstance(value, Mapping) or "median" in value or "applied" in value:
         yield name, _cell(value)
     elif value and set(value) <= set(STATES) and all("median" in (each or {}) for each in value.values()):

@@ -1,7 +1,7 @@
 """What distilling costs over training the student alone, and over the loop that one would write by hand.
 
 Steps are fed from batches in memory; an epoch has its loader included. Every contestant trains the same student on the
-same pictures, with the encoder closed or open throughout.
+same pictures, with the encoder frozen or unfrozen throughout.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +35,7 @@ Contestants = dict[str, Iterator[object]]
 
 
 def contestants(case: Case, state: str, stack: ExitStack) -> Contestants:
-    """Everybody who trains with the encoder in one state; what they open is closed with `stack`."""
+    """All contestants, with the encoder in one state; `stack` closes what they open."""
     answers = kept(case)
     found: Contestants = {
         "student": case.fit(case.remembered, None, state),
@@ -61,7 +61,7 @@ def _placed(case: Case) -> tuple[torch.device, torch.dtype | None]:
 
 
 def measured(case: Case, say: Callable[[str], None]) -> dict[str, Any]:
-    """Every ratio of RATIOS, and the seconds per step behind them, with the encoder closed and open."""
+    """Every ratio of RATIOS, and the seconds per step behind them, with the encoder frozen and unfrozen."""
     found: dict[str, Any] = {name: {} for name in RATIOS} | {"seconds_per_step": {}, "gpu": {}}
     for state in STATES:
         with ExitStack() as stack:

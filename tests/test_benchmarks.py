@@ -201,8 +201,8 @@ def results(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BY_STATE)
-def test_a_ratio_is_told_for_a_closed_and_for_an_open_encoder(results, name):
-    assert set(results[name]) == {"closed", "open"}
+def test_a_ratio_is_told_for_a_frozen_and_for_an_unfrozen_encoder(results, name):
+    assert set(results[name]) == {"frozen", "unfrozen"}
     for found in results[name].values():
         assert set(found) == SPREAD
         assert 0 < found["min"] <= found["median"] <= found["max"]
