@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 class SavedRun:
-    """The files of one run under `path`, for reading, whoever wrote them.
+    """The files of one run under `path`, for reading; anybody may have written them.
 
     Each method raises UnreadableError for a damaged file, and returns an empty value for a missing one.
     """
