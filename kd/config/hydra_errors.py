@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from kd.config.compose import CONF, known_keys, options
 from kd.errors import ConfigError, DiskError, UserError, nearest
+from kd.system.installation import torch_command
 from kd.system.launch import current_rank
 
 #: Error numbers of a path that cannot be written.
@@ -66,8 +67,8 @@ def _as_user_error(error: Exception) -> UserError | None:
         )
     if "torchvision::" in str(error):
         return UserError(
-            f"torch and torchvision are not a matching pair ({str(error).splitlines()[0]}); install the versions that "
-            "requirements.lock names: pip install --require-hashes -r requirements.lock"
+            f"torch and torchvision are not a matching pair ({str(error).splitlines()[0]}); install one: "
+            f"{torch_command()}"
         )
     return None
 

@@ -3,9 +3,10 @@
 A wheel carries conf/ inside the package; a clone, also one that is installed as editable, has it beside kd/.
 """
 
+import re
 import sys
 import tomllib
-from importlib.metadata import version as installed_version
+from importlib import metadata
 from pathlib import Path
 
 NAME = "kd-sweeper"
@@ -16,7 +17,7 @@ INSTALLED = (PACKAGE / "conf").is_dir()
 def version() -> str:
     """The version of this package; in a clone as its pyproject.toml has it now, installed or not."""
     if INSTALLED:
-        return installed_version(NAME)
+        return metadata.version(NAME)
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return str(project["version"])
 
@@ -35,3 +36,11 @@ def train_command(processes: int = 1) -> str:
 def install_command(extra: str) -> str:
     """How to add an optional dependency of this package to the environment."""
     return f"pip install '{NAME}[{extra}]'" if INSTALLED else f"pip install -e '.[{extra}]'"
+
+
+def torch_command() -> str:
+    """How to install versions of torch and torchvision that match."""
+    if not INSTALLED:
+        return "pip install --require-hashes -r requirements.lock"
+    pair = (line for line in metadata.requires(NAME) or () if re.match(r"torch(vision)?\W", line))
+    return f"pip install {' '.join(map(repr, pair))}"

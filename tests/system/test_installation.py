@@ -6,7 +6,7 @@ import pytest
 
 from kd.config.compose import PROJECT
 from kd.system import installation
-from kd.system.installation import INSTALLED, install_command, train_command, version
+from kd.system.installation import INSTALLED, install_command, torch_command, train_command, version
 
 
 def test_a_clone_is_not_an_installation():
@@ -36,3 +36,9 @@ def test_an_extra_is_added_to_a_clone_without_replacing_it(monkeypatch):
     assert install_command("ray") == "pip install -e '.[ray]'"
     monkeypatch.setattr(installation, "INSTALLED", True)
     assert install_command("ray") == "pip install 'kd-sweeper[ray]'"
+
+
+def test_the_advised_torch_and_torchvision_are_those_of_the_project(monkeypatch):
+    assert torch_command() == "pip install --require-hashes -r requirements.lock"
+    monkeypatch.setattr(installation, "INSTALLED", True)
+    assert re.fullmatch(r"pip install 'torch[<>]\S+' 'torchvision[<>]\S+'", torch_command())
