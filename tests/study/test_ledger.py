@@ -1,6 +1,7 @@
 """Handing out trials: exactly as many finish as asked for, whatever fails, dies or is restarted in between."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from optuna.trial import TrialState
 from sqlalchemy import event, text
 from waiting import LIMIT
 
+from kd.config.compose import PROJECT
 from kd.errors import StudyError
 from kd.study import hydra_options, worker
 from kd.study.ledger import FINISHED, LOST_RETRIES, Budget, Ledger, NoClaim, Tally, failure, history
@@ -515,8 +517,9 @@ def as_process(url: str) -> None:
 @pytest.mark.slow
 def test_processes_that_start_together_share_a_new_study(tmp_path):
     url = f"sqlite:///{tmp_path}/deep/studies.db"
-    command = [sys.executable, __file__, url]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    command, shared = [sys.executable, __file__, url], os.pathsep.join([str(PROJECT), str(PROJECT / "tests")])
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, "PYTHONPATH": shared}}
+    processes = [subprocess.Popen(command, text=True, **options) for _ in range(4)]
     done = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, done
     numbers = [number for out, _ in done for number in json.loads(out)]
