@@ -1,8 +1,8 @@
 """`make gpu`: what only a GPU can tell, in at most eight minutes; `benchmarks/GPU.md` says what is asked.
 
 Prints a JSON line for each item, the most valuable first, and writes them to benchmarks/gpu.json; a table of predicted
-against measured comes at the end, on stderr. An item that hangs is cut off and one that crashes is told: the others
-still run. Without CUDA everything is as small as it can be, and nothing is written.
+against measured comes at the end, on stderr. An item that hangs is cut off, one that crashes is reported, and the
+others still run. Without CUDA everything is as small as it can be, and nothing is written.
 
     python -m benchmarks.gpu
     python -m benchmarks.gpu --only fp32,step_16

@@ -47,7 +47,7 @@ def run(root: Path, arguments: Sequence[str], env: Mapping[str, str]) -> None:
 
 
 def common(sizes: Sizes) -> list[str]:
-    """What both studies are told: the job of every trial."""
+    """The overrides that both studies share: the job of every trial."""
     side = sizes.trial_side
     return [
         "backbone=tiny", f"data.image_size=[{side},{side}]", f"data.train={sizes.trial_images}",

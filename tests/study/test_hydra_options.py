@@ -14,7 +14,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import NopPruner
-from sqlalchemy import event
 
 from kd.config.compose import CONF
 from kd.errors import ConfigError
@@ -36,16 +35,6 @@ SAMPLERS = {
 }
 NAMES = (f"study{number}" for number in count())
 RANDOM = {"_target_": "optuna.samplers.RandomSampler"}
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """A database of this module, which does not wait for the disk."""
-    made = Database(f"sqlite:///{tmp_path_factory.mktemp('database')}/studies.db")
-    engine = made.open().engine
-    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
-    engine.dispose()
-    return made
 
 
 def composed(*overrides: str) -> dict:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import NopPruner
 from optuna.trial import TrialState
-from sqlalchemy import event, text
+from sqlalchemy import text
 from waiting import LIMIT
 
 from kd.config.compose import PROJECT
@@ -32,16 +32,6 @@ LINE = {"x": FloatDistribution(0, 1), "y": IntDistribution(0, 9)}
 GRID = {"a": CategoricalDistribution(["one", "two"]), "b": IntDistribution(0, 4, step=2)}
 NAMES = (f"study{number}" for number in count())
 FAILURES = ("error", "nan", "interrupted")
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """A database of this module, which does not wait for the disk."""
-    made = Database(f"sqlite:///{tmp_path_factory.mktemp('database')}/studies.db")
-    engine = made.open().engine
-    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
-    engine.dispose()
-    return made
 
 
 def begin(database, trials=4, name=None, searched=LINE, **limits) -> Ledger:

@@ -12,7 +12,7 @@ from optuna.distributions import IntDistribution
 from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
-from sqlalchemy import event, text
+from sqlalchemy import text
 from waiting import until
 
 from kd.config.compose import CONF
@@ -26,16 +26,6 @@ from kd.study.trial import Ticket, attach
 EPOCHS, TRIALS, TAU = 6, 27, 2.0
 PRUNERS = ["asha", "hyperband", "median", "wilcoxon"]
 NAMES = (f"study{number}" for number in count())
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """A database of this module, which does not wait for the disk."""
-    made = Database(f"sqlite:///{tmp_path_factory.mktemp('database')}/studies.db")
-    engine = made.open().engine
-    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
-    engine.dispose()
-    return made
 
 
 def pruner_of(option: str):
