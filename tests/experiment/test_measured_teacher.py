@@ -12,8 +12,6 @@ from kd.experiment import measured_teacher
 from kd.experiment.context import RunContext
 from kd.experiment.evaluator import Evaluator
 from kd.experiment.measured_teacher import MeasuredTeacher
-from kd.networks import build, saved
-from kd.settings import NetworkSettings
 from kd.system import tensor_file
 
 BASE = [
@@ -25,16 +23,6 @@ BASE = [
 
 def measured(file: Path, *overrides: str) -> MeasuredTeacher:
     return measured_teacher.measured_teacher(Evaluator(RunContext.of(read(compose([*BASE, *overrides])), [])), file)
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory) -> Path:
-    """A teacher."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-    unet = NetworkSettings(arch="unet", encoder="tu-mobilenetv3_small_050")
-    saved.save(build.build(unet, 1, ("background", "foreground"), "backbone.teacher"), path)
-    return path
 
 
 @pytest.fixture

@@ -25,9 +25,7 @@ from kd.experiment.evaluator import Evaluator
 from kd.experiment.teacher_cache import build_teacher
 from kd.experiment.trainer import TrainingJob
 from kd.experiment.trainer import train as train_job
-from kd.networks import build, saved
 from kd.run.folder import RunFolder
-from kd.settings import NetworkSettings
 from kd.system.record_file import FileRecords, file_bytes
 from kd.tracking import NullRun
 from kd.training.step import Distillation
@@ -47,16 +45,6 @@ REQUESTED = 3 * 16  # logits in a run: epochs x samples
 def context(*overrides: str) -> RunContext:
     settings = read(compose([*BASE, *overrides]))
     return RunContext.of(settings, build_transforms(settings.augment.transforms))
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory) -> Path:
-    """A teacher."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-    unet = NetworkSettings(arch="unet", encoder="tu-mobilenetv3_small_050")
-    saved.save(build.build(unet, 1, ("background", "foreground"), "backbone.teacher"), path)
-    return path
 
 
 def folder_of(file: Path, *overrides: str, of: RunContext | None = None) -> str:
