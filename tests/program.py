@@ -1,8 +1,7 @@
 """`python train.py` in its own process, forked from one that has already imported the libraries.
 
 Importing torch, smp and MLflow takes longer than most runs in these tests. A forked process can be killed and stopped
-like any other, and imports all of `kd` itself; `test_bad_inputs.py` and `test_study_launchers.py` start it from a
-shell.
+like any other; `test_bad_inputs.py` and `test_study_launchers.py` start it from a shell.
 """
 
 import atexit
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from waiting import until
 
 from kd.config.compose import PROJECT
@@ -29,7 +29,7 @@ LIBRARIES = [
     "matplotlib.pyplot", "optuna", "optuna.visualization.matplotlib", "hydra.main", "rich.progress",
 ]  # fmt: skip
 forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(LIBRARIES)
+forks.set_forkserver_preload([*LIBRARIES, "warm"])
 
 
 #: Seconds after which a test gives up waiting for a process; only a deadlock takes that long.
@@ -43,7 +43,9 @@ class Program:
         self._files = [tempfile.NamedTemporaryFile() for _ in range(2)]  # noqa: SIM115 (open as long as this object)
         names = [file.name for file in self._files]
         self._process = forks.Process(target=_main, args=(arguments, env, cwd or Path.cwd(), names, before))
-        self._process.start()
+        with pytest.MonkeyPatch.context() as patch:  # the first start imports what is forked from then on
+            patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+            self._process.start()
         self.pid: int = self._process.pid
 
     @property

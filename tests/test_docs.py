@@ -37,7 +37,7 @@ from kd.config.compose import CONF, PROJECT, compose
 from kd.config.read import read
 from kd.settings import flat
 from kd.study import hydra_options
-from kd.study.recipe import WINNER, recipe
+from kd.study.recipe import recipe, winner_study
 from kd.study.space import Space
 
 sys.path.append(str(PROJECT / "docs" / "hooks"))
@@ -202,9 +202,10 @@ def look_at_training(words: list[str], folder: Path) -> None:
         return
     if arguments.config_dir:
         study = folder / arguments.config_dir
-        for name, text in {"experiment/best": recipe("best", [], []), "sweeps/winner": WINNER}.items():
+        winner = winner_study("s", str(study), seed=0)
+        for name, text in {"experiment/best": recipe("best", [], []), "sweeps/winner": winner}.items():
             (study / name).parent.mkdir(parents=True, exist_ok=True)
-            (study / f"{name}.yaml").write_text(text.format(study="s", folder=study))
+            (study / f"{name}.yaml").write_text(text)
         path = [f"hydra.searchpath=[file://{study}]"]
     if arguments.multirun:
         look_at_study(typed, path)

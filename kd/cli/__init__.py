@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
         train.add_train,
         plan.add_preview,
         runs.add_study,
+        runs.add_verdict,
         runs.add_report,
         data.add_check,
         student.add_export,

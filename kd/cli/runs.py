@@ -27,6 +27,33 @@ def _study(arguments: argparse.Namespace) -> None:
     folder.show(arguments.name, arguments.against, arguments.storage, write_files=not arguments.no_files)
 
 
+def add_verdict(verbs: Any) -> None:
+    verdict = add_verb(
+        verbs, "verdict", _verdict,
+        help="find out whether distilling helps on your data: two studies, both winners over seeds, and one line",
+        description="Run a study with a teacher and an equal one without, train both winners with several seeds, and "
+        "say whether the taught student is better. The same command resumes it, and with more --seeds continues it.",
+        epilog="example: kd verdict --name nuclei data=folder data.root=my_data trainer.epochs=20",
+    )  # fmt: skip
+    verdict.add_argument("overrides", nargs="*", metavar="override", help="as for kd train, for both arms")
+    verdict.add_argument("--name", default="verdict", help="of the studies, <name>-distilled and <name>-alone")
+    verdict.add_argument("--trials", type=int, default=40, metavar="N", help="trials of each study (default: 40)")
+    verdict.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds of each winner (default: 5)")
+    verdict.add_argument(
+        "--price", type=float, default=25.0, metavar="N", help="full trainings at most, in all (default: 25)"
+    )
+    verdict.add_argument(
+        "--least", type=float, default=0.004, metavar="GAIN", help="the least gain that is worth a teacher (0.004)"
+    )
+
+
+def _verdict(arguments: argparse.Namespace) -> None:
+    from kd.study.protocol import Protocol, run  # heavy: optuna
+
+    given = vars(arguments)
+    run(Protocol(**{name: given[name] for name in ("name", "trials", "seeds", "price", "least", "overrides")}))
+
+
 def add_report(verbs: Any) -> None:
     report = add_verb(
         verbs, "report", _report,

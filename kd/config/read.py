@@ -102,7 +102,9 @@ def _check_plan(settings: Settings) -> None:
 
 def _check_objective(settings: Settings) -> None:
     """Check that every objective is measured, and that the first can select the best epoch."""
-    known = {*OBJECTIVES, *(f"val/iou/{name}" for name in settings.data.class_names)}
+    names = settings.data.class_names
+    foreground = names[1:] if len(names) == 2 else []
+    known = {*OBJECTIVES, *(f"val/iou/{name}" for name in names), *(f"val/dice/{name}" for name in foreground)}
     for objective in settings.objective:
         if objective not in known:
             raise ConfigError(f"objective={objective} is not measured; {nearest(objective, known)}")

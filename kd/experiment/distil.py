@@ -121,7 +121,7 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
         summary["total_seconds"] = time.perf_counter() - started
         objectives = summary["objective"]
         folder.write_summary(summary)
-        trial.note(study_facts(summary))
+        trial.note(study_facts(summary, context.data.class_names))
         trial.finish(objectives)
         checkpoint.remove(folder.path)
     _register(job)

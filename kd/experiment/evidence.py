@@ -1,6 +1,6 @@
 """Files that a run writes for its report, besides summary and metrics.
 
-evidence.json           the trivial baseline's metrics, the worst and best samples by name, memory
+evidence.json           how many masks made the trivial baseline, the worst and best samples by name, memory
 evidence.safetensors    confusion matrices, calibration, a score per image, pictures of the worst and best samples
 
 The trivial baseline predicts, at each pixel, the label that training masks have there most often, whatever the image. A
@@ -25,7 +25,6 @@ from kd.run.folder import RunFolder
 from kd.system import tensor_file
 from kd.system.files import write_atomically, write_json
 from kd.training.diagnostics import Diagnostics, tensors
-from kd.training.metrics import Confusion
 
 MASKS = 512  # training masks, at most, that the trivial baseline is computed from
 SHOWN = 3  # worst and best samples, of each
@@ -62,19 +61,16 @@ def write_evidence(
     for number, sample in enumerate(samples):
         found |= {f"sample/{number}/{name}": thumbnail(picture) for name, picture in sample.pop("pictures").items()}
     write_atomically(folder / "evidence.safetensors", lambda path: tensor_file.write(path, found, {}))
-    write_json(folder / "evidence.json", _facts(context, found, samples))
+    write_json(folder / "evidence.json", _facts(context, samples))
 
 
-def _facts(context: RunContext, found: Mapping[str, Tensor], samples: list[dict[str, Any]]) -> dict[str, Any]:
+def _facts(context: RunContext, samples: list[dict[str, Any]]) -> dict[str, Any]:
     data = context.data
     return {
         "class_names": data.class_names,
         "ignore_index": data.ignore_index,
         "images": {split: data.size(split) for split in ("train", *EVALUATED)},
-        "baseline": {
-            "masks": len(spaced(data.size("train"), MASKS)),
-            **baseline_metrics(found, data.class_names, data.ignore_index),
-        },
+        "baseline_masks": len(spaced(data.size("train"), MASKS)),
         "samples": samples,
         "memory": peak_memory(context.precision.device),
     }
@@ -133,17 +129,14 @@ def thumbnail(picture: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(picture))
 
 
-def baseline_metrics(
-    found: Mapping[str, Tensor], names: Sequence[str], ignore_index: int | None
-) -> dict[str, float | None]:
-    """The trivial baseline's <split>/miou, dice and iou/<class>, from a student's diagnostics."""
-    metrics: dict[str, float | None] = {}
-    for split in EVALUATED:
-        if (counts := found.get(f"student/{split}/baseline")) is not None:
-            confusion = Confusion(len(names), ignore_index)
-            confusion.counts = counts
-            metrics |= {f"{split}/{name}": value for name, value in confusion.summary(names).items()}
-    return metrics
+def baseline_metrics(diagnostics: Mapping[str, Diagnostics], class_names: Sequence[str]) -> dict[str, float | None]:
+    """The trivial baseline's metrics on each split, named as a network's, from the diagnostics of a student."""
+    return {
+        f"{split}/{name}": value
+        for split, each in diagnostics.items()
+        if each.scores  # the split has samples
+        for name, value in each.baseline.summary(class_names).items()
+    }
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:

@@ -19,7 +19,7 @@ from kd.system import tensor_file
 from kd.system.files import touch, write_atomically
 from kd.training.diagnostics import tensors
 
-FORMAT = 2  # increase when a teacher's measurements change
+FORMAT = 3  # increase when a teacher's measurements change
 
 log = logging.getLogger(__name__)
 

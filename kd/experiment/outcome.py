@@ -1,7 +1,7 @@
 """The outcome of a distillation: the best student measured, pictures and evidence written, the objective."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,13 @@ from torch import Tensor
 from kd.data.source import spaced
 from kd.experiment.context import RunContext
 from kd.experiment.evaluator import Evaluator, measure
-from kd.experiment.evidence import sample, student_diagnostics, write_evidence
+from kd.experiment.evidence import baseline_metrics, sample, student_diagnostics, write_evidence
 from kd.experiment.measured_teacher import MeasuredTeacher
 from kd.networks import saved
 from kd.plan.timeline import Timeline
 from kd.run import console, plots
 from kd.run.folder import RunFolder
+from kd.training.quality import SPLITS, Compared, quality_metrics
 
 SAMPLES = 5  # in predictions.png, evenly spaced over the validation split
 
@@ -31,7 +32,8 @@ def measure_student(
 ) -> dict[str, Any]:
     """Measure the best student from its file, draw the pictures, write the evidence, print the table.
 
-    Returns the metrics of the student and, if there is one, of the teacher.
+    Returns the metrics of the student, of the teacher (if there is one) and of the trivial baseline, and the share of
+    the way from baseline to teacher.
     """
     context, file = evaluator.context, folder / "student.safetensors"
     student = context.precision.place(saved.load_file(file))
@@ -45,8 +47,18 @@ def measure_student(
             plots.draw_timeline(timeline, folder / "timeline.png")
         _draw(context, folder, best, teacher, labels)
     write_evidence(context, folder, diagnostics, labels, teacher)
-    console.show(console.comparison(metrics, teacher.metrics if teacher else None))
-    return {"student": metrics, **({"teacher": teacher.metrics} if teacher else {})}
+    trivial = baseline_metrics(diagnostics, context.data.class_names)
+    compared = Compared(context.data.class_names, metrics, teacher.metrics if teacher else {}, trivial)
+    console.show(console.comparison(compared))
+    console.say(*filter(None, [compared.against_teacher()]))
+    if warning := compared.warning():
+        console.say(f"warning  {warning}")
+    return {
+        "student": metrics,
+        **({"teacher": teacher.metrics} if teacher else {}),
+        "baseline": trivial,
+        **({} if compared.share_of_way is None else {"share_of_way": compared.share_of_way}),
+    }
 
 
 def _draw(
@@ -59,11 +71,16 @@ def _draw(
     plots.draw_predictions(samples, context.data.class_names, context.data.ignore_index, folder / "predictions.png")
 
 
-def study_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What a study's table shows of a run besides its objective."""
+def study_facts(summary: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """What a study knows of a run: its length, its student's quality, and that of teacher and trivial baseline."""
     plain = {name: summary[name] for name in ("epochs", "planned_epochs", "best_epoch", "total_seconds")}
-    student = {name: summary.get("student", {}).get(name) for name in ("val/miou", "test/miou", "latency_ms")}
-    return plain | {name: value for name, value in student.items() if value is not None}
+    metrics = [f"{split}/{name}" for split in SPLITS for name in quality_metrics(class_names)]
+    for name in summary["objective"]:
+        metrics += [name, name.replace("val/", "test/", 1)] if name.startswith("val/") else []
+    found = {name: summary.get("student", {}).get(name) for name in (*metrics, "latency_ms")}
+    for who in ("teacher", "baseline"):
+        found |= {f"{who}/{name}": summary.get(who, {}).get(name) for name in metrics}
+    return plain | {name: value for name, value in found.items() if value is not None}
 
 
 def objective(name: str, best: Mapping[str, Any], student: Mapping[str, Any]) -> float:

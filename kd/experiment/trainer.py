@@ -129,7 +129,7 @@ def _loader(job: TrainingJob, context: RunContext) -> TrainLoader:
 
 
 def _display(job: TrainingJob, loader: TrainLoader) -> Display:
-    return Display(f"{job.label}{job.who}", job.epochs, loader.steps(), job.objective)
+    return Display(f"{job.label}{job.who}", job.epochs, loader.steps(), job.objective, job.network.class_names)
 
 
 def _starts_frozen(job: TrainingJob) -> bool:

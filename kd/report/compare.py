@@ -20,12 +20,13 @@ from kd.report.elements import (
     figure,
     row,
 )
-from kd.report.outcome import SPLITS, side_by_side
+from kd.report.outcome import side_by_side
 from kd.report.run import in_short
 from kd.report.run_files import DAMAGES, Run
 from kd.settings import changes_no_result, flat
 from kd.system.installation import train_command
 from kd.training.calibration import expected_error
+from kd.training.quality import SPLITS
 
 MOST = len(ascii_uppercase)
 
@@ -118,7 +119,8 @@ def _results(runs: Letters) -> Section | None:
         columns["trivial baseline"] = baseline
     if not columns:
         return None
-    table = side_by_side(columns, keys)
+    names = [*dict.fromkeys(name for run in runs.values() for name in run.class_names)]
+    table = side_by_side(columns, names, keys)
     note = "One run is one seed: differences smaller than those between seeds mean nothing."
     return Section("results", "Results", [table, Text([note])], [table])
 

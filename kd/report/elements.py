@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from kd.run.console import ROWS
+from kd.run.console import SIZES
 
 SHADES = 20  # levels of a cell's background
 
@@ -146,7 +146,7 @@ def _colours(block: Any) -> int:
 
 
 #: Format of a figure by the last part of its name, on the page and on the terminal.
-FORMS = {"macs": ",d", **{key: form for key, _, form in ROWS}}
+FORMS = {key: form for key, _, form in SIZES}
 
 
 def figure(value: Any, key: str = "", form: str | None = None) -> Cell:

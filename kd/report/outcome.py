@@ -1,6 +1,6 @@
 """Results of a run as sections: its figures, per class, learning curves, worst and best predictions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -23,16 +23,9 @@ from kd.report.elements import (
 )
 from kd.report.run_files import Run
 from kd.run import plots
-from kd.run.console import ROWS
+from kd.run.console import SIZES, quality_rows
 from kd.system.untrusted import mapping_at
-
-SPLITS = {"val": "validation", "test": "test"}
-#: Rows of the results table: key and title.
-TITLES = (
-    ("parameters", "parameters"),
-    ("macs", "multiply-adds"),
-    *((key, title) for key, title, _ in ROWS[1:]),
-)
+from kd.training.quality import SPLITS, Compared
 
 Others = Mapping[str, Mapping[str, Any]]  # title of a column -> figures by name
 
@@ -49,17 +42,19 @@ def results(run: Run, others: Others) -> Section | None:
     if not columns:
         return Section("results", "Results", best, best) if best else None
     table = side_by_side({title: figures for title, (_, figures) in columns.items()},
-                         {title: key for title, (key, _) in columns.items()})  # fmt: skip
-    notes = [Text(lines)] if (lines := _notes(run)) else []
-    warnings = [Text([beaten], "warning")] if (beaten := _beaten(run)) else []
+                         run.class_names, {title: key for title, (key, _) in columns.items()})  # fmt: skip
+    compared = Compared(run.class_names, run.student, run.teacher, run.baseline)
+    notes = [Text(lines)] if (lines := _notes(run, compared)) else []
+    warnings = [Text([warning], "warning")] if (warning := compared.warning()) else []
     return Section("results", "Results", [*best, table, *notes, *warnings], [*best, table, *warnings])
 
 
-def _notes(run: Run) -> list[str]:
+def _notes(run: Run, compared: Compared) -> list[str]:
     notes = [f"Best epoch {run.summary['best_epoch']}, chosen on validation."] if "best_epoch" in run.summary else []
-    if run.teacher and run.student:
-        notes += _against_teacher(run)
-    if masks := run.baseline.get("masks"):
+    if sentence := compared.against_teacher():
+        share = run.student["parameters"] / run.teacher["parameters"]
+        notes.append(f"{sentence} It has {share:.1%} of its teacher's parameters.")
+    if masks := run.evidence.get("baseline_masks"):
         every = masks == mapping_at(run.evidence, "images").get("train")
         notes.append(
             f"The trivial baseline predicts the most frequent class at each pixel, whatever the image; it is made from "
@@ -68,30 +63,12 @@ def _notes(run: Run) -> list[str]:
     return notes
 
 
-def _beaten(run: Run) -> str:
-    """A warning if the student is no better than the trivial baseline; else empty."""
-    worse = [
-        f"{run.student[key]:.4f} against {run.baseline[key]:.4f} on {SPLITS[split]}"
-        for split in SPLITS
-        if run.student.get(key := f"{split}/miou") is not None and run.student[key] <= (run.baseline.get(key) or -1)
-    ]
-    return f"The student does not beat the trivial baseline: mIoU {', '.join(worse)}." if worse else ""
-
-
-def _against_teacher(run: Run) -> list[str]:
-    split = "test" if run.student.get("test/miou") is not None else "val"
-    one, other = run.student.get(f"{split}/miou"), run.teacher.get(f"{split}/miou")
-    if not one or not other:
-        return []
-    small = run.student["parameters"] / run.teacher["parameters"]
-    return [f"The student keeps {one / other:.1%} of its teacher's mIoU on {SPLITS[split]}, with {small:.1%} of its "
-            "parameters."]  # fmt: skip
-
-
-def side_by_side(columns: Mapping[str, Mapping[str, Any]], prefixes: Mapping[str, str] | None = None) -> Table:
+def side_by_side(
+    columns: Mapping[str, Mapping[str, Any]], class_names: Sequence[str], prefixes: Mapping[str, str] | None = None
+) -> Table:
     """Figures of several networks, one column each; rows without any figure are left out."""
     rows = []
-    for key, title in TITLES:
+    for key, title in (*((key, title) for key, title, _ in SIZES), *quality_rows(class_names)):
         cells = [
             replace(figure(figures.get(key), key), key=_key(prefixes, name, key)) for name, figures in columns.items()
         ]

@@ -4,9 +4,9 @@ from typing import Any
 
 from kd.report import pictures
 from kd.report.elements import SHADES, Cell, Folded, Picture, Section, Table, Text, facts, figure, row
-from kd.report.outcome import SPLITS
 from kd.report.run_files import Run
 from kd.training.calibration import expected_error, overconfidence
+from kd.training.quality import SPLITS
 
 MATRIX = 32  # classes; a larger confusion matrix is unreadable
 CONFUSED = 8  # pairs of classes that are listed

@@ -17,6 +17,7 @@ from kd.run import plots
 from kd.settings import flat
 from kd.system.installation import train_command
 from kd.system.untrusted import mapping_at
+from kd.training.quality import metric_title, quality_metrics
 
 
 def sections(run: Run, others: Others | None = None) -> tuple[list[Section], list[str]]:
@@ -208,13 +209,14 @@ def reproduce(run: Run) -> Section | None:
 
 def tiles(run: Run) -> list[tuple[str, Cell, str]]:
     """The headline figures, each with those of the teacher and the trivial baseline."""
-    chosen = [("mIoU, val", "val/miou"), ("mIoU, test", "test/miou"), ("parameters", "parameters"),
-              ("ms per image", "latency_ms")]  # fmt: skip
+    metric = quality_metrics(run.class_names)[0]
+    chosen = [(f"{metric_title(metric)}, val", f"val/{metric}"), (f"{metric_title(metric)}, test", f"test/{metric}"),
+              ("parameters", "parameters"), ("ms per image", "latency_ms")]  # fmt: skip
     found = []
-    for title, key in chosen:
+    for name, key in chosen:
         cell = figure(run.student.get(key), f"student.{key}")
         references = (("teacher", run.teacher.get(key)), ("trivial", run.baseline.get(key)))
         beside = ", ".join(f"{who} {figure(value, key).text}" for who, value in references if value is not None)
         if cell.value is not None:
-            found.append((title, cell, beside))
+            found.append((name, cell, beside))
     return found

@@ -69,7 +69,7 @@ class Run:
 
     @property
     def baseline(self) -> Mapping[str, Any]:
-        return mapping_at(self.evidence, "baseline")
+        return mapping_at(self.summary, "baseline")
 
     @property
     def best(self) -> Mapping[str, Any] | None:

@@ -19,6 +19,7 @@ from kd.report.elements import Cell, Folded, Page, Picture, Section, Table, Text
 from kd.report.run_files import DAMAGES, Run, is_run, read
 from kd.run.folder import picture_in
 from kd.study import show
+from kd.study.comparison import Arm, partner
 from kd.study.results import Results, TrialState, names_in, rows
 from kd.study.space import describe
 from kd.study.storage import Database
@@ -26,7 +27,6 @@ from kd.system.untrusted import read_bytes
 
 TABLE = "trials.csv"
 MOST_BYTES = 32 * 2**20  # of that table
-BASELINE = "no_teacher"
 #: optuna's plots in the order of the page, with captions.
 PLOTS = {
     "optimization_history": "The result of each trial, and the best so far.",
@@ -41,12 +41,13 @@ PLOTS = {
 
 @dataclass(frozen=True)
 class Study:
-    """A study: its folder, and the results in its database, if there is one."""
+    """A study: its folder, the results in its database, and it and the study without a teacher as arms to compare."""
 
     name: str
     folder: Path
     results: Results | None
-    baseline: Results | None = None
+    arm: Arm | None = None
+    baseline: Arm | None = None
 
     @property
     def winner(self) -> Run | None:
@@ -69,8 +70,10 @@ def find(name: str, folder: Path, database: Database) -> Study:
     names = names_in(storage)
     if name not in names and (folder / TABLE).is_file():
         return Study(name, folder, None)
-    baseline = Results.of(storage, BASELINE) if BASELINE in names and name != BASELINE else None
-    return Study(name, folder, Results.of(storage, name), baseline)
+    results, other = Results.of(storage, name), partner(name)
+    if other not in names or other == name:
+        return Study(name, folder, results)
+    return Study(name, folder, results, Arm.of(storage, results), Arm.of(storage, Results.of(storage, other)))
 
 
 def page(study: Study) -> Page:
@@ -79,8 +82,8 @@ def page(study: Study) -> Page:
         return _without_database(study)
     results = study.results
     sections = [_question(results), _best(results), _importance(study, results), _pruning(results)]
-    if study.baseline and len(results.space.objectives) == 1:
-        sections.append(_against(results, study.baseline))
+    if study.arm and study.baseline and len(results.space.objectives) == 1:
+        sections.insert(0, _against(study.arm, study.baseline))
     inner, tiles, missing = _winner(study, results)
     return Page(
         title=f"Study {study.name}",
@@ -97,7 +100,7 @@ def _winner(study: Study, results: Results) -> tuple[list[Section], list[tuple[s
     winner = study.winner
     if winner is None:
         return [], [], ["the winner's run: no trial is complete, or its folder is gone"]
-    sections, damaged = one.sections(winner, _without_teacher(study.baseline))
+    sections, damaged = one.sections(winner, _without_teacher(study.baseline.study if study.baseline else None))
     sections = [replace(s, id=f"winner-{s.id}", title=f"Winner: {s.title.lower()}") for s in sections]
     tiles = [*one.tiles(winner), ("trials", Cell(str(len(results.trials))), "")]
     return sections, tiles, [f"the winner's run: {line}" for line in [*winner.missing, *damaged]]
@@ -132,7 +135,8 @@ def _shipped(name: str) -> list[str]:
 def _best(results: Results) -> Section:
     table = tabled(show.best_trials(results))
     several = len(results.space.objectives) > 1
-    return Section("best", "Pareto front" if several else "Best trials", [table], [table])
+    warning = [Text([f"{useless[0].upper()}{useless[1:]}."], "warning")] if (useless := show.useless(results)) else []
+    return Section("best", "Pareto front" if several else "Best trials", [*warning, table], [*warning, table])
 
 
 def _importance(study: Study, results: Results) -> Section:
@@ -155,13 +159,17 @@ def _pruning(results: Results) -> Section:
     return Section("pruning", "Pruning", [text], [text])
 
 
-def _against(results: Results, baseline: Results) -> Section:
-    blocks: list[Any] = []
-    for part in [*show.against(results, baseline)]:
-        blocks.append(Text([part], "warning") if isinstance(part, str) else tabled(part))
-    blocks.append(Text(["The best trial of each study, on the validation split that it was chosen by, and on test."]))
-    note = "Both studies have the same budget: the gain from distillation is the difference."
-    return Section("baseline", "Comparison with no teacher", [*blocks, Text([note])], blocks[:1])
+def _against(arm: Arm, baseline: Arm) -> Section:
+    parts = [*show.against(arm, baseline)]
+    lines = [" ".join(part.split()) for part in parts if isinstance(part, str)]
+    verdicts = [Text([line.removeprefix("verdict ").capitalize()]) for line in lines if line.startswith("verdict")]
+    unfair = [Text([line], "warning") for line in lines if not line.startswith("verdict")]
+    shown = [tabled(part) for part in parts if not isinstance(part, str)]
+    note = (
+        "The best trial of each study, on the validation split that it was chosen by, and on test. The verdict is over "
+        "the seeds of both winners, which are paired; the interval is Student's, of 95 %."
+    )
+    return Section("baseline", "Did distilling help?", [*verdicts, *unfair, *shown, Text([note])], [*verdicts, *unfair])
 
 
 def _without_teacher(baseline: Results | None) -> dict[str, Any]:

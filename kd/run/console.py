@@ -1,6 +1,6 @@
 """Console output during and after a run: a live display on a terminal, plain lines elsewhere."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -9,6 +9,7 @@ from rich.table import Table
 
 from kd.data.loading import Batch, TrainLoader
 from kd.system.terminal import can_move
+from kd.training.quality import Compared, metric_title, quality_metrics
 
 console = Console(highlight=False)
 
@@ -35,8 +36,9 @@ class ProgressLoader:
 class Display:
     """Progress of one training, titled with the network that is trained; a context manager."""
 
-    def __init__(self, who: str, epochs: int, steps: int, objective: str) -> None:
+    def __init__(self, who: str, epochs: int, steps: int, objective: str, class_names: Sequence[str] = ()) -> None:
         self.who, self.epochs, self.objective = who, epochs, objective
+        self.metrics = dict.fromkeys([quality_metrics(class_names)[0], "miou"])
         self.progress = Progress(
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[last]}"),
@@ -60,10 +62,11 @@ class Display:
 
     def epoch(self, record: Mapping[str, Any], best: bool) -> None:
         """Print one line for an epoch, above the bar on a terminal."""
+        quality = "  ".join(f"{metric_title(name)} {figure(record.get(f'val/{name}'))}" for name in self.metrics)
         line = (
             f"{self.who} {record['epoch'] + 1:>3}/{self.epochs}  T {record['temperature']:.2f}  "
             f"unfrozen {record['unfrozen_blocks']}  lr {record['lr/decoder']:.1e}  loss {record['train/loss']:.4f}  "
-            f"mIoU {figure(record.get('val/miou'), '.4f')}  {record['images_per_second']:.1f} img/s"
+            f"{quality}  {record['images_per_second']:.1f} img/s"
             f"{'  *' if best else ''}"
         )
         self.progress.console.print(line, soft_wrap=True, markup=False)
@@ -75,32 +78,37 @@ def figure(value: float | None, form: str = ".4f") -> str:
     return "-" if value is None else format(value, form)
 
 
-#: Rows of the table of results: key in a network's figures, title, format.
-ROWS = (
+#: A network's size and speed: key among its figures, title, format.
+SIZES = (
     ("parameters", "parameters", ",d"),
+    ("macs", "multiply-adds", ",d"),
     ("file_bytes", "file, bytes", ",d"),
     ("latency_ms", "latency, ms/image", ".1f"),
-    ("val/miou", "mIoU, val", ".4f"),
-    ("val/dice", "Dice, val", ".4f"),
-    ("test/miou", "mIoU, test", ".4f"),
-    ("test/dice", "Dice, test", ".4f"),
 )
 
 
-def comparison(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> Table:
-    """Table of size, speed and quality of teacher and student, with their ratio."""
+def quality_rows(class_names: Sequence[str]) -> list[tuple[str, str]]:
+    """A network's quality, the decisive metric first: key among its figures, title."""
+    metrics = [(name, metric_title(name)) for name in quality_metrics(class_names)]
+    return [(f"{split}/{name}", f"{shown}, {split}") for split in ("val", "test") for name, shown in metrics]
+
+
+def comparison(compared: Compared) -> Table:
+    """Table of size, speed and quality of teacher and student, with the ratio of their sizes."""
+    student, teacher, trivial = compared.student, compared.teacher, compared.trivial
     table = Table(title="results", title_justify="left")
-    table.add_column("")
-    for name in ("teacher", "student", "student / teacher") if teacher else ("student",):
-        table.add_column(name, justify="right")
-    for key, title, form in ROWS:
-        if student.get(key) is None:
-            continue
-        cells = [figure(student[key], form)]
-        if teacher:
+    titles = ("teacher", "student", "student / teacher") if teacher else ("student",)
+    for name in ("", *titles, "trivial"):
+        table.add_column(name, justify="right" if name else "left")
+    for key, what, form in SIZES:
+        if student.get(key) is not None:
             other = teacher.get(key)
-            cells = [figure(other, form), *cells, f"{student[key] / other:.3f}" if other else "-"]
-        table.add_row(title, *cells)
+            ratio = [figure(other, form), figure(student[key], form), f"{student[key] / other:.3f}" if other else "-"]
+            table.add_row(what, *(ratio if teacher else [figure(student[key], form)]))
+    for key, what in quality_rows(compared.class_names):
+        if student.get(key) is not None:
+            cells = [figure(teacher.get(key)), figure(student[key]), ""] if teacher else [figure(student[key])]
+            table.add_row(what, *cells, figure(trivial.get(key)))
     return table
 
 

@@ -29,10 +29,11 @@ from kd.run import console
 from kd.settings import Settings
 from kd.study import pictures
 from kd.study import show as tables
+from kd.study.comparison import Arm, partner
 from kd.study.hydra_options import overrides_as_values
 from kd.study.ledger import FINISHED, Ledger, failure
-from kd.study.recipe import WINNER, recipe
-from kd.study.results import Results, points, table
+from kd.study.recipe import recipe, winner_study
+from kd.study.results import Results, names_in, points, table
 from kd.study.space import describe
 from kd.study.storage import Database, default_url
 from kd.system.files import clear_leftovers, write_atomically
@@ -94,6 +95,8 @@ class StudyFolder:
         with self._lock():
             results = self._update()
             if results.complete:
+                if warning := tables.useless(results):
+                    console.say(f"warning  {warning}")
                 write(results, self.path, self.pictures)
                 made = [*tracking.files(self.path), *tracking.files(self.path / "experiment")]
                 plots = [(path, "plots") for path in tracking.files(self.path / "plots", ".png")]
@@ -147,7 +150,8 @@ def _ending(trial: FrozenTrial, results: Results) -> str:
     if trial.state == TrialState.PRUNED:
         return f"pruned after {trial.user_attrs.get('epochs')} epochs  {shown}"
     best = len(results.space.objectives) == 1 and results.best and results.best[0].number == trial.number
-    return f"{shown}{'  * best so far' if best else ''}"
+    mark = "" if not best else "  * best so far" if results.trivial is None else "  no better than trivial"
+    return f"{shown}{mark}"
 
 
 def write(results: Results, path: Path, draw: bool = True) -> list[str]:
@@ -156,8 +160,9 @@ def write(results: Results, path: Path, draw: bool = True) -> list[str]:
     write_atomically(path / "trials.csv", lambda file: file.write_text(text, encoding="utf-8"))
     for name, trial in _winners(results).items():
         _write(path / "experiment" / f"{name}.yaml", recipe_of(results, trial))
-    if "best" in _winners(results):
-        _write(path / "sweeps" / "winner.yaml", WINNER.format(study=results.name, folder=_shown(path)))
+    if "best" in _winners(results) and results.trivial is None:
+        seed = int(results.space.config.get("seed", 0))
+        _write(path / "sweeps" / "winner.yaml", winner_study(results.name, _shown(path), seed))
     return pictures.draw(results, path / "plots") if draw else []
 
 
@@ -181,7 +186,8 @@ def recipe_of(results: Results, trial: FrozenTrial) -> str:
         for key, value in overrides_as_values(results.space.overrides(trial.params))
         if not key.startswith(("sweeps", "hydra"))
     ]
-    return recipe(f"Trial {trial.number} of study {results.name}: {shown}.", overrides, groups)
+    no_better = "" if results.trivial is None else f" A trivial prediction has {results.trivial:.4f}."
+    return recipe(f"Trial {trial.number} of study {results.name}: {shown}.{no_better}", overrides, groups)
 
 
 def _write(path: Path, text: str) -> None:
@@ -205,8 +211,7 @@ def show(name: str | None, against: str | None, url: str | None, write_files: bo
         raise StudyError(f"there is no study yet ({database}); {train_command()} -m starts one")
     storage = database.open()
     if name is None:
-        names = optuna.study.get_all_study_names(storage)
-        console.show(tables.list_studies([Results.of(storage, each) for each in names]))
+        console.show(tables.list_studies([Results.of(storage, each) for each in names_in(storage)]))
         return
     results = Results.of(storage, name)
     console.say(tables.overview(results))
@@ -214,6 +219,8 @@ def show(name: str | None, against: str | None, url: str | None, write_files: bo
     if (shares := tables.importances(results)) is not None:
         console.show(shares)
     console.say(*tables.cost(results))
+    if warning := tables.useless(results):
+        console.say(f"warning  {warning}")
     _compare(results, against, storage)
     path = root / "runs" / "studies" / name
     if write_files:
@@ -223,19 +230,16 @@ def show(name: str | None, against: str | None, url: str | None, write_files: bo
 
 
 def _compare(results: Results, against: str | None, storage: RDBStorage) -> None:
-    """Print the comparison with another study (by default no_teacher), and of their winners over seeds."""
-    names = optuna.study.get_all_study_names(storage)
-    other = against or ("no_teacher" if "no_teacher" in names and results.name != "no_teacher" else None)
-    if other is None or len(results.space.objectives) > 1:
+    """Print the comparison with another study (by default that without a teacher), and the verdict over seeds."""
+    names = names_in(storage)
+    other = against or partner(results.name)
+    if (against is None and other not in names) or other == results.name or len(results.space.objectives) > 1:
         return
-    for part in tables.against(results, baseline := Results.of(storage, other)):
+    arms = Arm.of(storage, results), Arm.of(storage, Results.of(storage, other))
+    for part in tables.against(*arms):
         console.say(part) if isinstance(part, str) else console.show(part)
-    missing = [study for study in (results.name, baseline.name) if f"{study}-winner" not in names]
-    if not missing:
-        pair = (Results.of(storage, f"{study.name}-winner") for study in (results, baseline))
-        for part in tables.winners(*pair):
-            console.show(part)
-    for study in missing:
-        folder = _shown(project_root() / "runs" / "studies" / study)
-        console.say(f"seeds    one run is one seed; train the winner with more seeds: "
-                    f"{train_command()} -m --config-dir {folder} sweeps=winner")  # fmt: skip
+    for arm in arms:
+        if arm.winners is None and arm.study.best:
+            folder = _shown(project_root() / "runs" / "studies" / arm.study.name)
+            console.say(f"seeds    one run is one seed; train the winner with more seeds: "
+                        f"{train_command()} -m --config-dir {folder} sweeps=winner")  # fmt: skip

@@ -41,12 +41,24 @@ class Budget:
         grid: whether every cell of the space runs once; otherwise the sampler suggests the trials.
         max_retries: how often a trial is retried after an error.
         max_failure_rate: the share of `trials` that may be given up before the study stops.
+        epochs: the number of trained epochs after which no more trials start; None: no limit.
     """
 
     trials: int
     grid: bool = False
     max_retries: int = 2
     max_failure_rate: float = 0.5
+    epochs: int | None = None
+
+    def is_spent(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether the trials have trained all epochs; what a failed trial trained, its retry trains again."""
+        counted = (trial for trial in trials if trial.state != TrialState.FAIL)
+        return self.epochs is not None and sum(epochs_of(trial) for trial in counted) >= self.epochs
+
+
+def epochs_of(trial: FrozenTrial) -> int:
+    """How many epochs a trial has trained."""
+    return int(trial.user_attrs.get("epochs", max(trial.intermediate_values, default=0)))
 
 
 def failure(trial: FrozenTrial) -> dict[str, str]:
@@ -133,7 +145,7 @@ class Ledger:
         self.space.check_same(study)
         if self.budget.grid:
             known = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
-            for cell in self.space.cells():
+            for cell in self.space.cells()[: self.budget.trials]:
                 if cell not in known:
                     study.enqueue_trial(cell)
 
@@ -159,8 +171,9 @@ class Ledger:
         with self.lock():
             study = self.study
             self._fail_dead_trials(study)
-            tally = Tally.of(study.get_trials(deepcopy=False), self.budget.max_retries)
-            if tally.finished >= self.budget.trials:
+            before = study.get_trials(deepcopy=False)
+            tally = Tally.of(before, self.budget.max_retries)
+            if tally.finished >= self.budget.trials or (self.budget.is_spent(before) and not tally.to_retry):
                 return NoClaim.DONE
             for failed in tally.to_retry:
                 study.add_trial(_retry(failed))

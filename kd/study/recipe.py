@@ -14,17 +14,22 @@ import yaml
 from kd.errors import ConfigError
 from kd.system.installation import train_command
 
-#: A study that trains a winner with several seeds, for the spread that a single run cannot show.
-WINNER = f"""# @package hydra.sweeper
-# The best trial of study {{study}} over several seeds: {train_command()} -m --config-dir {{folder}} sweeps=winner
+
+def winner_study(study: str, folder: str, seed: int) -> str:
+    """A study in YAML that trains the winner of `study`, whose seed is `seed`, again with other seeds.
+
+    A single run cannot show the spread over seeds. More seeds may be asked for at any time: hydra.sweeper.n_trials=9.
+    """
+    return f"""# @package hydra.sweeper
+# The best trial of study {study} over several seeds: {train_command()} -m --config-dir {folder} sweeps=winner
 defaults:
   - /hydra/sweeper/sampler@sampler: grid
   - /hydra/sweeper/pruner@pruner: none
-study_name: {{study}}-winner
-n_trials: 3
+study_name: {study}-winner
+n_trials: 4
 params:
   experiment: best
-  seed: range(1, 4)
+  seed: range({seed + 1}, {seed + 101})
 """
 
 

@@ -1,12 +1,11 @@
-"""The results of a study from its database alone: the table, the best trials, what pruning saved, comparisons.
+"""The results of a study from its database alone: the table, the best trials, what pruning saved.
 
 Nothing here trains or reads a run folder, so it works on any machine that can reach the database.
 """
 
 import csv
 import io
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +16,10 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as TrialState  # exported for kd.report, which does not import optuna
 
 from kd.errors import StudyError, nearest
-from kd.settings import changes_no_result
-from kd.study.ledger import FINISHED, failure, history
+from kd.study.ledger import FINISHED, epochs_of, failure, history
 from kd.study.space import Space
 
 FIGURES = {"student/test/miou": "test/miou", "student/latency_ms": "latency_ms"}  # column: user attribute of a trial
-SEEDED = ("val/miou", "test/miou")  # compared between the winners of two studies over seeds
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,21 @@ class Results:
         sign = -1 if self.space.directions == ["maximize"] else 1
         return sorted(self.complete, key=lambda trial: (sign * trial.values[0], trial.number))
 
+    @property
+    def trivial(self) -> float | None:
+        """The objective of a trivial prediction, if the best trial does not beat it; else None."""
+        if len(self.space.objectives) > 1 or not self.best or self.space.directions != ["maximize"]:
+            return None
+        found = self.best[0].user_attrs.get(f"baseline/{next(iter(self.space.objectives))}")
+        return found if found is not None and self.best[0].values[0] <= found else None
+
     def count(self, state: TrialState) -> int:
         return sum(trial.state == state for trial in self.trials)
+
+    @property
+    def finished(self) -> int:
+        """The number of trials that are complete or pruned."""
+        return sum(map(self.count, FINISHED))
 
     @property
     def epochs(self) -> tuple[int, int]:
@@ -122,7 +132,7 @@ def _row(trial: FrozenTrial, space: Space) -> dict[str, Any]:
         "state": trial.state.name.lower(),
         **dict(zip(space.objectives, values, strict=True)),
         **{name: trial.params.get(name) for name in space.searched},
-        "epochs": facts.get("epochs", max(trial.intermediate_values, default=0)),
+        "epochs": epochs_of(trial),
         "planned_epochs": facts.get("planned_epochs"),
         "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
         **{name: facts.get(fact) for name, fact in FIGURES.items() if name not in space.objectives},
@@ -152,54 +162,3 @@ def points(trials: Iterable[FrozenTrial], objectives: Iterable[str]) -> dict[int
             suffix = "" if trial.state == TrialState.COMPLETE else "_pruned"
             found[trial.number] = {f"{n}{suffix}": v for n, v in zip(names, trial.values, strict=True)}
     return found
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The values of one metric over seeds."""
-
-    by_seed: Mapping[int, float]
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.by_seed.values())
-
-    @property
-    def deviation(self) -> float | None:
-        """Sample standard deviation; None for a single seed."""
-        return statistics.stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
-
-    def minus(self, other: "Spread") -> "Spread":
-        """The paired differences over the seeds that both have."""
-        return Spread({s: v - other.by_seed[s] for s, v in self.by_seed.items() if s in other.by_seed})
-
-
-def over_seeds(results: Results) -> dict[str, Spread]:
-    """The metrics over seeds in a study of `sweeps=winner`, which trains a winner again with several seeds."""
-    found: dict[str, dict[int, float]] = {}
-    for trial in results.complete:
-        for name in SEEDED:
-            if name in trial.user_attrs and "seed" in trial.params:
-                found.setdefault(name, {})[int(trial.params["seed"])] = trial.user_attrs[name]
-    return {name: Spread(dict(sorted(values.items()))) for name, values in found.items()}
-
-
-def unequal(one: Results, other: Results) -> list[str]:
-    """The settings and budgets in which two studies differ, so that comparing them is unfair; empty if it is fair."""
-    shared = ("data.", "trainer.epochs", "trainer.batch_size", "backbone.student", "augment.", "seed")
-    searched = {*one.space.searched, *other.space.searched}
-    keys = [key for key in dict.fromkeys([*one.space.config, *other.space.config]) if key.startswith(shared)]
-    reasons = [
-        f"{key}: {one.space.config.get(key)} against {other.space.config.get(key)}"
-        for key in keys
-        if key not in searched
-        and not changes_no_result(key)
-        and one.space.config.get(key) != other.space.config.get(key)
-    ]
-
-    if one.space.objectives != other.space.objectives:
-        reasons.append(f"objective: {', '.join(one.space.objectives)} against {', '.join(other.space.objectives)}")
-    finished = [study.count(TrialState.COMPLETE) + study.count(TrialState.PRUNED) for study in (one, other)]
-    if finished[0] != finished[1]:
-        reasons.append(f"finished trials: {finished[0]} against {finished[1]}")
-    return reasons

@@ -1,12 +1,13 @@
 """A study as tables for a terminal: best trials, importances, what pruning saved, and comparisons."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from kd.study.results import Results, Spread, over_seeds, unequal
+from kd.study.comparison import LEAST_GAIN, Arm, Spread, Verdict, metrics_of, unequal
+from kd.study.results import Results
 
 
 def overview(results: Results) -> str:
@@ -26,14 +27,35 @@ def best_trials(results: Results, count: int = 5) -> Table:
         table.add_column(str(trial.number), justify="right")
     for index, name in enumerate(results.space.objectives):
         table.add_row(name, *(f"{trial.values[index]:.4f}" for trial in shown))
-    tested = (trial.user_attrs.get("test/miou") for trial in shown)
-    table.add_row("test/miou", *("-" if value is None else f"{value:.4f}" for value in tested))
+    for name in _also(results):
+        found = (trial.user_attrs.get(name) for trial in shown)
+        table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in found))
     for title, fact in (("epochs", "epochs"), ("best epoch", "best_epoch")):
         table.add_row(title, *(_plain(trial.user_attrs.get(fact)) for trial in shown))
     table.add_section()
     for name in results.space.searched:
         table.add_row(name, *(_plain(trial.params.get(name)) for trial in shown))
     return table
+
+
+def _also(results: Results) -> list[str]:
+    """The student's figures besides the objectives: on test, and the mean IoU where the objective is another."""
+    objectives = [name for name in results.space.objectives if name.startswith("val/")]
+    names = [name.replace("val/", "test/", 1) for name in dict.fromkeys([*objectives, "val/miou"])]
+    return [*(["val/miou"] if "val/miou" not in objectives else []), *names]
+
+
+def useless(results: Results) -> str:
+    """A warning if the best trial does not beat a trivial prediction; else empty."""
+    if (trivial := results.trivial) is None:
+        return ""
+    best, objective = results.best[0], next(iter(results.space.objectives))
+    rarer = [name for name in best.user_attrs if name.startswith("val/iou/")] if "iou/" not in objective else []
+    remedy = f", or choose objective={rarer[0]} in a new study" if rarer else ""
+    return (
+        f"there is no winner: the best trial, {best.number}, does not beat a trivial prediction ({objective} "
+        f"{best.values[0]:.4f} against {trivial:.4f}); train longer{remedy}"
+    )
 
 
 def importances(results: Results) -> Table | None:
@@ -61,38 +83,51 @@ def cost(results: Results) -> Iterator[str]:
     yield f"time     {_clock(wall)} from first to last trial, {_clock(work)} summed over trials"
 
 
-def against(results: Results, baseline: Results) -> Iterator[Table | str]:
-    """The best students of two studies side by side, then one line for each reason why the comparison is unfair."""
+def against(one: Arm, other: Arm, least: float = LEAST_GAIN) -> Iterator[Table | str]:
+    """Two arms side by side, what makes the comparison unfair, a line each, and the verdict over seeds."""
+    pair = (one.study, other.study)
+    yield _best_of_both(*pair)
+    spreads, others = one.over_seeds(), other.over_seeds()
+    if one.winners or other.winners:
+        yield _over_seeds((one.study.name, other.study.name), spreads, others)
+    for reason in unequal(*pair):
+        yield f"differs  {reason}"
+    for arm in (one, other):
+        if arm.outdated:
+            yield f"differs  {arm.study.name}: another trial has won since its winner was trained with other seeds"
+    if all(study.best for study in pair):
+        yield f"verdict  {Verdict.of(one, other, least).line()}"
+
+
+def _best_of_both(results: Results, baseline: Results) -> Table:
     table = Table(title=f"{results.name} against {baseline.name}", title_justify="left")
     for name in ("", results.name, baseline.name, "difference"):
         table.add_column(name, justify="right" if name else "left")
     pair = (results, baseline)
     if all(study.best for study in pair):
-        one, other = (study.best[0] for study in pair)
-        objective = next(iter(results.space.objectives))
-        table.add_row(f"best {objective}", *_difference(one.values[0], other.values[0]))
-        if all("test/miou" in trial.user_attrs for trial in (one, other)):
-            table.add_row("its test/miou", *_difference(*(t.user_attrs["test/miou"] for t in (one, other))))
-    table.add_row("finished trials", *(str(_finished(study)) for study in pair), "")
+        best = [study.best[0] for study in pair]
+        objective, *test = metrics_of(results)
+        table.add_row(f"best {objective}", *_difference(*(trial.values[0] for trial in best)))
+        for name in test:
+            if all(name in trial.user_attrs for trial in best):
+                table.add_row(f"its {name}", *_difference(*(trial.user_attrs[name] for trial in best)))
+    table.add_row("finished trials", *(str(study.finished) for study in pair), "")
     table.add_row("trained epochs", *(str(study.epochs[0]) for study in pair), "")
     table.add_row("time of all trials", *(_clock(study.seconds[1]) for study in pair), "")
-    yield table
-    for reason in unequal(results, baseline):
-        yield f"differs: {reason}"
+    return table
 
 
-def winners(results: Results, baseline: Results) -> Iterator[Table]:
-    """The winners of two studies over several seeds, with the paired difference and its standard deviation."""
-    spreads, others = over_seeds(results), over_seeds(baseline)
-    shared = [name for name in spreads if name in others]
-    if not shared:
-        return
+def _over_seeds(names: Sequence[str], spreads: Mapping[str, Spread], others: Mapping[str, Spread]) -> Table:
+    """The winners of two studies over seeds: each metric's spread, and that of the paired differences."""
     table = Table(title="winners over seeds (mean ± standard deviation)", title_justify="left")
-    for name in ("", results.name, baseline.name, "paired difference"):
-        table.add_column(name.removesuffix("-winner"), justify="right" if name else "left")
-    for name in shared:
-        table.add_row(name, spread(spreads[name]), spread(others[name]), spread(spreads[name].minus(others[name]), "+"))
-    yield table
+    for name in ("", *names, "paired difference"):
+        table.add_column(name, justify="right" if name else "left")
+    for name in spreads:
+        if name in others:
+            table.add_row(
+                name, spread(spreads[name]), spread(others[name]), spread(spreads[name].minus(others[name]), "+")
+            )
+    return table
 
 
 def spread(values: Spread, sign: str = "") -> str:
@@ -111,12 +146,8 @@ def list_studies(studies: Sequence[Results]) -> Table:
     for results in studies:
         best = _values(results.best[0]) if results.best else "-"
         states = (str(results.count(state)) for state in (TrialState.RUNNING, TrialState.FAIL))
-        table.add_row(results.name, str(_finished(results)), *states, best)
+        table.add_row(results.name, str(results.finished), *states, best)
     return table
-
-
-def _finished(results: Results) -> int:
-    return results.count(TrialState.COMPLETE) + results.count(TrialState.PRUNED)
 
 
 def _values(trial: FrozenTrial) -> str:

@@ -34,9 +34,15 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 2.0  # how often to look for a trial to run, and for workers that stopped responding
 IN_PROCESS = "BasicLauncher"
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL; there psutil's SIGTERM kills
-LEAST = {"n_trials": 1, "n_jobs": 1, "max_retries": 0, "heartbeat_interval": 1}  # smallest value of each option
+LEAST = {
+    "n_trials": 1,
+    "max_epochs": 1,
+    "n_jobs": 1,
+    "max_retries": 0,
+    "heartbeat_interval": 1,
+}  # smallest value of each option
 STOCK = ("sampler", "direction", "storage", "study_name", "n_trials", "n_jobs", "max_failure_rate", "params")
-OWN = ("folder", "pruner", "max_retries", "heartbeat_interval", "grace_period")
+OWN = ("folder", "pruner", "max_epochs", "max_retries", "heartbeat_interval", "grace_period")
 
 
 class StudySweeperImpl(OptunaSweeperImpl):
@@ -94,12 +100,14 @@ class StudySweeperImpl(OptunaSweeperImpl):
     def _budget(self, space: Space) -> Budget:
         grid = hydra_options.is_grid(self.options["sampler"])
         trials = min(self.n_trials, len(space.cells())) if grid else self.n_trials
-        return Budget(trials, grid, self.options["max_retries"], self.max_failure_rate)
+        return Budget(trials, grid, self.options["max_retries"], self.max_failure_rate, self.options["max_epochs"])
 
     def _check_options(self, typed: Sequence[str]) -> None:
         hydra_options.check_name(self.study_name)
         self._check_passwords(typed)
         for name, least in LEAST.items():
+            if name == "max_epochs" and self.options[name] is None:
+                continue
             if not isinstance(self.options[name], int) or self.options[name] < least:
                 raise ConfigError(
                     f"hydra.sweeper.{name}={self.options[name]!r}: should be a whole number, {least} or more",

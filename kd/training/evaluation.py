@@ -37,7 +37,7 @@ class Evaluation:
     agreement: float | None
 
     def metrics(self, class_names: Sequence[str]) -> dict[str, float | None]:
-        """loss, miou, dice, iou/<class> and, with a reference, teacher_agreement."""
+        """loss, what `Confusion.summary` names and, with a reference, teacher_agreement."""
         agreement = {} if self.agreement is None else {"teacher_agreement": self.agreement}
         return {"loss": self.loss, **self.confusion.summary(class_names), **agreement}
 

@@ -70,11 +70,13 @@ class Confusion:
         return self._ratios(self.counts.trace()[None], self.counts.sum()[None])[0]
 
     def summary(self, names: Sequence[str]) -> dict[str, float | None]:
-        """`miou`, `dice` (means over labels) and `iou/<name>` for each label."""
+        """`miou`, `dice` (means over labels), `iou/<name>` for each label and, for binary data, `dice/<foreground>`."""
+        iou, dice = self.iou(), self.dice()
         return {
-            "miou": mean(self.iou()),
-            "dice": mean(self.dice()),
-            **{f"iou/{name}": value for name, value in zip(names, self.iou(), strict=True)},
+            "miou": mean(iou),
+            "dice": mean(dice),
+            **{f"iou/{name}": value for name, value in zip(names, iou, strict=True)},
+            **({f"dice/{names[1]}": dice[1]} if len(names) == 2 else {}),
         }
 
 

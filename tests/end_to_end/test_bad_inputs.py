@@ -25,7 +25,7 @@ from kd.networks import build
 from kd.networks.saved import load_file, save
 from kd.settings import NetworkSettings
 from kd.study import hydra_options
-from kd.study.recipe import WINNER
+from kd.study.recipe import winner_study
 
 SMALL = (
     "backbone=tiny loss=hard_only unfreeze=all data.image_size=[32,32] trainer.batch_size=8 trainer.epochs=1 "
@@ -594,7 +594,7 @@ def test_a_recipe_folder_cannot_lead_elsewhere(root, capsys):
 
 
 def test_recipes_written_by_studies_and_people_are_accepted(root):
-    recipe(root, "sweeps/winner.yaml", WINNER.format(study="hydra", folder="x"))
+    recipe(root, "sweeps/winner.yaml", winner_study("hydra", "x", seed=0))
     recipe(root, "loss/own.yaml", "alpha: 1\ngamma: ${loss.alpha}\n")
     text = "defaults: [small_data, {override /loss: own}, _self_]\ndata: {root: /hydra/data}\n"
     typed = recipe(root, "experiment/best.yaml", f"{GLOBAL}# a note: @hydra\n{text}")

@@ -29,6 +29,7 @@ SMALL = [
     "backbone=tiny", "data.image_size=[32,32]", "data.train=16", "data.val=8", "data.test=8", "trainer.batch_size=8",
     "trainer.epochs=3", "trainer.device=cpu", "loss=hard_only", "schedule=choice(linear,cosine)", "schedule.final=1.0",
     "unfreeze.start_epoch=1", "unfreeze.rate=1", "hydra/sweeper/pruner=none", "pictures=false",
+    "loss.gamma=0.5", "optimizer.lr=0.001", "optimizer.weight_decay=0.01",
 ]  # fmt: skip
 UNSEEN = "tracking=none"
 LONG = ["trainer.epochs=6", "data.train=64"]  # for trials that are to be caught in their middle

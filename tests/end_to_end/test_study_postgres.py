@@ -40,6 +40,7 @@ SMALL = [
     "trainer.device=cpu", "loss=hard_only", "schedule=cosine", "schedule.initial=4", "schedule.final=1",
     "unfreeze.start_epoch=0", "unfreeze.rate=1", "optimizer.encoder_lr_scale=interval(0.1,1)",
     "hydra/sweeper/pruner=none", f"hydra.sweeper.study_name={STUDY}", "pictures=false",
+    "loss.gamma=0.5", "optimizer.lr=0.001", "optimizer.weight_decay=0.01",
 ]  # fmt: skip
 TARGET = 8  # trials of the toy study
 GATE: Any = None

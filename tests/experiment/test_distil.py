@@ -156,8 +156,19 @@ def test_image_files_are_valid(distilled, name):
 
 
 def test_the_table_compares_teacher_and_student(distilled):
-    for row in ("teacher", "student", "parameters", "latency", "mIoU, val", "Dice, test"):
+    for row in ("teacher", "student", "parameters", "trivial", "latency", "mIoU, val", "Dice of foreground, test"):
         assert row in distilled.stdout
+
+
+def test_the_place_between_trivial_and_teacher_is_in_the_summary_and_in_one_sentence(distilled):
+    summary = json.loads((folder_of(distilled) / "summary.json").read_text())
+    assert summary["baseline"].keys() <= summary["student"].keys()
+    student, trivial, teacher = (summary[who]["test/iou/foreground"] for who in ("student", "baseline", "teacher"))
+    if teacher > trivial:
+        assert summary["share_of_way"] == pytest.approx((student - trivial) / (teacher - trivial))
+        assert f"came {summary['share_of_way']:.0%} of the way" in distilled.stdout
+    else:
+        assert "The teacher is no better than a trivial prediction" in distilled.stdout
 
 
 def test_the_same_settings_find_the_teacher_and_give_the_same_student(distilled, again):

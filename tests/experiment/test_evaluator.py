@@ -53,7 +53,7 @@ def test_measurements_are_size_speed_and_the_metrics_of_validation_and_test(stor
     evaluator = Evaluator(context())
     names = evaluator.context.data.class_names
     found, labels = measure(evaluator, network, file, {})
-    metrics = ["loss", "miou", "dice", "iou/background", "iou/foreground"]
+    metrics = ["loss", "miou", "dice", "iou/background", "iou/foreground", "dice/foreground"]
     expected = [
         "parameters",
         "macs",

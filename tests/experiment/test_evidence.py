@@ -15,6 +15,7 @@ from kd.experiment.evidence import (
     thumbnail,
     worst_and_best,
 )
+from kd.training.diagnostics import Diagnostics
 from kd.training.metrics import Confusion
 
 VOID = 255
@@ -78,13 +79,16 @@ def test_thumbnails_have_at_most_the_given_side_and_labels_are_not_interpolated(
     assert np.array_equal(thumbnail(labels[:64, :64]).numpy(), labels[:64, :64])
 
 
-def test_the_baselines_metrics_have_the_names_of_a_networks():
-    counts = torch.tensor([[6, 2], [1, 3]])
+def test_the_baselines_metrics_are_those_of_a_network_that_predicts_it():
+    names, usual = ("background", "cell"), torch.tensor([[0, 1], [1, 1]])
+    truth = torch.tensor([[[0, 1], [0, 1]], [[1, 1], [0, 0]]])
+    seen, unseen = (Diagnostics(2, None, baseline_HW=usual) for _ in range(2))
+    seen.add(0, torch.zeros(2, 1, 2, 2), torch.zeros(2, 2, 2, dtype=torch.uint8), truth)
     confusion = Confusion(2)
-    confusion.counts = counts
-    found = baseline_metrics({"student/val/baseline": counts}, ("background", "cell"), None)
-    assert found == {f"val/{name}": value for name, value in confusion.summary(("background", "cell")).items()}
-    assert found["val/iou/cell"] == pytest.approx(3 / 6)
+    confusion.add(usual.expand(2, 2, 2), truth)
+    found = baseline_metrics({"val": seen, "test": unseen}, names)
+    assert found == {f"val/{name}": value for name, value in confusion.summary(names).items()}
+    assert found["val/iou/cell"] == pytest.approx(3 / 7)
 
 
 def test_peak_memory_is_in_bytes():

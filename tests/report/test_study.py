@@ -41,7 +41,8 @@ def studied(distilled, alone, root):
 
 def test_a_study_is_shown_with_its_winners_run_in_full(studied, distilled, alone):
     page = Parsed(write("mine"))
-    assert page.sections[:6] == ["question", "best", "importance", "pruning", "baseline", "trials"]
+    assert page.sections[:6] == ["baseline", "question", "best", "importance", "pruning", "trials"]
+    assert "Cannot tell: the arms have no seed in common" in page.text
     assert {"winner-setup", "winner-results", "winner-per-class"} <= {*page.sections}
     expected = figures(summary_of(distilled))
     assert {key: page.numbers[key] for key in expected} == {key: {value} for key, value in expected.items()}

@@ -3,6 +3,7 @@
 import io
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -12,6 +13,7 @@ from kd.data.augmentation import Augmentation
 from kd.data.loading import TrainLoader
 from kd.run import console
 from kd.run.console import Display, ProgressLoader, comparison
+from kd.training.quality import Compared
 
 FIGURES = {
     "parameters": 6_251_469,
@@ -25,6 +27,9 @@ FIGURES = {
     "test/dice": 0.65,
 }
 TEACHER = {**FIGURES, "parameters": 13_158_765, "file_bytes": 53_000_000, "latency_ms": 49.38, "val/miou": 0.8}
+NAMES = ["sky", "road", "car"]
+BOTH = Compared(NAMES, FIGURES, TEACHER, {"val/miou": 0.4})
+ALONE = replace(BOTH, teacher={})
 RECORD = {
     "epoch": 1, "temperature": 3.25, "unfrozen_blocks": 2, "lr/decoder": 1e-3, "lr/encoder": 1e-4,
     "train/loss": 1.23456, "val/miou": 0.5, "seconds": 2.0, "images_per_second": 12.34,
@@ -62,63 +67,67 @@ def terminal(monkeypatch):
 # the table of results
 
 
-def test_ratios_are_student_over_teacher():
-    found = rows(comparison(FIGURES, TEACHER))
+def test_sizes_have_the_ratio_of_student_to_teacher():
+    found = rows(comparison(BOTH))
     assert found["parameters"] == ["13,158,765", "6,251,469", "0.475"]
     assert found["file, bytes"] == ["53,000,000", "25,110,000", "0.474"]
     assert found["latency, ms/image"] == ["49.4", "12.3", "0.250"]
-    assert found["mIoU, val"] == ["0.8000", "0.6000", "0.750"]
-    for title, key in (("Dice, val", "val/dice"), ("mIoU, test", "test/miou"), ("Dice, test", "test/dice")):
-        assert found[title] == [f"{TEACHER[key]:.4f}", f"{FIGURES[key]:.4f}", "1.000"]
+
+
+def test_quality_stands_beside_the_trivial_baselines():
+    found = rows(comparison(BOTH))
+    assert found["mIoU, val"] == ["0.8000", "0.6000", "", "0.4000"]
+    for name, key in (("Dice, val", "val/dice"), ("mIoU, test", "test/miou"), ("Dice, test", "test/dice")):
+        assert found[name] == [f"{TEACHER[key]:.4f}", f"{FIGURES[key]:.4f}", "", "-"]
     assert len(found) == 7
 
 
+def test_the_foreground_comes_first_in_binary_data():
+    found = rows(comparison(Compared(["background", "cell"], {"val/miou": 0.6, "val/iou/cell": 0.3}, {}, {})))
+    assert [*found] == ["IoU of cell, val", "mIoU, val"]
+
+
 def test_columns_are_titled():
-    both, alone = printed(comparison(FIGURES, TEACHER)), printed(comparison(FIGURES, None))
-    assert all(title in both for title in ("teacher", "student", "student / teacher"))
+    both, alone = printed(comparison(BOTH)), printed(comparison(ALONE))
+    assert all(title in both for title in ("teacher", "student", "student / teacher", "trivial"))
     assert "student" in alone
     assert "teacher" not in alone
 
 
-def test_without_a_teacher_there_is_one_column():
-    found = rows(comparison(FIGURES, None))
+def test_without_a_teacher_there_are_two_columns():
+    found = rows(comparison(ALONE))
     assert found["parameters"] == ["6,251,469"]
-    assert found["mIoU, val"] == ["0.6000"]
-    assert {len(cells) for cells in found.values()} == {1}
+    assert found["mIoU, val"] == ["0.6000", "0.4000"]
 
 
 def test_without_a_test_split_there_are_no_rows_for_it():
-    found = rows(comparison({name: value for name, value in FIGURES.items() if not name.startswith("test")}, TEACHER))
+    student = {name: value for name, value in FIGURES.items() if not name.startswith("test")}
+    found = rows(comparison(replace(BOTH, student=student)))
     assert not any("test" in title for title in found)
     assert len(found) == 5
 
 
 def test_missing_or_zero_figures_have_no_ratio():
-    teacher = {**TEACHER, "val/miou": None, "val/dice": 0.0}
-    found = rows(comparison({**FIGURES, "test/miou": None}, teacher))
-    assert found["mIoU, val"] == ["-", "0.6000", "-"]
-    assert found["Dice, val"] == ["0.0000", "0.7000", "-"]
-    assert "mIoU, test" not in found
-
-
-def test_a_zero_student_has_the_ratio_zero():
-    assert rows(comparison({**FIGURES, "val/miou": 0.0}, TEACHER))["mIoU, val"] == ["0.8000", "0.0000", "0.000"]
+    found = rows(comparison(replace(BOTH, teacher={**TEACHER, "parameters": 0, "file_bytes": None, "val/miou": None})))
+    assert found["parameters"] == ["0", "6,251,469", "-"]
+    assert found["file, bytes"] == ["-", "25,110,000", "-"]
+    assert found["mIoU, val"] == ["-", "0.6000", "", "0.4000"]
 
 
 def test_the_table_fits_eighty_columns():
-    lines = printed(comparison(FIGURES, TEACHER), width=80).splitlines()
+    lines = printed(comparison(BOTH), width=80).splitlines()
     assert max(map(len, lines)) <= 80
     assert "…" not in "".join(lines)
 
 
-@pytest.mark.parametrize("width", [20, 40, 200])
+@pytest.mark.parametrize("width", [24, 40, 200])
 def test_no_figure_is_cut_however_narrow_the_terminal_is(width, monkeypatch):
     file = io.StringIO()
     monkeypatch.setattr(console, "console", Console(file=file, width=width))
-    console.show(comparison(FIGURES, TEACHER))
+    console.show(comparison(BOTH))
     assert "…" not in file.getvalue()
     digits = re.sub(r"[^0-9]", "", file.getvalue())
-    assert Counter(digits) == Counter(re.sub(r"[^0-9]", "", printed(comparison(FIGURES, TEACHER), 200)))
+    assert Counter(digits) == Counter(re.sub(r"[^0-9]", "", printed(comparison(BOTH), 200)))
 
 
 # epoch by epoch
@@ -148,7 +157,7 @@ def test_names_are_printed_as_they_are(capsys):
 
 
 def test_a_table_has_no_colours_without_a_terminal(capsys):
-    console.show(comparison(FIGURES, TEACHER))
+    console.show(comparison(BOTH))
     out = capsys.readouterr().out
     assert "results" in out
     assert "\x1b" not in out

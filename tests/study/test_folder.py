@@ -22,11 +22,12 @@ NAME, WINNER = "temperature_unfreeze", "temperature_unfreeze-winner"
 SMALL = [
     "backbone=tiny", "data.image_size=[32,32]", "data.train=16", "data.val=8", "data.test=8", "trainer.batch_size=8",
     "trainer.epochs=3", "trainer.device=cpu", "loss=hard_only", "schedule.initial=4.0", "schedule.final=1.0",
-    "unfreeze.start_epoch=1", "unfreeze.rate=1", "optimizer.encoder_lr_scale=0.3",
+    "unfreeze.start_epoch=1", "unfreeze.rate=1", "optimizer.encoder_lr_scale=0.3", "loss.gamma=0.5",
+    "optimizer.weight_decay=0.01",
 ]  # fmt: skip
 #: A grid whose second and fourth cell hardly learn, so that they are pruned.
 CELLS = [
-    "hydra/sweeper/sampler=grid", "schedule=choice(linear,cosine)", "optimizer.lr=choice(1.0e-3,1.0e-6)",
+    "hydra/sweeper/sampler=grid", "schedule=choice(linear,cosine)", "optimizer.lr=choice(3.0e-3,1.0e-6)",
     "hydra.sweeper.pruner.min_resource=1",
 ]  # fmt: skip
 SEARCHED = ("schedule", "optimizer.lr")
@@ -215,7 +216,7 @@ def test_kd_study_compares_two_studies(here, again, capsys):
     one, other = best(here).value, the_study(here, WINNER).best_value
     for figure in (f"{one:.4f}", f"{other:.4f}", f"{one - other:+.4f}"):
         assert figure in shown
-    assert "differs: finished trials: 4 against 1" in shown
+    assert "differs  finished trials: 4 against 1" in shown
 
 
 @pytest.mark.parametrize("asked", [["temperature_unfreze"], [NAME, "--against", "temperature_unfreze"]])

@@ -8,7 +8,7 @@ from hydra import initialize_config_dir
 from kd.config.compose import CONF, compose, plain
 from kd.errors import ConfigError
 from kd.study.hydra_options import overrides_as_values
-from kd.study.recipe import WINNER, check_folder, recipe
+from kd.study.recipe import check_folder, recipe, winner_study
 
 GROUPS = {folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"hydra", "sweeps"}
 
@@ -88,7 +88,7 @@ def test_a_recipe_starts_with_its_package_and_its_title():
 
 def test_a_winner_is_trained_over_seeds_by_a_study_of_its_own(tmp_path):
     (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "winner.yaml").write_text(WINNER.format(study="mine", folder=tmp_path))
+    (tmp_path / "sweeps" / "winner.yaml").write_text(winner_study("mine", str(tmp_path), seed=7))
     with initialize_config_dir(str(CONF)):
         cfg = hydra_compose(
             "config", [f"hydra.searchpath=[file://{tmp_path}]", "sweeps=winner"], return_hydra_config=True
@@ -97,8 +97,8 @@ def test_a_winner_is_trained_over_seeds_by_a_study_of_its_own(tmp_path):
     assert sweeper.study_name == "mine-winner"
     assert sweeper.sampler._target_.endswith("GridSampler")
     assert sweeper.pruner._target_.endswith("NopPruner")
-    assert dict(sweeper.params) == {"experiment": "best", "seed": "range(1, 4)"}
-    assert sweeper.n_trials == 3
+    assert dict(sweeper.params) == {"experiment": "best", "seed": "range(8, 108)"}
+    assert sweeper.n_trials == 4
 
 
 # somebody else's
@@ -117,7 +117,7 @@ def test_a_recipe_of_ours_is_accepted(overrides, tmp_path):
 
 
 def test_the_winners_study_is_accepted(tmp_path):
-    checked(tmp_path, "sweeps/winner.yaml", WINNER.format(study="mine", folder=tmp_path))
+    checked(tmp_path, "sweeps/winner.yaml", winner_study("mine", str(tmp_path), seed=7))
 
 
 @pytest.mark.parametrize("path", ["elsewhere/x.yaml", "experiment/x.txt", "experiment/x.yaml.old"])

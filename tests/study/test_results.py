@@ -1,25 +1,22 @@
-"""The results of a study: its table, its best trials, what pruning saved, importances, spreads and comparisons."""
+"""The results of a study: its table, its best trials, what pruning saved, importances."""
 
 import csv
 import io
 import math
-import statistics
 from datetime import datetime, timedelta
 from itertools import count, product
 
 import optuna
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from kd.errors import StudyError
-from kd.study.results import Results, Spread, over_seeds, points, rows, table, unequal
+from kd.study.results import Results, points, rows, table
 from kd.study.space import Space
 from kd.study.storage import Database
 
-SEARCHED = {"lr": FloatDistribution(1e-4, 1e-1, log=True), "loss": CategoricalDistribution(["hard_only", "hinton"])}
+SEARCHED = {"lr": FloatDistribution(1e-4, 1e-1, log=True), "schedule": CategoricalDistribution(["linear", "cosine"])}
 START = datetime(2026, 1, 1)
 NAMES = (f"study{number}" for number in count())
 
@@ -38,11 +35,11 @@ def study(storage, *trials, searched=SEARCHED, objectives=None, config=None, nam
     return Results.of(storage, made.study_name)
 
 
-def trial(value=None, state=None, lr=0.01, loss="hinton", curve=(), start=0, seconds=60, params=None,
+def trial(value=None, state=None, lr=0.01, schedule="cosine", curve=(), start=0, seconds=60, params=None,
           searched=SEARCHED, retry_of=(), **facts):  # fmt: skip
     """A trial that began `start` seconds after the first; complete where it has a value, else failed."""
     values = None if value is None else list(value) if isinstance(value, tuple) else [value]
-    params = {"lr": lr, "loss": loss} if params is None else params
+    params = {"lr": lr, "schedule": schedule} if params is None else params
     return optuna.trial.FrozenTrial(
         number=-1, trial_id=-1, state=state or (TrialState.COMPLETE if values else TrialState.FAIL), value=None,
         values=values, datetime_start=START + timedelta(seconds=start),
@@ -186,10 +183,10 @@ def test_a_study_without_trials_has_no_cost(storage):
 
 
 def test_the_key_that_decides_has_the_largest_importance(storage):
-    grid = product((1e-4, 1e-3, 1e-2, 1e-1), SEARCHED["loss"].choices)
-    trials = [trial(-math.log10(lr), lr=lr, loss=loss) for lr, loss in grid]
+    grid = product((1e-4, 1e-3, 1e-2, 1e-1), SEARCHED["schedule"].choices)
+    trials = [trial(-math.log10(lr), lr=lr, schedule=form) for lr, form in grid]
     found = study(storage, *trials).importances()
-    assert list(found) == ["lr", "loss"]
+    assert list(found) == ["lr", "schedule"]
     assert found["lr"] > 0.9
     assert sum(found.values()) == pytest.approx(1)
 
@@ -211,72 +208,12 @@ def test_a_study_that_is_too_small_has_no_importances(trials, more, storage):
     assert results.importances() == {}
 
 
-# spread over seeds
-
-VALUES = st.dictionaries(st.integers(0, 9), st.floats(-1, 1), min_size=1)
-
-
-@given(one=VALUES, other=VALUES)
-def test_a_spread_is_mean_and_sample_deviation_seed_by_seed(one, other):
-    spread = Spread(one)
-    assert spread.mean == pytest.approx(statistics.mean(one.values()), abs=1e-12)
-    assert spread.deviation == (pytest.approx(statistics.stdev(one.values())) if len(one) > 1 else None)
-    difference = spread.minus(Spread(other)).by_seed
-    assert difference == {seed: one[seed] - other[seed] for seed in one.keys() & other.keys()}
+@pytest.mark.parametrize(("best", "trivial"), [(0.5, 0.5), (0.4, 0.5), (0.6, None)])
+def test_a_best_trial_at_or_below_trivial_is_no_winner(best, trivial, storage):
+    results = study(storage, trial(best, **{"baseline/val/miou": 0.5}), trial(0.1))
+    assert results.trivial == trivial
+    assert study(storage, trial(best)).trivial is None
 
 
-def seeds(storage, figures: dict) -> Results:
-    """A winner trained again: seed -> its test/miou."""
-    searched = {"seed": IntDistribution(1, 5)}
-    trials = [
-        trial(0.5, params={"seed": seed}, searched=searched, **{"test/miou": value, "val/miou": value + 0.1})
-        for seed, value in figures.items()
-    ]
-    return study(storage, *trials, trial(params={"seed": 5}, searched=searched), searched=searched)
-
-
-def test_figures_over_seeds_are_those_of_complete_trials(storage):
-    found = over_seeds(seeds(storage, {3: 0.25, 1: 0.5}))
-    assert found["test/miou"].by_seed == {1: 0.5, 3: 0.25}
-    assert found["val/miou"].by_seed == {1: 0.6, 3: 0.35}
-    assert over_seeds(study(storage, trial(0.5))) == {}
-
-
-# one study against another
-
-EQUAL = {"data.train": 16, "data.fingerprint": "a", "trainer.epochs": 8, "trainer.batch_size": 4, "seed": 0,
-         "backbone.student.encoder": "x", "augment.transforms": [], "loss.alpha": 0.3, "optimizer.lr": 1.0}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{}, {"loss.alpha": 0.0}, {"optimizer.lr": 2.0}, {"teacher.lr": 2.0}, {"data.root": "x"}, {"data.cache": "off"}],
-)
-def test_studies_with_equal_data_and_budget_compare_fairly(change, storage):
-    one = study(storage, trial(0.5), config=EQUAL)
-    other = study(storage, pruned(0.5, [0.5]), config={**EQUAL, **change})
-    assert unequal(one, other) == []
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("data.train", 32), ("data.fingerprint", "b"), ("trainer.epochs", 9), ("trainer.batch_size", 8), ("seed", 1),
-        ("backbone.student.encoder", "y"), ("augment.transforms", ["flip"]), ("data.new", 1),
-    ],
-)  # fmt: skip
-def test_a_difference_in_data_or_budget_is_named(key, value, storage):
-    one, other = study(storage, config=EQUAL), study(storage, config={**EQUAL, key: value})
-    assert unequal(one, other) == [f"{key}: {EQUAL.get(key)} against {value}"]
-    assert unequal(other, one) == [f"{key}: {value} against {EQUAL.get(key)}"]
-
-
-def test_a_searched_key_is_not_a_difference(storage):
-    searching = study(storage, searched={"data.train": IntDistribution(8, 16)}, config={**EQUAL, "data.train": 8})
-    assert unequal(study(storage, config=EQUAL), searching) == []
-
-
-def test_objectives_and_numbers_of_finished_trials_are_compared(storage):
-    one = study(storage, trial(0.5), pruned(0.5, [0.5]), trial())
-    other = study(storage, trial(0.5), objectives={"val/dice": "maximize"})
-    assert unequal(one, other) == ["objective: val/miou against val/dice", "finished trials: 2 against 1"]
+def test_finished_trials_are_the_complete_and_the_pruned(storage):
+    assert study(storage, trial(0.5), pruned(0.5, [0.5]), trial()).finished == 2

@@ -7,9 +7,10 @@ import pytest
 from rich.console import Console
 
 from kd.study import show
-from kd.study.results import Spread
+from kd.study.comparison import Arm, Spread
 from kd.study.storage import Database
-from tests.study.test_results import EQUAL, pruned, seeds, study, trial
+from tests.study.test_comparison import EQUAL, TAUGHT, seeds
+from tests.study.test_results import pruned, study, trial
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def shown(*parts) -> str:
 
 def test_the_best_trials_are_shown_best_first_with_what_was_searched(storage):
     results = study(
-        storage, trial(0.5, lr=0.01, epochs=7), trial(0.75, lr=0.02, loss="hard_only", **{"test/miou": 0.625}), trial()
+        storage, trial(0.5, lr=0.01, epochs=7), trial(0.75, lr=0.02, schedule="linear", **{"test/miou": 0.625}), trial()
     )
     lines = [line.strip("│┃ ").split() for line in shown(show.best_trials(results)).splitlines()]
     table = {line[0]: [cell for cell in line[1:] if cell not in "│┃"] for line in lines if len(line) > 1}
@@ -39,7 +40,7 @@ def test_the_best_trials_are_shown_best_first_with_what_was_searched(storage):
     assert table["test/miou"] == ["0.6250", "-"]
     assert table["epochs"] == ["-", "7"]
     assert table["lr"] == ["0.02", "0.01"]
-    assert table["loss"] == ["hard_only", "hinton"]
+    assert table["schedule"] == ["linear", "cosine"]
     assert show.overview(results).endswith("val/miou (maximize); 2 complete, 1 fail")
 
 
@@ -74,7 +75,7 @@ def test_cost_shows_wall_time_and_the_sum_over_trials(storage):
 def test_importances_are_shown_largest_first(storage):
     results = study(storage, *[trial(-math.log10(lr), lr=lr) for lr in (1e-4, 1e-3, 1e-2, 1e-1)])
     lines = shown(show.importances(results)).splitlines()
-    assert [line.split()[1] for line in lines if " lr " in line or " loss " in line] == ["lr", "loss"]
+    assert [line.split()[1] for line in lines if " lr " in line or " schedule " in line] == ["lr", "schedule"]
 
 
 def test_importances_of_a_study_that_is_too_small_are_not_shown(storage):
@@ -93,18 +94,28 @@ def test_a_spread_is_shown_with_its_number_of_seeds():
 def test_winners_are_compared_seed_by_seed(storage):
     """A difference with the same sign at every seed is seen, however far the seeds are apart."""
     one, other = seeds(storage, {1: 0.25, 2: 0.75, 3: 0.5}), seeds(storage, {1: 0.125, 2: 0.625})
-    text = shown(*show.winners(one, other))
+    taught = study(storage, trial(0.5), config=TAUGHT)
+    text = shown(*show.against(Arm(taught, one), Arm(study(storage, trial(0.5), config=EQUAL), other)))
     assert f"{0.125:+.4f} ± {0:.4f} (2)" in text
-    assert list(show.winners(one, study(storage, trial(0.5)))) == []
+    assert "verdict  helped: test/miou +0.1250" in text
+    assert "winners over seeds" not in shown(*show.against(Arm(taught), Arm(taught)))
+
+
+def test_a_study_whose_best_trial_is_trivial_has_no_winner(storage):
+    found = {"baseline/val/miou": 0.5, "val/iou/cell": 0.0}
+    line = show.useless(study(storage, trial(0.5, **found)))
+    assert line.startswith("there is no winner: the best trial, 0, does not beat a trivial prediction (val/miou 0.5000")
+    assert "objective=val/iou/cell" in line
+    assert show.useless(study(storage, trial(0.6, **found))) == ""
 
 
 def test_two_studies_are_compared_with_what_is_unfair(storage):
     one = study(storage, trial(0.75, **{"test/miou": 0.5}), trial(0.25), config=EQUAL)
     other = study(storage, trial(0.5, **{"test/miou": 0.75}), config={**EQUAL, "trainer.epochs": 9})
-    text = shown(*show.against(one, other))
-    for expected in ("+0.2500", "-0.2500", "differs: trainer.epochs: 8 against 9", "differs: finished trials"):
+    text = shown(*show.against(Arm(one), Arm(other)))
+    for expected in ("+0.2500", "-0.2500", "differs  trainer.epochs: 8 against 9", "differs  finished trials"):
         assert expected in text
 
 
 def test_a_study_without_a_complete_trial_can_be_compared(storage):
-    assert "finished trials" in shown(*show.against(study(storage, trial(0.5)), study(storage, trial())))
+    assert "finished trials" in shown(*show.against(Arm(study(storage, trial(0.5))), Arm(study(storage, trial()))))

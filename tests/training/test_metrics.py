@@ -231,6 +231,7 @@ def test_binary_miou_is_the_mean_of_background_and_foreground():
         "dice": pytest.approx((1 / 2 + 2 / 3) / 2),
         "iou/background": 1 / 3,
         "iou/foreground": 1 / 2,
+        "dice/foreground": 2 / 3,
     }
 
 

@@ -1,0 +1,133 @@
+"""`kd verdict`: its commands, its price, and the whole of it on tiny data, twice."""
+
+import re
+import sys
+
+import program
+import pytest
+
+from kd.cli import main
+from kd.errors import ConfigError
+from kd.study import protocol
+from kd.study.protocol import Protocol
+
+TINY = [
+    "backbone=tiny", "data.image_size=[32,32]", "data.train=16", "data.val=8", "data.test=8", "trainer.batch_size=8",
+    "trainer.epochs=2", "trainer.device=cpu", "unfreeze.start_epoch=1", "unfreeze.rate=1", "teacher.epochs=2",
+    "pictures=false", "tracking=none", "objective=val/iou/foreground",
+]  # fmt: skip
+
+
+def commands(**asked) -> tuple[list[str], list[str]]:
+    """The commands of both studies."""
+    made = Protocol(**{"overrides": TINY, **asked})
+    settings = made.settings()
+    return made.study(settings, distilled=True), made.study(settings, distilled=False)
+
+
+def test_both_arms_have_the_same_budget_pruner_and_overrides():
+    taught, alone = commands(trials=7)
+    assert {*taught} - {*alone} == {
+        "sweeps=temperature_unfreeze", "hydra.sweeper.study_name=verdict-distilled", "teacher.epochs=2",
+    }  # fmt: skip
+    assert {*alone} - {*taught} == {
+        "sweeps=no_teacher", "hydra.sweeper.study_name=verdict-alone", "loss.alpha=0", "loss.beta=0", "loss.delta=1.0",
+    }  # fmt: skip
+    assert "hydra.sweeper.n_trials=7" in taught
+
+
+def test_the_student_alone_is_not_told_what_concerns_the_teacher_but_has_the_same_task_loss():
+    overrides = [*TINY, "loss=hinton", "schedule=constant", "schedule.initial=2", "loss.gamma=0.7", "teacher.lr=0.01"]
+    _, alone = commands(overrides=overrides)
+    assert "loss.gamma=0.7" in alone
+    assert not {"loss=hinton", "schedule=constant", "schedule.initial=2", "teacher.lr=0.01"} & {*alone}
+
+
+@pytest.mark.parametrize(("price", "seeds"), [(25, 5), (14, 3), (40, 8)])
+def test_the_price_bounds_both_studies_with_their_last_trials_and_all_seeds(price, seeds):
+    asked = Protocol(price=price, seeds=seeds)
+    assert 2 * (asked.trainings + 1) + 2 * (seeds - 1) == price
+
+
+def test_the_winners_are_trained_where_the_studies_were(tmp_path):
+    made = Protocol(seeds=4, overrides=["data.root=x", "optimizer.lr=1", "hydra/launcher=joblib", "tracking=none"])
+    assert made.winner("verdict-alone", tmp_path) == [
+        "-m", "--config-dir", str(tmp_path / "verdict-alone"), "sweeps=winner", "hydra.sweeper.n_trials=3",
+        "data.root=x", "hydra/launcher=joblib", "tracking=none",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"price": 9}, "--price 9 is too low for --seeds 5: should be 14 or more"),
+        ({"seeds": 1}, "--seeds 1: should be 2 or more"),
+        ({"trials": 0}, "--trials 0: should be 2 or more"),
+        ({"name": "a/b"}, "study_name='a/b'"),
+        ({"overrides": ["seed=3"]}, "seed=3: kd verdict sets it"),
+        ({"overrides": ["loss=hard_only"]}, "nothing is distilled"),
+        ({"overrides": ["objective=[val/miou,val/dice]"]}, "a verdict is on one metric"),
+        ({"overrides": ["trainer.epochs=0"]}, "trainer.epochs=0"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_anything_runs(asked, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Protocol(**asked).settings()
+
+
+def test_a_search_among_the_overrides_is_passed_on():
+    taught, alone = commands(overrides=[*TINY, "schedule.initial=interval(1,3)", "optimizer.lr=choice(0.1,0.2)"])
+    assert "schedule.initial=interval(1,3)" in taught
+    assert "optimizer.lr=choice(0.1,0.2)" in alone
+
+
+def test_a_step_that_fails_ends_the_command_as_it_ended(monkeypatch):
+    with pytest.raises(SystemExit) as end:
+        protocol._step("one", ["trainer.epochs=0"])
+    assert end.value.code == 2
+
+
+@pytest.fixture
+def steps(monkeypatch, root):
+    """The commands that ran, in a fork instead of a new interpreter."""
+    ran = []
+
+    def step(title, arguments):
+        ran.append(arguments)
+        done = program.train(root, *arguments)
+        assert done.returncode == 0, done.stderr
+
+    monkeypatch.setattr(protocol, "_step", step)
+    return ran
+
+
+def written(root) -> dict:
+    """When each run of a study ended."""
+    return {path: path.stat().st_mtime_ns for path in root.glob("runs/studies/*/*/summary.json")}
+
+
+def test_one_command_runs_the_protocol_and_more_seeds_continue_it(steps, root, capsys):
+    asked = ["verdict", "--trials", "2", "--price", "20", *TINY]
+    main([*asked, "--seeds", "2"])
+    first = capsys.readouterr().out
+    assert re.search(
+        r"^verdict  (helped|did not help|cannot tell): test/iou/foreground .*2 paired seeds", first, re.MULTILINE
+    )
+    assert re.search(r"^price    \d\.\d full trainings \(\d+ epochs; and 2 of the teacher, once\)", first, re.MULTILINE)
+    assert "differs" not in first
+    runs = written(root)
+    main([*asked, "--seeds", "3"])
+    second = capsys.readouterr().out
+    assert "3 paired seeds" in second
+    assert (
+        runs.items() <= {path: path.stat().st_mtime_ns for path in root.glob("runs/studies/*/*/summary.json")}.items()
+    )
+    assert len(steps) == 8
+
+
+def test_an_arm_that_learnt_nothing_has_no_verdict(steps, monkeypatch, capsys):
+    monkeypatch.setattr(protocol.show, "useless", lambda results: "there is no winner")
+    monkeypatch.setattr(sys, "argv", ["kd"])
+    with pytest.raises(SystemExit):
+        main(["verdict", "--trials", "2", "--seeds", "2", "--price", "20", *TINY])
+    assert "study verdict-distilled: there is no winner" in capsys.readouterr().err

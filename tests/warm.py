@@ -1,0 +1,20 @@
+"""Imported by the process that `program` forks from: what every fork would otherwise do again, for half its time."""
+
+import torch
+
+import kd.cli.train
+import kd.experiment.distil
+import kd.study.trial  # noqa: F401
+from kd.config.compose import compose
+from kd.config.read import read
+from kd.config.transforms import build_transforms
+from kd.networks.build import build
+from kd.networks.cost import macs
+
+torch.set_num_threads(1)  # threads do not survive a fork
+settings = read(compose(["backbone=tiny", "data=shapes"]))
+build_transforms(settings.augment.transforms)
+for network in (build(each, 3, ("a", "b", "c"), "") for each in (settings.backbone.student, settings.backbone.teacher)):
+    macs(network, (32, 32))
+    network(torch.zeros(2, 3, 32, 32)).sum().backward()
+    torch.optim.AdamW(network.parameters(), fused=True).step()
