@@ -37,7 +37,8 @@ from kd.training.batch_norm import measure_batch_norm
 from kd.training.loop import EpochResult, fit
 from kd.training.step import Distillation
 
-PAIR = "b0_from_b3"
+#: The main pair; the time that a step takes does not depend on the weights, and random ones need no network.
+PAIR = ["backbone=b0_from_b3", "backbone.student.weights=null", "backbone.teacher.weights=null"]
 STATES = {"frozen": Frozen(), "unfrozen": All()}  # of the encoder, and the policy that keeps it so
 
 
@@ -227,7 +228,7 @@ def folder_of(sizes: Sizes, own: Path | None = None, settings: tuple[str, ...] =
             copy_some(own, Path(place), images, list(settings))
         side = f"data.image_size=[{sizes.image_size},{sizes.image_size}]"
         root = f"root={Path(place) / 'root'}"
-        yield [root, f"backbone={PAIR}", "data=folder", f"data.root={place}", side, "tracking=none", *settings]
+        yield [root, *PAIR, "data=folder", f"data.root={place}", side, "tracking=none", *settings]
 
 
 def takes_by_hand(data: Folder) -> bool:

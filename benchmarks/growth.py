@@ -46,4 +46,4 @@ def _case(sizes: Sizes, images: int, side: int, classes: int, stack: ExitStack) 
     write_shapes(Path(place), side, {"train": images, "val": 1}, classes)
     shape = ["data=folder", f"data.root={place}", f"data.image_size=[{side},{side}]", f"data.classes={classes}"]
     root = f"root={Path(place) / 'root'}"
-    return Case.of(replace(sizes, steps=images // sizes.batch), [root, f"backbone={PAIR}", "tracking=none", *shape])
+    return Case.of(replace(sizes, steps=images // sizes.batch), [root, *PAIR, "tracking=none", *shape])

@@ -71,7 +71,7 @@ def _drained(batches: Any, epoch: int) -> float:
 def _context(on: On, recipe: str, workers: int, *overrides: str) -> RunContext:
     side, batch, images = (64, 4, 16) if on.small else (640, 16, 512)
     return bench_of([
-        f"root={on.shared / 'root'}", f"backbone={SMALL_PAIR if on.small else PAIR}", "tracking=none", "data=folder",
+        f"root={on.shared / 'root'}", *(SMALL_PAIR if on.small else PAIR), "tracking=none", "data=folder",
         f"data.root={_pictures(on.shared / 'pictures', side, images)}", f"data.image_size=[{side},{side}]",
         f"augment={recipe}", f"trainer.device={on.device}", f"trainer.batch_size={batch}",
         f"trainer.workers={workers}", "trainer.precision=bf16", *overrides,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.crash import PROJECT, outcome, weights
+from benchmarks.on_gpu.setting import PAIR, SMALL_PAIR
 from benchmarks.on_gpu.supervise import On, end
 
 NOT_REPEATED = re.compile(r"(\w+) does not have a deterministic implementation")
@@ -70,9 +71,10 @@ class Run:
 
 
 def _arguments(on: On, *more: str) -> list[str]:
-    pair, side, images, epochs = ("tiny", 32, 16, 4) if on.small else ("b0_from_b3", 128, 192, 8)
+    side, images, epochs = (32, 16, 4) if on.small else (128, 192, 8)
     return [
-        f"backbone={pair}", f"data.image_size=[{side},{side}]", f"data.train={images}", "data.val=8", "data.test=8",
+        *(SMALL_PAIR if on.small else PAIR), f"data.image_size=[{side},{side}]", f"data.train={images}", "data.val=8",
+        "data.test=8",
         f"trainer.epochs={epochs}", "teacher.epochs=1", "unfreeze.start_epoch=1", "unfreeze.rate=1", "tracking=none",
         "pictures=false", f"trainer.device={on.device}", "trainer.deterministic=true", "trainer.workers=2", *more,
     ]  # fmt: skip

@@ -24,7 +24,8 @@ from kd.training.batch_norm import measure_batch_norm
 from kd.training.loop import EpochResult, fit
 from kd.training.step import Distillation
 
-PAIR, SMALL_PAIR = "b0_from_b3", "tiny"
+PAIR = ["backbone=b0_from_b3", "backbone.student.weights=null", "backbone.teacher.weights=null"]
+SMALL_PAIR = ["backbone=tiny"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class Noise(Source):
 def context_of(on: On, side: int, batch: int, images: int, classes: int = 1, *overrides: str) -> RunContext:
     """A configuration over `images` pictures of noise, without augmentation, on the GPU where there is one."""
     context = bench_of([
-        f"root={on.shared / 'root'}", f"backbone={SMALL_PAIR if on.small else PAIR}", "augment=none", "tracking=none",
+        f"root={on.shared / 'root'}", *(SMALL_PAIR if on.small else PAIR), "augment=none", "tracking=none",
         f"trainer.device={on.device}", "trainer.workers=0", f"trainer.batch_size={batch}", *overrides,
     ])  # fmt: skip
     noise = Noise(length=images, classes=classes, image_size=(side, side))

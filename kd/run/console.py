@@ -97,7 +97,7 @@ def comparison(compared: Compared) -> Table:
     """Table of size, speed and quality of teacher and student, with the ratio of their sizes."""
     student, teacher, trivial = compared.student, compared.teacher, compared.trivial
     table = Table(title="results", title_justify="left")
-    titles = ("teacher", "student", "student / teacher") if teacher else ("student",)
+    titles = ("teacher", "student", "ratio") if teacher else ("student",)
     for name in ("", *titles, "trivial"):
         table.add_column(name, justify="right" if name else "left")
     for key, what, form in SIZES:

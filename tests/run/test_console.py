@@ -89,7 +89,7 @@ def test_the_foreground_comes_first_in_binary_data():
 
 def test_columns_are_titled():
     both, alone = printed(comparison(BOTH)), printed(comparison(ALONE))
-    assert all(title in both for title in ("teacher", "student", "student / teacher", "trivial"))
+    assert all(title in both for title in ("teacher", "student", "ratio", "trivial"))
     assert "student" in alone
     assert "teacher" not in alone
 
