@@ -3,6 +3,7 @@
 Names are only looked up in the lists of smp and timm; nothing is imported by name.
 """
 
+import logging
 import os
 import warnings
 from collections.abc import Mapping
@@ -67,6 +68,7 @@ def create(settings: NetworkSettings, classes: int, where: str, weights: str | N
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # smp's deprecations of its own encoder names
+            logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what fails in the end is raised
             return smp.create_model(
                 settings.arch, settings.encoder, weights, classes=classes, **_decoder(settings, where)
             )
@@ -106,7 +108,8 @@ def _cannot_build(error: Exception, settings: NetworkSettings, where: str) -> Ex
         return error
     return ModelError(
         f"{where}weights={settings.weights}: the weights of {settings.encoder} could not be downloaded "
-        f"({type(error).__name__}); without a network set {where}weights=null or to a file of encoder weights"
+        f"({type(error).__name__}); without a network take backbone=lite0_from_lite2, whose weights are installed, or "
+        f"set {where}weights=null or to a file of encoder weights"
     )
 
 
