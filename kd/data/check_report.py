@@ -15,6 +15,7 @@ from kd.errors import shown
 from kd.system.terminal import can_move
 
 MAX_LINES = 20  # for problems of one kind
+RARE = 0.1  # of the pixels: a mean over background and so little foreground says nothing about the foreground
 MAX_NAMED = 3  # sizes or formats of a split
 
 
@@ -31,6 +32,8 @@ def show(report: Report) -> None:
         console.print(_outline(name, split))
     if any(split.classes for split in report.splits.values()):
         console.print(_balance(report.splits))
+    if hint := _rare(report.splits.get("train")):
+        console.print(f"hint: {hint}")
     for severity, problems in (("error", report.errors), ("warning", report.warnings)):
         for line in _lines(problems):
             console.print(f"{severity}: {line}")
@@ -82,6 +85,16 @@ def _balance(splits: dict[str, Split]) -> Table:
     if any(split.void for split in filled.values()):
         table.add_row("void, of all", *(cell for split in filled.values() for cell in (_void(split), "")))
     return table
+
+
+def _rare(split: Split | None) -> str:
+    """What to do where the foreground of binary data is rare; else empty."""
+    if split is None or len(split.classes) != 2:
+        return ""
+    name, share = list(split.classes)[1], split.share(list(split.classes)[1])
+    if not 0 < share <= RARE:
+        return ""
+    return f"{shown(name)} is rare ({share:.1%} of the pixels): choose by it, objective=val/iou/{shown(name)}"
 
 
 def _void(split: Split) -> str:

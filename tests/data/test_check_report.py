@@ -48,6 +48,17 @@ def test_a_valid_folder_is_reported_with_its_class_balance(capsys, folder):
     assert out.endswith("6 pairs, no problems\n")
 
 
+@pytest.mark.parametrize(("columns", "rare"), [(0, False), (4, True), (16, False)])
+def test_a_rare_foreground_is_named_with_the_objective_to_choose_by(capsys, tmp_path, columns, rare):
+    for split in ("train", "val"):
+        truth = np.zeros((32, 64), np.uint8)
+        truth[:, :columns] = 1
+        put(tmp_path, split, np.full((32, 64, 3), len(split), np.uint8), truth, split=split)
+    _, out, _ = kd_check(capsys, "data=folder", f"data.root={tmp_path}")
+    hint = "hint: foreground is rare (6.2% of the pixels): choose by it, objective=val/iou/foreground"
+    assert (hint in out) == ("hint" in out) == rare
+
+
 def test_errors_exit_with_one_and_warnings_with_zero(capsys, folder):
     put(folder, "copy", np.full((32, 64, 3), 5, np.uint8))
     code, out, _ = kd_check(capsys, "data=folder", f"data.root={folder}")
