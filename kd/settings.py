@@ -261,6 +261,7 @@ class TrainedTeacher(Cached):
 
     epochs: Epochs
     lr: Positive
+    weight_decay: NonNegative
     encoder_lr_scale: Positive
     gamma: NonNegative
     delta: NonNegative

@@ -7,10 +7,9 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network fo
 from typing import Any
 
 import albumentations
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from pydantic import ValidationError
 
-from kd.errors import ConfigError
+from kd.errors import ConfigError, nearest
 
 _CLASSES = [
     value
@@ -19,19 +18,42 @@ _CLASSES = [
 ]
 
 #: Every allowed transform, as `albumentations.<Class>` and by the module that defines it.
-TRANSFORMS = sorted({f"{place}.{kind.__name__}" for kind in _CLASSES for place in ("albumentations", kind.__module__)})
+TRANSFORMS = {f"{place}.{kind.__name__}": kind for kind in _CLASSES for place in ("albumentations", kind.__module__)}
+PUBLIC = [f"albumentations.{kind.__name__}" for kind in _CLASSES]
 
 
 def build_transforms(nodes: list[dict[str, Any]]) -> list[Any]:
-    """The albumentations transforms of a list of `_target_` mappings.
+    """The albumentations transforms of a list of `_target_` mappings; no interpolation in them is resolved.
 
     Raises:
         ConfigError: albumentations has no such class or argument.
     """
     try:
-        return instantiate(nodes, _convert_="all", _execution_whitelist_=TRANSFORMS)
-    except (InstantiationException, ValueError, TypeError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+        return [_built(node) for node in nodes]
+    except (ValueError, TypeError) as error:
+        reason = _reason(error)
         raise ConfigError(
             f"augment.transforms: {reason}; name transforms as albumentations.<Class>, with their own arguments"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    cause = error.__cause__  # albumentations raises a ValueError from it
+    if not isinstance(cause, ValidationError):
+        return str(error).splitlines()[0]
+    first = cause.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}={first['input']!r}: {first['msg']}"
+
+
+def _built(node: Any) -> Any:
+    """A node with every `_target_` mapping in it, at any depth, replaced by its transform."""
+    if isinstance(node, list):
+        return [_built(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    arguments = {key: _built(value) for key, value in node.items() if key != "_target_"}
+    if "_target_" not in node:
+        return arguments
+    if node["_target_"] not in TRANSFORMS:
+        raise ValueError(f"{node['_target_']!r} is not a transform; {nearest(str(node['_target_']), PUBLIC)}")
+    return TRANSFORMS[node["_target_"]](**arguments)

@@ -33,11 +33,12 @@ def build_loss(context: RunContext, weights: Mapping[str, float]) -> Distillatio
     return DistillationLoss(weights, context.data.classes, context.data.ignore_index, total)
 
 
-def build_recipe(context: RunContext, seed: int) -> Recipe:
-    """How weights are updated: the settings of optimizer and trainer."""
+def build_recipe(context: RunContext, seed: int, weight_decay: float | None = None) -> Recipe:
+    """How weights are updated: the settings of optimizer and trainer, and the weight decay if it is another one."""
     optimizer, trainer = context.settings.optimizer, context.settings.trainer
+    weight_decay = optimizer.weight_decay if weight_decay is None else weight_decay
     return Recipe(
-        seed, optimizer.weight_decay, optimizer.betas, optimizer.clip_norm, trainer.accumulate,
+        seed, weight_decay, optimizer.betas, optimizer.clip_norm, trainer.accumulate,
         skip_nonfinite=trainer.nonfinite == "skip", validate_every=trainer.validate_every,
     )  # fmt: skip
 

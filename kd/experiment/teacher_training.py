@@ -41,7 +41,7 @@ def fingerprint(settings: Settings) -> str:
         "data": settings.data.fingerprint(),
         "augment": settings.augment.transforms,
         "teacher": settings.trained_teacher.training,
-        "optimizer": optimizer.model_dump(exclude={"lr", "encoder_lr_scale", "depth_decay"}),
+        "optimizer": optimizer.model_dump(exclude={"lr", "weight_decay", "encoder_lr_scale", "depth_decay"}),
         "trainer": trainer.model_dump(include={"batch_size", "accumulate", "precision"}),
         **({"compile": True} if trainer.compile else {}),
         **({} if trainer.validate_every == 1 else {"validate_every": trainer.validate_every}),
@@ -118,7 +118,8 @@ def _training_job(context: RunContext) -> TrainingJob:
     rates = LearningRates(teacher.lr, min(settings.optimizer.min_lr, teacher.lr), teacher.encoder_lr_scale)
     timeline = Timeline(Constant(1.0), All(), rates, teacher.epochs, len(network.partition.blocks))
     loss = build_loss(context, {"alpha": 0, "beta": 0, "gamma": teacher.gamma, "delta": teacher.delta})
-    return TrainingJob("teacher", Distillation(network, loss, timeline), teacher.seed)
+    distillation = Distillation(network, loss, timeline)
+    return TrainingJob("teacher", distillation, teacher.seed, weight_decay=teacher.weight_decay)
 
 
 def _train(evaluator: Evaluator, folder: RunFolder) -> None:

@@ -39,6 +39,7 @@ class TrainingJob:
         objective: the metric that the best epoch is chosen by.
         reference: the teacher's labels over the validation split, batch by batch, to measure agreement with.
         label: prefix of console lines, for trainings that share a terminal.
+        weight_decay: None: that of the settings' optimizer.
     """
 
     who: str
@@ -47,6 +48,7 @@ class TrainingJob:
     objective: str = "val/miou"
     reference: Sequence[Tensor] | None = None
     label: str = ""
+    weight_decay: float | None = None
 
     @property
     def network(self) -> Network:
@@ -155,7 +157,7 @@ def _fit(
     def validate() -> dict[str, float | None]:
         return evaluator.evaluate(job.network, "val", job.reference).metrics(job.network.class_names)
 
-    recipe = build_recipe(context, job.seed)
+    recipe = build_recipe(context, job.seed, job.weight_decay)
     return fit(job.distillation, loader, validate, recipe, context.precision, start, pause)
 
 

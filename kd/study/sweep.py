@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,12 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 2.0  # how often to look for a trial to run, and for workers that stopped responding
 IN_PROCESS = "BasicLauncher"
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL; there psutil's SIGTERM kills
-LEAST = {
-    "n_trials": 1,
-    "max_epochs": 1,
-    "n_jobs": 1,
-    "max_retries": 0,
-    "heartbeat_interval": 1,
-}  # smallest value of each option
+#: The keys of a teacher that is trained first, which follow the student's unless they are set.
+FOLLOWED = {
+    "teacher.epochs": "trainer.epochs", "teacher.lr": "optimizer.lr", "teacher.weight_decay": "optimizer.weight_decay",
+}  # fmt: skip
+#: The smallest value of each option.
+LEAST = {"n_trials": 1, "max_epochs": 1, "n_jobs": 1, "max_retries": 0, "heartbeat_interval": 1}
 STOCK = ("sampler", "direction", "storage", "study_name", "n_trials", "n_jobs", "max_failure_rate", "params")
 OWN = ("folder", "pruner", "max_epochs", "max_retries", "heartbeat_interval", "grace_period")
 
@@ -149,6 +148,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
     def _space(self, overrides: Sequence[str]) -> tuple[Space, Settings]:
         """The search space and the settings of its first corner; every corner is composed and checked like a run."""
         searched, kept = hydra_options.search_space(overrides)
+        kept = (*kept, *self._one_teacher(searched, kept))
         space = Space(searched, kept, {}, {})
         settings: Settings | None = None
         config: dict[str, Any] = {}
@@ -165,6 +165,19 @@ class StudySweeperImpl(OptunaSweeperImpl):
         directions = self._directions(settings)
         shared = {name: value for name, value in config.items() if not is_under(name, searched)}
         return Space(searched, kept, directions, shared), settings
+
+    def _one_teacher(self, searched: Mapping[str, Any], kept: Sequence[str]) -> list[str]:
+        """Overrides that fix the keys of a teacher that would follow a searched key of the student's.
+
+        Each trial would train a teacher of its own, and no two would be taught by the same one.
+        """
+        typed = {line.lstrip("+~").partition("=")[0] for line in kept}
+        follows = [key for key, own in FOLLOWED.items() if own in searched and key not in {*searched, *typed}]
+        if not follows:
+            return []
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(kept))
+        values = {key: OmegaConf.select(cfg, key) for key in follows}  # None: the teacher is a file
+        return [f"{key}={value}" for key, value in values.items() if value is not None]
 
     def _directions(self, settings: Settings) -> dict[str, Direction]:
         """The direction of each objective; hydra.sweeper.direction must not contradict them."""

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import DictConfig
 
 from kd.config.compose import compose, plain
-from kd.config.read import block_count, read
+from kd.config.read import block_count, checked, read
 from kd.errors import ConfigError, UserError
 from kd.plan import schedules, unfreeze
 from kd.settings import NetworkSettings, TeacherFile, TrainedTeacher
@@ -105,3 +105,15 @@ def test_an_invalid_group_is_reported(typed, says):
     with pytest.raises(ConfigError) as caught:
         read(compose([typed]))
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("group", ["data", "schedule", "unfreeze"])
+def test_no_interpolation_of_a_saved_configuration_is_resolved(group, monkeypatch):
+    """A run folder may be another person's, and the environment holds secrets."""
+    monkeypatch.setenv("SECRET", "hunter2")
+    config = plain(compose(["data=folder", "data.root=x"]))
+    key = {"data": "root", "schedule": "initial", "unfreeze": "rate"}[group]
+    config[group] = config[group] | {key: "${oc.env:SECRET}"}
+    with pytest.raises(UserError) as caught:
+        checked(config)
+    assert "hunter2" not in str(caught.value)

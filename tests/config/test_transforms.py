@@ -32,7 +32,7 @@ def test_no_transforms_are_an_empty_list():
     ("node", "says"),
     [
         ({"_target_": "albumentations.NoSuchThing"}, "NoSuchThing"),
-        ({"_target_": "albumentations.HorizontalFlip", "p": 7}, "albumentations.<Class>"),
+        ({"_target_": "albumentations.HorizontalFlip", "p": 7}, "p=7: "),
         ({"_target_": "os.getcwd"}, "os.getcwd"),
         ({"_target_": "albumentations.load"}, "albumentations.load"),
     ],
@@ -43,6 +43,13 @@ def test_anything_else_is_refused_in_one_line(node, says):
     assert says in str(caught.value)
 
     assert "\n" not in str(caught.value)
+
+
+def test_no_interpolation_is_resolved(monkeypatch):
+    """A configuration may be another person's, and the environment holds secrets."""
+    monkeypatch.setenv("SECRET", "0.5")
+    with pytest.raises(ConfigError, match=r"p='\$\{oc\.env:SECRET\}': "):
+        build_transforms([{"_target_": "albumentations.HorizontalFlip", "p": "${oc.env:SECRET}"}])
 
 
 def test_only_transforms_and_compositions_are_allowed():

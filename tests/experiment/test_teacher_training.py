@@ -94,6 +94,7 @@ def usual():
         "trainer.epochs=7",
         "teacher.lr=0.0005",
         "optimizer.lr=0.0005",
+        "teacher.weight_decay=0.5",
         "teacher.encoder_lr_scale=0.5",
         "teacher.gamma=1",
         "teacher.delta=0.5",
@@ -162,7 +163,12 @@ def test_what_only_the_student_depends_on_is_not(change, usual):
 
 
 @pytest.mark.parametrize(
-    ("fixed", "change"), [("teacher.epochs=30", "trainer.epochs=9"), ("teacher.lr=0.001", "optimizer.lr=0.0005")]
+    ("fixed", "change"),
+    [
+        ("teacher.epochs=30", "trainer.epochs=9"),
+        ("teacher.lr=0.001", "optimizer.lr=0.0005"),
+        ("teacher.weight_decay=0.1", "optimizer.weight_decay=0.2"),
+    ],
 )
 def test_a_student_may_train_otherwise_than_a_teacher_of_fixed_settings(fixed, change):
     assert fingerprint(settings(fixed, change)) == fingerprint(settings(fixed))

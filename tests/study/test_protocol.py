@@ -123,6 +123,7 @@ def test_one_command_runs_the_protocol_and_more_seeds_continue_it(steps, root, c
         runs.items() <= {path: path.stat().st_mtime_ns for path in root.glob("runs/studies/*/*/summary.json")}.items()
     )
     assert len(steps) == 8
+    assert len([*root.glob("runs/teachers/*/summary.json")]) == 1  # whatever the trials search
 
 
 def test_an_arm_that_learnt_nothing_has_no_verdict(steps, monkeypatch, capsys):
