@@ -85,20 +85,26 @@ def add_sync(verbs: Any) -> None:
     )  # fmt: skip
     sync.add_argument("folders", nargs="+", type=Path, metavar="run_folder", help="a run folder")
     sync.add_argument("--register", metavar="NAME", help="also register their students as versions of this model")
+    sync.add_argument(
+        "--uri", help="the store (default: MLFLOW_TRACKING_URI, else tracking.uri, else the one under mlruns/)"
+    )
 
 
 def _sync(arguments: argparse.Namespace) -> None:
     from kd import tracking
-    from kd.config.compose import project_root
+    from kd.config.compose import compose
+    from kd.config.read import read
 
+    settings = read(compose([]), look_at_data=False)
+    uri = arguments.uri or settings.tracking.uri
     for folder in arguments.folders:
-        sent = tracking.sync(folder, project_root())
+        sent = tracking.sync(folder, settings.root, uri)
         summary = ", ".join(f"{count} {kind}" for kind, count in sorted(sent.items()))
         print(f"sync     {folder}: {f'sent {summary}' if summary else 'nothing was missing'}", flush=True)
         if name := arguments.register or tracking.wanted_name(folder):
             from kd import deploy  # heavy: torch, onnx
 
-            deploy.register(folder, name, project_root())
+            deploy.register(folder, name, settings.root, uri)
 
 
 def add_ui(verbs: Any) -> None:

@@ -215,10 +215,11 @@ def _tags(job: Job) -> dict[str, str]:
 
 def _register(job: Job) -> None:
     """Register the student in MLflow, if asked to; a trial's student is not."""
-    if job.settings.tracking.registered_name and not job.trial:
+    wanted, root = job.settings.tracking, job.settings.root
+    if wanted.registered_name and not job.trial:
         from kd import deploy  # heavy: onnx
 
-        deploy.register_or_warn(job.folder, job.settings.tracking.registered_name, job.settings.root)
+        deploy.register_or_warn(job.folder, wanted.registered_name, root, wanted.uri)
 
 
 def inherit(before: Path, folder: Path, config: dict[str, Any]) -> bool:

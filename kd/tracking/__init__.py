@@ -8,7 +8,7 @@ can share a process.
 
 from kd.errors import without_credentials
 from kd.tracking.delivery import Target
-from kd.tracking.folder import Labels, run, sync
+from kd.tracking.folder import Labels, run, sync, sync_command
 from kd.tracking.mirror import Mirror, NullRun
 from kd.tracking.registry import register, wanted_name
 from kd.tracking.shown import Shown, files
@@ -17,6 +17,6 @@ from kd.tracking.ui import serve
 
 __all__ = [
     "Labels", "Mirror", "NullRun", "Shown", "Store", "Target", "TrackingError", "files", "register", "run", "serve",
-    "store_uri", "sync", "wanted_name", "without_credentials",
+    "store_uri", "sync", "sync_command", "wanted_name", "without_credentials",
 
 ]  # fmt: skip

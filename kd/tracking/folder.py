@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from kd.errors import without_credentials
-from kd.run.folder import RunFolder
+from kd.run.folder import RunFolder, SavedRun
 from kd.settings import Tracking
 from kd.system.installation import INSTALLED
 from kd.system.untrusted import UnreadableError, is_regular
@@ -85,7 +85,13 @@ def _identify(folder: RunFolder, settings: Tracking, store: Store, labels: Label
 
 
 def _mirror(store: Store, folder: RunFolder) -> Mirror:
-    return Mirror(lambda: of_folder(folder), store, _target(folder, store), f"`kd sync {folder.path}`")
+    return Mirror(lambda: of_folder(folder), store, _target(folder, store), f"`{sync_command(folder)}`")
+
+
+def sync_command(folder: SavedRun) -> str:
+    """The command that delivers a run later; it names the store if that is not the project's own."""
+    wanted = folder.identity().get("tracking", {}).get("uri")
+    return f"kd sync {folder.path}" + (f" --uri {wanted}" if wanted and "***" not in wanted else "")
 
 
 def _target(folder: RunFolder, store: Store) -> Target:
@@ -124,17 +130,19 @@ def _source() -> dict[str, str]:
     return tags | {"mlflow.source.git.commit": found, "git.dirty": str(bool(dirty)).lower()}
 
 
-def sync(path: Path, root: Path) -> Counter[str]:
+def sync(path: Path, root: Path, uri: str | None = None) -> Counter[str]:
     """Deliver what the store lacks of a finished run; returns how much was sent, by kind.
 
-    The local store under `root` is used if the run's own root does not exist on this machine.
+    The store is MLFLOW_TRACKING_URI, else `uri`, else the local one under the project's `root`. A run folder may be
+    another person's: it never decides where anything is sent.
 
     Raises:
-        TrackingError: not a run folder, the run is still running, or the store does not accept it.
+        TrackingError: not a run folder, the run is still running or belongs to another store, or the store does not
+            accept it.
         ConfigError: MLflow does not support the kind of address.
     """
     folder = opened(path)
-    store = store_of(folder, root)
+    store = store_of(folder, root, uri)
     store.check()
     with _locked(folder):
         delivery, shown = Delivery(_target(folder, store), store.open), of_folder(folder, ended=True)
@@ -167,22 +175,27 @@ def opened(path: Path) -> RunFolder:
     return folder
 
 
-def store_of(folder: RunFolder, root: Path) -> Store:
-    """The store that a run is mirrored to.
+def store_of(folder: RunFolder, root: Path, uri: str | None) -> Store:
+    """The store that a run is delivered to: the caller's, as for `sync`, and the experiment that the folder names.
 
     Raises:
-        TrackingError: its address needs a password, which the folder does not hold.
+        TrackingError: the run was mirrored to another store.
     """
-    wanted = folder.identity()["tracking"]
-    own = Path(wanted["root"])
-    root = own if own.is_dir() else root
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or wanted["uri"]
-    if uri and "***" in uri:
+    wanted, own = folder.identity()["tracking"], Path(folder.identity()["tracking"]["root"])
+    chosen = os.environ.get("MLFLOW_TRACKING_URI") or uri
+    if wanted["uri"] and not chosen:
         raise TrackingError(
-            f"{folder.path}: its store is {uri}, whose password was not saved; set the whole address in the variable "
-            "MLFLOW_TRACKING_URI"
+            f"{folder.path}: its store is {wanted['uri']}, whose password was not saved; set the whole address in the "
+            "variable MLFLOW_TRACKING_URI"
+            if "***" in wanted["uri"]
+            else f"{folder.path}: its store is {wanted['uri']}, which is not this project's; to send it there, type "
+            f"--uri {wanted['uri']}"
         )
-    settings = Tracking(enabled=True, uri=uri, experiment=wanted["experiment"], run_name=None, tags={}, register=None)
+    if folder.path.is_relative_to(own):  # a project of its own, elsewhere on this machine
+        root = own
+    settings = Tracking(
+        enabled=True, uri=chosen, experiment=wanted["experiment"], run_name=None, tags={}, register=None
+    )
     return Store(store_uri(settings, root), settings.experiment, root)
 
 

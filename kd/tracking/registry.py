@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.run.folder import SavedRun
-from kd.tracking.folder import known_run, opened, store_of
+from kd.tracking.folder import known_run, opened, store_of, sync_command
 from kd.tracking.store import Store, TrackingError, brief
 
 WEIGHTS = "kd.weights"  # a tag of a model version: the digest of its weights
@@ -25,27 +25,29 @@ def wanted_name(path: Path) -> str | None:
     return str(name) if name else None
 
 
-def register(path: Path, root: Path, name: str, model: Any, weights: str) -> str:
+def register(path: Path, root: Path, name: str, model: Any, weights: str, uri: str | None = None) -> str:
     """Register a run's student as a version of the model `name`, unless it is one already; returns the version.
 
-    `model` is the student in ONNX, `weights` the digest of its weights, `root` as for `sync`.
+    `model` is the student in ONNX, `weights` the digest of its weights, `root` and `uri` as for `sync`.
 
     Raises:
         TrackingError: the run is not in the store, or the store does not accept the model.
         ConfigError: MLflow does not support the kind of address.
     """
     folder = opened(path)
-    store = store_of(folder, root)
+    store = store_of(folder, root, uri)
     store.check()
     run_id = known_run(folder.identity(), store)
     if run_id is None:
-        raise TrackingError(f"{path}: this run is not in MLflow at {store} yet; kd sync {path} delivers it first")
+        raise TrackingError(
+            f"{path}: this run is not in MLflow at {store} yet; {sync_command(folder)} delivers it first"
+        )
     try:
         return _register(store, run_id, name, model, weights)
     except Exception as error:  # each transport and store raises its own kinds
         raise TrackingError(
-            f"MLflow at {store} did not store the model {name} ({brief(error)}); nothing is lost: kd sync {path} "
-            "registers it later"
+            f"MLflow at {store} did not store the model {name} ({brief(error)}); nothing is lost: "
+            f"{sync_command(folder)} registers it later"
         ) from error
 
 

@@ -100,7 +100,7 @@ class Scene:
             mirror.refresh()
 
     def sync(self):
-        return tracking.sync(self.folder.path, self.root)
+        return tracking.sync(self.folder.path, self.root, self.uri)
 
     @property
     def client(self):
@@ -225,7 +225,7 @@ def test_a_server_killed_and_started_again_has_every_point_once(scene, server, w
     scene.check(4, "FINISHED")
     (warning,) = warnings()
     assert f"MLflow at {server.uri} " in warning
-    assert f"`kd sync {scene.folder.path}`" in warning
+    assert f"`kd sync {scene.folder.path} --uri " in warning
     assert "\n" not in warning
 
 
@@ -375,10 +375,10 @@ def test_a_store_that_cannot_be_written_costs_one_warning(tmp_path, warnings):
 # kd sync
 
 
-def synced(capsys, *folders: Path) -> SimpleNamespace:
+def synced(capsys, *typed: Path | str) -> SimpleNamespace:
     code = 0
     try:
-        kd(["sync", *map(str, folders)])
+        kd(["sync", *map(str, typed)])
     except SystemExit as error:
         code = error.code
     out, err = capsys.readouterr()
@@ -392,13 +392,17 @@ def test_a_sync_delivers_a_run_whose_server_was_down(tmp_path, server, capsys):
     assert done.returncode == 0, done.stderr
     assert (done.stdout + done.stderr).count("kd sync") == 1
     (folder,) = tmp_path.glob("runs/*/*")
-    refused = synced(capsys, folder)
+    assert f"`kd sync {folder} --uri {server.uri}`" in (done.stdout + done.stderr).replace("\n", " ")
+    refused = synced(capsys, folder, "--uri", server.uri)
     assert (refused.code, refused.out) == (1, "")
     assert refused.err.startswith(f"error: MLflow at {server.uri} ")
     assert refused.err.count("\n") == 1
     server.start()
-    assert " points" in synced(capsys, folder).out
-    assert "nothing was missing" in synced(capsys, folder).out
+    not_ours = synced(capsys, folder)
+    assert (not_ours.code, not_ours.err.count("\n")) == (1, 1)
+    assert f"to send it there, type --uri {server.uri}" in not_ours.err
+    assert " points" in synced(capsys, folder, "--uri", server.uri).out
+    assert "nothing was missing" in synced(capsys, folder, "--uri", server.uri).out
     client, run_id = mlflow.MlflowClient(server.uri), RunFolder(folder).identity()["tracking"]["run_id"]
     for name, value in RunFolder(folder).metrics()[0].items():
         if name not in ("epoch", "time") and value is not None:
@@ -409,6 +413,18 @@ def test_a_sync_delivers_a_run_whose_server_was_down(tmp_path, server, capsys):
     assert run.data.params["trainer.epochs"] == "3"
     files = {path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
     assert {file.path for file in client.list_artifacts(run_id)} == files
+
+
+def test_a_strangers_folder_sends_nothing_to_its_own_address_and_creates_no_file(made, tmp_path, capsys, monkeypatch):
+    copy = shutil.copytree(made[0].folder.path, tmp_path / "received" / "run")
+    elsewhere = tmp_path / "elsewhere"
+    for uri, root in ((f"sqlite:///{elsewhere}/mlflow.db", made[0].root), (None, elsewhere)):
+        facts = RunFolder(copy).identity()
+        RunFolder(copy).identify(tracking=facts["tracking"] | {"uri": uri, "root": str(root), "address": "x"})
+        done = synced(capsys, copy)
+        assert done.code == (1 if uri else 0)
+        assert not elsewhere.exists()
+    assert (tmp_path / "mlruns" / "mlflow.db").exists()  # the caller's own
 
 
 def test_a_run_without_tracking_can_be_delivered_afterwards(tmp_path, server, monkeypatch):
