@@ -6,6 +6,7 @@ run if there is none, so that a scheduler can repeat the command unchanged.
 """
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -19,11 +20,12 @@ from kd.errors import ConfigError, RunError, UserError
 from kd.settings import changes_no_result, flat, is_under, result_differences
 from kd.system.installation import train_command
 from kd.system.launch import current_rank, folder_of_this_process
-from kd.system.untrusted import UnreadableError, read_json, read_yaml
+from kd.system.untrusted import UnreadableError, mapping_at, read_json, read_yaml
 
 AUTO = "auto"
 DATA_ROOT = "data.root"  # result-neutral only as long as the content is the same
 FINGERPRINT = "data_fingerprint"  # of the data that a run began with, in its run.json
+INPUTS = "inputs"  # digests of the other files that it began with, beside it
 
 
 def run_folder(resume: str | None, fresh: str, cfg: DictConfig) -> str:
@@ -62,17 +64,28 @@ def _unfinished(folder: Path) -> Path:
 
 @lru_cache  # hydra resolves the folder several times
 def _newest(config: str, runs: Path) -> str | None:
-    """The newest unfinished run of a configuration (as JSON); None if there is none."""
+    """The newest unfinished run of a configuration (as JSON); None if there is none.
+
+    A folder that cannot be read, whoever left it there, is skipped, by name.
+    """
     wanted = json.loads(config)
-    for path in sorted(runs.glob("*/*/config.yaml"), key=lambda path: path.stat().st_mtime, reverse=True):
-        if (path.parent / "summary.json").exists() or (path.parent.parent / "trials.csv").exists():
+    for _, path in sorted(((_modified(path), path.parent) for path in runs.glob("*/*/config.yaml")), reverse=True):
+        if (path / "summary.json").exists() or (path.parent / "trials.csv").exists():
             continue
         try:
-            if same_run(path.parent, wanted) and _same_data(path.parent, wanted):
-                return str(path.parent)
-        except RunError:  # a damaged file in another run's folder
-            continue
+            if same_run(path, wanted) and _same_data(path, wanted):
+                return str(path)
+        except RunError as error:
+            print(f"resume=auto skips a folder: {error}", file=sys.stderr)
     return None
+
+
+def _modified(file: Path) -> float:
+    """When a file, or the link in its place, was last changed, in seconds since 1970; 0 if it has gone."""
+    try:
+        return file.lstat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def same_run(folder: Path, config: Mapping[str, Any]) -> bool:
@@ -118,11 +131,32 @@ def check_data(folder: Path, fingerprint: str) -> None:
         ConfigError: the content of the data has changed since.
     """
     if saved_fingerprint(folder) not in (None, fingerprint):
-        raise ConfigError(
-            f"resume={folder}: the data has changed since this run began (its files, or how they are read); restore "
-            "it, or leave resume out to start a new run",
-            page="resume",
+        raise _changed(
+            folder, "the data has changed since this run began (its files, or how they are read); restore it"
         )
+
+
+def changed_inputs(folder: Path, inputs: Mapping[str, str | None]) -> list[str]:
+    """What the run in a folder began with otherwise: the names in `inputs` (what it is: a digest) that differ."""
+    try:
+        begun = mapping_at(read_json(folder, "run.json", dict), INPUTS)
+    except UnreadableError:
+        return []
+    return [name for name, digest in inputs.items() if begun.get(name, digest) != digest]
+
+
+def check_inputs(folder: Path, inputs: Mapping[str, str | None]) -> None:
+    """Check that a run resumes with the weights that it began with; `inputs` as for `changed_inputs`.
+
+    Raises:
+        ConfigError: a file has changed since.
+    """
+    if changed := changed_inputs(folder, inputs):
+        raise _changed(folder, f"{' and '.join(changed)} changed since this run began; restore the file")
+
+
+def _changed(folder: Path, what: str) -> ConfigError:
+    return ConfigError(f"resume={folder}: {what}, or leave resume out to start a new run", page="resume")
 
 
 def merged(folder: Path, config: dict[str, Any], typed: Iterable[str]) -> dict[str, Any]:

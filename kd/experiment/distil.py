@@ -6,6 +6,7 @@ MLflow gets a copy. No teacher is built if no term of the loss needs one.
 
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from kd.experiment.job import Job, discard
 from kd.experiment.measured_teacher import MeasuredTeacher
 from kd.experiment.outcome import measure_student, objective, study_facts
 from kd.experiment.teacher_cache import build_teacher
+from kd.experiment.teacher_network import identity_key
 from kd.experiment.trainer import TrainingJob, train
 from kd.networks.network import Network
 from kd.run import checkpoint, console, plots
@@ -34,6 +36,7 @@ from kd.study.no_trial import NoTrial
 from kd.system import signals
 from kd.system.environment import environment
 from kd.system.installation import train_command
+from kd.system.untrusted import mapping_at
 from kd.system.world import World, joined
 from kd.training.step import Distillation
 
@@ -52,6 +55,13 @@ class _Run:
     @property
     def context(self) -> RunContext:
         return self.evaluator.context
+
+    @property
+    def inputs(self) -> dict[str, str | None]:
+        """Digests of the weights that the run depends on, by what they are."""
+        weights = teacher_training.weights_digest(self.job.settings.backbone.student.weights)
+        teacher = identity_key(self.context, self.teacher.file) if self.teacher else None
+        return {"the teacher's weights": teacher, "the weights of the student's encoder": weights}
 
 
 def run(job: Job | None) -> float | tuple[float, ...] | None:
@@ -109,13 +119,14 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
     if (folder / "summary.json").exists():
         raise RunError(f"{folder.path} holds a complete run; choose another hydra.run.dir, or leave it out")
     context = RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world)
-    _prepare(folder, job, trial)
-    started = time.perf_counter() - checkpoint.spent(folder.path)
+    _prepare(folder, job)
     console.say(f"run      {folder.path}")
-    evaluator = Evaluator(context)
+    began, evaluator = time.perf_counter(), Evaluator(context)
     student = build_network(context, "student", job.settings.seed)  # a missing file of weights ends the run now
     teacher = teacher_training.obtain(evaluator) if job.settings.loss.needs_teacher else None
     current = _Run(job, trial, folder, evaluator, student, teacher)
+    _take_over(current)
+    started = began - checkpoint.spent(folder.path)
     with _tracked(current) as mirror:
         summary = _train_and_measure(current, mirror)
         summary["total_seconds"] = time.perf_counter() - started
@@ -130,14 +141,30 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
     return values[0] if len(values) == 1 else values
 
 
-def _prepare(folder: RunFolder, job: Job, trial: NoTrial) -> None:
-    """Check the data, write the configuration, and take over the checkpoints of an interrupted attempt at the trial."""
-    config = public(job.config)
+def _prepare(folder: RunFolder, job: Job) -> None:
+    """Check that the data is what the run began with, and write the configuration."""
     resume.check_data(folder.path, job.settings.data.fingerprint())
-    if job.trial and trial.predecessor and inherit(trial.predecessor, folder.path, config):
-        console.say(f"trial {job.trial.number} resumes where {trial.predecessor} was interrupted")
-    folder.write_config(config)
+    folder.write_config(public(job.config))
     folder.write_overrides(job.overrides)
+
+
+def _take_over(current: _Run) -> None:
+    """Check that an interrupted run's weights are what it began with; take over those of a trial's earlier attempt."""
+    folder, trial, inputs = current.folder.path, current.trial, current.inputs
+    resume.check_inputs(folder, inputs)
+    before = trial.predecessor
+    if current.job.trial is None or before is None or resume.changed_inputs(before, inputs):
+        return
+    if inherit(before, folder, public(current.job.config)):
+        console.say(f"trial {current.job.trial.number} resumes where {before} was interrupted")
+
+
+def _say_other_versions(folder: RunFolder, facts: Mapping[str, Any]) -> None:
+    """Say which packages are other versions than those that an interrupted run began with."""
+    begun, now = mapping_at(mapping_at(folder.identity(), "environment"), "packages"), facts["packages"]
+    other = [f"{name} {version}, now {now.get(name)}" for name, version in begun.items() if now.get(name) != version]
+    if other and checkpoint.exists(folder.path):
+        console.say(f"warning  the run began with {'; '.join(other)}: its student may differ from an uninterrupted one")
 
 
 def _tracked(current: _Run) -> AbstractContextManager[tracking.NullRun]:
@@ -153,7 +180,8 @@ def _train_and_measure(current: _Run, mirror: tracking.NullRun) -> dict[str, Any
     """Distil the student and, unless it was pruned, measure it; returns the summary."""
     job, trial, folder, context = current.job, current.trial, current.folder, current.context
     facts = environment(context.precision.device, context.world.size)
-    folder.identify(environment=facts, data_fingerprint=context.data.fingerprint())
+    _say_other_versions(folder, facts)
+    folder.identify(environment=facts, data_fingerprint=context.data.fingerprint(), inputs=current.inputs)
     mirror.refresh()
     if job.trial:  # any other run does not wait for the store
         trial.note({"mlflow_run": mirror.run_id})

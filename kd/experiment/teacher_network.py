@@ -23,7 +23,7 @@ def teacher_network(context: RunContext, file: Path) -> Segmenter:
     foreign = None
     if isinstance(teacher, ForeignTeacher):
         foreign = teacher, data.classes, data.class_names, data.image_size
-    network = _build(file, cache_key(_identity(context, file)), context.precision, foreign)
+    network = _build(file, identity_key(context, file), context.precision, foreign)
     network.class_names = data.class_names  # names are not learnt, and in no fingerprint
     return network
 
@@ -49,6 +49,11 @@ def _identity(context: RunContext, file: Path) -> dict[str, Any]:
         return follows_from(context.settings.teacher, file)
     spec = read_spec(file).model_dump(mode="json", exclude={"class_names"})  # including normalisation
     return {"weights": digest(file), "network": spec}
+
+
+def identity_key(context: RunContext, file: Path) -> str:
+    """A digest of a teacher's weights and of how a network is made from them."""
+    return cache_key(_identity(context, file))
 
 
 def weight_files(context: RunContext, file: Path) -> tuple[Path, ...]:

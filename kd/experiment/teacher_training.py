@@ -37,7 +37,7 @@ def fingerprint(settings: Settings) -> str:
     facts = {
         "format": FORMAT,
         "network": settings.backbone.teacher.model_dump(),
-        "weights": _weights_digest(settings.backbone.teacher.weights),
+        "weights": weights_digest(settings.backbone.teacher.weights),
         "data": settings.data.fingerprint(),
         "augment": settings.augment.transforms,
         "teacher": settings.trained_teacher.training,
@@ -49,7 +49,7 @@ def fingerprint(settings: Settings) -> str:
     return json_digest(facts)[:16]
 
 
-def _weights_digest(weights: str | None) -> str | None:
+def weights_digest(weights: str | None) -> str | None:
     """A digest of an encoder's weight file; None if its weights are random or given by name."""
     return None if weights is None or not is_file(Path(weights)) else digest(Path(weights))
 

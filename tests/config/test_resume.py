@@ -71,6 +71,35 @@ def test_auto_ignores_what_cannot_change_the_result(root, neutral):
     assert found(root, neutral) == str(path)
 
 
+BAD_NEIGHBOURS = {
+    "a date": "seed: 2026-11-29\n",
+    "itself": "a: &a [*a]\n",
+    "too deep": "[" * 5000,
+    "a bomb": "a: &a [1, 1]\nb: &b [*a, *a]\n",
+    "no text": "\xff\xfe",
+    "a list": "[]",
+}
+
+
+@pytest.mark.parametrize("neighbour", [*BAD_NEIGHBOURS, "a pipe", "a loop", "a broken link", "a folder"])
+def test_auto_skips_a_neighbour_that_cannot_be_read(root, neighbour, capsys):
+    path, bad = folder(root, "a"), folder(root, "b") / "config.yaml"
+    bad.unlink()
+    if neighbour in BAD_NEIGHBOURS:
+        bad.write_bytes(BAD_NEIGHBOURS[neighbour].encode("latin-1"))
+    elif neighbour == "a pipe":
+        os.mkfifo(bad)
+    elif neighbour == "a folder":
+        bad.mkdir()
+    else:
+        bad.symlink_to(bad if neighbour == "a loop" else root / "nowhere")
+    assert found(root) == str(path)
+    skipped = capsys.readouterr().err
+    silent = {"a date", "a loop", "a broken link"}  # a text like another, and files that are not there
+    assert skipped.count("\n") == (neighbour not in silent)
+    assert (f"resume=auto skips a folder: {bad}" in skipped) == (neighbour not in silent)
+
+
 def pairs(root: Path, color: int = 9) -> str:
     """A data folder of one image and mask per split."""
     for split in ("train", "val", "test"):
@@ -192,6 +221,22 @@ def test_a_run_that_has_recorded_no_data_has_not_begun(root, text):
     if text is not None:
         (path / "run.json").write_text(text)
     resume.check_data(path, "any")
+
+
+def test_a_run_resumes_with_the_weights_that_it_began_with(root):
+    path = folder(root, "a")
+    (path / "run.json").write_text(json.dumps({"inputs": {"the teacher's weights": "a", "weights": None}}))
+    resume.check_inputs(path, {"the teacher's weights": "a", "weights": None, "something new": "x"})
+    with pytest.raises(ConfigError, match="the teacher's weights and weights changed since this run began"):
+        resume.check_inputs(path, {"the teacher's weights": "b", "weights": "c"})
+
+
+@pytest.mark.parametrize("text", [None, "{}", "{", "[]", '{"inputs": 3}'])
+def test_a_run_that_has_recorded_no_weights_has_not_begun(root, text):
+    path = folder(root, "a")
+    if text is not None:
+        (path / "run.json").write_text(text)
+    assert resume.changed_inputs(path, {"the teacher's weights": "a"}) == []
 
 
 def test_a_saved_store_address_without_its_password_is_not_used(root):

@@ -12,7 +12,7 @@ from pathlib import Path
 import optuna
 import program
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from kd.run import checkpoint
 from kd.study.ledger import failure, history
@@ -221,6 +221,21 @@ def small_files(bytes_: int) -> None:
     """Limit the size of files, which simulates a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
+
+
+def test_a_run_refuses_to_resume_with_another_teacher_and_says_which_packages_changed(tmp_path):
+    interrupt(tmp_path, 25, signal.SIGKILL, *TAUGHT)  # 20 steps are the teacher's
+    folder, file = run_folder(tmp_path), teacher_folder(tmp_path) / "teacher.safetensors"
+    facts = json.loads((folder / "run.json").read_text())
+    facts["environment"]["packages"]["torch"] = "1.0"
+    (folder / "run.json").write_text(json.dumps(facts))
+    before = file.read_bytes()
+    save_file({name: value * 2 for name, value in load_file(file).items()}, file)
+    refused = program.train(tmp_path, f"resume={folder}")
+    assert refused.returncode == 2
+    assert "the teacher's weights changed since this run began; restore the file" in refused.stderr
+    file.write_bytes(before)
+    assert "warning  the run began with torch 1.0, now " in go_on(tmp_path, f"resume={folder}").stdout
 
 
 def test_a_full_disk_ends_the_run_in_one_line_and_keeps_its_last_checkpoint(straight, killed):
