@@ -5,9 +5,11 @@ MLflow's retries, which take minutes, are reduced to seconds, unless the environ
 
 import logging
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from filelock import FileLock
 
 from kd.errors import ConfigError, UserError, without_credentials
 from kd.settings import Tracking
+from kd.system.files import clear_leftovers, write_atomically
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -24,6 +27,8 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it ma
 TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens it as training, not as GenAI traces
 OPENING_SECONDS = 20.0  # for a local store that many processes create one after the other
 CONNECT_SECONDS = 5
+
+log = logging.getLogger(__name__)
 
 
 class TrackingError(UserError):
@@ -92,8 +97,36 @@ class Store:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # else tracebacks of raised errors
         self._probe()
         with self._creation_lock():
+            self._make_database()
             client = mlflow.MlflowClient(tracking_uri=self.uri)
             return client, self._experiment_id(client)
+
+    def _make_database(self) -> None:
+        """Create the database file of a local store under a temporary name, as a kill in its migrations breaks it.
+
+        One that such a kill has left behind before is moved aside.
+        """
+        from sqlalchemy import URL, make_url
+
+        name = make_url(self.uri).database if self.is_local else None
+        if not name or name == ":memory:":
+            return
+        file = Path(name)
+        if file.exists() and _is_half_made(file):
+            aside = next(p for n in count(1) if not (p := file.with_name(f"{file.name}.incomplete-{n}")).exists())
+            file.rename(aside)
+            log.warning("%s was left incomplete by a killed process and held no run; it is now %s", file, aside.name)
+        if file.exists():
+            return
+
+        def write(temporary: Path) -> None:
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            address = URL.create("sqlite", database=str(temporary)).render_as_string()
+            SqlAlchemyStore(address, "mlruns").engine.dispose()  # type: ignore[no-untyped-call]
+
+        clear_leftovers(file.parent)
+        write_atomically(file, write)
 
     def _probe(self) -> None:
         """Fail at once if a database server cannot be reached: MLflow would retry for 100 s."""
@@ -130,3 +163,23 @@ class Store:
                 if experiment is None:
                     raise
         return experiment.experiment_id
+
+
+def _is_half_made(file: Path) -> bool:
+    """Whether a sqlite database holds no run and its schema is unfinished, or an older version's.
+
+    False for a file that is no database: what it held is not known.
+    """
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    try:
+        with closing(sqlite3.connect(file)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if "runs" in tables and database.execute("SELECT 1 FROM runs LIMIT 1").fetchone():
+                return False
+            if "alembic_version" not in tables or any(name.startswith("_alembic_tmp") for name in tables):
+                return True
+            found = database.execute("SELECT version_num FROM alembic_version").fetchone()
+            return found != (_get_latest_schema_revision(),)  # type: ignore[no-untyped-call]
+    except sqlite3.Error:
+        return False

@@ -1,10 +1,13 @@
 """The tracking store: its address, the address without credentials, and its creation by one of several processes."""
 
+import logging
 import multiprocessing
 import os
 import shutil
 import signal
 import socket
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -12,6 +15,7 @@ import pytest
 from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from waiting import LIMIT
 
 from kd.errors import ConfigError, without_credentials
@@ -178,3 +182,59 @@ def test_an_experiment_that_was_deleted_refuses_runs_and_says_so(made):
     assert local(made[0], "deleted").open()[1] == experiment
     with pytest.raises(mlflow.MlflowException, match=r"deleted|active"):
         client.create_run(experiment)
+
+
+# a database whose creation was killed
+
+
+def half_made(root: Path, how: str) -> Path:
+    """What a kill in the middle of the first migrations leaves, of several kinds."""
+    file = root / "mlruns" / "mlflow.db"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(file)) as database:
+        if how == "a migration under way":
+            database.execute("CREATE TABLE runs (id INTEGER)")
+            database.execute("CREATE TABLE alembic_version (version_num TEXT)")
+            database.execute("CREATE TABLE _alembic_tmp_tags (id INTEGER)")
+        elif how == "between two migrations":
+            database.execute("CREATE TABLE alembic_version (version_num TEXT)")
+            database.execute("INSERT INTO alembic_version VALUES ('451aebb31d03')")
+        database.commit()
+    return file
+
+
+@pytest.mark.parametrize("how", ["a migration under way", "between two migrations", "nothing yet"])
+def test_a_database_whose_creation_was_killed_is_moved_aside_and_made_anew(how, tmp_path, caplog):
+    file = half_made(tmp_path, how)
+    store = local(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        client, experiment = store.open()
+    run = client.create_run(experiment)
+    assert client.get_run(run.info.run_id).info.status == "RUNNING"
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "kd.tracking.store"]
+    assert told == f"{file} was left incomplete by a killed process and held no run; it is now mlflow.db.incomplete-1"
+    assert (file.parent / "mlflow.db.incomplete-1").exists()
+
+
+def test_a_kill_while_the_database_is_made_leaves_nothing_under_its_name(tmp_path, monkeypatch):
+    store = local(tmp_path)
+    monkeypatch.setattr(SqlAlchemyStore, "_initialize_store_state", lambda self: os.kill(os.getpid(), signal.SIGKILL))
+    child = multiprocessing.get_context("fork").Process(target=store._make_database)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    left = sorted(path.name for path in (tmp_path / "mlruns").iterdir())
+    assert "mlflow.db" not in left
+    monkeypatch.undo()
+    client, experiment = store.open()
+    client.create_run(experiment)
+    assert not [path for path in (tmp_path / "mlruns").iterdir() if path.name.startswith(".mlflow")]
+
+
+def test_a_file_that_is_no_database_is_left_where_it_is(tmp_path):
+    file = tmp_path / "mlruns" / "mlflow.db"
+    file.parent.mkdir()
+    file.write_bytes(b"what was this" * 1000)
+    with pytest.raises(Exception, match="not a database"):
+        local(tmp_path).open()
+    assert file.read_bytes() == b"what was this" * 1000
