@@ -16,6 +16,7 @@ from kd.config.compose import CONF, known_keys, options
 from kd.errors import ConfigError, DiskError, UserError, nearest
 from kd.system.installation import torch_command
 from kd.system.launch import current_rank
+from kd.system.terminal import to_log
 
 #: Error numbers of a path that cannot be written.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EIO}
@@ -51,6 +52,7 @@ def _print(line: str) -> None:
     """Print a line on rank 0 only, which knows the errors of the other processes."""
     if current_rank().rank == 0:
         print(line, file=sys.stderr)
+        to_log(line)
 
 
 def _as_user_error(error: Exception) -> UserError | None:

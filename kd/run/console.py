@@ -1,5 +1,6 @@
 """Console output during and after a run: a live display on a terminal, plain lines elsewhere."""
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from kd.data.loading import Batch, TrainLoader
-from kd.system.terminal import can_move
+from kd.system.terminal import can_move, to_log
 from kd.training.quality import Compared, metric_title, quality_metrics
 
 console = Console(highlight=False)
@@ -70,6 +71,7 @@ class Display:
             f"{'  *' if best else ''}"
         )
         self.progress.console.print(line, soft_wrap=True, markup=False)
+        to_log(line)
         self.progress.update(self.task, last=f"best {self.objective} marked *")
 
 
@@ -116,6 +118,7 @@ def say(*lines: str) -> None:
     """Print lines as they are."""
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
+        to_log(line)
 
 
 def show(table: Table) -> None:
@@ -123,3 +126,6 @@ def show(table: Table) -> None:
     for column in table.columns:
         column.overflow = "fold"
     console.print(table)
+    plain = Console(file=io.StringIO(), width=100)
+    plain.print(table)
+    to_log(plain.file.getvalue())  # type: ignore[attr-defined]

@@ -2,10 +2,15 @@
 
 import errno
 import io
+import logging
 import os
+import re
 import sys
 from typing import Any, Protocol, TextIO
 
+from kd.errors import shown, without_credentials
+
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")  # colours and cursor movements
 GONE = {errno.EIO, errno.ENXIO}  # errors of a closed terminal; a closed pipe gives EPIPE instead
 
 
@@ -33,6 +38,15 @@ class _SurvivingFile(io.FileIO):
             if error.errno not in GONE:
                 raise
             return memoryview(data).nbytes
+
+
+def to_log(text: str) -> None:
+    """Write what the console says to the log files of this process (train.log): plain text, without passwords."""
+    files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    for line in text.splitlines() if files else ():
+        plain = without_credentials(shown(CONTROL.sub("", line).rstrip(), longest=None))
+        for handler in files:
+            handler.handle(logging.LogRecord("kd", logging.INFO, "", 0, plain, None, None))
 
 
 def steady_output() -> None:

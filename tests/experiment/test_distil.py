@@ -156,8 +156,17 @@ def test_image_files_are_valid(distilled, name):
 
 
 def test_the_table_compares_teacher_and_student(distilled):
-    for row in ("teacher", "student", "parameters", "trivial", "latency", "mIoU, val", "Dice of foreground, test"):
+    for row in ("teacher", "student", "parameters", "trivial", "latency", "mIoU, val", "Dice of foreground"):
         assert row in distilled.stdout
+
+
+def test_the_log_holds_what_the_console_said(distilled):
+    log = (folder_of(distilled) / "train.log").read_text()
+    for line in distilled.stdout.splitlines():
+        if not set(line) & set("┃│━─"):  # the table may be narrower there
+            assert line.rstrip() in log
+    assert "IoU of foreground, test" in log
+    assert "\x1b" not in log
 
 
 def test_the_place_between_trivial_and_teacher_is_in_the_summary_and_in_one_sentence(distilled):

@@ -1,6 +1,7 @@
 """Output survives its terminal and escapes what it cannot encode; progress bars move on terminals only."""
 
 import io
+import logging
 import os
 import select
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from kd.config.compose import PROJECT
-from kd.system.terminal import can_move
+from kd.system.terminal import can_move, to_log
 
 SETUP = "import sys; from kd.system.terminal import steady_output; steady_output(); "
 
@@ -94,3 +95,14 @@ def test_a_bar_moves_only_on_terminals_with_a_movable_cursor(env, file, moves, m
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     assert can_move(Console(file=file())) is moves
+
+
+def test_the_log_is_plain_text_without_passwords(tmp_path):
+    handler = logging.FileHandler(tmp_path / "train.log")
+    logging.getLogger().addHandler(handler)
+    try:
+        to_log("\x1b[1;31mred\x1b[0m\nhttp://me:secret@host/x \x07")
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    assert (tmp_path / "train.log").read_text() == "red\nhttp://***@host/x \\x07\n"
