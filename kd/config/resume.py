@@ -55,11 +55,21 @@ def _unfinished(folder: Path) -> Path:
     folder = folder.absolute()
     if not (folder / "config.yaml").is_file():
         raise RunError(f"resume={folder}: there is no config.yaml, so this is not a run folder; see runs/")
-    if (folder / "summary.json").exists():
+    if _is_over(folder):
         raise RunError(f"resume={folder}: this run is finished; leave resume out to start a new one")
     if (folder.parent / "trials.csv").exists():
         raise RunError(f"resume={folder}: this is a trial; the command of its study ({train_command()} -m) resumes it")
     return folder
+
+
+def _is_over(folder: Path) -> bool:
+    """Whether a run is finished and nothing of its end is missing: it was not interrupted after its summary."""
+    if not (folder / "summary.json").exists() or any(folder.glob("checkpoint*.safetensors")):
+        return False
+    try:
+        return read_json(folder, "run.json", dict).get("status") in (None, "FINISHED")
+    except UnreadableError:
+        return True
 
 
 @lru_cache  # hydra resolves the folder several times
@@ -70,7 +80,7 @@ def _newest(config: str, runs: Path) -> str | None:
     """
     wanted = json.loads(config)
     for _, path in sorted(((_modified(path), path.parent) for path in runs.glob("*/*/config.yaml")), reverse=True):
-        if (path / "summary.json").exists() or (path.parent / "trials.csv").exists():
+        if _is_over(path) or (path.parent / "trials.csv").exists():
             continue
         try:
             if same_run(path, wanted) and _same_data(path, wanted):

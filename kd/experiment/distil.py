@@ -117,7 +117,7 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
     """Run a job from an empty or interrupted folder to its summary."""
     folder = RunFolder(job.folder)
     if (folder / "summary.json").exists():
-        raise RunError(f"{folder.path} holds a complete run; choose another hydra.run.dir, or leave it out")
+        return _make_up(job, folder)
     context = RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world)
     _prepare(folder, job)
     console.say(f"run      {folder.path}")
@@ -137,6 +137,26 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
         checkpoint.remove(folder.path)
     _register(job)
     console.say(f"run      {folder.path}")
+    return _returned(objectives)
+
+
+def _make_up(job: Job, folder: RunFolder) -> float | tuple[float, ...]:
+    """What is missing of a run that was interrupted after its summary: its delivery to MLflow, and tidying.
+
+    Raises:
+        RunError: nobody asked to resume it.
+    """
+    if not job.resumed:
+        raise RunError(f"{folder.path} holds a complete run; choose another hydra.run.dir, or leave it out")
+    settings = job.settings
+    with tracking.run(settings.tracking, settings.root, folder, tracking.Labels(job.name, {}), continued=True):
+        checkpoint.remove(folder.path)
+    _register(job)
+    console.say(f"run      {folder.path}: it was finished; what was missing of its end is made up for")
+    return _returned(folder.summary()["objective"])
+
+
+def _returned(objectives: Mapping[str, float]) -> float | tuple[float, ...]:
     values = tuple(objectives.values())
     return values[0] if len(values) == 1 else values
 

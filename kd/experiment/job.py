@@ -27,8 +27,9 @@ class Job:
         name: a display name, made of the overrides.
         choices: the option chosen in each config group.
         overrides: the command line's overrides, without passwords.
-        fresh: whether the folder is new, rather than resumed.
+        fresh: whether the folder is new.
         trial: the study's trial that this call runs; None for a single run.
+        resumed: whether `resume` named or found the folder.
     """
 
     settings: Settings
@@ -39,6 +40,7 @@ class Job:
     overrides: list[str]
     fresh: bool
     trial: TrialJob | None = None
+    resumed: bool = False
 
 
 def job(cfg: DictConfig) -> Job:
@@ -72,7 +74,8 @@ def job(cfg: DictConfig) -> Job:
     trial = trial_job(settings.root)
     name = f"{trial.sweeper['study_name']} {trial.number}" if trial else hydra.job.override_dirname or "defaults"
     overrides = [without_credentials(override) for override in typed]
-    return Job(settings, config, folder, name, choices, overrides, fresh, trial)
+    resumed = cfg.resume is not None and not fresh
+    return Job(settings, config, folder, name, choices, overrides, fresh, trial, resumed)
 
 
 def discard(folder: Path) -> None:

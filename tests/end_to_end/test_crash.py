@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from kd.run import checkpoint
 from kd.study.ledger import failure, history
+from kd.training.snapshot import Snapshot
 
 SMALL = [
     "backbone=tiny", "data.image_size=[32,32]", "data.train=40", "data.val=8", "data.test=8", "trainer.batch_size=4",
@@ -236,6 +237,24 @@ def test_a_run_refuses_to_resume_with_another_teacher_and_says_which_packages_ch
     assert "the teacher's weights changed since this run began; restore the file" in refused.stderr
     file.write_bytes(before)
     assert "warning  the run began with torch 1.0, now " in go_on(tmp_path, f"resume={folder}").stdout
+
+
+@pytest.mark.parametrize("how", ["its folder", "auto"])
+def test_a_run_that_was_killed_after_its_summary_is_found_finished_and_tidied(how, tmp_path):
+    go_on(tmp_path, *ALONE)
+    folder = run_folder(tmp_path)
+    before = outcome(folder)
+    checkpoint.save(folder, Snapshot({}, {"epoch": 0, "step": 0}))
+    facts = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(facts | {"status": "KILLED", "ended": None}))
+    done = go_on(tmp_path, *([f"resume={folder}"] if how == "its folder" else [*ALONE, "resume=auto"]))
+    assert run_folder(tmp_path) == folder  # there is no second one
+    assert outcome(folder) == before
+    assert "student" not in done.stdout
+    assert not checkpoint.exists(folder)
+    assert json.loads((folder / "run.json").read_text())["status"] == "FINISHED"
+    refused = program.train(tmp_path, f"resume={folder}")
+    assert "this run is finished" in refused.stderr
 
 
 def test_a_full_disk_ends_the_run_in_one_line_and_keeps_its_last_checkpoint(straight, killed):
