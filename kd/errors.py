@@ -103,10 +103,19 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"choose from {', '.join(known)}" if 0 < len(known) <= 12 else "see --help for the choices"
 
 
+#: User and password of a URL: up to the last @, as a password may contain any sign; a path without a port is not one.
+CREDENTIALS = re.compile(r"//(?:[^/:@\s]*:\S*|[^/\s]*)@")
+#: A parameter of a URL whose name says that its value is secret.
+SECRET = re.compile(r"([?&#;][^=&\s]*(?:pass|pwd|secret|token|key|auth|cred|sig)[^=&\s]*=)[^&\s]*", re.IGNORECASE)
+
+
 def without_credentials(text: str) -> str:
-    """`text` with the user and password of every URL in it replaced by ***."""
-    plain = re.sub(r"//[^/\s]*@", "//***@", text)
-    return re.sub(r"([?&][^=&\s]*(?:pass|token|secret)[^=&\s]*=)[^&\s]*", r"\1***", plain)
+    """`text` with the user and password of every URL in it, and secret parameters, replaced by ***.
+
+    >>> without_credentials("at postgresql://me:hun/ter2@host/db?sslmode=require&api_key=x")
+    'at postgresql://***@host/db?sslmode=require&api_key=***'
+    """
+    return SECRET.sub(r"\1***", CREDENTIALS.sub("//***@", text))
 
 
 class DivergedError(UserError):

@@ -25,7 +25,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from kd.errors import StudyError, without_credentials
+from kd.errors import SECRET, StudyError, without_credentials
 from kd.system.installation import install_command
 
 # Heartbeats are "experimental" since 2021, and "supposed to be used with Study.optimize", which our sweeper replaces.
@@ -64,8 +64,8 @@ def holds_password(url: str) -> bool:
     try:
         parts = make_url(url)
     except ArgumentError:
-        return re.search(r"//[^/@\s]*:[^/@\s]+@", url) is not None
-    return bool(parts.password or "password" in parts.query)
+        return re.search(r"//[^/@\s]*:\S+@", url) is not None
+    return bool(parts.password or SECRET.search(url))
 
 
 @dataclass(frozen=True)
