@@ -22,11 +22,12 @@ from kd.config.compose import compose
 from kd.config.read import read
 from kd.errors import ConfigError, StudyError
 from kd.run import console
-from kd.settings import Settings, TrainedTeacher, changes_no_result, is_under
+from kd.settings import Settings, TrainedTeacher, is_under
 from kd.study import show
 from kd.study.comparison import LEAST_GAIN, TEACHING, Arm, Verdict, unequal
 from kd.study.hydra_options import check_name
 from kd.study.results import Results
+from kd.study.space import PRIVATE
 from kd.study.storage import Database, default_url
 from kd.system import signals
 from kd.system.files import write_json
@@ -117,7 +118,9 @@ class Protocol:
 
     def winner(self, study: str, folder: Path) -> list[str]:
         """The arguments of `kd train` that train a study's winner with other seeds."""
-        kept = [line for line in self.overrides if changes_no_result(_key(line)) or _is_launching(line)]
+        kept = [
+            line for line in self.overrides if is_under(_key(line), PRIVATE) or _is_launching(line)
+        ]  # not in recipes
         seeds = f"hydra.sweeper.n_trials={self.seeds - 1}"
         return ["-m", "--config-dir", str(folder / study), "sweeps=winner", seeds, *kept]
 

@@ -2,9 +2,12 @@
 
 import re
 import sys
+from pathlib import Path
 
+import numpy as np
 import program
 import pytest
+from pairs import put
 
 from kd.cli import main
 from kd.errors import ConfigError
@@ -12,10 +15,22 @@ from kd.study import protocol
 from kd.study.protocol import Protocol
 
 TINY = [
-    "backbone=tiny", "data.image_size=[32,32]", "data.train=16", "data.val=8", "data.test=8", "trainer.batch_size=8",
+    "backbone=tiny", "data.image_size=[32,32]", "trainer.batch_size=8",
     "trainer.epochs=2", "trainer.device=cpu", "unfreeze.start_epoch=1", "unfreeze.rate=1", "teacher.epochs=2",
     "pictures=false", "tracking=none", "objective=val/iou/foreground",
 ]  # fmt: skip
+
+
+def bright_squares(root: Path) -> list[str]:
+    """A data folder of 16 training pairs and 4 of each other split; returns its overrides."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 4), ("test", 4)):
+        for number in range(count):
+            image, labels = random.integers(0, 120, (32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
+            y, x = random.integers(0, 24, 2)
+            image[y : y + 8, x : x + 8], labels[y : y + 8, x : x + 8] = 250, 1
+            put(root, f"{split}{number}", image, labels, split)
+    return ["data=folder", f"data.root={root}"]
 
 
 def commands(**asked) -> tuple[list[str], list[str]]:
@@ -53,7 +68,7 @@ def test_the_winners_are_trained_where_the_studies_were(tmp_path):
     made = Protocol(seeds=4, overrides=["data.root=x", "optimizer.lr=1", "hydra/launcher=joblib", "tracking=none"])
     assert made.winner("verdict-alone", tmp_path) == [
         "-m", "--config-dir", str(tmp_path / "verdict-alone"), "sweeps=winner", "hydra.sweeper.n_trials=3",
-        "data.root=x", "hydra/launcher=joblib", "tracking=none",
+        "hydra/launcher=joblib", "tracking=none",
     ]  # fmt: skip
 
 
@@ -107,7 +122,7 @@ def written(root) -> dict:
 
 
 def test_one_command_runs_the_protocol_and_more_seeds_continue_it(steps, root, capsys):
-    asked = ["verdict", "--trials", "2", "--price", "20", *TINY]
+    asked = ["verdict", "--trials", "2", "--price", "20", *TINY, *bright_squares(root / "squares")]
     main([*asked, "--seeds", "2"])
     first = capsys.readouterr().out
     assert re.search(

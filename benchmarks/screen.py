@@ -1,0 +1,104 @@
+"""Arms over paired seeds on real data: what each loss brings against the student alone.
+
+    python -m benchmarks.screen nuclei=DIR camvid=DIR            one run after the other; repeat the command to resume
+    python -m benchmarks.screen --table                          what is known so far
+
+Each finished run is a line of benchmarks/screen.jsonl. All arms have the same student, plan, task loss and epochs; one
+teacher for each data set, and one seed's batches and views for all arms.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kd.config.compose import PROJECT
+from kd.study.comparison import Spread
+
+FILE = Path(__file__).with_name("screen.jsonl")
+DATA = {
+    "nuclei": ["data=folder", "data.image_size=[64,64]"],
+    "camvid": ["data=camvid", "data.image_size=[96,128]"],
+}
+ARMS = {
+    "alone": ["loss=hard_only"],
+    "soft_targets": ["loss=soft_targets"],
+    "composite": ["loss=composite"],
+}
+#: A random student that learns everything from the start, far below its teacher.
+PLAN = [
+    "backbone=mobile_from_lite2", "unfreeze=all", "optimizer.encoder_lr_scale=1.0", "trainer.epochs=20",
+    "teacher.epochs=30", "augment.views=10", "tracking=none", "pictures=false",
+]  # fmt: skip
+
+
+def jobs(places: Mapping[str, str], seeds: int) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """Every run, named, with its overrides; all arms of a seed before the next."""
+    for seed in range(seeds):
+        for data, place in places.items():
+            for arm, overrides in ARMS.items():
+                yield {"data": data, "arm": arm, "seed": seed}, [
+                    *PLAN, *DATA[data], f"data.root={place}", f"seed={seed}", *overrides
+                ]  # fmt: skip
+
+
+def known(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def run(overrides: Sequence[str], root: Path) -> dict[str, Any]:
+    """Train one arm; returns the quality of its student and teacher."""
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        command = [sys.executable, str(PROJECT / "train.py"), *overrides, f"root={root}", f"hydra.run.dir={folder}/run"]
+        subprocess.run(command, check=True)
+        summary = json.loads((Path(folder) / "run" / "summary.json").read_text())
+    found = {who: summary.get(who, {}) for who in ("student", "teacher", "baseline")}
+    return {who: {f"{s}/miou": figures.get(f"{s}/miou") for s in ("val", "test")} for who, figures in found.items()}
+
+
+def table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each data set and arm: test mIoU over seeds, and the paired gain over the student alone."""
+    rows = ["| data | arm | seeds | test mIoU | gain over alone, 95 % interval |", "|---|---|---|---|---|"]
+    for data in dict.fromkeys(line["data"] for line in lines):
+        spreads = {arm: _spread(lines, data, arm) for arm in ARMS}
+        for arm, spread in spreads.items():
+            if not spread.by_seed:
+                continue
+            gain = spread.minus(spreads["alone"])
+            low, high = gain.interval or (float("nan"), float("nan"))
+            shown = "" if arm == "alone" else f"{gain.mean:+.4f} ({low:+.4f} to {high:+.4f})"
+            deviation = f" ± {spread.deviation:.4f}" if spread.deviation is not None else ""
+            rows.append(f"| {data} | {arm} | {len(spread.by_seed)} | {spread.mean:.4f}{deviation} | {shown} |")
+    return "\n".join(rows)
+
+
+def _spread(lines: Sequence[Mapping[str, Any]], data: str, arm: str) -> Spread:
+    found = (line for line in lines if (line["data"], line["arm"]) == (data, arm))
+    return Spread({line["seed"]: line["student"]["test/miou"] for line in found})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("places", nargs="*", metavar="DATA=DIR", help="nuclei=DIR, camvid=DIR")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--root", type=Path, default=PROJECT / "runs" / "screen", help="for teachers and cached logits")
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        arguments.root.mkdir(parents=True, exist_ok=True)
+        places = dict(place.split("=", 1) for place in arguments.places)
+        done = [{name: line[name] for name in ("data", "arm", "seed")} for line in known(FILE)]
+        for name, overrides in jobs(places, arguments.seeds):
+            if name not in done:
+                line = name | run(overrides, arguments.root)
+                with FILE.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+    print(table(known(FILE)))
+
+
+if __name__ == "__main__":
+    main()
