@@ -69,8 +69,8 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
             if not spread.by_seed:
                 continue
             gain = spread.minus(spreads["alone"])
-            low, high = gain.interval or (float("nan"), float("nan"))
-            shown = "" if arm == "alone" else f"{gain.mean:+.4f} ({low:+.4f} to {high:+.4f})"
+            spanned = " ({:+.4f} to {:+.4f})".format(*gain.interval) if gain.interval else ", one seed"
+            shown = "" if arm == "alone" or not gain.by_seed else f"{gain.mean:+.4f}{spanned}"
             deviation = f" ± {spread.deviation:.4f}" if spread.deviation is not None else ""
             rows.append(f"| {data} | {arm} | {len(spread.by_seed)} | {spread.mean:.4f}{deviation} | {shown} |")
     return "\n".join(rows)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench, machine, report
+from benchmarks import bench, machine, report, screen
 from benchmarks.case import QUICK, Case, folder_of
 from benchmarks.elsewhere import elsewhere
 from benchmarks.hand_written import Loop, total_loss
@@ -259,3 +259,27 @@ def test_an_unknown_section_is_refused_by_name(capsys):
     with pytest.raises(SystemExit):
         bench.main(["--only", "steps,speed"])
     assert "'speed' is no section; choose from steps," in capsys.readouterr().err
+
+
+def test_the_table_of_arms_has_paired_gains_over_the_student_alone():
+    def line(arm, seed, value):
+        return {"data": "nuclei", "arm": arm, "seed": seed, "student": {"test/miou": value}}
+
+    lines = [
+        line("alone", 0, 0.5),
+        line("alone", 1, 0.75),
+        line("soft_targets", 0, 0.625),
+        line("soft_targets", 1, 0.875),
+    ]
+    rows = screen.table([*lines, line("composite", 0, 0.25)]).splitlines()
+    assert rows[3] == "| nuclei | soft_targets | 2 | 0.7500 ± 0.1768 | +0.1250 (+0.1250 to +0.1250) |"
+    assert rows[4] == "| nuclei | composite | 1 | 0.2500 | -0.2500, one seed |"
+    assert len(rows) == 5
+
+
+def test_every_arm_of_a_seed_comes_before_the_next_seed():
+    found = [
+        (name["seed"], name["data"], name["arm"]) for name, _ in screen.jobs({"nuclei": "a", "camvid": "b"}, seeds=2)
+    ]
+    assert found == sorted(found, key=lambda each: each[0])
+    assert len(set(found)) == 2 * 2 * len(screen.ARMS)
