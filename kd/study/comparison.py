@@ -228,5 +228,5 @@ class Verdict:
         more = ""
         if outcome == "cannot tell":
             count = self.more_seeds
-            more = f"; {f'about {count} more seeds' if count else f'more than {MOST_SEEDS} seeds'} would"
+            more = f"; {f'about {count} more seeds' if count else f'more than {MOST_SEEDS} seeds'} would decide"
         return f"{outcome}: {self.metric} {gain.mean:+.4f} (95 % interval {low:+.4f} to {high:+.4f}, {seeds}){more}"

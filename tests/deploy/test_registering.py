@@ -15,7 +15,7 @@ def registry(monkeypatch):
     """Calls of MLflow's registry: (name, bytes of the model, digest of the weights)."""
     calls = []
 
-    def version(folder, root, name, model, weights):
+    def version(folder, root, name, model, weights, uri):
         calls.append((name, model.SerializeToString(), weights))
         return "7"
 

@@ -23,7 +23,7 @@ SMALL = [
     "backbone=tiny", "data.image_size=[32,32]", "data.train=24", "data.val=8", "data.test=8", "trainer.batch_size=8",
     "trainer.epochs=3", "trainer.device=cpu",
 ]  # fmt: skip
-STEPWISE = ["schedule=linear", "unfreeze.start_epoch=1", "unfreeze.rate=1"]
+STEPWISE = ["schedule=linear", "unfreeze.start_epoch=1", "unfreeze.rate=1", "loss=composite"]
 
 
 def train(root: Path, *overrides: str, cwd: Path | None = None) -> CompletedProcess:
