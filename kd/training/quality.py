@@ -43,12 +43,12 @@ def metric_title(metric: str) -> str:
 def share_of_way(student: float | None, trivial: float | None, teacher: float | None) -> float | None:
     """How far a student has come from a trivial prediction to its teacher: 0 at the first, 1 at the second.
 
-    None if a figure is missing, or if the teacher is no better than trivial.
+    None if a figure is missing, or if the teacher is hardly better than trivial.
 
     >>> share_of_way(0.5, 0.25, 0.75)
     0.5
     """
-    if student is None or trivial is None or teacher is None or teacher <= trivial:
+    if student is None or trivial is None or teacher is None or is_near_trivial(teacher, trivial):
         return None
     return (student - trivial) / (teacher - trivial)
 
@@ -90,7 +90,7 @@ class Compared:
         if self.share_of_way is not None:
             way = f"The student came {self.share_of_way:.0%} of the way from a trivial prediction to its teacher"
         elif teacher is not None and trivial is not None:
-            way = f"The teacher is no better than a trivial prediction ({teacher:.4f} against {trivial:.4f})"
+            way = f"The teacher is hardly better than a trivial prediction ({teacher:.4f} against {trivial:.4f})"
         else:
             return ""
         return f"{way}, by {metric_title(metric)} on {SPLITS[split]}."
