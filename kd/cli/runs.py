@@ -126,7 +126,5 @@ def _ui(arguments: argparse.Namespace) -> None:
     from kd.config.read import read
 
     settings = read(compose(arguments.overrides), look_at_data=False)
-    store = tracking.Store(
-        tracking.store_uri(settings.tracking, settings.root), settings.tracking.experiment, settings.root
-    )
+    store = tracking.Store.of(settings.tracking, settings.root)
     sys.exit(tracking.serve(store, arguments.port, arguments.open))

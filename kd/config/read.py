@@ -16,6 +16,7 @@ from kd.errors import ConfigError, UserError, nearest
 from kd.networks.block_counts import BLOCK_COUNTS, FULL_DEPTH
 from kd.networks.spec import find_weights, read_spec
 from kd.settings import OBJECTIVES, ForeignTeacher, NetworkSettings, Settings, TeacherFile
+from kd.training.quality import quality_metrics
 
 
 def read(cfg: DictConfig, look_at_data: bool = True) -> Settings:
@@ -100,8 +101,8 @@ def _check_plan(settings: Settings) -> None:
 def _check_objective(settings: Settings) -> None:
     """Check that every objective is measured, and that the first can select the best epoch."""
     names = settings.data.class_names
-    foreground = names[1:] if len(names) == 2 else []
-    known = {*OBJECTIVES, *(f"val/iou/{name}" for name in names), *(f"val/dice/{name}" for name in foreground)}
+    metrics = [*(f"iou/{name}" for name in names), *quality_metrics(names)]
+    known = {*OBJECTIVES, *(f"val/{metric}" for metric in metrics)}
     for objective in settings.objective:
         if objective not in known:
             raise ConfigError(f"objective={objective} is not measured; {nearest(objective, known)}")

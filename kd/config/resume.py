@@ -74,9 +74,9 @@ def _is_over(folder: Path) -> bool:
 
 @lru_cache  # hydra resolves the folder several times
 def _newest(config: str, runs: Path) -> str | None:
-    """The newest unfinished run of a configuration (as JSON); None if there is none.
+    """The newest unfinished run of a configuration (as JSON); None if every run is finished or another's.
 
-    A folder that cannot be read, whoever left it there, is skipped, by name.
+    A folder that cannot be read is skipped, and named on stderr.
     """
     wanted = json.loads(config)
     for _, path in sorted(((_modified(path), path.parent) for path in runs.glob("*/*/config.yaml")), reverse=True):

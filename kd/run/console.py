@@ -1,7 +1,7 @@
 """Console output during and after a run: a live display on a terminal, plain lines elsewhere."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -119,6 +119,12 @@ def say(*lines: str) -> None:
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
         to_log(line)
+
+
+def tell(parts: Iterable[Table | str]) -> None:
+    """Print tables and lines in order."""
+    for part in parts:
+        say(part) if isinstance(part, str) else show(part)
 
 
 def show(table: Table) -> None:

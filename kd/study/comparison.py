@@ -15,6 +15,7 @@ from typing import Any
 from optuna.storages import RDBStorage
 
 from kd.settings import changes_no_result, is_under, more_is_better, same_result
+from kd.study.recipe import winner_name
 from kd.study.results import Results, names_in
 from kd.study.space import describe
 
@@ -108,11 +109,6 @@ class Arm:
     def epochs(self) -> int:
         """All epochs that were trained, those of failed trials too."""
         return sum(each.epochs[0] + each.lost_epochs for each in (self.study, self.winners) if each)
-
-
-def winner_name(study: str) -> str:
-    """The name of the study that trains a study's winner with other seeds."""
-    return f"{study}-winner"
 
 
 def has_teacher(results: Results) -> bool:

@@ -75,7 +75,7 @@ class StudyFolder:
         """The mirror of the study's own run, which all sweepers of the study share."""
         identity = study.user_attrs.get(IDENTITY) or uuid.uuid4().hex
         study.set_user_attr(IDENTITY, identity)
-        store = tracking.Store(tracking.store_uri(self.settings, self.root), self.settings.experiment, self.root)
+        store = tracking.Store.of(self.settings, self.root)
         store.check()
         lock = partial(self.ledger.database.lock, f"mirror of {self.ledger.name}")
         target = tracking.Target(identity, study.user_attrs.get(PARENT), lock=lock, shared=True)
@@ -236,8 +236,7 @@ def _compare(results: Results, against: str | None, storage: RDBStorage) -> None
     if (against is None and other not in names) or other == results.name or len(results.space.objectives) > 1:
         return
     arms = Arm.of(storage, results), Arm.of(storage, Results.of(storage, other))
-    for part in tables.against(*arms):
-        console.say(part) if isinstance(part, str) else console.show(part)
+    console.tell(tables.against(*arms))
     for arm in arms:
         if arm.winners is None and arm.study.best:
             folder = _shown(project_root() / "runs" / "studies" / arm.study.name)

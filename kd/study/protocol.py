@@ -27,7 +27,7 @@ from kd.study import show
 from kd.study.comparison import LEAST_GAIN, TEACHING, Arm, Verdict, unequal
 from kd.study.hydra_options import check_name
 from kd.study.results import Results
-from kd.study.space import PRIVATE
+from kd.study.space import PRIVATE, key_of
 from kd.study.storage import Database, default_url
 from kd.system import signals
 from kd.system.files import write_json
@@ -79,7 +79,7 @@ class Protocol:
             if value < least:
                 raise ConfigError(f"{option} {value}: should be {least} or more", page="does-distillation-help")
         check_name(self.name)
-        if taken := [line for line in self.overrides if is_under(_key(line), OWN)]:
+        if taken := [line for line in self.overrides if is_under(key_of(line), OWN)]:
             raise ConfigError(
                 f"{taken[0]}: kd verdict sets it; use --name, --trials, --seeds, --price, or KD_STORAGE for a database",
                 page="does-distillation-help",
@@ -112,38 +112,32 @@ class Protocol:
         name = f"hydra.sweeper.study_name={self.studies[not distilled]}"
         if distilled:
             return ["-m", "sweeps=temperature_unfreeze", name, *common, *self.overrides]
-        task = [line for line in self.overrides if not is_under(_key(line), ("loss", *TEACHING)) or _is_task(line)]
+        task = [line for line in self.overrides if not is_under(key_of(line), ("loss", *TEACHING)) or _is_task(line)]
         delta = f"loss.delta={settings.loss.delta}"
         return ["-m", "sweeps=no_teacher", name, *common, delta, "loss.alpha=0", "loss.beta=0", *task]
 
     def winner(self, study: str, folder: Path) -> list[str]:
-        """The arguments of `kd train` that train a study's winner with other seeds."""
-        kept = [
-            line for line in self.overrides if is_under(_key(line), PRIVATE) or _is_launching(line)
-        ]  # not in recipes
+        """The arguments of `kd train` that train a study's winner, whose recipe has the rest, with other seeds."""
+        kept = [line for line in self.overrides if is_under(key_of(line), PRIVATE) or _is_launching(line)]
         seeds = f"hydra.sweeper.n_trials={self.seeds - 1}"
         return ["-m", "--config-dir", str(folder / study), "sweeps=winner", seeds, *kept]
 
 
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
-
-
 def _is_task(override: str) -> bool:
     """Whether an override sets the weight of a loss term that needs no teacher."""
-    return _key(override) in ("loss.gamma", "loss.delta")
+    return key_of(override) in ("loss.gamma", "loss.delta")
 
 
 def _is_launching(override: str) -> bool:
     """Whether an override says where trials run, such as hydra/launcher=joblib."""
     launching = ("hydra/launcher", "hydra.launcher", "hydra.sweeper.n_jobs")
-    return _key(override).startswith(launching)
+    return key_of(override).startswith(launching)
 
 
 def _sweeps(override: str) -> bool:
     """Whether an override searches a key, or is for a study alone."""
     item = OverridesParser.create().parse_override(override)
-    return bool(item.is_sweep_override()) or _key(override).startswith(("hydra", "sweeps"))
+    return bool(item.is_sweep_override()) or key_of(override).startswith(("hydra", "sweeps"))
 
 
 def run(protocol: Protocol) -> None:
@@ -165,8 +159,7 @@ def run(protocol: Protocol) -> None:
         _step(f"winner {number} of 2, over seeds", protocol.winner(name, folder))
     storage = database.open()
     distilled, alone = (Arm.of(storage, Results.of(storage, name)) for name in protocol.studies)
-    for part in show.against(distilled, alone, protocol.least):
-        console.say(part) if isinstance(part, str) else console.show(part)
+    console.tell(show.against(distilled, alone, protocol.least))
     console.say(price(protocol, settings, (distilled, alone)))
     _record(protocol, settings, distilled, alone)
 
@@ -195,9 +188,7 @@ def _record(protocol: Protocol, settings: Settings, distilled: Arm, alone: Arm) 
         tags = {"role": "verdict", "outcome": verdict.outcome, **settings.tracking.tags}
         points = {(name, len(gain.by_seed)): (value, round(time.time() * 1000)) for name, value in numbers.items()}
         shown = tracking.Shown(protocol.name, tags, {"metric": verdict.metric}, points, ((file, None),))
-        store = tracking.Store(
-            tracking.store_uri(settings.tracking, settings.root), settings.tracking.experiment, settings.root
-        )
+        store = tracking.Store.of(settings.tracking, settings.root)
         identity = distilled.study.study.user_attrs.get(IDENTITY) or uuid.uuid4().hex
         distilled.study.study.set_user_attr(IDENTITY, identity)
         tracking.Mirror(lambda: shown, store, tracking.Target(identity), "repeating kd verdict").finish("FINISHED")

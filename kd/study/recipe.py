@@ -15,6 +15,11 @@ from kd.errors import ConfigError
 from kd.system.installation import train_command
 
 
+def winner_name(study: str) -> str:
+    """The name of the study that trains a study's winner with other seeds."""
+    return f"{study}-winner"
+
+
 def winner_study(study: str, folder: str, seed: int) -> str:
     """A study in YAML that trains the winner of `study`, whose seed is `seed`, again with other seeds.
 
@@ -25,7 +30,7 @@ def winner_study(study: str, folder: str, seed: int) -> str:
 defaults:
   - /hydra/sweeper/sampler@sampler: grid
   - /hydra/sweeper/pruner@pruner: none
-study_name: {study}-winner
+study_name: {winner_name(study)}
 n_trials: 4
 params:
   experiment: best

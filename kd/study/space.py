@@ -29,6 +29,11 @@ ABSENT = "nothing"  # what messages show for a key without a value
 Direction = Literal["minimize", "maximize"]
 
 
+def key_of(override: str) -> str:
+    """The key or group that an override sets, adds (+) or deletes (~)."""
+    return override.lstrip("+~").partition("=")[0]
+
+
 @dataclass(frozen=True)
 class Space:
     """What a study searches, keeps fixed and optimises.
@@ -77,7 +82,7 @@ class Space:
             ATTRIBUTE,
             {
                 "searched": searched,
-                "fixed": [line for line in self.fixed if not is_under(line.lstrip("+~").partition("=")[0], PRIVATE)],
+                "fixed": [line for line in self.fixed if not is_under(key_of(line), PRIVATE)],
                 "objectives": dict(self.objectives),
                 "config": {name: value for name, value in self.config.items() if not is_under(name, PRIVATE)},
             },

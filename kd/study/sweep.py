@@ -25,7 +25,7 @@ from kd.settings import Settings, flat, is_under, more_is_better
 from kd.study import hydra_options, worker
 from kd.study.folder import StudyFolder
 from kd.study.ledger import Budget, Ledger, NoClaim
-from kd.study.space import Direction, Space
+from kd.study.space import Direction, Space, key_of
 from kd.study.storage import holds_password
 from kd.system import signals
 
@@ -171,7 +171,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
 
         Each trial would train a teacher of its own, and no two would be taught by the same one.
         """
-        typed = {line.lstrip("+~").partition("=")[0] for line in kept}
+        typed = {key_of(line) for line in kept}
         follows = [key for key, own in FOLLOWED.items() if own in searched and key not in {*searched, *typed}]
         if not follows:
             return []

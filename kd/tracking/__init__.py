@@ -12,11 +12,11 @@ from kd.tracking.folder import Labels, run, sync, sync_command
 from kd.tracking.mirror import Mirror, NullRun
 from kd.tracking.registry import register, wanted_name
 from kd.tracking.shown import Shown, files
-from kd.tracking.store import Store, TrackingError, store_uri
+from kd.tracking.store import Store, TrackingError
 from kd.tracking.ui import serve
 
 __all__ = [
     "Labels", "Mirror", "NullRun", "Shown", "Store", "Target", "TrackingError", "files", "register", "run", "serve",
-    "store_uri", "sync", "sync_command", "wanted_name", "without_credentials",
+    "sync", "sync_command", "wanted_name", "without_credentials",
 
 ]  # fmt: skip

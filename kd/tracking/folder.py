@@ -21,7 +21,7 @@ from kd.system.untrusted import UnreadableError, is_regular
 from kd.tracking.delivery import Delivery, Target
 from kd.tracking.mirror import Mirror, NullRun
 from kd.tracking.shown import FAILED, FINISHED, KILLED, RUNNING, of_folder
-from kd.tracking.store import Store, TrackingError, brief, store_uri
+from kd.tracking.store import Store, TrackingError, brief
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def run(
     Raises:
         ConfigError: MLflow does not support the kind of address.
     """
-    store = Store(store_uri(settings, root), settings.experiment, root)
+    store = Store.of(settings, root)
     if settings.enabled:
         store.check()
     _identify(folder, settings, store, labels, continued)
@@ -196,7 +196,7 @@ def store_of(folder: RunFolder, root: Path, uri: str | None) -> Store:
     settings = Tracking(
         enabled=True, uri=chosen, experiment=wanted["experiment"], run_name=None, tags={}, register=None
     )
-    return Store(store_uri(settings, root), settings.experiment, root)
+    return Store.of(settings, root)
 
 
 @contextmanager

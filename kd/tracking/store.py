@@ -58,6 +58,11 @@ class Store:
     experiment: str
     root: Path
 
+    @classmethod
+    def of(cls, settings: Tracking, root: Path) -> "Store":
+        """The store and the experiment that settings ask for."""
+        return cls(store_uri(settings, root), settings.experiment, root)
+
     def __str__(self) -> str:
         return without_credentials(self.uri)
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from scipy import stats
 
-from kd.study.comparison import LEAST_GAIN, Arm, Spread, Verdict, has_teacher, partner, unequal, winner_name
+from kd.study.comparison import LEAST_GAIN, Arm, Spread, Verdict, has_teacher, partner, unequal
+from kd.study.recipe import winner_name
 from kd.study.results import Results
 from kd.study.storage import Database
 from tests.study.test_results import pruned, study, trial
