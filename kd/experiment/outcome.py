@@ -42,12 +42,13 @@ def measure_student(
     labels = torch.cat(batches)
     if metrics["val/miou"] != best["val/miou"]:
         log.warning("the saved student has val/miou %s, its epoch had %s", metrics["val/miou"], best["val/miou"])
+    trivial = baseline_metrics(diagnostics, context.data.class_names)
     if context.settings.pictures:
         if not (folder / "timeline.png").exists():
             plots.draw_timeline(timeline, folder / "timeline.png")
-        _draw(context, folder, best, teacher, labels)
+        _draw_curves(context, folder, best, teacher, trivial)
+        _draw_predictions(context, folder, teacher, labels)
     write_evidence(context, folder, diagnostics, labels, teacher)
-    trivial = baseline_metrics(diagnostics, context.data.class_names)
     compared = Compared(context.data.class_names, metrics, teacher.metrics if teacher else {}, trivial)
     console.show(console.comparison(compared))
     console.say(*filter(None, [compared.against_teacher()]))
@@ -61,12 +62,17 @@ def measure_student(
     }
 
 
-def _draw(
-    context: RunContext, folder: RunFolder, best: Mapping[str, Any], teacher: MeasuredTeacher | None, labels: Tensor
-) -> None:
-    """Draw curves and predictions; `labels` are the student's over validation, N x H x W."""
-    teacher_miou, teacher_labels = (teacher.metrics.get("val/miou"), teacher.labels) if teacher else (None, None)
-    plots.draw_curves(folder.metrics(), best["epoch"], teacher_miou, folder / "curves.png")
+def _draw_curves(
+    context: RunContext, folder: RunFolder, best: Mapping[str, Any], teacher: MeasuredTeacher | None,
+    trivial: Mapping[str, Any],
+) -> None:  # fmt: skip
+    references = {"teacher": teacher.metrics if teacher else {}, "trivial": trivial}
+    plots.draw_curves(folder.metrics(), best["epoch"], context.data.class_names, references, folder / "curves.png")
+
+
+def _draw_predictions(context: RunContext, folder: RunFolder, teacher: MeasuredTeacher | None, labels: Tensor) -> None:
+    """Draw the validation images with predictions; `labels` are the student's over validation, N x H x W."""
+    teacher_labels = teacher.labels if teacher else None
     samples = [sample(context, index, labels, teacher_labels) for index in spaced(len(labels), SAMPLES)]
     plots.draw_predictions(samples, context.data.class_names, context.data.ignore_index, folder / "predictions.png")
 

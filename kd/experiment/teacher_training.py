@@ -134,7 +134,7 @@ def _train(evaluator: Evaluator, folder: RunFolder) -> None:
     with tracking.run(settings.tracking, settings.root, folder, labels, continued=resumed) as mirror:
         best = train(_training_job(context), evaluator, folder, mirror)
         if settings.pictures:
-            plots.draw_curves(folder.metrics(), best["epoch"], None, folder / "curves.png")
+            plots.draw_curves(folder.metrics(), best["epoch"], context.data.class_names, {}, folder / "curves.png")
         metrics = measured_teacher(Evaluator(context.solo()), file).metrics
         folder.write_summary({"best_epoch": best["epoch"], "epochs": teacher.epochs, "teacher": metrics})
     checkpoint.remove(folder.path)

@@ -116,8 +116,9 @@ def curves(run: Run) -> Section | None:
     best = run.summary.get("best_epoch")
     if best is None:
         best = (run.best or run.records[-1])["epoch"]
+    references = {"teacher": run.teacher, "trivial": run.baseline}
     picture = run.picture("curves.png") or pictures.drawn(
-        lambda path: plots.draw_curves(run.records, best, run.teacher.get("val/miou"), path)
+        lambda path: plots.draw_curves(run.records, best, run.class_names, references, path)
     )
     unfrozen = [
         f"{after['unfrozen_blocks']} from epoch {after['epoch']}"

@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 
 from kd.plan.timeline import Timeline
 from kd.system.files import write_atomically
+from kd.training.quality import quality_metrics
 
 TEACHER, STUDENT, WARM, GREY = "#7a5195", "#1f77b4", "#d1495b", "#8a8a8a"
 
@@ -67,8 +68,14 @@ def _block_names(blocks: int) -> list[str]:
     return ["deepest" if depth == 0 else "stem" if depth == blocks - 1 else str(depth + 1) for depth in range(blocks)]
 
 
-def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int, teacher_miou: float | None, path: Path) -> None:
-    """Draw loss terms and validation figures over epochs, marking the epochs in which blocks are unfrozen."""
+def draw_curves(
+    records: Sequence[Mapping[str, Any]], best_epoch: int, class_names: Sequence[str],
+    references: Mapping[str, Mapping[str, Any]], path: Path,
+) -> None:  # fmt: skip
+    """Draw loss terms and validation figures over epochs, marking the epochs in which blocks are unfrozen.
+
+    `references` maps "teacher" and "trivial" to their figures, for a level of the decisive metric.
+    """
     figure, (loss, quality) = _panels(2)
     for name in ("train/loss", "train/kl", "train/mse", "train/ce", "train/dice", "val/loss"):
         if any(name in record for record in records):
@@ -77,14 +84,19 @@ def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int, teacher_m
     loss.set(ylabel="loss", yscale="log")
     loss.legend(frameon=False, ncols=3, fontsize=8)
 
-    for name, style in (("val/miou", "-"), ("val/dice", "--"), ("val/teacher_agreement", ":")):
+    decisive, *others = (f"val/{metric}" for metric in quality_metrics(class_names))
+    styles = {decisive: "-", **dict(zip(others, ("--", "-."), strict=False)), "val/teacher_agreement": ":"}
+    for name, style in styles.items():
         if any(name in record for record in records):
-            quality.plot(*_figures(records, name), style, color=STUDENT, label=name, marker=".")
-    if teacher_miou is not None:
-        quality.axhline(teacher_miou, color=TEACHER, linewidth=1, label="teacher's mIoU")
+            width = 2.2 if name == decisive else 1.0
+            quality.plot(*_figures(records, name), style, color=STUDENT, label=name, linewidth=width, marker=".")
+    for who, colour in (("teacher", TEACHER), ("trivial", GREY)):
+        level = references.get(who, {}).get(decisive)
+        if level is not None:
+            quality.axhline(level, color=colour, linewidth=1, label=f"{decisive} of {who}")
     quality.axvline(best_epoch, color=GREY, linewidth=1, linestyle="-.", label="best epoch")
     quality.set(xlabel="epoch (0 is the first)", ylabel="validation", ylim=(0, 1))
-    quality.legend(frameon=False, ncols=2, fontsize=8, loc="lower right")
+    quality.legend(frameon=False, ncols=2, fontsize=8, loc="best")
     _mark_unfreezing((loss, quality), records)
     _save(figure, path)
 

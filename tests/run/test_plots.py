@@ -99,8 +99,8 @@ def record(epoch, unfrozen=0, miou=0.5, **more):
     return {
         "epoch": epoch, "temperature": 4.0, "unfrozen_blocks": unfrozen, "lr/decoder": 1e-3, "lr/encoder": 1e-4,
         "train/loss": 2.0 / (epoch + 1), "train/kl": 0.1, "train/mse": 1.5, "train/ce": 0.7, "train/dice": 0.9,
-        "val/loss": 0.6, "val/miou": miou, "val/dice": 0.6, "val/iou/foreground": 0.3, "val/teacher_agreement": 0.8,
-        "seconds": 1.0, "images_per_second": 10.0,
+        "val/loss": 0.6, "val/miou": miou, "val/dice": 0.6, "val/iou/foreground": 0.3, "val/dice/foreground": 0.4,
+        "val/teacher_agreement": 0.8, "seconds": 1.0, "images_per_second": 10.0,
     } | more  # fmt: skip
 
 
@@ -108,26 +108,36 @@ def without(record, *names):
     return {name: value for name, value in record.items() if not name.startswith(names)}
 
 
-VALIDATION = ("val/loss", "val/miou", "val/dice", "val/teacher_agreement")
+VALIDATION = ("val/loss", "val/miou", "val/dice", "val/iou/foreground", "val/dice/foreground", "val/teacher_agreement")
+NAMES = ["background", "foreground"]
 
 
 def test_curves_are_the_records(drawn):
     records = [record(epoch, unfrozen=epoch // 2, miou=epoch / 10) for epoch in range(8)]
-    loss, quality = drawn(draw_curves, records, 5, 0.75).axes
+    references = {"teacher": {"val/iou/foreground": 0.75}, "trivial": {"val/iou/foreground": 0.0}}
+    loss, quality = drawn(draw_curves, records, 5, NAMES, references).axes
     expected = {"train/loss", "train/kl", "train/mse", "train/ce", "train/dice", "val/loss"}
     assert set(lines(loss)) == expected
     for name in expected:
         assert lines(loss)[name].tolist() == [list(range(8)), [r[name] for r in records]]
     shown = lines(quality)
-    assert set(shown) == {"val/miou", "val/dice", "val/teacher_agreement", "teacher's mIoU", "best epoch"}
+    quality_of_two = {"val/iou/foreground", "val/dice/foreground", "val/miou", "val/teacher_agreement"}
+    levels = {"val/iou/foreground of teacher": 0.75, "val/iou/foreground of trivial": 0.0}
+    assert set(shown) == quality_of_two | set(levels) | {"best epoch"}
     assert shown["val/miou"][1].tolist() == [r["val/miou"] for r in records]
-    assert set(shown["teacher's mIoU"][1]) == {0.75}
+    assert {name: set(shown[name][1]) for name in levels} == {name: {value} for name, value in levels.items()}
     assert set(shown["best epoch"][0]) == {5.0}
+
+
+def test_curves_of_several_classes_show_means_over_classes(drawn):
+    names, references = ["sky", "road", "car"], {"teacher": {"val/miou": 0.6}}
+    shown = lines(drawn(draw_curves, [record(0), record(1)], 1, names, references).axes[1])
+    assert set(shown) == {"val/miou", "val/dice", "val/teacher_agreement", "val/miou of teacher", "best epoch"}
 
 
 def test_curves_mark_the_epochs_in_which_blocks_are_unfrozen(drawn):
     records = [record(epoch, unfrozen) for epoch, unfrozen in enumerate([0, 0, 1, 1, 4, 4])]
-    figure = drawn(draw_curves, records, 0, None)
+    figure = drawn(draw_curves, records, 0, NAMES, {})
     for axes in figure.axes:
         assert [line.get_xdata()[0] for line in axes.lines if line.get_label().startswith("_")] == [2, 4]
     assert [text.get_text().strip() for text in figure.axes[0].texts] == ["1", "4"]
@@ -137,37 +147,39 @@ def test_a_curve_joins_the_validated_epochs(drawn):
     records = [record(epoch) for epoch in range(4)]
     for epoch in (0, 2):
         del records[epoch]["val/miou"]
-    epochs, values = lines(drawn(draw_curves, records, 1, None).axes[1])["val/miou"]
+    epochs, values = lines(drawn(draw_curves, records, 1, NAMES, {}).axes[1])["val/miou"]
     assert list(epochs) == [1, 3]
     assert not np.isnan(values).any()
 
 
 def test_curves_have_gaps_where_a_figure_is_missing(drawn):
     records = [record(epoch, miou=None if epoch in (0, 2) else 0.5) for epoch in range(4)]
-    assert np.isnan(lines(drawn(draw_curves, records, 1, None).axes[1])["val/miou"][1]).tolist() == [True, False] * 2
+    assert (
+        np.isnan(lines(drawn(draw_curves, records, 1, NAMES, {}).axes[1])["val/miou"][1]).tolist() == [True, False] * 2
+    )
 
 
 @pytest.mark.parametrize(
     ("records", "teacher"),
     [
-        ([record(0)], 0.5),
-        ([record(0, unfrozen=7)], None),
-        ([record(0), record(1, unfrozen=7)], None),
-        ([without(record(e), "train/kl", "train/mse", "val/teacher") for e in range(3)], None),
-        ([{**record(e), **dict.fromkeys(VALIDATION)} for e in range(3)], 0.0),
-        ([record(e, **{"train/loss": None, "train/kl": None}) for e in range(3)], None),
-        ([record(e, **{"train/kl": 0.0, "train/mse": 0.0}) for e in range(3)], None),
+        ([record(0)], {"teacher": {"val/iou/foreground": 0.5}}),
+        ([record(0, unfrozen=7)], {"teacher": {}}),
+        ([record(0), record(1, unfrozen=7)], {}),
+        ([without(record(e), "train/kl", "train/mse", "val/teacher") for e in range(3)], {}),
+        ([{**record(e), **dict.fromkeys(VALIDATION)} for e in range(3)], {"teacher": {"val/iou/foreground": None}}),
+        ([record(e, **{"train/loss": None, "train/kl": None}) for e in range(3)], {}),
+        ([record(e, **{"train/kl": 0.0, "train/mse": 0.0}) for e in range(3)], {}),
     ],
 )
 def test_curves_of_corner_cases_are_drawn(records, teacher, drawn):
-    drawn(draw_curves, records, 0, teacher)
+    drawn(draw_curves, records, 0, NAMES, teacher)
 
 
 def test_a_curve_of_one_epoch_is_visible(drawn):
     """A line through one point is invisible without a marker."""
-    figures = [drawn(draw_curves, [record(0)], 0, None), drawn(draw_timeline, plan(AtEpoch(11)))]
+    figures = [drawn(draw_curves, [record(0)], 0, NAMES, {}), drawn(draw_timeline, plan(AtEpoch(11)))]
     points = [line for figure in figures for axes in figure.axes for line in axes.lines if len(line.get_xdata()) == 1]
-    assert len(points) == 10
+    assert len(points) == 11
     assert {line.get_label() for line in points if line.get_marker() in ("None", "", None)} == set()
 
 
