@@ -8,7 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kd.distillation.losses import DistillationLoss, Terms, binary_kl, cross_entropy, logits_mse, multiclass_kl
+    from kd.distillation.losses import DistillationLoss, Terms
+    from kd.distillation.soft_targets import (
+        binary_kl,
+        logits_mse,
+        multiclass_kl,
+        other_classes_kl,
+        standardised,
+        target_kl,
+    )
+    from kd.distillation.structure import channel_wise_kl, inter_class_relation, intra_class_relation
+    from kd.distillation.task import cross_entropy
     from kd.errors import ConfigError, DataError, ModelError, UserError
     from kd.networks.encoder_blocks import EncoderBlocks
     from kd.networks.network import Network
@@ -37,11 +47,17 @@ __all__ = [
     "All", "AtEpoch", "Block", "ConfigError", "Confusion", "Constant", "Cosine", "DataError", "DistillationLoss",
     "EncoderBlocks", "EpochPlan", "Exponential", "Frozen", "LearningRates", "Linear", "ModelError", "Network",
     "Partition", "Piecewise", "Policy", "Progressive", "Schedule", "Terms", "Timeline", "UserError", "binary_kl",
-    "cross_entropy", "load", "logits_mse", "multiclass_kl", "partition", "predict_labels", "progress",
+    "channel_wise_kl", "cross_entropy", "inter_class_relation", "intra_class_relation", "load", "logits_mse",
+    "multiclass_kl", "other_classes_kl", "partition", "predict_labels", "progress", "standardised", "target_kl",
 ]  # fmt: skip
 
 _HOMES = {
-    "distillation.losses": ("DistillationLoss", "Terms", "binary_kl", "cross_entropy", "logits_mse", "multiclass_kl"),
+    "distillation.losses": ("DistillationLoss", "Terms"),
+    "distillation.soft_targets": (
+        "binary_kl", "logits_mse", "multiclass_kl", "other_classes_kl", "standardised", "target_kl",
+    ),
+    "distillation.structure": ("channel_wise_kl", "inter_class_relation", "intra_class_relation"),
+    "distillation.task": ("cross_entropy",),
     "errors": ("ConfigError", "DataError", "ModelError", "UserError"),
     "networks.encoder_blocks": ("EncoderBlocks",),
     "networks.network": ("Network",),

@@ -16,7 +16,8 @@ from torch import Tensor
 from kd.config.compose import compose
 from kd.config.read import block_count, read
 from kd.data import Shapes
-from kd.distillation.losses import binary_kl, cross_entropy, multiclass_kl
+from kd.distillation.soft_targets import binary_kl, multiclass_kl
+from kd.distillation.task import cross_entropy
 from kd.networks import build
 from kd.networks.network import Network
 from kd.plan.schedules import Constant, Cosine, Exponential, Linear, Piecewise, progress

@@ -39,6 +39,7 @@ def checked(config: dict[str, Any], look_at_data: bool = True) -> Settings:
     except ValidationError as error:
         raise ConfigError(_first_mistake(error)) from error
     _check_plan(settings)
+    _check_loss(settings)
     _check_objective(settings)
     if look_at_data:
         settings.data.check()
@@ -98,6 +99,12 @@ def _check_plan(settings: Settings) -> None:
         )
 
 
+def _check_loss(settings: Settings) -> None:
+    """Check that every term of the loss is defined for the number of classes."""
+    if refusal := settings.loss.refusal(settings.data.classes):
+        raise ConfigError(f"loss.{refusal} (data.classes={settings.data.classes})", page="concepts")
+
+
 def _check_objective(settings: Settings) -> None:
     """Check that every objective is measured, and that the first can select the best epoch."""
     names = settings.data.class_names
@@ -108,7 +115,8 @@ def _check_objective(settings: Settings) -> None:
             raise ConfigError(f"objective={objective} is not measured; {nearest(objective, known)}")
         if objective == "val/teacher_agreement" and not settings.loss.needs_teacher:
             raise ConfigError(
-                "objective=val/teacher_agreement needs a teacher, and this loss has none (alpha = beta = 0)"
+                "objective=val/teacher_agreement needs a teacher, and no term of this loss uses one; choose "
+                "loss=soft_targets, or another objective"
             )
     if not settings.objective:
         raise ConfigError(f"objective is empty; choose from {', '.join(sorted(known))}")

@@ -1,10 +1,17 @@
-"""Distillation and task losses for segmentation, on raw logits.
+"""The weighted sum that a student learns from, on raw logits: the teacher's terms and the task loss.
 
-    total = alpha T^2 KL(teacher || student at temperature T) + beta MSE(logits) + gamma CE + delta Dice
+    total = alpha T^2 KL(teacher || student at temperature T) + beta MSE(logits)         kd.distillation.soft_targets
+          + tckd TCKD + nckd NCKD
+          + cwd CWD + dist_inter DIST over classes + dist_intra DIST over pixels         kd.distillation.structure
+          + gamma CE + delta Dice                                                        kd.distillation.task
 
-Every term is a mean over the valid pixels of the batch (a sum or a mean over classes), so none depends on the image
-size or on the number of void pixels. Temperature affects the first term only. Logits are cast to float32 first, because
-half precision cannot represent the small differences at a high temperature.
+A term is a mean over the valid pixels of the batch (a sum or a mean over classes), or for CWD, a KL over the valid
+pixels of a picture: none depends on the image size or on the number of void pixels. The temperature of the schedule
+affects the first term only; the others have constant ones of their own. Logits are cast to float32 first, because half
+precision cannot represent the small differences at a high temperature.
+
+Void pixels. The teacher has an opinion on them: with `on_void` its terms count all pixels, except TCKD and NCKD, which
+need a label. The task loss never counts them.
 
 Edge cases. Without any valid pixel, every term is 0 with a gradient of 0, never NaN. A class without true pixels in the
 batch adds 0 to the mean of Dice over all C classes, without a gradient; false foreground is left to cross-entropy.
@@ -21,123 +28,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import reduce
 from operator import add
+from typing import Any
 
 import torch
-import torch.nn.functional as F
+from pydantic import ValidationError
 from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor
 
-#: The weights of the four terms.
-WEIGHTS = ("alpha", "beta", "gamma", "delta")
+from kd.distillation import soft_targets, structure
+from kd.distillation.pixels import Total
+from kd.distillation.task import cross_entropy, pooled_dice
+from kd.settings import TASK_TERMS, TEACHING_TERMS, LossSettings
 
-#: Sums a tensor over the processes that share a batch; differentiable.
-Total = Callable[[Tensor], Tensor] | None
-
-
-def _mean_over_valid(per_pixel: Tensor, valid: Tensor | None, total: Total = None) -> Tensor:
-    """The mean of B x H x W values over pixels where `valid` is true; 0 if there are none. No device sync."""
-    if valid is None and total is None:
-        return per_pixel.mean()
-    valid = torch.ones_like(per_pixel, dtype=torch.bool) if valid is None else valid
-    # Not a product with 0 and 1, since an overflow in a void pixel would make it NaN.
-    nats, pixels = torch.where(valid, per_pixel, 0).sum(), valid.sum()
-    if total is not None:
-        nats, pixels = total(torch.stack([nats, pixels.to(nats.dtype)]))
-    return nats / pixels.clamp(min=1)
-
-
-def binary_kl(
-    student_B1HW: Tensor, teacher_B1HW: Tensor, temperature: float, valid_BHW: Tensor | None = None, total: Total = None
-) -> Tensor:
-    """T^2 KL(teacher || student) of the two classes with logits (0, z), in nats per pixel.
-
-    With p = sigmoid(t / T) and q = sigmoid(s / T): p log(p / q) + (1 - p) log((1 - p) / (1 - q)). A softmax over one
-    channel would be 1 everywhere, and its KL 0. As T grows it tends to (s - t)^2 / 8.
-
-    Shape:
-        student and teacher B x 1 x H x W raw logits, valid B x H x W booleans (None: all) -> a scalar.
-
-    >>> binary_kl(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5), temperature=10.0)  # nearly 0.5^2 / 8
-    tensor(0.0312)
-
-    Reference: Hinton, Vinyals, Dean, arXiv 1503.02531, section 2 (and 2.1 for the limit).
-    """
-    s, t = student_B1HW.float() / temperature, teacher_B1HW.float() / temperature
-    p = torch.sigmoid(t)
-    kl = p * (F.logsigmoid(t) - F.logsigmoid(s)) + (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-s))
-    return temperature**2 * _mean_over_valid(kl.squeeze(1), valid_BHW, total)
-
-
-def multiclass_kl(
-    student_BCHW: Tensor, teacher_BCHW: Tensor, temperature: float, valid_BHW: Tensor | None = None, total: Total = None
-) -> Tensor:
-    """T^2 KL(teacher || student) of the softmax over C >= 2 classes, in nats per pixel.
-
-    A sum over classes and a mean over valid pixels. As T grows it tends to half the mean square, over classes, of the
-    difference between the two sets of logits, each centred on its own mean.
-
-    Shape:
-        student and teacher B x C x H x W raw logits, valid B x H x W booleans (None: all) -> a scalar.
-
-    >>> logits = torch.randn(2, 3, 4, 4)
-    >>> multiclass_kl(logits + 1, logits, temperature=4.0).abs() < 1e-6  # softmax ignores a common offset
-    tensor(True)
-
-    Reference: Hinton, Vinyals, Dean, arXiv 1503.02531, section 2 (and 2.1 for the limit).
-    """
-    log_q = F.log_softmax(student_BCHW.float() / temperature, dim=1)
-    log_p = F.log_softmax(teacher_BCHW.float() / temperature, dim=1)
-    return temperature**2 * _mean_over_valid((log_p.exp() * (log_p - log_q)).sum(dim=1), valid_BHW, total)
-
-
-def logits_mse(
-    student_BCHW: Tensor, teacher_BCHW: Tensor, valid_BHW: Tensor | None = None, total: Total = None
-) -> Tensor:
-    """Mean squared difference of raw logits (squared logits), over valid pixels and classes.
-
-    Reference: Ba and Caruana, "Do Deep Nets Really Need to be Deep?", arXiv 1312.6184, section 2.
-    """
-    return _mean_over_valid((student_BCHW.float() - teacher_BCHW.float()).square().mean(dim=1), valid_BHW, total)
-
-
-def cross_entropy(
-    logits_BCHW: Tensor, mask_BHW: Tensor, valid_BHW: Tensor | None = None, total: Total = None
-) -> Tensor:
-    """Cross-entropy with the ground truth, in nats per pixel; the binary form if C = 1 (masks hold 0 and 1).
-
-    Invalid pixels may hold any value.
-    """
-    logits_BCHW = logits_BCHW.float()
-    if logits_BCHW.shape[1] == 1:
-        per_pixel = F.binary_cross_entropy_with_logits(
-            logits_BCHW.squeeze(1), (mask_BHW == 1).to(logits_BCHW.dtype), reduction="none"
-        )
-    else:
-        target = mask_BHW.long() if valid_BHW is None else mask_BHW.long().masked_fill(~valid_BHW, 0)
-        per_pixel = F.cross_entropy(logits_BCHW, target, reduction="none")
-    return _mean_over_valid(per_pixel, valid_BHW, total)
-
-
-def pooled_dice(
-    logits_BCHW: Tensor, mask_BHW: Tensor, valid_BHW: Tensor | None, total: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """1 - Dice from sums over the batch of all processes, a mean over the C classes, in [0, 1].
-
-    Equals smp's DiceLoss for a single process: a class without true pixels in the whole batch adds 0.
-
-    Reference: Milletari, Navab, Ahmadi, "V-Net", arXiv 1606.04797, section 3, without the squares in the denominator.
-    """
-    logits_BCHW = logits_BCHW.float()
-    classes = logits_BCHW.shape[1]
-    if classes == 1:
-        p, truth = logits_BCHW.sigmoid(), (mask_BHW == 1)[:, None]
-    else:
-        p, truth = logits_BCHW.softmax(dim=1), torch.stack([mask_BHW == label for label in range(classes)], dim=1)
-    if valid_BHW is not None:
-        p, truth = torch.where(valid_BHW[:, None], p, 0), truth & valid_BHW[:, None]
-    sums = [torch.where(truth, p, 0).sum((0, 2, 3)), p.sum((0, 2, 3)), truth.sum((0, 2, 3), dtype=p.dtype)]
-    overlap, predicted, true = total(torch.stack(sums))
-    return torch.where(true > 0, 1 - 2 * overlap / (predicted + true).clamp(min=1e-7), 0).mean()
+WEIGHT_OF = {**TEACHING_TERMS, **TASK_TERMS}
 
 
 @dataclass(frozen=True)
@@ -147,6 +50,11 @@ class Terms:
     loss: Tensor
     kl: Tensor | None = None
     mse: Tensor | None = None
+    cwd: Tensor | None = None
+    dist_inter: Tensor | None = None
+    dist_intra: Tensor | None = None
+    tckd: Tensor | None = None
+    nckd: Tensor | None = None
     ce: Tensor | None = None
     dice: Tensor | None = None
 
@@ -157,20 +65,22 @@ class Terms:
 
 
 class DistillationLoss(torch.nn.Module):
-    """The weighted sum of the four terms; a term of weight 0 is not computed.
+    """The weighted sum of the terms; a term of weight 0 is not computed.
 
     Args:
-        weights: `alpha`, `beta`, `gamma`, `delta`, each at least 0; missing ones are 0.
+        weights: as the config group `loss` has them (`kd.settings.LossSettings`): weights, each at least 0, the terms'
+            own temperatures, and switches; what is missing has the group's default, which is 0 for a weight.
         classes: 1 for binary, otherwise the number C of classes.
-        ignore_index: the mask value of void pixels, which count in no term; None if there are none.
+        ignore_index: the mask value of void pixels; None if there are none.
         total: sums over the processes that share the batch; None for a single process.
 
     Shape:
-        student B x C x H x W, mask B x H x W, teacher B x C x H x W (or None if alpha = beta = 0), raw logits and
+        student B x C x H x W, mask B x H x W, teacher B x C x H x W (or None if no term needs it), raw logits and
         labels -> `Terms` of scalars.
 
     Raises:
-        ValueError: a weight is unknown or negative, or all are 0; in a call, shapes do not match.
+        ValueError: a weight is unknown or negative, all are 0, or a term needs more classes; in a call, shapes do not
+            match.
 
     >>> loss = DistillationLoss({"alpha": 0.5, "gamma": 0.5}, classes=1)
     >>> student, teacher = torch.zeros(2, 1, 4, 4, requires_grad=True), torch.ones(2, 1, 4, 4)
@@ -181,42 +91,77 @@ class DistillationLoss(torch.nn.Module):
     """
 
     def __init__(
-        self, weights: Mapping[str, float], classes: int, ignore_index: int | None = None, total: Total = None
+        self, weights: Mapping[str, Any], classes: int, ignore_index: int | None = None, total: Total = None
     ) -> None:
         super().__init__()
-        self.weights = {name: float(weights.get(name, 0.0)) for name in WEIGHTS}
-        if not set(weights) <= set(WEIGHTS) or min(self.weights.values()) < 0 or not any(self.weights.values()):
-            raise ValueError(
-                f"weights must be of {', '.join(WEIGHTS)}, none below 0 and not all 0, but got {dict(weights)}"
-            )
+        self.settings = _settings(weights, classes)
         self.classes, self.ignore_index, self.total = classes, ignore_index, total
-        self.kl = binary_kl if classes == 1 else multiclass_kl
         # smp pools Dice over the batch; a class without true pixels adds 0 to the mean over classes.
         self.soft_dice = DiceLoss("binary" if classes == 1 else "multiclass", ignore_index=ignore_index)
 
     @property
     def needs_teacher(self) -> bool:
         """Whether any term uses the teacher."""
-        return self.weights["alpha"] > 0 or self.weights["beta"] > 0
+        return self.settings.needs_teacher
 
     def forward(self, student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, temperature: float) -> Terms:
         _check_shapes(student_BCHW, mask_BHW, teacher_BCHW if self.needs_teacher else student_BCHW, self.classes)
         valid = None if self.ignore_index is None else mask_BHW != self.ignore_index
-        weights, total, terms = self.weights, self.total, {}
-        if weights["alpha"] and teacher_BCHW is not None:
-            terms["kl"] = self.kl(student_BCHW, teacher_BCHW, temperature, valid, total)
-        if weights["beta"] and teacher_BCHW is not None:
-            terms["mse"] = logits_mse(student_BCHW, teacher_BCHW, valid, total)
-        if weights["gamma"]:
-            terms["ce"] = cross_entropy(student_BCHW, mask_BHW, valid, total)
-        if weights["delta"]:
-            terms["dice"] = (
-                self.soft_dice(student_BCHW.float(), mask_BHW.long())
-                if total is None
-                else pooled_dice(student_BCHW, mask_BHW, valid, total)
-            )
-        names = {"kl": "alpha", "mse": "beta", "ce": "gamma", "dice": "delta"}
-        return Terms(loss=reduce(add, (weights[names[name]] * term for name, term in terms.items())), **terms)
+        terms = self._task(student_BCHW, mask_BHW, valid)
+        if self.needs_teacher and teacher_BCHW is not None:
+            terms = self._teaching((student_BCHW, teacher_BCHW), mask_BHW, temperature, valid) | terms
+        computed = {name: term() for name, term in terms.items() if self._weight(name)}
+        return Terms(loss=reduce(add, (self._weight(name) * term for name, term in computed.items())), **computed)
+
+    def _weight(self, term: str) -> float:
+        return float(getattr(self.settings, WEIGHT_OF[term]))
+
+    def _teaching(
+        self, pair: tuple[Tensor, Tensor], mask_BHW: Tensor, temperature: float, valid: Tensor | None
+    ) -> dict[str, Callable[[], Tensor]]:
+        """The terms that compare the logits of student and teacher."""
+        own, total = self.settings, self.total
+        counted = None if own.on_void else valid
+        return {
+            "kl": lambda: self._kl(*pair, temperature, counted),
+            "mse": lambda: soft_targets.logits_mse(*pair, counted, total),
+            "cwd": lambda: structure.channel_wise_kl(*pair, own.cwd_temperature, counted, total),
+            "dist_inter": lambda: structure.inter_class_relation(*pair, own.dist_temperature, counted, total),
+            "dist_intra": lambda: structure.intra_class_relation(*pair, own.dist_temperature, counted, total),
+            "tckd": lambda: soft_targets.target_kl(*pair, mask_BHW, own.dkd_temperature, valid, total),
+            "nckd": lambda: soft_targets.other_classes_kl(*pair, mask_BHW, own.dkd_temperature, valid, total),
+        }
+
+    def _kl(self, student: Tensor, teacher: Tensor, temperature: float, counted: Tensor | None) -> Tensor:
+        if self.settings.standardise:
+            student, teacher = soft_targets.standardised(student), soft_targets.standardised(teacher)
+        kl = soft_targets.binary_kl if self.classes == 1 else soft_targets.multiclass_kl
+        return kl(student, teacher, temperature, counted, self.total)
+
+    def _task(self, student: Tensor, mask: Tensor, valid: Tensor | None) -> dict[str, Callable[[], Tensor]]:
+        """The terms that compare the student with the labels."""
+        total = self.total
+
+        def dice() -> Tensor:
+            if total is None:
+                return self.soft_dice(student.float(), mask.long())
+            return pooled_dice(student, mask, valid, total)
+
+        return {"ce": lambda: cross_entropy(student, mask, valid, total), "dice": dice}
+
+
+def _settings(weights: Mapping[str, Any], classes: int) -> LossSettings:
+    """The loss's settings, refused in one line."""
+    try:
+        settings = LossSettings(**weights)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"weights: {f'{where}: ' if where else ''}{message}, but got {dict(weights)}") from error
+    if refusal := settings.refusal(classes):
+        raise ValueError(f"weights: {refusal}")
+    return settings
 
 
 def _check_shapes(student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, classes: int) -> None:

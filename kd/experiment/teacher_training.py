@@ -117,7 +117,7 @@ def _training_job(context: RunContext) -> TrainingJob:
     network = build_network(context, "teacher", teacher.seed)
     rates = LearningRates(teacher.lr, min(settings.optimizer.min_lr, teacher.lr), teacher.encoder_lr_scale)
     timeline = Timeline(Constant(1.0), All(), rates, teacher.epochs, len(network.partition.blocks))
-    loss = build_loss(context, {"alpha": 0, "beta": 0, "gamma": teacher.gamma, "delta": teacher.delta})
+    loss = build_loss(context, {"gamma": teacher.gamma, "delta": teacher.delta})
     distillation = Distillation(network, loss, timeline)
     return TrainingJob("teacher", distillation, teacher.seed, weight_decay=teacher.weight_decay)
 

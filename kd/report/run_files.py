@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kd.errors import RunError
 from kd.run.folder import SIGNS, SavedRun
-from kd.settings import LossWeights
+from kd.settings import LossSettings
 from kd.system import tensor_file
 from kd.system.untrusted import UnreadableError, mapping_at
 
@@ -91,7 +91,7 @@ class Run:
     def learns_alone(self) -> bool:
         """Whether no term of its loss needs a teacher."""
         try:
-            return not LossWeights(**self.config["loss"]).needs_teacher
+            return not LossSettings(**self.config["loss"]).needs_teacher
         except DAMAGES:
             return False
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from kd.plan.timeline import Timeline
+from kd.settings import TASK_TERMS, TEACHING_TERMS
 from kd.system.files import write_atomically
 from kd.training.quality import quality_metrics
 
@@ -77,7 +78,7 @@ def draw_curves(
     `references` maps "teacher" and "trivial" to their figures, for a level of the decisive metric.
     """
     figure, (loss, quality) = _panels(2)
-    for name in ("train/loss", "train/kl", "train/mse", "train/ce", "train/dice", "val/loss"):
+    for name in ("train/loss", *(f"train/{term}" for term in (*TEACHING_TERMS, *TASK_TERMS)), "val/loss"):
         if any(name in record for record in records):
             width = 2.2 if name.endswith("/loss") else 1.0
             loss.plot(*_figures(records, name), label=name, linewidth=width, marker=".")

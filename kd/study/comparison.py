@@ -14,7 +14,7 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 
-from kd.settings import changes_no_result, is_under, more_is_better, same_result
+from kd.settings import TEACHING_KEYS, TEACHING_TERMS, changes_no_result, is_under, more_is_better, same_result
 from kd.study.recipe import winner_name
 from kd.study.results import Results, names_in
 from kd.study.space import describe
@@ -23,9 +23,6 @@ CONFIDENCE = 0.95
 #: The least gain that is worth a teacher, in the unit of the metric: what credible papers report at least, 0.4 points.
 LEAST_GAIN = 0.004
 MOST_SEEDS = 1000
-#: The keys in which two arms may differ: what is learnt from a teacher. `loss` is the choice of a whole preset, whose
-#: weights are compared one by one.
-TEACHING = ("schedule", "loss.alpha", "loss.beta", "teacher", "backbone.teacher")
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,8 @@ class Arm:
 def has_teacher(results: Results) -> bool:
     """Whether the trials of a study learn from a teacher."""
     space = results.space
-    return any(name in space.searched or space.config.get(name) for name in ("loss", "loss.alpha", "loss.beta"))
+    weights = (f"loss.{weight}" for weight in TEACHING_TERMS.values())
+    return any(name in space.searched or space.config.get(name) for name in ("loss", *weights))
 
 
 def unequal(one: Results, other: Results) -> list[str]:
@@ -130,13 +128,16 @@ def unequal(one: Results, other: Results) -> list[str]:
         reasons.append(
             "teacher: both studies have one, so neither is the baseline"
             if with_teacher[0]
-            else "teacher: neither study has one (loss.alpha and loss.beta are 0), so nothing is distilled"
+            else "teacher: neither study has one (no term of its loss needs it), so nothing is distilled"
         )
     return reasons
 
 
 def _settings(one: Results, other: Results) -> list[str]:
-    """The keys, besides those of the teacher, that the studies search or fix differently."""
+    """The keys, besides those of the teacher, that the studies search or fix differently.
+
+    `loss` is the choice of a whole preset, whose weights are compared one by one.
+    """
 
     def said(results: Results, key: str) -> Any:
         found = results.space.searched.get(key)
@@ -146,7 +147,7 @@ def _settings(one: Results, other: Results) -> list[str]:
     return [
         f"{key}: {said(one, key)} against {said(other, key)}"
         for key in keys
-        if not is_under(key, TEACHING)
+        if not is_under(key, TEACHING_KEYS)
         and key not in ("loss", "objective")
         and not changes_no_result(key)
         and not same_result(key, said(one, key), said(other, key))

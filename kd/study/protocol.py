@@ -22,9 +22,9 @@ from kd.config.compose import compose
 from kd.config.read import read
 from kd.errors import ConfigError, StudyError
 from kd.run import console
-from kd.settings import Settings, TrainedTeacher, is_under
+from kd.settings import TASK_TERMS, TEACHING_KEYS, TEACHING_TERMS, Settings, TrainedTeacher, is_under
 from kd.study import show
-from kd.study.comparison import LEAST_GAIN, TEACHING, Arm, Verdict, unequal
+from kd.study.comparison import LEAST_GAIN, Arm, Verdict, unequal
 from kd.study.hydra_options import check_name
 from kd.study.results import Results
 from kd.study.space import PRIVATE, key_of
@@ -95,8 +95,8 @@ class Protocol:
             raise ConfigError(f"objective={list(settings.objective)}: a verdict is on one metric; name one")
         if not settings.loss.needs_teacher:
             raise ConfigError(
-                "loss.alpha=0 and loss.beta=0: nothing is distilled; leave loss out, or choose one with a teacher "
-                "(loss=hinton)"
+                "no term of this loss needs a teacher: nothing is distilled; leave loss out, or choose one with a "
+                "teacher (loss=hinton)"
             )
         return settings
 
@@ -112,9 +112,10 @@ class Protocol:
         name = f"hydra.sweeper.study_name={self.studies[not distilled]}"
         if distilled:
             return ["-m", "sweeps=temperature_unfreeze", name, *common, *self.overrides]
-        task = [line for line in self.overrides if not is_under(key_of(line), ("loss", *TEACHING)) or _is_task(line)]
-        delta = f"loss.delta={settings.loss.delta}"
-        return ["-m", "sweeps=no_teacher", name, *common, delta, "loss.alpha=0", "loss.beta=0", *task]
+        teaching = ("loss", *TEACHING_KEYS)
+        task = [line for line in self.overrides if not is_under(key_of(line), teaching) or _is_task(line)]
+        delta, untaught = f"loss.delta={settings.loss.delta}", [f"loss.{name}=0" for name in TEACHING_TERMS.values()]
+        return ["-m", "sweeps=no_teacher", name, *common, delta, *untaught, *task]
 
     def winner(self, study: str, folder: Path) -> list[str]:
         """The arguments of `kd train` that train a study's winner, whose recipe has the rest, with other seeds."""
@@ -125,7 +126,7 @@ class Protocol:
 
 def _is_task(override: str) -> bool:
     """Whether an override sets the weight of a loss term that needs no teacher."""
-    return key_of(override) in ("loss.gamma", "loss.delta")
+    return key_of(override) in [f"loss.{weight}" for weight in TASK_TERMS.values()]
 
 
 def _is_launching(override: str) -> bool:

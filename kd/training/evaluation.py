@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kd.data.loading import EvalLoader
-from kd.distillation.losses import cross_entropy
+from kd.distillation.task import cross_entropy
 from kd.errors import UserError
 from kd.networks.network import Segmenter
 from kd.networks.precision import Precision

@@ -61,8 +61,8 @@ class EpochResult:
 
     Attributes:
         plan: what the epoch trained with.
-        train: mean unweighted terms over the epoch's batches (loss, kl, mse, ce, dice: those that were computed), and
-            the number of skipped steps (skipped_steps, overflows: if there can be any).
+        train: mean unweighted terms over the epoch's batches (`loss`, and those that were computed), and the number of
+            skipped steps (skipped_steps, overflows: if there can be any).
         val: what `validate` returned for the weights at the epoch's end; empty without a validation.
         seconds: wall time of the epoch's training steps.
         images_per_second: training images over `seconds`.

@@ -12,12 +12,21 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_logits import labels, log_probabilities, logits, some_valid, value_and_gradient
 from segmentation_models_pytorch.losses import DiceLoss
 
-from kd.distillation.losses import DistillationLoss, binary_kl, cross_entropy, logits_mse, multiclass_kl, pooled_dice
+from kd.distillation.losses import DistillationLoss
+from kd.distillation.soft_targets import binary_kl, logits_mse, multiclass_kl, standardised
+from kd.distillation.task import cross_entropy, pooled_dice
+from kd.settings import TASK_TERMS, TEACHING_TERMS
 
 VOID = 255
 ALL_TERMS = {"alpha": 0.3, "beta": 0.5, "gamma": 0.5, "delta": 1.0}
+#: Every weight above 0 that a number of classes allows.
+EVERY_TERM = {
+    1: {**ALL_TERMS, "cwd": 3.0, "dist_intra": 1.0},
+    3: {**ALL_TERMS, "cwd": 3.0, "dist_intra": 1.0, "dist_inter": 1.0, "tckd": 1.0, "nckd": 2.0},
+}
 TEMPERATURES = [0.5, 1.0, 4.0, 20.0]
 CLASSES = [1, 2, 5]
 
@@ -25,34 +34,6 @@ CLASSES = [1, 2, 5]
 def kl_of(classes):
     """The KL function for a number of classes."""
     return binary_kl if classes == 1 else multiclass_kl
-
-
-def logits(classes, seed, size=(2, 6, 5), scale=3.0):
-    """Random B x C x H x W logits."""
-    batch, height, width = size
-    generator = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(batch, classes, height, width, generator=generator)
-
-
-def labels(classes, seed, size=(2, 6, 5)):
-    """Random B x H x W labels in which every class occurs."""
-    generator = torch.Generator().manual_seed(seed)
-    mask = torch.randint(0, max(classes, 2), size, generator=generator)
-    mask.view(-1)[: max(classes, 2)] = torch.arange(max(classes, 2))
-    return mask
-
-
-def some_valid(seed=7, size=(2, 6, 5)):
-    """A B x H x W mask with valid and ignored pixels."""
-    return torch.rand(size, generator=torch.Generator().manual_seed(seed)) > 0.4
-
-
-def log_probabilities(pixel, temperature):
-    """log softmax(pixel / temperature) of one pixel's logits, in float64 Python."""
-    scaled = [value / temperature for value in pixel]
-    top = max(scaled)
-    log_sum = top + math.log(math.fsum(math.exp(value - top) for value in scaled))
-    return [value - log_sum for value in scaled]
 
 
 def slow_kl(student_BCHW, teacher_BCHW, temperature, valid_BHW=None):
@@ -68,14 +49,6 @@ def slow_kl(student_BCHW, teacher_BCHW, temperature, valid_BHW=None):
         log_q, log_p = log_probabilities(student, temperature), log_probabilities(teacher, temperature)
         pixels.append(math.fsum(math.exp(p) * (p - q) for p, q in zip(log_p, log_q, strict=True)))
     return temperature**2 * math.fsum(pixels) / len(pixels)
-
-
-def value_and_gradient(loss, student_BCHW):
-    """The loss of a student and its gradient with respect to the student's logits."""
-    leaf = student_BCHW.clone().requires_grad_()
-    value = loss(leaf)
-    value.backward()
-    return value.detach(), leaf.grad
 
 
 # KL: references
@@ -513,6 +486,44 @@ def test_a_term_of_weight_zero_is_not_computed(classes, weight, term):
     assert set(terms.scalars()) == {"loss", "kl", "mse", "ce", "dice"} - {term}
 
 
+@pytest.mark.parametrize("classes", [1, 3])
+def test_the_total_of_every_term_is_their_weighted_sum(classes):
+    weights, student, mask = EVERY_TERM[classes], logits(classes, 0), labels(classes, 2)
+    found = DistillationLoss(weights, classes)(student, mask, logits(classes, 1), 4.0).scalars()
+    names = {**TEACHING_TERMS, **TASK_TERMS}
+    assert set(found) == {"loss"} | {term for term, weight in names.items() if weight in weights}
+    expected = sum(weights[names[term]] * value.item() for term, value in found.items() if term != "loss")
+    assert found["loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weight", TEACHING_TERMS.values())
+def test_a_term_of_the_teacher_alone_needs_it_and_counts_void_pixels_on_request(weight):
+    student, mask = logits(3, 0), labels(3, 2).masked_fill(~some_valid(), VOID)
+    teacher = logits(3, 1)
+    losses = [DistillationLoss({weight: 1.0, "on_void": on_void}, 3, VOID) for on_void in (False, True)]
+    everywhere = DistillationLoss({weight: 1.0}, 3)
+    assert all(loss.needs_teacher for loss in losses)
+    without, on_void = (loss(student, mask, teacher, 4.0).loss for loss in losses)
+    if weight in ("tckd", "nckd"):  # a void pixel has no label
+        assert on_void == without
+    else:
+        assert on_void != without
+        assert on_void.item() == pytest.approx(everywhere(student, mask, teacher, 4.0).loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("setting", ["standardise", "dist_inter", "tckd", "nckd"])
+@pytest.mark.parametrize("classes", [1, 2])
+def test_a_term_that_two_classes_make_meaningless_is_refused(setting, classes):
+    with pytest.raises(ValueError, match=f"{setting}.* needs three classes or more: .*; set {setting}="):
+        DistillationLoss({"alpha": 1.0, setting: True if setting == "standardise" else 1.0}, classes)
+
+
+def test_a_standardised_kl_is_the_kl_of_standardised_logits():
+    student, teacher, mask = logits(5, 0), logits(5, 1), labels(5, 2)
+    found = DistillationLoss({"alpha": 1.0, "standardise": True}, 5)(student, mask, teacher, 2.0).kl
+    assert found == multiclass_kl(standardised(student), standardised(teacher), 2.0)
+
+
 @pytest.mark.parametrize("classes", CLASSES)
 def test_without_alpha_and_beta_no_teacher_is_needed(classes):
     loss = DistillationLoss({**ALL_TERMS, "alpha": 0.0, "beta": 0.0}, classes)
@@ -599,7 +610,7 @@ def in_processes(world):
     found = []
     for classes, ignored in SHARED:
         student, teacher, mask = (world.share(each) for each in whole_batch(classes, ignored))
-        loss = DistillationLoss(ALL_TERMS, classes, ignored, world.total)
+        loss = DistillationLoss(EVERY_TERM[classes], classes, ignored, world.total)
         _, gradient = value_and_gradient(lambda z: loss(z, mask, teacher, 4.0).loss, student)  # noqa: B023
         found.append((loss(student, mask, teacher, 4.0).scalars(), gradient))
     return found
@@ -613,7 +624,7 @@ def shared():
 @pytest.mark.parametrize("case", range(len(SHARED)), ids=str)
 def test_every_process_computes_the_loss_of_the_whole_batch(case, shared):
     student, teacher, mask = whole_batch(*SHARED[case])
-    expected = DistillationLoss(ALL_TERMS, *SHARED[case])(student, mask, teacher, 4.0).scalars()
+    expected = DistillationLoss(EVERY_TERM[SHARED[case][0]], *SHARED[case])(student, mask, teacher, 4.0).scalars()
     for process in shared:
         torch.testing.assert_close(process[case][0], expected, rtol=1e-5, atol=1e-6)
 
@@ -622,7 +633,7 @@ def test_every_process_computes_the_loss_of_the_whole_batch(case, shared):
 def test_the_mean_of_gradients_over_processes_is_that_of_the_whole_batch(case, shared):
     """Each gradient is too large by the number of processes, over which DistributedDataParallel averages."""
     student, teacher, mask = whole_batch(*SHARED[case])
-    loss = DistillationLoss(ALL_TERMS, *SHARED[case])
+    loss = DistillationLoss(EVERY_TERM[SHARED[case][0]], *SHARED[case])
     _, expected = value_and_gradient(lambda z: loss(z, mask, teacher, 4.0).loss, student)
     found = torch.cat([process[case][1] for process in shared]) / len(shared)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)

@@ -107,6 +107,7 @@ def test_the_partner_of_a_distilled_study_is_the_one_alone():
         ({"loss.alpha": 0, "loss.beta": 0}, {}, False),
         ({"loss.alpha": 0.3, "loss.beta": 0}, {}, True),
         ({"loss.alpha": 0, "loss.beta": 0.5}, {}, True),
+        ({"loss.alpha": 0, "loss.beta": 0, "loss.cwd": 3.0}, {}, True),
         ({"loss.alpha": 0, "loss.beta": 0}, {"loss.alpha": FloatDistribution(0, 1)}, True),
         ({}, {"loss": CategoricalDistribution(["hinton", "composite"])}, True),
     ],

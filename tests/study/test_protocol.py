@@ -11,6 +11,7 @@ from pairs import put
 
 from kd.cli import main
 from kd.errors import ConfigError
+from kd.settings import TEACHING_TERMS
 from kd.study import protocol
 from kd.study.protocol import Protocol
 
@@ -46,7 +47,8 @@ def test_both_arms_have_the_same_budget_pruner_and_overrides():
         "sweeps=temperature_unfreeze", "hydra.sweeper.study_name=verdict-distilled", "teacher.epochs=2",
     }  # fmt: skip
     assert {*alone} - {*taught} == {
-        "sweeps=no_teacher", "hydra.sweeper.study_name=verdict-alone", "loss.alpha=0", "loss.beta=0", "loss.delta=1.0",
+        "sweeps=no_teacher", "hydra.sweeper.study_name=verdict-alone", "loss.delta=1.0",
+        *(f"loss.{weight}=0" for weight in TEACHING_TERMS.values()),
     }  # fmt: skip
     assert "hydra.sweeper.n_trials=7" in taught
 
