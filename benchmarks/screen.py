@@ -28,7 +28,15 @@ ARMS = {
     "alone": ["loss=hard_only"],
     "soft_targets": ["loss=soft_targets"],
     "composite": ["loss=composite"],
+    "t1": ["loss=soft_targets", "schedule=constant", "schedule.initial=1"],
+    "cwd": ["loss=cwd"],
+    "dist": ["loss=dist"],
+    "standardised": ["loss=standardised"],
+    "dkd": ["loss=dkd"],
 }
+#: Arms that need three classes or more.
+MANY_CLASSES = ("dist", "standardised", "dkd")
+BINARY = ("nuclei",)
 #: A random student that learns everything from the start, far below its teacher.
 PLAN = [
     "backbone=mobile_from_lite2", "unfreeze=all", "optimizer.encoder_lr_scale=1.0", "trainer.epochs=20",
@@ -36,14 +44,15 @@ PLAN = [
 ]  # fmt: skip
 
 
-def jobs(places: Mapping[str, str], seeds: int) -> Iterator[tuple[dict[str, Any], list[str]]]:
+def jobs(places: Mapping[str, str], arms: Sequence[str], seeds: int) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """Every run, named, with its overrides; all arms of a seed before the next."""
     for seed in range(seeds):
         for data, place in places.items():
-            for arm, overrides in ARMS.items():
-                yield {"data": data, "arm": arm, "seed": seed}, [
-                    *PLAN, *DATA[data], f"data.root={place}", f"seed={seed}", *overrides
-                ]  # fmt: skip
+            for arm in arms:
+                if data not in BINARY or arm not in MANY_CLASSES:
+                    yield {"data": data, "arm": arm, "seed": seed}, [
+                        *PLAN, *DATA[data], f"data.root={place}", f"seed={seed}", *ARMS[arm]
+                    ]  # fmt: skip
 
 
 def known(file: Path) -> list[dict[str, Any]]:
@@ -85,6 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("places", nargs="*", metavar="DATA=DIR", help="nuclei=DIR, camvid=DIR")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS], metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--root", type=Path, default=PROJECT / "runs" / "screen", help="for teachers and cached logits")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
@@ -92,7 +102,7 @@ def main() -> None:
         arguments.root.mkdir(parents=True, exist_ok=True)
         places = dict(place.split("=", 1) for place in arguments.places)
         done = [{name: line[name] for name in ("data", "arm", "seed")} for line in known(FILE)]
-        for name, overrides in jobs(places, arguments.seeds):
+        for name, overrides in jobs(places, arguments.arms, arguments.seeds):
             if name not in done:
                 line = name | run(overrides, arguments.root)
                 with FILE.open("a") as file:

@@ -14,7 +14,8 @@ STUDY = CONF / "hydra"
 OPTIONS = [(file.parent.name, file.stem) for file in FILES if file.parent != CONF and STUDY not in file.parents]
 NEEDED = {("data", "folder"): "data.root=.", ("data", "camvid"): "data.root=.", ("teacher", "file"): "teacher.path=x",
           ("teacher", "smp"): "teacher.path=x", ("teacher", "torchvision"): "teacher.path=x",
-          ("teacher", "exported"): "teacher.path=x teacher.normalisation=none"}  # fmt: skip
+          ("teacher", "exported"): "teacher.path=x teacher.normalisation=none",
+          **{("loss", option): "data.classes=3" for option in ("dist", "dkd", "standardised")}}  # fmt: skip
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
