@@ -32,7 +32,7 @@ from kd.networks.network import Network
 from kd.plan.schedules import Constant
 from kd.plan.timeline import Timeline
 from kd.plan.unfreeze import All, Frozen
-from kd.settings import TEACHING_TERMS
+from kd.settings import TASK_TERMS
 from kd.system.world import SOLO
 from kd.training.batch_norm import measure_batch_norm
 from kd.training.loop import EpochResult, fit
@@ -146,9 +146,7 @@ class Case:
             network: Network | None = None) -> Iterator[EpochResult]:  # fmt: skip
         """A training without validation; without a teacher it is the student alone, by the rest of the loss."""
         network, settings = network or self.network(), self.bench.settings
-        weights = settings.loss.model_dump()
-        if teacher is None:
-            weights |= dict.fromkeys(TEACHING_TERMS.values(), 0)
+        weights = settings.loss.model_dump(include=None if teacher else {*TASK_TERMS.values()})
         loss = DistillationLoss(weights, settings.data.classes, settings.data.ignore_index)
         distillation = Distillation(network, loss, self.timeline(state), teacher)
         return fit(distillation, loader, dict, build_recipe(self.bench, settings.seed), self.bench.precision)

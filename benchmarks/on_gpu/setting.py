@@ -20,7 +20,7 @@ from kd.networks.network import Network
 from kd.plan.schedules import Constant
 from kd.plan.timeline import Timeline
 from kd.plan.unfreeze import All
-from kd.settings import TEACHING_TERMS
+from kd.settings import TASK_TERMS
 from kd.training.batch_norm import measure_batch_norm
 from kd.training.loop import EpochResult, fit
 from kd.training.step import Distillation
@@ -119,7 +119,7 @@ class Marked(InMemory):
 def training(context: RunContext, student: Network, teacher: Teacher | None, batches: Any) -> Iterator[EpochResult]:
     """An endless training at temperature 4 with all blocks unfrozen; without a teacher, of the student alone."""
     settings = context.settings
-    weights = settings.loss.model_dump() | (dict.fromkeys(TEACHING_TERMS.values(), 0) if teacher is None else {})
+    weights = settings.loss.model_dump(include=None if teacher else {*TASK_TERMS.values()})
     plan = Timeline(Constant(4.0), All(), settings.optimizer.rates, 10**6, len(student.partition.blocks))
     recipe = build_recipe(context, settings.seed)
     return fit(

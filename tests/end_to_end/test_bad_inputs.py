@@ -129,7 +129,10 @@ CONFIGURATIONS = [
     ("loss=dkd", ["loss.tckd=1.0 needs three classes or more", "set tckd=0", "data.classes=1"]),
     ("loss=dist", ["loss.dist_inter=1.0 needs three classes or more", "set dist_inter=0"]),
     ("loss=standardised", ["loss.standardise=True needs three classes or more", "set standardise=false"]),
-    ("loss={alpha:0,beta:0,gamma:0,delta:0}", ["gamma and delta are all 0"]),
+    (
+        "loss={alpha:0,beta:0,gamma:0,delta:0}",
+        ["alpha, beta, cwd, dist_inter, dist_intra, tckd, nckd, gamma and delta are all 0"],
+    ),
     ("loss=hinton loss.gamma=-1.0", ["loss.gamma=-1.0", "greater than or equal to 0"]),
     ("backbone.student.normalisation=inception", ["backbone.student.normalisation='inception'", "imagenet, half"]),
     ("backbone.student.decoder_channels=[64,0]", ["backbone.student.decoder_channels", "greater than 0"]),
