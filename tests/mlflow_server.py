@@ -48,7 +48,7 @@ class Server:
             os.kill(self._process.pid, number)
 
     def kill(self) -> None:
-        """Kill -9; whoever connects is refused."""
+        """Kill -9; connections are refused."""
         self._signal(signal.SIGKILL)
         self._process.join()
 

@@ -210,7 +210,7 @@ def test_a_ratio_is_told_for_a_frozen_and_for_an_unfrozen_encoder(results, name)
 
 @pytest.mark.slow
 def test_a_ratio_lies_between_those_of_its_rounds(results):
-    """The ratio of two medians would not: it is the median of ratios that is told."""
+    """Which the ratio of two medians need not: the median of ratios is reported."""
     for name, (over, *under) in bench.steps.RATIOS.items():
         for state, seconds in results["seconds_per_step"].items():
             found = results[name][state]

@@ -71,7 +71,7 @@ class DistillationLoss(torch.nn.Module):
         weights: as the config group `loss` has them (`kd.settings.LossSettings`): weights, each at least 0, the terms'
             own temperatures, and switches; what is missing has the group's default, which is 0 for a weight.
         classes: 1 for binary, otherwise the number C of classes.
-        ignore_index: the mask value of void pixels; None if there are none.
+        ignore_index: the mask value of void pixels; None if no pixel is void.
         total: sums over the processes that share the batch; None for a single process.
 
     Shape:

@@ -73,7 +73,7 @@ def _cache_file(context: RunContext, file: Path) -> Path:
 
 
 def _read(path: Path, file: Path) -> MeasuredTeacher | None:
-    """A teacher's cached measurements; None if there are none or they are damaged."""
+    """A teacher's cached measurements; None if missing or damaged."""
     if not path.exists():
         return None
     try:

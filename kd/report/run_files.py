@@ -105,11 +105,11 @@ class Run:
         return [*dict.fromkeys(name.removeprefix("val/iou/") for name in figures if name.startswith("val/iou/"))]
 
     def picture(self, name: str) -> bytes | None:
-        """A PNG of the folder; None if there is none."""
+        """A PNG of the folder; None if missing."""
         return self.files.picture(name)
 
     def text(self, name: str) -> str | None:
-        """A text file of the folder; None if there is none."""
+        """A text file of the folder; None if missing."""
         return self.files.text(name)
 
 

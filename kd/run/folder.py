@@ -139,7 +139,7 @@ class SavedRun:
         return picture_in(self.path, name)
 
     def text(self, name: str) -> str | None:
-        """A text file; None if there is none that can be read."""
+        """A text file; None if missing or unreadable."""
         try:
             return read_bytes(self.path, name).decode("utf-8", errors="replace")
         except UnreadableError:

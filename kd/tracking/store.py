@@ -173,7 +173,7 @@ class Store:
 def _is_half_made(file: Path) -> bool:
     """Whether a sqlite database holds no run and its schema is unfinished, or an older version's.
 
-    False for a file that is no database: what it held is not known.
+    False for a file that is not a database: what it held is not known.
     """
     from mlflow.store.db.utils import _get_latest_schema_revision
 

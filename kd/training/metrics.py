@@ -81,6 +81,6 @@ class Confusion:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of the values that are not None; None if there are none."""
+    """The mean of the values that are not None; None if all are."""
     present = [value for value in values if value is not None]
     return math.fsum(present) / len(present) if present else None

@@ -352,7 +352,7 @@ def lying(shape: list[int], end: int) -> Callable[[Path], None]:
     return write
 
 
-#: Spoiled networks: what `load` says of them. The first group is told by whoever reads the description alone.
+#: Damaged networks, and what `load` says of them. The first group is detected from the description alone.
 DESCRIPTIONS = [
     ("description missing", lambda file: file.with_suffix(".json").unlink(), ["teacher.json is missing"]),
     ("description empty", beside(""), ["teacher.json is not readable JSON"]),
@@ -366,7 +366,7 @@ DESCRIPTIONS = [
     ("a name of a million letters", spec(encoder="x" * 10**6), ["teacher.json: encoder", "200 characters"]),
     ("an encoder to instantiate", spec(encoder={"_target_": "os.system"}), ["teacher.json: encoder", "string"]),
     ("a deviation of zero", spec(std=[0, 1, 1]), ["teacher.json: std.0", "greater than 0"]),
-    ("a mean that is no number", spec(mean=[float("nan"), 0, 0]), ["teacher.json: mean.0", "finite"]),
+    ("a mean that is not a number", spec(mean=[float("nan"), 0, 0]), ["teacher.json: mean.0", "finite"]),
 ]
 NETWORKS = [
     ("architecture unknown", spec(arch="unett"), ["teacher.json: arch=unett", "'unet'"]),

@@ -294,7 +294,7 @@ REFUSED = {
     "a sampler that is none": (["hydra/sweeper/sampler=nonsense"], "hydra/sweeper/sampler=nonsense"),
     "a pruner's impossible argument": (["hydra.sweeper.pruner.reduction_factor=1"], "reduction_factor"),
     "a grid without an end": (["hydra/sweeper/sampler=grid", TO_THE_END], "schedule.initial"),
-    "a name that is no folder's": (["hydra.sweeper.study_name=a/b"], "hydra.sweeper.study_name='a/b'"),
+    "a name that cannot be a folder's": (["hydra.sweeper.study_name=a/b"], "hydra.sweeper.study_name='a/b'"),
     "an upside-down range": (["optimizer.lr=interval(2,1)"], "search space"),
     "a study that is none": (["sweeps=nonsense"], "nonsense"),
     "a key that one choice lacks": (["schedule=linear,cosine,constant"], "schedule.final"),

@@ -136,7 +136,7 @@ def expected(found: Shown):
 # the law
 
 FATES = st.lists(st.sampled_from(["ok", "ok", "ok", "before", "after", "late"]), max_size=60)
-#: What happens: an epoch ends and is shown, the process is killed and another one goes on, with the id noted or not.
+#: What happens: an epoch ends and is shown, the process is killed and another one resumes, with the id noted or not.
 EVENTS = st.lists(st.sampled_from(["epoch", "epoch", "again", "killed", "killed before it noted"]), max_size=8)
 
 
