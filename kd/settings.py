@@ -223,7 +223,7 @@ class LossSettings(Group):
         if key is None:
             return None
         value, off = getattr(self, key), "false" if key == "standardise" else "0"
-        return f"{key}={value} needs three classes or more: {THREE_CLASSES[key]}; set {key}={off}"
+        return f"loss.{key}={value} needs three classes or more: {THREE_CLASSES[key]}; set loss.{key}={off}"
 
 
 #: The keys that only concern what is learnt from a teacher: one with a teacher and one without may differ in them.

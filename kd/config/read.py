@@ -102,7 +102,7 @@ def _check_plan(settings: Settings) -> None:
 def _check_loss(settings: Settings) -> None:
     """Check that every term of the loss is defined for the number of classes."""
     if refusal := settings.loss.refusal(settings.data.classes):
-        raise ConfigError(f"loss.{refusal} (data.classes={settings.data.classes})", page="concepts")
+        raise ConfigError(f"{refusal} (data.classes={settings.data.classes})", page="concepts")
 
 
 def _check_objective(settings: Settings) -> None:

@@ -160,7 +160,7 @@ def _settings(weights: Mapping[str, Any], classes: int) -> LossSettings:
         message = first["msg"].removeprefix("Value error, ")
         raise ValueError(f"weights: {f'{where}: ' if where else ''}{message}, but got {dict(weights)}") from error
     if refusal := settings.refusal(classes):
-        raise ValueError(f"weights: {refusal}")
+        raise ValueError(refusal)
     return settings
 
 

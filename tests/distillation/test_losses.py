@@ -514,7 +514,7 @@ def test_a_term_of_the_teacher_alone_needs_it_and_counts_void_pixels_on_request(
 @pytest.mark.parametrize("setting", ["standardise", "dist_inter", "tckd", "nckd"])
 @pytest.mark.parametrize("classes", [1, 2])
 def test_a_term_that_two_classes_make_meaningless_is_refused(setting, classes):
-    with pytest.raises(ValueError, match=f"{setting}.* needs three classes or more: .*; set {setting}="):
+    with pytest.raises(ValueError, match=rf"loss\.{setting}=.* needs three classes or more: .*; set loss\.{setting}="):
         DistillationLoss({"alpha": 1.0, setting: True if setting == "standardise" else 1.0}, classes)
 
 

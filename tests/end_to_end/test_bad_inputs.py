@@ -126,9 +126,9 @@ CONFIGURATIONS = [
     ("optimizer.clip_norm=-5", ["optimizer.clip_norm=-5"]),
     ("optimizer.betas=[0.9,1.0]", ["optimizer.betas.1=1.0", "less than 1"]),
     ("loss.alpha=-1", ["loss.alpha=-1", "greater than or equal to 0"]),
-    ("loss=dkd", ["loss.tckd=1.0 needs three classes or more", "set tckd=0", "data.classes=1"]),
-    ("loss=dist", ["loss.dist_inter=1.0 needs three classes or more", "set dist_inter=0"]),
-    ("loss=standardised", ["loss.standardise=True needs three classes or more", "set standardise=false"]),
+    ("loss=dkd", ["loss.tckd=1.0 needs three classes or more", "set loss.tckd=0", "data.classes=1"]),
+    ("loss=dist", ["loss.dist_inter=1.0 needs three classes or more", "set loss.dist_inter=0"]),
+    ("loss=standardised", ["loss.standardise=True needs three classes or more", "set loss.standardise=false"]),
     (
         "loss={alpha:0,beta:0,gamma:0,delta:0}",
         ["alpha, beta, cwd, dist_inter, dist_intra, tckd, nckd, gamma and delta are all 0"],
