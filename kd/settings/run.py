@@ -1,84 +1,24 @@
-"""The configuration of a run as typed, validated, frozen values, and which of its keys change no result.
+"""The configuration of a run as typed, validated, frozen values.
 
-Each class mirrors one group of conf/. Code outside kd/config takes these (or plain Python), never a DictConfig. No
-torch here: an invalid value is reported before anything slow is imported.
+Each class mirrors one group of conf/. Code outside kd/config takes these (or plain Python), never a DictConfig.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    Tag,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
 
 from kd.data import Source
 from kd.plan.schedules import Schedule
 from kd.plan.timeline import LearningRates, Timeline
 from kd.plan.unfreeze import Policy
+from kd.settings.group import Finite, Group, NonNegative, Positive
+from kd.settings.keys import DEVICE
+from kd.settings.loss import LossSettings
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
 Epochs = Annotated[PositiveInt, Field(le=100_000)]  # a timeline holds one entry per epoch
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 MOST_WORKERS = 1024  # more are surely a typo, and would exhaust the machine
-
-#: Keys, and groups of keys, that change no result: where a run is stored and shown, how its data is read and cached.
-#: A resumed run, a continued study and a retried trial may change them; reports list them apart. `data.root` is one
-#: because its content is compared instead (`Source.fingerprint`).
-RESULT_NEUTRAL = (
-    "root", "tracking", "pictures", "trainer.workers", "trainer.checkpoint_minutes", "data.root", "data.cache",
-    "data.cache_gb", "teacher.cache", "teacher.cache_gb",
-)  # fmt: skip
-
-
-def is_under(key: str, groups: Iterable[str]) -> bool:
-    """Whether a dotted key is one of `groups` or lies below one."""
-    return any(key == group or key.startswith(f"{group}.") for group in groups)
-
-
-def changes_no_result(key: str) -> bool:
-    """Whether a dotted key is result-neutral, whatever its value."""
-    return is_under(key, RESULT_NEUTRAL)
-
-
-def same_result(key: str, one: Any, other: Any) -> bool:
-    """Whether two values of a key give the same result: equal ones, or any two of a result-neutral key.
-
-    Only the kind of a `trainer.device` matters: cuda:0 is the same as cuda:1, and auto may stand for any kind.
-    """
-    if key == "trainer.device" and all(DEVICE.fullmatch(str(value)) for value in (one, other)):
-        return len({str(value).partition(":")[0] for value in (one, other)} - {"auto"}) <= 1
-    return one == other or changes_no_result(key)
-
-
-def result_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The keys in which two flat configurations differ, without those that give the same result all the same."""
-    keys = dict.fromkeys([*one, *other])
-    return [key for key in keys if not same_result(key, one.get(key, ...), other.get(key, ...))]
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a nested mapping as (dotted key, value) pairs; an empty mapping is a leaf."""
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
 
 #: Metrics that `objective` may name, in addition to val/iou/<class>; True if higher is better.
 OBJECTIVES = {
@@ -94,20 +34,6 @@ OBJECTIVES = {
 def more_is_better(objective: str) -> bool:
     """Whether an objective is maximized."""
     return OBJECTIVES.get(objective, True)
-
-
-class Group(BaseModel):
-    """A config group: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _reject_bool(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false where pydantic would read 1 and 0."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("should not be true or false")
-        return value
 
 
 class Normalisation(Group):
@@ -163,74 +89,6 @@ class NetworkSettings(Group):
 class Backbone(Group):
     student: NetworkSettings
     teacher: NetworkSettings
-
-
-#: The weight of each term of the loss that compares student and teacher, by the term's name in metrics. Without any of
-#: them, no teacher is built.
-TEACHING_TERMS = {
-    "kl": "alpha", "mse": "beta", "cwd": "cwd", "dist_inter": "dist_inter", "dist_intra": "dist_intra",
-    "tckd": "tckd", "nckd": "nckd",
-}  # fmt: skip
-#: The same for the terms that compare the student with the labels.
-TASK_TERMS = {"ce": "gamma", "dice": "delta"}
-#: Keys of group `loss` that need three classes or more, and why. One logit z is two classes, with logits 0 and z.
-THREE_CLASSES = {
-    "standardise": "two standardised logits are 1 and -1, however certain the teacher is",
-    "dist_inter": "the correlation of two numbers with two others is 1 or -1, without a gradient",
-    "tckd": "with two classes it is the KL itself, whose weight is alpha",
-    "nckd": "the only class that is not the label's always has the probability 1",
-}
-
-
-class LossSettings(Group):
-    """Weights of the loss's terms, and how those that need a teacher are computed.
-
-    total = alpha T^2 KL + beta MSE(logits) + cwd CWD + dist_inter and dist_intra DIST + tckd TCKD + nckd NCKD
-    + gamma CE + delta Dice. A term of weight 0 is not computed. T is the schedule's; the others' temperatures are
-    constants. `standardise` is of the KL's logits. `on_void`: the teacher's terms count void pixels, too.
-    """
-
-    alpha: NonNegative = 0.0
-    beta: NonNegative = 0.0
-    cwd: NonNegative = 0.0
-    cwd_temperature: Positive = 4.0
-    dist_inter: NonNegative = 0.0
-    dist_intra: NonNegative = 0.0
-    dist_temperature: Positive = 1.0
-    tckd: NonNegative = 0.0
-    nckd: NonNegative = 0.0
-    dkd_temperature: Positive = 4.0
-    standardise: bool = False
-    on_void: bool = False
-    gamma: NonNegative = 0.0
-    delta: NonNegative = 0.0
-
-    @model_validator(mode="after")
-    def _check_any_term(self) -> "LossSettings":
-        names = [*TEACHING_TERMS.values(), *TASK_TERMS.values()]
-        if not any(getattr(self, name) for name in names):
-            raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} are all 0; set at least one of them above 0")
-        return self
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether any term uses the teacher; if none does, no teacher is built."""
-        return any(getattr(self, name) for name in TEACHING_TERMS.values())
-
-    def refusal(self, classes: int) -> str | None:
-        """Why the loss is not defined for so many classes (1: binary), in one line; None if it is."""
-        key = next((key for key in THREE_CLASSES if getattr(self, key) and classes < 3), None)
-        if key is None:
-            return None
-        value, off = getattr(self, key), "false" if key == "standardise" else "0"
-        return f"loss.{key}={value} needs three classes or more: {THREE_CLASSES[key]}; set loss.{key}={off}"
-
-
-#: The keys that only concern what is learnt from a teacher: one with a teacher and one without may differ in them.
-TEACHING_KEYS = (
-    "schedule", "teacher", "backbone.teacher",
-    *(f"loss.{name}" for name in LossSettings.model_fields if name not in TASK_TERMS.values()),
-)  # fmt: skip
 
 
 class Optimizer(Group):

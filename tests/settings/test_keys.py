@@ -1,28 +1,15 @@
-"""The typed settings, and the law of the keys that change no result."""
+"""The law of the keys that change no result, and of flattened configurations."""
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from kd.config import resume
 from kd.config.compose import compose, container, plain
 from kd.config.read import checked
 from kd.experiment.teacher_training import fingerprint
-from kd.settings import (
-    RESULT_NEUTRAL,
-    ForeignTeacher,
-    LossSettings,
-    Optimizer,
-    TrainedTeacher,
-    changes_no_result,
-    flat,
-    is_under,
-    more_is_better,
-    result_differences,
-    same_result,
-)
+from kd.settings import RESULT_NEUTRAL, changes_no_result, flat, is_under, result_differences, same_result
 from kd.study.space import Space
 
 #: Another value of every key that changes no result.
@@ -123,70 +110,3 @@ def test_flat_has_every_leaf_at_its_dotted_key(tree):
 
 def test_an_empty_mapping_and_a_list_are_leaves():
     assert list(flat({"a": {}, "b": {"c": [1, {"d": 2}]}})) == [("a", {}), ("b.c", [1, {"d": 2}])]
-
-
-# values
-
-
-@pytest.mark.parametrize(("objective", "more"), [("val/miou", True), ("val/loss", False), ("val/iou/cat", True),
-                                                 ("student/latency_ms", False)])  # fmt: skip
-def test_quality_is_maximized_and_cost_minimized(objective, more):
-    assert more_is_better(objective) is more
-
-
-def test_true_is_not_a_number():
-    with pytest.raises(ValidationError, match="should not be true or false"):
-        LossSettings(alpha=True, beta=0, gamma=0, delta=0)
-
-
-def test_settings_are_frozen_and_have_no_other_keys():
-    weights = LossSettings(alpha=1, beta=0, gamma=0, delta=0)
-    with pytest.raises(ValidationError):
-        weights.alpha = 2
-    with pytest.raises(ValidationError):
-        LossSettings(alpha=1, beta=0, gamma=0, delta=0, epsilon=1)
-
-
-@pytest.mark.parametrize(("weights", "needs"), [((1, 0, 0, 0), True), ((0, 1, 0, 0), True), ((0, 0, 1, 1), False)])
-def test_only_the_distillation_terms_need_a_teacher(weights, needs):
-    assert LossSettings(**dict(zip(("alpha", "beta", "gamma", "delta"), weights, strict=True))).needs_teacher is needs
-
-
-def test_a_loss_without_any_term_is_refused():
-    with pytest.raises(ValidationError, match="all 0"):
-        LossSettings(alpha=0, beta=0, gamma=0, delta=0)
-
-
-def test_the_learning_rate_cannot_rise():
-    with pytest.raises(ValidationError, match=r"min_lr must not be above lr=0\.001"):
-        Optimizer(lr=1e-3, min_lr=1e-2, weight_decay=0, betas=(0.9, 0.99), encoder_lr_scale=1, depth_decay=1,
-                  clip_norm=None)  # fmt: skip
-
-
-def test_the_cache_of_a_teacher_is_no_part_of_its_training():
-    teacher = checked(config()).trained_teacher
-    assert isinstance(teacher, TrainedTeacher)
-    assert {"epochs", "lr", "seed"} <= teacher.training.keys()
-    assert not {"cache", "cache_gb"} & teacher.training.keys()
-
-
-def test_a_teacher_from_a_file_is_not_trained():
-    settings = checked(config("teacher=file", "teacher.path=x"), look_at_data=False)
-    with pytest.raises(TypeError, match="not trained"):
-        _ = settings.trained_teacher
-
-
-@pytest.mark.parametrize(("name", "mean"), [("imagenet", (0.485, 0.456, 0.406)), ("none", (0, 0, 0))])
-def test_a_normalisation_may_be_named(name, mean):
-    teacher = ForeignTeacher(kind="smp", path="x", normalisation=name, class_map=None, cache="off", cache_gb=0)
-    assert teacher.normalisation.mean == mean
-
-
-def test_two_classes_cannot_share_a_channel():
-    with pytest.raises(ValidationError, match="two classes cannot share one"):
-        ForeignTeacher(kind="smp", path="x", normalisation="none", class_map=(1, 1), cache="off", cache_gb=0)
-
-
-def test_off_needs_no_quotes_in_yaml():
-    teacher = ForeignTeacher(kind="smp", path="x", normalisation="none", class_map=None, cache=False, cache_gb=0)
-    assert teacher.cache == "off"

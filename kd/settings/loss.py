@@ -1,0 +1,72 @@
+"""The group `loss`: the weight of each term, which terms need a teacher, and which need three classes."""
+
+from pydantic import model_validator
+
+from kd.settings.group import Group, NonNegative, Positive
+
+#: The weight of each term of the loss that compares student and teacher, by the term's name in metrics. Without any of
+#: them, no teacher is built.
+TEACHING_TERMS = {
+    "kl": "alpha", "mse": "beta", "cwd": "cwd", "dist_inter": "dist_inter", "dist_intra": "dist_intra",
+    "tckd": "tckd", "nckd": "nckd",
+}  # fmt: skip
+#: The same for the terms that compare the student with the labels.
+TASK_TERMS = {"ce": "gamma", "dice": "delta"}
+#: Keys of group `loss` that need three classes or more, and why. One logit z is two classes, with logits 0 and z.
+THREE_CLASSES = {
+    "standardise": "two standardised logits are 1 and -1, however certain the teacher is",
+    "dist_inter": "the correlation of two numbers with two others is 1 or -1, without a gradient",
+    "tckd": "with two classes it is the KL itself, whose weight is alpha",
+    "nckd": "the only class that is not the label's always has the probability 1",
+}
+
+
+class LossSettings(Group):
+    """Weights of the loss's terms, and how those that need a teacher are computed.
+
+    total = alpha T^2 KL + beta MSE(logits) + cwd CWD + dist_inter and dist_intra DIST + tckd TCKD + nckd NCKD
+    + gamma CE + delta Dice. A term of weight 0 is not computed. T is the schedule's; the others' temperatures are
+    constants. `standardise` is of the KL's logits. `on_void`: the teacher's terms count void pixels, too.
+    """
+
+    alpha: NonNegative = 0.0
+    beta: NonNegative = 0.0
+    cwd: NonNegative = 0.0
+    cwd_temperature: Positive = 4.0
+    dist_inter: NonNegative = 0.0
+    dist_intra: NonNegative = 0.0
+    dist_temperature: Positive = 1.0
+    tckd: NonNegative = 0.0
+    nckd: NonNegative = 0.0
+    dkd_temperature: Positive = 4.0
+    standardise: bool = False
+    on_void: bool = False
+    gamma: NonNegative = 0.0
+    delta: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _check_any_term(self) -> "LossSettings":
+        names = [*TEACHING_TERMS.values(), *TASK_TERMS.values()]
+        if not any(getattr(self, name) for name in names):
+            raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} are all 0; set at least one of them above 0")
+        return self
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term uses the teacher; if none does, no teacher is built."""
+        return any(getattr(self, name) for name in TEACHING_TERMS.values())
+
+    def refusal(self, classes: int) -> str | None:
+        """Why the loss is not defined for so many classes (1: binary), in one line; None if it is."""
+        key = next((key for key in THREE_CLASSES if getattr(self, key) and classes < 3), None)
+        if key is None:
+            return None
+        value, off = getattr(self, key), "false" if key == "standardise" else "0"
+        return f"loss.{key}={value} needs three classes or more: {THREE_CLASSES[key]}; set loss.{key}={off}"
+
+
+#: The keys that only concern what is learnt from a teacher: one with a teacher and one without may differ in them.
+TEACHING_KEYS = (
+    "schedule", "teacher", "backbone.teacher",
+    *(f"loss.{name}" for name in LossSettings.model_fields if name not in TASK_TERMS.values()),
+)  # fmt: skip
