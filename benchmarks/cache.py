@@ -51,7 +51,7 @@ def with_loader(case: Case, answers: LogitCache) -> TrainLoader:
     settings = case.bench.settings
     augment = settings.augment.model_copy(update={"views": VIEWS})
     bench = replace(case.bench, settings=settings.model_copy(update={"augment": augment}))
-    return build_train_loader(bench, settings.seed, answers)
+    return build_train_loader(bench, settings.seed, {"train": answers})
 
 
 def warm(case: Case, state: str, answers: LogitCache) -> Iterator[EpochResult]:

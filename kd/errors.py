@@ -123,14 +123,14 @@ class DivergedError(UserError):
 
     Attributes:
         epoch, step: where it happened, both zero-based.
-        indices: the training samples in that step.
+        samples: the training samples in that step, each as (split, index).
         values: the loss terms of each batch, and the gradient norm.
     """
 
-    def __init__(self, message: str, epoch: int, step: int = 0, indices: Sequence[int] = (),
+    def __init__(self, message: str, epoch: int, step: int = 0, samples: Sequence[tuple[str, int]] = (),
                  values: Mapping[str, Any] | None = None) -> None:  # fmt: skip
         super().__init__(message)
-        self.epoch, self.step, self.indices, self.values = epoch, step, tuple(indices), dict(values or {})
+        self.epoch, self.step, self.samples, self.values = epoch, step, tuple(samples), dict(values or {})
 
     def add_samples(self, names: Sequence[str]) -> None:
         """Add the names of the samples to the message."""

@@ -57,7 +57,7 @@ def _cached(context: RunContext, student: Network, teacher: Network, folder: Pat
     data = context.data
     answers = LogitCache(folder / "teacher" / "answers", data.size("train"), (data.classes, *data.image_size))
     asked = CachedTeacher(live(teacher, context), answers)
-    for result in training(context, student, asked, build_train_loader(context, 0, answers)):
+    for result in training(context, student, asked, build_train_loader(context, 0, {"train": answers})):
         asked.flush()
         yield result
 

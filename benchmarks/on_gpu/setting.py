@@ -13,6 +13,7 @@ from benchmarks.on_gpu.clock import now, wait
 from benchmarks.on_gpu.supervise import On
 from kd.data import Source
 from kd.data.loading import Batch
+from kd.data.unlabelled import BatchSize
 from kd.distillation.teacher import LiveTeacher, Teacher
 from kd.experiment.builders import build_loss, build_network, build_recipe, build_train_loader
 from kd.experiment.context import RunContext
@@ -81,8 +82,8 @@ class InMemory:
     def steps(self) -> int:
         return self._steps
 
-    def batch_size(self) -> int:
-        return len(self.batches[0])
+    def batch_size(self) -> BatchSize:
+        return BatchSize(len(self.batches[0]))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         for step in range(start, self._steps):

@@ -10,6 +10,7 @@ from kd.cli.verb import add_verb
 
 if TYPE_CHECKING:
     from kd.plan.timeline import EpochPlan, Timeline
+    from kd.settings import Settings
 
 
 def add_preview(verbs: Any) -> None:
@@ -41,6 +42,20 @@ def _preview(arguments: argparse.Namespace) -> None:
         print()
     else:
         _print_table(timeline)
+        if settings.data.may_have_unlabelled() and settings.loss.needs_teacher:
+            print(_batch(settings))
+
+
+def _batch(settings: "Settings") -> str:
+    """What a batch has if there are pictures without masks, in a line; preview does not look at the data."""
+    from kd.data.unlabelled import pictures_per_batch
+
+    labelled, share = settings.trainer.batch_size, settings.data.unlabelled_share
+    beside = pictures_per_batch(labelled, share)
+    return (
+        f"batch   {labelled} pictures with masks and, if the data has pictures without, {beside} of those "
+        f"(data.unlabelled_share={share:g}); the number of steps is that of the pictures with masks"
+    )
 
 
 def _as_json(plan: "EpochPlan") -> dict[str, object]:

@@ -156,13 +156,13 @@ def changed_inputs(folder: Path, inputs: Mapping[str, str | None]) -> list[str]:
 
 
 def check_inputs(folder: Path, inputs: Mapping[str, str | None]) -> None:
-    """Check that a run resumes with the weights that it began with; `inputs` as for `changed_inputs`.
+    """Check that a run resumes with the weights and pictures that it began with; `inputs` as for `changed_inputs`.
 
     Raises:
         ConfigError: a file has changed since.
     """
     if changed := changed_inputs(folder, inputs):
-        raise _changed(folder, f"{' and '.join(changed)} changed since this run began; restore the file")
+        raise _changed(folder, f"{' and '.join(changed)} changed since this run began; restore the files")
 
 
 def _changed(folder: Path, what: str) -> ConfigError:

@@ -2,7 +2,7 @@
 
 In memory (shared by the loader's processes and by the successive trials of a process) or on disk (shared by all
 processes and later runs). Samples beyond the budget are read again each time. A sample is cached as returned by
-`Source.read`, before augmentation, under the fingerprint of its source.
+`Source.read`, before augmentation, under the fingerprint of its source; pictures without masks have their own.
 """
 
 import logging
@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 
 from kd.data.source import SPLITS, Source
+from kd.data.unlabelled import UNLABELLED
 from kd.system.files import json_digest
 from kd.system.record_file import FileRecords, MemoryRecords, Records, create, describe, file_bytes
 
@@ -31,6 +32,9 @@ class Samples:
 
     def size(self, split: str) -> int:
         return self.source.size(split)
+
+    def unlabelled_size(self) -> int:
+        return self.source.unlabelled_size()
 
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The RGB image (H x W x 3 uint8) and the mask (H x W uint8) of one sample; see `Source.read`."""
@@ -58,48 +62,60 @@ def cached(source: Source, folder: Path) -> Samples:
     """The samples of a source, cached according to its `cache` and `cache_gb`; a disk cache is in `folder`."""
     if source.cache == "off":
         return Samples(source, {})
-    key = source.fingerprint()
     try:
-        return Samples(
-            source, _in_memory(source, key) if source.cache == "ram" else _on_disk(source, folder / _name(key))
-        )
+        return Samples(source, _in_memory(source) if source.cache == "ram" else _on_disk(source, folder))
     except OSError as error:
         log.warning("data.cache=%s: %s; samples are not cached", source.cache, error)
         return Samples(source, {})
 
 
-def _in_memory(source: Source, key: str) -> dict[str, Records]:
-    for name in [name for name in _memory if name[0] != key]:  # caches of other data are dropped to free their memory
+def _in_memory(source: Source) -> dict[str, Records]:
+    keys = {split: (key, split) for split, key in _fingerprints(source).items()}
+    for name in set(_memory) - set(keys.values()):  # caches of other data are dropped to free their memory
         del _memory[name]
     room = min(source.cache_gb * GB, psutil.virtual_memory().available / SPARE)
-    records = {split: _memory[key, split] for split in SPLITS if (key, split) in _memory}
+    records = {split: _memory[key] for split, key in keys.items() if key in _memory}
     for split, count in _fitting(source, room).items():
         if split not in records:
-            records[split] = _memory[key, split] = MemoryRecords(count, _record_bytes(source))
+            records[split] = _memory[keys[split]] = MemoryRecords(count, _record_bytes(source))
     return records
 
 
-def _on_disk(source: Source, folder: Path) -> dict[str, Records]:
+def _on_disk(source: Source, caches: Path) -> dict[str, Records]:
+    """The records of every split, below a folder for the samples with masks and one for the pictures without."""
     records: dict[str, Records] = {}
+    sizes, keys = _sizes(source), _fingerprints(source)
     for split, count in _fitting(source, source.cache_gb * GB).items():
-        path = folder / f"{split}.records"
+        path = caches / _name(keys[split]) / f"{split}.records"
         create(path, count, _record_bytes(source))
         try:
             records[split] = FileRecords(path)
-            if records[split].size != _record_bytes(source) or records[split].count > source.size(split):
+            if records[split].size != _record_bytes(source) or records[split].count > sizes[split]:
                 raise ValueError(f"{path} has another number or size of records")
         except ValueError as error:
             log.warning("data.cache: %s; it is created again", error)
             path.unlink(missing_ok=True)
             create(path, count, _record_bytes(source))
             records[split] = FileRecords(path)
-    facts = {
-        "data": str(getattr(source, "root", type(source).__name__)),
-        "image_size": source.image_size,
-        "samples": {split: source.size(split) for split in SPLITS},
-    }
-    describe(folder, facts, "data.cache")
+    for key in set(keys.values()):
+        facts = {
+            "data": str(getattr(source, "root", type(source).__name__)),
+            "image_size": source.image_size,
+            "samples": {split: sizes[split] for split in keys if keys[split] == key},
+        }
+        describe(caches / _name(key), facts, "data.cache")
     return records
+
+
+def _sizes(source: Source) -> dict[str, int]:
+    """The number of samples of each split, in the order in which they are cached: training first."""
+    return {**{split: source.size(split) for split in SPLITS}, UNLABELLED: source.unlabelled_size()}
+
+
+def _fingerprints(source: Source) -> dict[str, str]:
+    """The fingerprint that each split's samples are cached under."""
+    unlabelled = source.unlabelled_fingerprint()
+    return {**dict.fromkeys(SPLITS, source.fingerprint()), **({UNLABELLED: unlabelled} if unlabelled else {})}
 
 
 def _name(key: str) -> str:
@@ -113,9 +129,9 @@ def _name(key: str) -> str:
 def _fitting(source: Source, room: float) -> dict[str, int]:
     """How many samples of each split fit into `room` bytes, training first."""
     counts = {}
-    for split in SPLITS:
-        each = file_bytes(1, _record_bytes(source))
-        counts[split] = int(min(source.size(split), max(room, 0) // each))
+    each = file_bytes(1, _record_bytes(source))
+    for split, size in _sizes(source).items():
+        counts[split] = int(min(size, max(room, 0) // each))
         room -= counts[split] * each
     return {split: count for split, count in counts.items() if count}
 

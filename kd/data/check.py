@@ -13,6 +13,7 @@ import numpy as np
 
 from kd.data.inspection import InspectedSample, Problem, inspect_samples, relative_message, relative_name, root_of
 from kd.data.source import SPLITS, Source
+from kd.data.unlabelled import UNLABELLED
 from kd.errors import shown
 
 RARE = 0.01  # fraction of a split's valid pixels below which a class causes a warning
@@ -43,9 +44,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Report:
-    """The results of checking a data set."""
+    """The results of checking a data set; `unlabelled` has no masks, and its pairs are pictures."""
 
     splits: dict[str, Split]
+    unlabelled: Split
     errors: list[Problem]
     warnings: list[Problem]
 
@@ -68,13 +70,17 @@ def check(
         for fault in faults
     ]
     todo = [(split, index) for split in SPLITS for index in range(whole.size(split))]
-    samples = list(watch(inspect_samples(whole, todo, headers, workers or os.cpu_count() or 1), len(todo)))
+    todo += [(UNLABELLED, index) for index in range(whole.unlabelled_size())]
+    inspected = list(watch(inspect_samples(whole, todo, headers, workers or os.cpu_count() or 1), len(todo)))
+    samples = [sample for sample in inspected if sample.split != UNLABELLED]
+    pictures = inspected[len(samples) :]
     splits = {split: _summed(source, [sample for sample in samples if sample.split == split]) for split in SPLITS}
     shared, twice = _copies(samples)
     return Report(
         splits,
-        errors=[*problems, *(problem for sample in samples for problem in sample.problems), *shared],
-        warnings=[*twice, *_void(samples), *_rare(splits)],
+        _summed(source, pictures),
+        errors=[*problems, *(problem for sample in inspected for problem in sample.problems), *shared],
+        warnings=[*twice, *_leaks(samples, pictures), *_void(samples), *_rare(splits)],
     )
 
 
@@ -97,6 +103,16 @@ def _copies(samples: Sequence[InspectedSample]) -> tuple[list[Problem], list[Pro
             message = f"{message}: {other.split} and {sample.split} must not share images, remove one"
             shared.append(Problem("two_splits", sample.split, sample.file, message))
     return shared, twice
+
+
+def _leaks(samples: Sequence[InspectedSample], pictures: Iterable[InspectedSample]) -> Iterator[Problem]:
+    """Pictures without masks that are also in val or test: a student would be taught what it is measured on."""
+    held_out = {sample.digest: sample for sample in samples if sample.digest and sample.split != "train"}
+    for picture in pictures:
+        if picture.digest and (other := held_out.get(picture.digest)):
+            message = f"{shown(picture.file)} is the same picture as {shown(other.file)}"
+            more = f"a student would learn the teacher's labels of a picture of {other.split}, remove it"
+            yield Problem("leak", UNLABELLED, picture.file, f"{message}: {more}")
 
 
 def _void(samples: Iterable[InspectedSample]) -> list[Problem]:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from kd.data.check import Report, Split
 from kd.data.inspection import InspectedSample, Problem
+from kd.data.unlabelled import UNLABELLED
 from kd.errors import shown
 from kd.system.terminal import can_move
 
@@ -29,7 +30,9 @@ def show(report: Report) -> None:
     """Print the report for people."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     for name, split in report.splits.items():
-        console.print(_outline(name, split))
+        console.print(_outline(name, split, "pair"))
+    if report.unlabelled.pairs:
+        console.print(_outline(UNLABELLED, report.unlabelled, "picture"))
     if any(split.classes for split in report.splits.values()):
         console.print(_balance(report.splits))
     if hint := _rare(report.splits.get("train")):
@@ -38,13 +41,20 @@ def show(report: Report) -> None:
         for line in _lines(problems):
             console.print(f"{severity}: {line}")
     pairs = sum(split.pairs for split in report.splits.values())
-    console.print(f"{_count(pairs, 'pair')}, {_verdict(report)}")
+    without = report.unlabelled.pairs
+    more = f"{_count(without, 'picture')} without masks, " if without else ""
+    console.print(f"{_count(pairs, 'pair')}, {more}{_verdict(report)}")
 
 
 def as_json(report: Report) -> dict[str, Any]:
     """The report as plain containers; `share` is the fraction of valid pixels, `file` is relative to the root."""
     return {
         "splits": {name: _split_as_json(split) for name, split in report.splits.items()},
+        "unlabelled": {
+            "pictures": report.unlabelled.pairs,
+            "sizes": dict(report.unlabelled.sizes),
+            "images": dict(report.unlabelled.images),
+        },
         "errors": [problem._asdict() for problem in report.errors],
         "warnings": [problem._asdict() for problem in report.warnings],
     }
@@ -56,8 +66,8 @@ def _split_as_json(split: Split) -> dict[str, Any]:
     return plain | {"classes": classes}
 
 
-def _outline(name: str, split: Split) -> str:
-    parts = [f"{name:<5} {_count(split.pairs, 'pair')}"]
+def _outline(name: str, split: Split, what: str) -> str:
+    parts = [f"{name:<5} {_count(split.pairs, what)}"]
     for title, counter in (("", split.sizes), ("images ", split.images), ("masks ", split.masks)):
         if counter:
             parts.append(title + _most_common(counter))

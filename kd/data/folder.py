@@ -3,7 +3,8 @@
     root/images/{train,val,test}/<stem>.jpg ...     root/masks/{train,val,test}/<stem>.png ...
 
 Without images/val, a validation split is taken from train by a hash of each stem, so adding files never moves others
-between the splits. A missing test split is allowed. Files are listed once, at first use.
+between the splits. A missing test split is allowed. Pictures without masks are in root/images/unlabelled, or in another
+folder. Files are listed once, at first use.
 """
 
 import os
@@ -11,18 +12,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from kd.data.decode import open_file, picture_size, read_image, read_mask, resized
-from kd.data.pairing import IMAGE_SUFFIXES, Fault, Pair, paired
+from kd.data.decode import open_file, picture_size, read_image, read_mask, resized, resized_image
+from kd.data.pairing import IMAGE_SUFFIXES, Fault, Pair, paired, without_masks
 from kd.data.random_streams import key
-from kd.data.source import SPLITS, Source, known_split
+from kd.data.source import SPLITS, Source, known_split, spaced
+from kd.data.unlabelled import UNLABELLED, kept_and_dropped
 from kd.errors import DataError, shown
 from kd.system import files
 
 VERSION = 1  # part of the fingerprint: increase it whenever `read` returns something else for the same files
-SAMPLE = 64  # number of masks that `check` reads
+SAMPLE = 64  # number of masks, and of pictures without one, that `check` reads
+
+
+class _Listing(NamedTuple):
+    """The pairs of each split, the pictures without masks, and the faults of all other files."""
+
+    pairs: dict[str, tuple[Pair, ...]]
+    unlabelled: tuple[Path, ...]
+    faults: list[Fault]
 
 
 @dataclass(frozen=True)
@@ -30,12 +41,14 @@ class Folder(Source):
     """Images and masks under `root`, which may start with ~ or be relative to the working directory.
 
     `mask_values[i]` is the value of class i in the mask files, such as 0 and 255; empty means that masks store class
-    indices. `val_fraction` of train becomes val if the folder has no val.
+    indices. `val_fraction` of train becomes val if the folder has no val. `unlabelled` is the folder of pictures
+    without masks, which may start with ~ or be relative to `root`; None: images/unlabelled, if there is one.
     """
 
     root: str | Path
     mask_values: tuple[int, ...] = field(default=(), kw_only=True)
     val_fraction: float = field(default=0.15, kw_only=True)
+    unlabelled: str | Path | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,41 +57,57 @@ class Folder(Source):
         object.__setattr__(self, "root", Path(self.root).expanduser())
         object.__setattr__(self, "mask_values", self._checked_values(tuple(self.mask_values or ())))
         check_val_fraction(self.val_fraction)
+        if self.unlabelled is not None:
+            if not isinstance(self.unlabelled, str | Path) or not str(self.unlabelled).strip():
+                raise ValueError(f"unlabelled must be a folder of pictures without masks, but got {self.unlabelled!r}")
+            object.__setattr__(self, "unlabelled", Path(self.unlabelled).expanduser())
 
     def size(self, split: str) -> int:
-        return len(self._pairs[known_split(split)])
+        return len(self._sound.pairs[known_split(split)])
+
+    def may_have_unlabelled(self) -> bool:
+        return self.unlabelled_share > 0
+
+    def unlabelled_size(self) -> int:
+        return len(self._sound.unlabelled)
 
     def name(self, split: str, index: int) -> str:
-        return self._pair(split, index).image.name
+        return self.files(split, index)[0].name
 
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if split == UNLABELLED:
+            return resized_image(self.image(split, index), self.image_size), np.zeros(self.image_size, np.uint8)
         pair = self._pair(split, index)
         image, mask = read_image(pair.image), self._mask(pair)
         _same_size(pair, image.shape[:2], mask.shape)
         return resized(image, mask, self.image_size)
 
-    def files(self, split: str, index: int) -> Pair:
-        return self._pair(split, index)
+    def files(self, split: str, index: int) -> tuple[Path, ...]:
+        return self._unlabelled(index) if split == UNLABELLED else self._pair(split, index)
 
     def image(self, split: str, index: int) -> np.ndarray:
-        return read_image(self._pair(split, index).image)
+        return read_image(self.files(split, index)[0])
 
     def mask(self, split: str, index: int) -> np.ndarray:
         return self._mask(self._pair(split, index))
 
     def sound(self) -> "tuple[Folder, list[Fault]]":
-        pairs, faults = self._listing
         whole = replace(self)
-        whole.__dict__["_pairs"] = pairs
-        return whole, faults
+        whole.__dict__["_sound"] = self._listing
+        return whole, self._listing.faults
 
     def fingerprint(self) -> str:
         return self._fingerprint
 
+    def unlabelled_fingerprint(self) -> str | None:
+        return self._unlabelled_fingerprint
+
     def check(self) -> None:
-        pairs = [pair for split in SPLITS for pair in self._pairs[split]]
-        for index in np.unique(np.linspace(0, len(pairs) - 1, SAMPLE).astype(int)):
+        pairs = [pair for split in SPLITS for pair in self._sound.pairs[split]]
+        for index in spaced(len(pairs), SAMPLE):
             _same_size(pairs[index], picture_size(pairs[index].image), self._mask(pairs[index]).shape)
+        for index in spaced(self.unlabelled_size(), SAMPLE):
+            picture_size(self._sound.unlabelled[index])
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -86,21 +115,36 @@ class Folder(Source):
         content = [
             [split, path.name, files.digest(path, open_file)]
             for split in SPLITS
-            for pair in self._pairs[split]
+            for pair in self._sound.pairs[split]
             for path in pair
         ]
         return files.json_digest([settings, content])
 
     @cached_property
-    def _pairs(self) -> dict[str, tuple[Pair, ...]]:
-        pairs, faults = self._listing
-        if faults:
-            raise faults[0].error
-        return pairs
+    def _unlabelled_fingerprint(self) -> str | None:
+        content = [[path.name, files.digest(path, open_file)] for path in self._sound.unlabelled]
+        return files.json_digest([VERSION, *self.image_size, content]) if content else None
 
     @cached_property
-    def _listing(self) -> tuple[dict[str, tuple[Pair, ...]], list[Fault]]:
-        """The complete pairs of every split, and the faults of all other files."""
+    def _sound(self) -> _Listing:
+        """The listing; raises its first fault."""
+        if self._listing.faults:
+            raise self._listing.faults[0].error
+        return self._listing
+
+    @cached_property
+    def _listing(self) -> _Listing:
+        pairs, faults = self._listed_pairs()
+        kept, dropped = kept_and_dropped([pair.image.stem for pair in pairs["train"]], self.labelled)
+        without = tuple(pairs["train"][index].image for index in dropped)
+        pairs["train"] = tuple(pairs["train"][index] for index in kept)
+        if not self.unlabelled_share:
+            return _Listing(pairs, (), faults)
+        pictures, more = without_masks(Path(self.root), None if self.unlabelled is None else Path(self.unlabelled))
+        return _Listing(pairs, (*without, *pictures), [*faults, *more])
+
+    def _listed_pairs(self) -> tuple[dict[str, tuple[Pair, ...]], list[Fault]]:
+        """The complete pairs of every split, and the faults of all other files with masks."""
         root, train = Path(self.root), Path(self.root) / "images/train"
         if not os.path.isdir(root):
             raise DataError(
@@ -125,7 +169,12 @@ class Folder(Source):
     def _pair(self, split: str, index: int) -> Pair:
         if not 0 <= index < self.size(split):
             raise IndexError(f"index must be in 0..{self.size(split) - 1} for {split}, but got {index}")
-        return self._pairs[split][index]
+        return self._sound.pairs[split][index]
+
+    def _unlabelled(self, index: int) -> tuple[Path]:
+        if not 0 <= index < self.unlabelled_size():
+            raise IndexError(f"index must be in 0..{self.unlabelled_size() - 1} for unlabelled, but got {index}")
+        return (self._sound.unlabelled[index],)
 
     def _mask(self, pair: Pair) -> np.ndarray:
         return self.recode(read_mask(pair.mask), shown(pair.mask), self.mask_values)

@@ -13,6 +13,7 @@ import numpy as np
 
 from kd.data.decode import Header, picture_size, read_header
 from kd.data.source import Source, ValuesError
+from kd.data.unlabelled import UNLABELLED
 from kd.errors import DataError, shown
 
 _source: Source  # in a worker process: the data it inspects
@@ -37,7 +38,7 @@ class InspectedSample:
 
     Attributes:
         size: (height, width) of the image; None if it could not be read.
-        formats: formats and modes of image and mask, such as JPEG RGB and PNG L.
+        formats: formats and modes of image and mask, such as JPEG RGB and PNG L; without a mask, of the image.
         digest: a hash of the image's decoded pixels; None if they were not read.
         pixels: the mask's pixels of each class, and last its void pixels; None if it was not read.
     """
@@ -88,7 +89,8 @@ def _gathered(pool: ProcessPoolExecutor, results: list[Future[list[InspectedSamp
 def inspect_sample(source: Source, split: str, index: int, headers: bool) -> InspectedSample:
     """Inspect one sample of `source`; every DataError becomes one of its problems."""
     root, files = root_of(source), source.files(split, index)
-    names = [relative_name(file, root) for file in files] or [source.name(split, index)] * 2
+    reads: Sequence[Callable[..., np.ndarray]] = [source.image, source.mask][: 1 if split == UNLABELLED else 2]
+    names = [relative_name(file, root) for file in files] or [source.name(split, index)] * len(reads)
     problems: list[Problem] = []
 
     def attempt(file: str, call: Callable[..., T], *arguments: Any) -> T | None:
@@ -100,14 +102,15 @@ def inspect_sample(source: Source, split: str, index: int, headers: bool) -> Ins
             return None
 
     heads = [attempt(file, read_header, path) for file, path in zip(names, files, strict=False)]
-    image, mask = (
+    arrays = [
         None if headers or (files and head is None) else attempt(file, read, split, index)
-        for file, read, head in zip(names, (source.image, source.mask), heads or (None, None), strict=True)
-    )
-    sizes: list[Size] = [None if array is None else array.shape[:2] for array in (image, mask)]
+        for file, read, head in zip(names, reads, heads or [None] * len(reads), strict=True)
+    ]
+    image, mask = (*arrays, None)[:2]
+    sizes: list[Size] = [None if array is None else array.shape[:2] for array in arrays]
     if headers:
         sizes = [head and (head.height, head.width) for head in heads] or sizes
-        if None not in sizes and sizes[0] != sizes[1]:  # the image may be rotated by EXIF, which is slower to read
+        if None not in sizes and sizes[0] != sizes[-1]:  # the image may be rotated by EXIF, which is slower to read
             sizes[0] = attempt(names[0], picture_size, files[0])
     problems += _mismatches(split, names, heads, sizes)
     return InspectedSample(
@@ -125,7 +128,7 @@ def _mismatches(
     split: str, names: Sequence[str], heads: Sequence[Header | None], sizes: Sequence[Size]
 ) -> Iterator[Problem]:
     """Problems of an image and a mask that are both readable."""
-    if heads and heads[1] and heads[1].format in ("JPEG", "MPO"):
+    if len(heads) > 1 and heads[1] and heads[1].format in ("JPEG", "MPO"):
         message = f"{shown(names[1])} holds a JPEG, which does not keep class indices exactly: save masks as PNG"
         yield Problem("jpeg_mask", split, names[1], message)
     named_sizes = [f"{size[1]}x{size[0]}" for size in sizes if size]

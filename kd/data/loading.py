@@ -1,15 +1,16 @@
 """Batches whose content depends on (seed, epoch, position) only, never on how many workers load them.
 
 The sampler hands (view, indices) to the workers, one batch at a time, so workers are stateless and persist across
-epochs. A batch is skipped by not requesting it. The DataLoader has a generator of its own: it would otherwise draw from
+epochs. A batch is skipped by not requesting it. Pictures without masks come beside the labelled samples of a batch,
+which are the same with and without them. The DataLoader has a generator of its own: it would otherwise draw from
 the global one, and a resumed run would differ. A UserError is returned as a value, so that it reaches the caller
 without a worker's traceback around it.
 """
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from kd.data.augmentation import Augmentation
 from kd.data.cache import Samples
 from kd.data.random_streams import stream
 from kd.data.source import Source, whole_number
+from kd.data.unlabelled import UNLABELLED, BatchSize, Part, Passes
 from kd.errors import DataError, UserError
 from kd.system.world import SOLO, World
 
@@ -57,10 +59,11 @@ class Batch:
 
     Attributes:
         images: B x 3 x H x W uint8, RGB, channels last in memory.
-        masks: B x H x W uint8.
+        masks: B x H x W uint8; 0 x H x W for pictures without masks.
         indices: B int64, of the samples in their split.
         view: the view's number; -1 without augmentation.
         teacher_logits: the teacher's stored logits, B x C x H x W float16; None unless all of them are stored.
+        unlabelled: the pictures without masks that come beside these samples; None if there are none.
     """
 
     images: torch.Tensor
@@ -68,9 +71,18 @@ class Batch:
     indices: torch.Tensor
     view: int
     teacher_logits: torch.Tensor | None = None
+    unlabelled: "Batch | None" = None
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def parts(self) -> "list[Batch]":
+        """These samples, then the pictures without masks beside them, if there are any."""
+        return [self] if self.unlabelled is None else [self, self.unlabelled]
+
+    def all_images(self) -> torch.Tensor:
+        """The images of all parts, in their order."""
+        return self.images if self.unlabelled is None else torch.cat([part.images for part in self.parts()])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on `device`."""
@@ -82,10 +94,11 @@ class Batch:
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         logits = None if self.teacher_logits is None else change(self.teacher_logits)
-        return Batch(change(self.images), change(self.masks), change(self.indices), self.view, logits)
+        beside = None if self.unlabelled is None else self.unlabelled._each(change)
+        return Batch(change(self.images), change(self.masks), change(self.indices), self.view, logits, beside)
 
 
-Request = tuple[int, list[int]]  # a view's number and the indices of one batch
+Request = list[Part]  # of one batch: the labelled samples, then the pictures without masks
 
 
 class TrainLoader:
@@ -95,38 +108,50 @@ class TrainLoader:
     the only one. With several processes, each loads its share of every batch.
 
     Args:
-        batch_size: samples in a batch, over all processes.
+        batch_size: samples in a batch, over all processes; a number is that of labelled ones alone.
         views: number of different views of a sample; epoch e uses view e modulo this. None: a new view in every epoch.
-        stored_logits: where batches get their `teacher_logits` from.
+        stored_logits: by split, where batches get their `teacher_logits` from.
     """
 
-    def __init__(self, source: Source | Samples, augmentation: Augmentation, batch_size: int, seed: int,
+    def __init__(self, source: Source | Samples, augmentation: Augmentation, batch_size: int | BatchSize, seed: int,
                  loading: Loading = IN_PROCESS, views: int | None = None,
-                 stored_logits: StoredLogits | None = None) -> None:  # fmt: skip
-        whole_number("batch_size", batch_size, 1)
+                 stored_logits: Mapping[str, StoredLogits] | None = None) -> None:  # fmt: skip
+        asked = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
+        whole_number("batch_size", asked.labelled, 1)
         if views is not None:
             whole_number("views", views, 1)
-        self.world, self._views = loading.world, views
-        self._samples, self._batch_size, self._seed = source.size("train"), batch_size, seed
+        self.world, self._views, self._seed = loading.world, views, seed
+        self._samples, pictures = source.size("train"), source.unlabelled_size() if asked.unlabelled else 0
+        self._size = BatchSize(min(self._samples, asked.labelled), min(pictures, asked.unlabelled))
+        self._pictures = Passes(pictures, self._size.unlabelled, seed, views) if self._size.unlabelled else None
         self._requests: list[Request] = []
-        self._loader = _data_loader(_Batches(source, "train", augmentation, stored_logits), self._requests, loading)
+        self._loader = _data_loader(_Batches(source, augmentation, stored_logits), self._requests, loading)
 
     def steps(self) -> int:
-        """Batches in an epoch."""
-        return max(1, self._samples // self._batch_size)
+        """Batches in an epoch: those of the labelled samples."""
+        return max(1, self._samples // self._size.labelled)
 
-    def batch_size(self) -> int:
+    def batch_size(self) -> BatchSize:
         """Samples in each batch, over all processes."""
-        return min(self._samples, self._batch_size)
+        return self._size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, without loading the first `start`; one epoch at a time."""
         whole_number("start", start, 0, self.steps())
         order = stream("order", self._seed, epoch).permutation(self._samples).tolist()
-        batches = _slices(order, self._batch_size)[start : self.steps()]
+        batches = _slices(order, self._size.labelled)[: self.steps()]
         view = epoch if self._views is None else epoch % self._views
-        self._requests[:] = [(view, list(self.world.share(batch))) for batch in batches]
+        first = epoch * self.steps()
+        self._requests[:] = [
+            self._request(Part("train", view, batches[step]), first + step) for step in range(start, len(batches))
+        ]
         yield from _batches_of(self._loader)
+
+    def _request(self, labelled: Part, step: int) -> Request:
+        """This process's share of a batch, at a step counted over all epochs."""
+        parts = [labelled] if self._pictures is None else [labelled, self._pictures.part(step)]
+        shares = [part._replace(indices=list(self.world.share(part.indices))) for part in parts]
+        return [part for part in shares if part.indices]
 
 
 class EvalLoader:
@@ -137,9 +162,10 @@ class EvalLoader:
 
     def __init__(self, source: Source | Samples, split: str, batch_size: int, loading: Loading = IN_PROCESS) -> None:
         whole_number("batch_size", batch_size, 1)
-        requests = [(UNAUGMENTED, batch) for batch in _slices(list(range(source.size(split))), batch_size)]
+        batches = _slices(list(range(source.size(split))), batch_size)
+        requests = [[Part(split, UNAUGMENTED, batch)] for batch in batches]
         self.world, self._batches = loading.world, len(requests)
-        self._loader = _data_loader(_Batches(source, split), list(self.world.deal(requests)), loading)
+        self._loader = _data_loader(_Batches(source), list(self.world.deal(requests)), loading)
 
     def __len__(self) -> int:
         return self._batches
@@ -151,28 +177,34 @@ class EvalLoader:
 class _Batches(Dataset[Batch | UserError]):
     """Maps requests to batches, inside the workers."""
 
-    def __init__(self, source: Source | Samples, split: str, augmentation: Augmentation | None = None,
-                 stored_logits: StoredLogits | None = None) -> None:  # fmt: skip
-        self._source, self._split = source, split
-        self._augmentation, self._stored_logits = augmentation, stored_logits
+    def __init__(self, source: Source | Samples, augmentation: Augmentation | None = None,
+                 stored_logits: Mapping[str, StoredLogits] | None = None) -> None:  # fmt: skip
+        self._source, self._augmentation, self._stored_logits = source, augmentation, stored_logits or {}
 
     def __getitem__(self, request: Request) -> Batch | UserError:
-        view, indices = request
         try:
-            images, masks = zip(*(self._sample(view, index) for index in indices), strict=True)
+            batches = [self._batch(part) for part in request]
         except UserError as error:
             return error.with_traceback(None)
+        return batches[0] if len(batches) == 1 else replace(batches[0], unlabelled=batches[1])
+
+    def _batch(self, part: Part) -> Batch:
+        images, masks = zip(*(self._sample(part, index) for index in part.indices), strict=True)
+        stored = self._stored_logits.get(part.split)
         return Batch(
             images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
-            masks=torch.from_numpy(np.stack(masks)),
-            indices=torch.tensor(indices, dtype=torch.int64),
-            view=view,
-            teacher_logits=None if self._stored_logits is None else self._stored_logits.read(view, indices),
+            masks=torch.from_numpy(np.stack(masks))[: 0 if part.split == UNLABELLED else None],
+            indices=torch.tensor(part.indices, dtype=torch.int64),
+            view=part.view,
+            teacher_logits=None if stored is None else stored.read(part.view, part.indices),
         )
 
-    def _sample(self, view: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = self._source.read(self._split, index)
-        return (image, mask) if self._augmentation is None else self._augmentation(image, mask, view, index)
+    def _sample(self, part: Part, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = self._source.read(part.split, index)
+        if self._augmentation is None:
+            return image, mask
+        # ~index is -1, -2, ...: no picture without a mask has the random draws of a labelled sample.
+        return self._augmentation(image, mask, part.view, ~index if part.split == UNLABELLED else index)
 
 
 def _data_loader(batches: _Batches, requests: list[Request], loading: Loading) -> "DataLoader[Batch | UserError]":

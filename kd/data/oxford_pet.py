@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.data.decode import open_file, read_image, read_mask, resized
+from kd.data.decode import open_file, read_image, read_mask, resized, resized_image
 from kd.data.folder import check_val_fraction, val_stems
 from kd.data.pairing import Pair
 from kd.data.source import SPLITS, Source, known_split
+from kd.data.unlabelled import UNLABELLED, kept_and_dropped
 from kd.errors import DataError, shown
 from kd.system.files import json_digest
 
@@ -52,31 +53,41 @@ class OxfordPet(Source):
         return Path(self.root) / "oxford-iiit-pet"
 
     @property
+    def _trimaps(self) -> Path:
+        return self.folder / "annotations" / "trimaps"
+
+    @property
     def _advice(self) -> str:
         return f"delete {shown(self.folder)} to download it again"
 
     def size(self, split: str) -> int:
         return len(self._names[known_split(split)])
 
+    def unlabelled_size(self) -> int:
+        return len(self._names[UNLABELLED])
+
     def name(self, split: str, index: int) -> str:
         return f"{self._name(split, index)}.jpg"
 
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if split == UNLABELLED:
+            return resized_image(self.image(split, index), self.image_size), np.zeros(self.image_size, np.uint8)
         image, mask = self.image(split, index), self.mask(split, index)
         if image.shape[:2] != mask.shape:
             name = self.name(split, index)
             raise DataError(f"{name} and its trimap differ in size: {self._advice}")
         return resized(image, mask, self.image_size)
 
-    def files(self, split: str, index: int) -> Pair:
+    def files(self, split: str, index: int) -> tuple[Path, ...]:
         name = self._name(split, index)
-        return Pair(self.folder / "images" / f"{name}.jpg", self.folder / "annotations" / "trimaps" / f"{name}.png")
+        image = self.folder / "images" / f"{name}.jpg"
+        return (image,) if split == UNLABELLED else Pair(image, self._trimaps / f"{name}.png")
 
     def image(self, split: str, index: int) -> np.ndarray:
-        return read_image(self.files(split, index).image)
+        return read_image(self.files(split, index)[0])
 
     def mask(self, split: str, index: int) -> np.ndarray:
-        trimap = read_mask(self.files(split, index).mask)
+        trimap = read_mask(self._trimaps / f"{self._name(split, index)}.png")
         mask = np.full(trimap.shape, self.ignore_index, dtype=np.uint8)
         mask[trimap == PET] = 1
         mask[trimap == BACKGROUND] = 0
@@ -84,13 +95,17 @@ class OxfordPet(Source):
 
     def fingerprint(self) -> str:
         # The files are the published ones, verified when downloaded, so names and settings suffice.
-        content = [VERSION, self.image_size, self.ignore_index, self._names]
-        return json_digest(content)
+        names = {split: self._names[split] for split in SPLITS}
+        return json_digest([VERSION, self.image_size, self.ignore_index, names])
+
+    def unlabelled_fingerprint(self) -> str | None:
+        names = self._names[UNLABELLED]
+        return json_digest([VERSION, self.image_size, names]) if names else None
 
     def check(self) -> None:
         """Download the data set if missing, and check that it is complete."""
         images = {path.stem for path in (self.folder / "images").glob("*.jpg")} if self._names else set()
-        trimaps = {path.stem for path in (self.folder / "annotations" / "trimaps").glob("*.png")}
+        trimaps = {path.stem for path in self._trimaps.glob("*.png")}
         for name in (name for split in SPLITS for name in self._names[split]):
             if name not in images or name not in trimaps:
                 raise DataError(
@@ -103,7 +118,14 @@ class OxfordPet(Source):
             self._download()
         trainval, test = (self._listed(split) for split in ("trainval", "test"))
         val = val_stems(trainval, self.val_fraction, shown(self.folder))
-        return {"train": [n for n in trainval if n not in val], "val": [n for n in trainval if n in val], "test": test}
+        train = [name for name in trainval if name not in val]
+        kept, dropped = kept_and_dropped(train, self.labelled)
+        return {
+            "train": [train[index] for index in kept],
+            "val": [name for name in trainval if name in val],
+            "test": test,
+            UNLABELLED: [train[index] for index in dropped] if self.unlabelled_share else [],
+        }
 
     def _listed(self, split: str) -> list[str]:
         """The names in one of the published lists; each is checked to be a plain file name."""
@@ -119,9 +141,10 @@ class OxfordPet(Source):
         return names
 
     def _name(self, split: str, index: int) -> str:
-        if not 0 <= index < self.size(split):
-            raise IndexError(f"index must be in 0..{self.size(split) - 1} for {split}, but got {index}")
-        return self._names[split][index]
+        names = self._names[split if split == UNLABELLED else known_split(split)]
+        if not 0 <= index < len(names):
+            raise IndexError(f"index must be in 0..{len(names) - 1} for {split}, but got {index}")
+        return names[index]
 
     def _download(self) -> None:
         if not self.download:

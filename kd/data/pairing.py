@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from kd.data.unlabelled import UNLABELLED
 from kd.errors import DataError, shown
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 JPEG_SUFFIXES = (".jpg", ".jpeg")
+SPELLINGS = (UNLABELLED, "unlabeled")  # of the folder of pictures without masks
 
 
 class Pair(NamedTuple):
@@ -51,6 +53,49 @@ def paired(root: Path, split: str) -> tuple[tuple[Pair, ...], list[Fault]]:
             message = f"{shown(pair.mask)} is a JPEG, which does not keep class indices exactly: save masks as PNG"
             faults.append(Fault("jpeg_mask", split, pair.mask, DataError(message)))
     return tuple(pairs), faults
+
+
+def without_masks(root: Path, given: Path | None) -> tuple[tuple[Path, ...], list[Fault]]:
+    """The pictures without masks, sorted by name, and the faults of the other files in their folder.
+
+    The folder is `given`, relative to `root`, or else root/images/unlabelled, if there is one. Raises DataError if it
+    does not exist, has no pictures, or cannot be read.
+    """
+    if given is None:
+        found = [path for path in (root / "images" / name for name in SPELLINGS) if os.path.isdir(path)]
+    else:
+        root = root / given
+        found = [root]
+        if not os.path.isdir(root):
+            raise DataError(
+                f"data.unlabelled={shown(given)}: {shown(root)} is not a folder: give the folder of pictures without "
+                "masks, absolute or relative to data.root"
+            )
+    if len(found) > 1:
+        raise DataError(f"{shown(found[0])} and {shown(found[1])} are two spellings of one folder: keep one of them")
+    if not found:
+        return (), []
+    pictures, faults = _pictures(found[0], root)
+    if not pictures and not faults:
+        raise DataError(
+            f"{shown(found[0])} contains no images ({', '.join(IMAGE_SUFFIXES)}): add some, or set "
+            "data.unlabelled_share=0 to do without"
+        )
+    return pictures, faults
+
+
+def _pictures(folder: Path, root: Path) -> tuple[tuple[Path, ...], list[Fault]]:
+    """The images of a folder below `root`, and the faults of what only look like images."""
+    found, faults = [], []
+    for entry in _entries(folder, root):
+        path = folder / entry.name
+        if path.suffix.lower() not in IMAGE_SUFFIXES or entry.name.startswith("."):
+            continue
+        if message := _unusable(entry, root):
+            faults.append(Fault("not_a_file", UNLABELLED, path, DataError(f"{shown(path)} {message}")))
+        else:
+            found.append(path)
+    return tuple(found), faults
 
 
 def _unpaired(root: Path, split: str, images: dict[str, Path], masks: dict[str, Path]) -> Iterator[Fault]:

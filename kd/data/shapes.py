@@ -8,15 +8,18 @@ that images do not depend on the version of a drawing library.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from kd.data.random_streams import stream
-from kd.data.source import Source, known_split, whole_number
+from kd.data.source import SPLITS, Source, known_split, whole_number
+from kd.data.unlabelled import UNLABELLED, kept_and_dropped
 from kd.system.files import json_digest
 
-FREE = ("class_names", "cache", "cache_gb")  # settings that change no image
+#: Settings that change no sample with a mask; which of them keep theirs is in the fingerprint by itself.
+FREE = ("class_names", "cache", "cache_gb", "labelled", "unlabelled", "unlabelled_share")
 VERSION = 1  # part of every key: increase it whenever images change
 
 # Whether (x, y) is inside. Every shape is about the size of the unit disc, and none is a rotation of another.
@@ -52,7 +55,9 @@ class _Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Shapes(Source):
-    """`train`, `val` and `test` are numbers of samples; `noise` is the standard deviation of noise in grey levels.
+    """`train`, `val` and `test` are numbers of samples, `unlabelled` of pictures without masks.
+
+    `noise` is the standard deviation of noise in grey levels.
 
     Binary: stars, rings and crosses against other forms. n classes: the first n-1 of KINDS; the rest are distractors.
     With `ignore_index`, a one-pixel outline of the foreground is ignored.
@@ -62,6 +67,7 @@ class Shapes(Source):
     train: int = 192
     val: int = 48
     test: int = 48
+    unlabelled: int = 0
     seed: int = 0
     noise: float = 12.0
 
@@ -72,19 +78,29 @@ class Shapes(Source):
         super().__post_init__()
         for split in ("train", "val", "test"):
             whole_number(split, getattr(self, split), 1)
+        whole_number("unlabelled", self.unlabelled, 0)
         whole_number("seed", self.seed, 0)
         if not 0 <= self.noise <= 255:
             raise ValueError(f"noise must be in grey levels, from 0 to 255, but got {self.noise!r}")
 
     def size(self, split: str) -> int:
-        return int(getattr(self, known_split(split)))
+        return len(self._drawn[known_split(split)])
+
+    def may_have_unlabelled(self) -> bool:
+        return super().may_have_unlabelled() or (self.unlabelled > 0 and self.unlabelled_share > 0)
+
+    def unlabelled_size(self) -> int:
+        return len(self._drawn[UNLABELLED])
 
     def name(self, split: str, index: int) -> str:
-        return f"{known_split(split)}_{index:05d}"
+        drawn_as, number = self._drawing(split, index)
+        return f"{drawn_as}_{number:05d}"
 
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
-        if not 0 <= index < self.size(split):
-            raise IndexError(f"index must be in 0..{self.size(split) - 1} for {split}, but got {index}")
+        image, mask = self._draw_sample(*self._drawing(split, index))
+        return image, np.zeros_like(mask) if split == UNLABELLED else mask
+
+    def _draw_sample(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         random = stream("shapes", VERSION, self.seed, split, index)
         colours = _palette(random)
         image = _texture(random, colours[0], *np.indices(self.image_size, dtype=np.float32))
@@ -97,10 +113,32 @@ class Shapes(Source):
 
     def fingerprint(self) -> str:
         settings = {key: value for key, value in asdict(self).items() if key not in FREE}
-        return json_digest(["shapes", VERSION, settings])
+        kept = [] if self.labelled is None else [self._drawn["train"]]
+        return json_digest(["shapes", VERSION, settings, *kept])
+
+    def unlabelled_fingerprint(self) -> str | None:
+        drawn = self._drawn[UNLABELLED]
+        return json_digest([self.fingerprint(), drawn]) if drawn else None
 
     def check(self) -> None:
-        """Nothing to check: every sample follows from the settings."""
+        """Check that there are as many samples as keep their masks; every sample follows from the settings."""
+        self.size("train")
+
+    @cached_property
+    def _drawn(self) -> dict[str, list[tuple[str, int]]]:
+        """What each sample of a split is drawn as: a training sample that loses its mask stays the same picture."""
+        drawn = {split: [(split, index) for index in range(getattr(self, split))] for split in (*SPLITS, UNLABELLED)}
+        train = drawn["train"]
+        kept, dropped = kept_and_dropped([f"train_{index:05d}" for _, index in train], self.labelled)
+        drawn["train"] = [train[index] for index in kept]
+        drawn[UNLABELLED] = [*(train[index] for index in dropped), *drawn[UNLABELLED]] if self.unlabelled_share else []
+        return drawn
+
+    def _drawing(self, split: str, index: int) -> tuple[str, int]:
+        drawn = self._drawn[split if split == UNLABELLED else known_split(split)]
+        if not 0 <= index < len(drawn):
+            raise IndexError(f"index must be in 0..{len(drawn) - 1} for {split}, but got {index}")
+        return drawn[index]
 
     def _scene(self, random: np.random.Generator) -> list[_Shape]:
         """Shapes in drawing order, later ones over earlier ones."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from kd.data.pairing import Fault
+from kd.data.unlabelled import check_labelled, check_share, pictures_per_batch
 from kd.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -30,7 +31,9 @@ class Source(ABC):
     """Settings shared by all data sets; implementations add their own.
 
     `image_size` is (height, width) in pixels, both multiples of 32; every sample is resized to it. `class_names` may be
-    empty: background and foreground for binary data (always), otherwise class_0, class_1, ... `cache` is where decoded
+    empty: background and foreground for binary data (always), otherwise class_0, class_1, ... `labelled` is how many
+    training samples keep their masks, a fraction or a number (None: all); the others become pictures without masks,
+    which are `unlabelled_share` of each batch that a student learns from its teacher with. `cache` is where decoded
     samples are cached (ram, disk or off), in at most `cache_gb` gigabytes; it changes no sample.
     """
 
@@ -38,6 +41,8 @@ class Source(ABC):
     image_size: tuple[int, int] = (256, 256)
     ignore_index: int | None = None
     class_names: tuple[str, ...] = ()
+    labelled: int | float | None = None
+    unlabelled_share: float = 0.5
     cache: str = "ram"
     cache_gb: float = 8
 
@@ -47,6 +52,8 @@ class Source(ABC):
         if self.ignore_index is not None:
             whole_number("ignore_index", self.ignore_index, max(self.classes, 2), 255)
         object.__setattr__(self, "class_names", _class_names(self.class_names, self.classes))
+        check_labelled(self.labelled)
+        check_share(self.unlabelled_share)
         if self.cache is False:  # type: ignore[comparison-overlap]  # YAML reads off as False
             object.__setattr__(self, "cache", "off")
         if self.cache not in CACHES:
@@ -71,11 +78,35 @@ class Source(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hex digest of everything that determines what `read` returns: equal fingerprints, equal samples."""
+        """A hex digest of everything that determines what `read` returns: equal fingerprints, equal samples.
+
+        It is that of the samples with masks: pictures without masks, which a teacher is not trained on, have their own.
+        """
 
     @abstractmethod
     def check(self) -> None:
         """Check the data quickly, before anything slow starts; raises DataError."""
+
+    def unlabelled_size(self) -> int:
+        """The number of pictures without masks; 0 if there are none or `unlabelled_share` is 0.
+
+        Where there are, `name`, `read`, `files` and `image` know them as the split `unlabelled`: their masks are 0, and
+        their only file is the image.
+        """
+        return 0
+
+    def unlabelled_fingerprint(self) -> str | None:
+        """Like `fingerprint`, of the pictures without masks; None if there are none."""
+        return None
+
+    def may_have_unlabelled(self) -> bool:
+        """Whether there can be pictures without masks; accesses no files."""
+        return self.labelled is not None and self.unlabelled_share > 0
+
+    def unlabelled_per_batch(self, batch_size: int) -> int:
+        """How many pictures without masks join each training batch of `batch_size` labelled samples."""
+        labelled = min(batch_size, self.size("train"))
+        return min(self.unlabelled_size(), pictures_per_batch(labelled, self.unlabelled_share))
 
     def files(self, split: str, index: int) -> Sequence[Path]:
         """The files of one sample, image and mask; empty if it has none."""

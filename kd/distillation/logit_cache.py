@@ -90,10 +90,14 @@ class LogitCache:
         """Bytes available to new record files."""
         return int(max(0, min(self.budget - reserved(self.folder.parent), _free(self.folder.parent) - SPARE)))
 
-    def fit(self, views: int) -> int:
-        """How many of the views 0, 1, ... `views` - 1 are stored or fit."""
-        stored = sum(self._path(view).exists() for view in range(views))
-        room = self.room() if self.writable else 0
+    def stored(self, views: int) -> int:
+        """How many of the views 0, 1, ... `views` - 1 have a file, which may still be filling."""
+        return sum(self._path(view).exists() for view in range(views))
+
+    def fit(self, views: int, taken: int = 0) -> int:
+        """How many of the views 0, 1, ... `views` - 1 are stored or fit, if others will take `taken` bytes."""
+        stored = self.stored(views)
+        room = max(0, self.room() - taken) if self.writable else 0
         return stored + min(views - stored, room // file_bytes(self.samples, self.record_bytes))
 
     def _records(self, view: int, create: bool) -> FileRecords | None:

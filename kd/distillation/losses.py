@@ -13,6 +13,9 @@ precision cannot represent the small differences at a high temperature.
 Void pixels. The teacher has an opinion on them: with `on_void` its terms count all pixels, except TCKD and NCKD, which
 need a label. The task loss never counts them.
 
+Pictures without masks. The batch may end with samples that have none: their pixels count in the teacher's terms, except
+TCKD and NCKD, and not in the task loss.
+
 Edge cases. Without any valid pixel, every term is 0 with a gradient of 0, never NaN. A class without true pixels in the
 batch adds 0 to the mean of Dice over all C classes, without a gradient; false foreground is left to cross-entropy.
 Masks are assumed to hold only classes and `ignore_index`: checking would synchronise the device, and `Source.read`
@@ -75,8 +78,9 @@ class DistillationLoss(torch.nn.Module):
         total: sums over the processes that share the batch; None for a single process.
 
     Shape:
-        student B x C x H x W, mask B x H x W, teacher B x C x H x W (or None if no term needs it), raw logits and
-        labels -> `Terms` of scalars.
+        student B x C x H x W, mask L x H x W, teacher B x C x H x W (or None if no term needs it), raw logits and
+        labels -> `Terms` of scalars. L = B, unless the last B - L samples have no mask: all their pixels count in the
+        terms of the teacher that need no label, and none in the others.
 
     Raises:
         ValueError: a weight is unknown or negative, all are 0, or a term needs more classes; in a call, shapes do not
@@ -106,10 +110,10 @@ class DistillationLoss(torch.nn.Module):
 
     def forward(self, student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, temperature: float) -> Terms:
         _check_shapes(student_BCHW, mask_BHW, teacher_BCHW if self.needs_teacher else student_BCHW, self.classes)
-        valid = None if self.ignore_index is None else mask_BHW != self.ignore_index
-        terms = self._task(student_BCHW, mask_BHW, valid)
+        valid_LHW = None if self.ignore_index is None else mask_BHW != self.ignore_index
+        terms = self._task(student_BCHW[: len(mask_BHW)], mask_BHW, valid_LHW)
         if self.needs_teacher and teacher_BCHW is not None:
-            terms = self._teaching((student_BCHW, teacher_BCHW), mask_BHW, temperature, valid) | terms
+            terms = self._teaching((student_BCHW, teacher_BCHW), mask_BHW, temperature, valid_LHW) | terms
         computed = {name: term() for name, term in terms.items() if self._weight(name)}
         return Terms(loss=reduce(add, (self._weight(name) * term for name, term in computed.items())), **computed)
 
@@ -121,15 +125,16 @@ class DistillationLoss(torch.nn.Module):
     ) -> dict[str, Callable[[], Tensor]]:
         """The terms that compare the logits of student and teacher."""
         own, total = self.settings, self.total
-        counted = None if own.on_void else valid
+        counted = None if own.on_void else _with_unlabelled(valid, len(pair[0]))
+        masked = pair[0][: len(mask_BHW)], pair[1][: len(mask_BHW)]
         return {
             "kl": lambda: self._kl(*pair, temperature, counted),
             "mse": lambda: soft_targets.logits_mse(*pair, counted, total),
             "cwd": lambda: structure.channel_wise_kl(*pair, own.cwd_temperature, counted, total),
             "dist_inter": lambda: structure.inter_class_relation(*pair, own.dist_temperature, counted, total),
             "dist_intra": lambda: structure.intra_class_relation(*pair, own.dist_temperature, counted, total),
-            "tckd": lambda: soft_targets.target_kl(*pair, mask_BHW, own.dkd_temperature, valid, total),
-            "nckd": lambda: soft_targets.other_classes_kl(*pair, mask_BHW, own.dkd_temperature, valid, total),
+            "tckd": lambda: soft_targets.target_kl(*masked, mask_BHW, own.dkd_temperature, valid, total),
+            "nckd": lambda: soft_targets.other_classes_kl(*masked, mask_BHW, own.dkd_temperature, valid, total),
         }
 
     def _kl(self, student: Tensor, teacher: Tensor, temperature: float, counted: Tensor | None) -> Tensor:
@@ -164,14 +169,21 @@ def _settings(weights: Mapping[str, Any], classes: int) -> LossSettings:
     return settings
 
 
+def _with_unlabelled(valid_LHW: Tensor | None, batch: int) -> Tensor | None:
+    """The valid pixels of the samples with a mask, and all pixels of the rest of the batch; None if all are valid."""
+    if valid_LHW is None or len(valid_LHW) == batch:
+        return valid_LHW
+    return torch.cat([valid_LHW, valid_LHW.new_ones(batch - len(valid_LHW), *valid_LHW.shape[1:])])
+
+
 def _check_shapes(student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, classes: int) -> None:
-    """Refuse shapes that would broadcast to a different loss."""
+    """Refuse shapes that would broadcast to a different loss; there may be fewer masks than samples, at least one."""
     expected = (len(student_BCHW), classes, *student_BCHW.shape[2:])
     batch, _, height, width = expected if len(expected) == 4 else ("B", classes, "H", "W")
     for what, tensor, shape in (
         ("the student's logits", student_BCHW, (batch, classes, height, width)),
         ("the teacher's logits", teacher_BCHW, (batch, classes, height, width)),
-        ("the mask", mask_BHW, (batch, height, width)),
+        ("the mask", mask_BHW, (min(max(len(mask_BHW), 1), len(student_BCHW)), height, width)),
     ):
         if tensor is None or tuple(tensor.shape) != shape:
             got = None if tensor is None else tuple(tensor.shape)

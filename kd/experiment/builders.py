@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kd.data.augmentation import Augmentation
 from kd.data.loading import TrainLoader
+from kd.data.unlabelled import BatchSize
 from kd.distillation.logit_cache import LogitCache
 from kd.distillation.losses import DistillationLoss
 from kd.experiment.context import RunContext
@@ -43,11 +44,16 @@ def build_recipe(context: RunContext, seed: int, weight_decay: float | None = No
     )  # fmt: skip
 
 
-def build_train_loader(context: RunContext, seed: int, logit_cache: LogitCache | None = None) -> TrainLoader:
-    """Augmented training batches; they bring the teacher's logits from `logit_cache`."""
-    augmentation = Augmentation(context.transforms, seed, context.data.ignore_index)
-    batch_size = context.settings.trainer.batch_size
-    return TrainLoader(context.samples, augmentation, batch_size, seed, context.loading, context.views, logit_cache)
+def build_train_loader(
+    context: RunContext, seed: int, logit_caches: Mapping[str, LogitCache] | None = None, unlabelled: bool = False
+) -> TrainLoader:
+    """Augmented training batches; they bring the teacher's logits from `logit_caches`, by split.
+
+    With `unlabelled`, the pictures without masks come beside the labelled samples, as the settings say.
+    """
+    settings, augmentation = context.settings, Augmentation(context.transforms, seed, context.data.ignore_index)
+    size = BatchSize(settings.trainer.batch_size, settings.unlabelled_per_batch if unlabelled else 0)
+    return TrainLoader(context.samples, augmentation, size, seed, context.loading, context.views, logit_caches)
 
 
 def build_diagnostics(

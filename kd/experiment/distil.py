@@ -18,7 +18,7 @@ from kd.config.compose import public
 from kd.config.transforms import build_transforms
 from kd.distillation.teacher import CachedTeacher
 from kd.errors import RunError, UserError
-from kd.experiment import teacher_training
+from kd.experiment import pictures, teacher_training
 from kd.experiment.builders import build_loss, build_network
 from kd.experiment.context import RunContext
 from kd.experiment.evaluator import Evaluator
@@ -58,10 +58,15 @@ class _Run:
 
     @property
     def inputs(self) -> dict[str, str | None]:
-        """Digests of the weights that the run depends on, by what they are."""
+        """Digests of the files that the run depends on besides the data with masks, by what they are."""
         weights = teacher_training.weights_digest(self.job.settings.backbone.student.weights)
         teacher = identity_key(self.context, self.teacher.file) if self.teacher else None
-        return {"the teacher's weights": teacher, "the weights of the student's encoder": weights}
+        used = self.context.settings.unlabelled_per_batch > 0
+        return {
+            "the teacher's weights": teacher,
+            "the weights of the student's encoder": weights,
+            "the pictures without masks": self.context.data.unlabelled_fingerprint() if used else None,
+        }
 
 
 def run(job: Job | None) -> float | tuple[float, ...] | None:
@@ -120,7 +125,7 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
         return _make_up(job, folder)
     context = RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world)
     _prepare(folder, job)
-    console.say(f"run      {folder.path}")
+    console.say(f"run      {folder.path}", *pictures.lines(job.settings))
     began, evaluator = time.perf_counter(), Evaluator(context)
     student = build_network(context, "student", job.settings.seed)  # a missing file of weights ends the run now
     teacher = teacher_training.obtain(evaluator) if job.settings.loss.needs_teacher else None
@@ -201,7 +206,12 @@ def _train_and_measure(current: _Run, mirror: tracking.NullRun) -> dict[str, Any
     job, trial, folder, context = current.job, current.trial, current.folder, current.context
     facts = environment(context.precision.device, context.world.size)
     _say_other_versions(folder, facts)
-    folder.identify(environment=facts, data_fingerprint=context.data.fingerprint(), inputs=current.inputs)
+    identity = {
+        "data_fingerprint": context.data.fingerprint(),
+        "inputs": current.inputs,
+        "pictures": pictures.counts(job.settings),
+    }
+    folder.identify(environment=facts, **identity)
     mirror.refresh()
     if job.trial:  # any other run does not wait for the store
         trial.note({"mlflow_run": mirror.run_id})
@@ -221,6 +231,7 @@ def _train_and_measure(current: _Run, mirror: tracking.NullRun) -> dict[str, Any
         "epochs": len(folder.metrics()),
         **measured,
         **logit_counts,
+        "pictures": pictures.counts(job.settings),
         "state": "pruned" if trial.pruned else "complete",
         "planned_epochs": training_job.epochs,
     }

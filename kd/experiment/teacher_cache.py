@@ -4,6 +4,7 @@ A cache folder is named by a hash of everything that its logits depend on, so an
 version of torch has another folder. Outdated folders are harmless; `kd cache` lists and deletes them.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import albumentations
 import cv2
 import PIL
 
+from kd.data.unlabelled import UNLABELLED
 from kd.distillation.logit_cache import LogitCache
 from kd.distillation.teacher import CachedTeacher, LiveTeacher, Teacher
 from kd.experiment.context import RunContext
@@ -27,45 +29,62 @@ def build_teacher(context: RunContext, file: Path, epochs: int) -> Teacher:
     live = LiveTeacher(lambda: teacher_network(context, file), context.precision, one_by_one)
     if context.settings.teacher.cache == "off":
         return live
-    facts = _provenance_of_views(context, file, one_by_one)
-    logit_cache = _logit_cache(context, cache_key(facts))
+    pictures, caches = context.settings.unlabelled_per_batch, []
+    for split in ("train", UNLABELLED) if pictures else ("train",):
+        facts = _provenance_of_views(context, file, one_by_one, split)
+        caches.append(_logit_cache(context, cache_key(facts), split))
+        if context.world.is_main and caches[-1].writable:
+            describe(caches[-1].folder, {"teacher": str(file), **facts}, "teacher.cache")
     if context.world.is_main:
-        _report_room(logit_cache, min(epochs, context.views or epochs))
-        if logit_cache.writable:
-            describe(logit_cache.folder, {"teacher": str(file), **facts}, "teacher.cache")
-    return CachedTeacher(live, logit_cache)
+        _report_room(caches, [min(count, context.views or count) for count in _views(context, epochs)])
+    return CachedTeacher(live, *caches)
 
 
-def _provenance_of_views(context: RunContext, file: Path, one_by_one: bool) -> dict[str, Any]:
-    """Everything that the teacher's logits of augmented training samples depend on."""
+def _views(context: RunContext, epochs: int) -> list[int]:
+    """How many views a training shows if each is new: of the labelled samples, and of the pictures without masks."""
+    pictures, size = context.settings.unlabelled_per_batch, context.settings.trainer.batch_size
+    if not pictures:
+        return [epochs]
+    steps = epochs * max(1, context.data.size("train") // size)
+    return [epochs, -(-steps // (context.data.unlabelled_size() // pictures))]
+
+
+def _provenance_of_views(context: RunContext, file: Path, one_by_one: bool, split: str) -> dict[str, Any]:
+    """Everything that the teacher's logits of augmented training samples, or pictures without masks, depend on."""
     # A logit's last bits depend on the batch that it is computed in, or on a process's part of one.
-    batch = context.precision.device.type == "cpu" and not one_by_one
-    return provenance(context, file) | {
-        "augment": context.settings.augment.transforms,
-        "seed": context.settings.seed,
-        "batch": [context.settings.trainer.batch_size, context.world.size] if batch else None,
+    batch, settings = context.precision.device.type == "cpu" and not one_by_one, context.settings
+    size = settings.unlabelled_per_batch if split == UNLABELLED else settings.trainer.batch_size
+    return {
+        **provenance(context, file),
+        **({"data": context.data.unlabelled_fingerprint()} if split == UNLABELLED else {}),
+        "augment": settings.augment.transforms,
+        "seed": settings.seed,
+        "batch": [size, context.world.size] if batch else None,
         "albumentations": albumentations.__version__,
         "opencv": cv2.__version__,
         "pillow": PIL.__version__,
     }
 
 
-def _logit_cache(context: RunContext, key: str) -> LogitCache:
+def _logit_cache(context: RunContext, key: str, split: str) -> LogitCache:
     teacher, data = context.settings.teacher, context.data
     return LogitCache(
         cache_folder(context) / "teacher" / key,
-        data.size("train"),
+        data.unlabelled_size() if split == UNLABELLED else data.size(split),
         (data.classes, *data.image_size),
         writable=teacher.cache == "auto",
         budget=teacher.cache_gb * GB,
     )
 
 
-def _report_room(logit_cache: LogitCache, views: int) -> None:
-    """Print how many views' logits fit into the cache, if not all do."""
-    fit, each = logit_cache.fit(views), logit_cache.samples * logit_cache.record_bytes / GB
-    if fit < views and logit_cache.writable:
-        console.say(
-            f"teacher  logits of a view take {each:.2g} GB; {fit} of {views} views fit into teacher.cache_gb, the rest "
-            "is computed live (kd cache prune frees space, augment.views=<number> needs less)"
-        )
+def _report_room(caches: Sequence[LogitCache], views: Sequence[int]) -> None:
+    """Print how many views' logits fit into the cache, if not all do; those of labelled samples are counted first."""
+    taken, whose = 0, ("a view", "a view of the pictures without masks")
+    for logit_cache, count, what in zip(caches, views, whose, strict=False):
+        fit, each = logit_cache.fit(count, taken), logit_cache.samples * logit_cache.record_bytes
+        taken += (fit - logit_cache.stored(count)) * each
+        if fit < count and logit_cache.writable:
+            console.say(
+                f"teacher  logits of {what} take {each / GB:.2g} GB; {fit} of {count} views fit into teacher.cache_gb, "
+                "the rest is computed live (kd cache prune frees space, augment.views=<number> needs less)"
+            )

@@ -126,8 +126,8 @@ def _journal(job: TrainingJob, context: RunContext, folder: RunFolder | None) ->
 
 def _loader(job: TrainingJob, context: RunContext) -> TrainLoader:
     teacher = job.distillation.teacher
-    logit_cache = teacher.logit_cache if isinstance(teacher, CachedTeacher) else None
-    return build_train_loader(context, job.seed, logit_cache)
+    logit_caches = teacher.logit_caches if isinstance(teacher, CachedTeacher) else None
+    return build_train_loader(context, job.seed, logit_caches, unlabelled=teacher is not None)
 
 
 def _display(job: TrainingJob, loader: TrainLoader) -> Display:
@@ -167,8 +167,8 @@ def _nonfinite_written(context: RunContext, folder: RunFolder | None) -> Iterato
     try:
         yield
     except DivergedError as error:
-        indices = chain.from_iterable(context.world.gather(error.indices))
-        names = [context.data.name("train", index) for index in indices]
+        samples = chain.from_iterable(context.world.gather(error.samples))
+        names = [context.data.name(split, index) for split, index in samples]
         if folder is not None:
             where = {"epoch": error.epoch, "step": error.step, "samples": names}
             write_json(folder / "nonfinite.json", {**where, **error.values})

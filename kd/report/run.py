@@ -110,12 +110,22 @@ def _experiment(run: Run) -> list[tuple[str, Any]]:
         ("teacher", "none: the loss has no term for one" if run.learns_alone else teacher),
         ("data", group("data")),
         ("images", sizes or None),
+        ("training pictures", _pictures(mapping_at(run.identity, "pictures"))),
         ("temperature", group("schedule")),
         ("unfreezing", group("unfreeze")),
         ("loss", group("loss")),
         ("optimiser", group("optimizer")),
         ("seed", in_short(config["seed"]) if "seed" in config else None),
     ]
+
+
+def _pictures(counts: Mapping[str, Any]) -> str | None:
+    """How many training pictures there are, with and without masks."""
+    if not counts.get("unlabelled"):
+        return None
+    beside = counts.get("unlabelled_per_batch")
+    used = f"{beside} of them in each batch, for the teacher's terms" if beside else "not used: there is no teacher"
+    return f"{counts.get('labelled')} with masks, {counts['unlabelled']} without ({used})"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from kd.data.loading import Batch, TrainLoader
+from kd.data.unlabelled import BatchSize
 from kd.system.terminal import can_move, to_log
 from kd.training.quality import Compared, metric_title, quality_metrics
 
@@ -24,7 +25,7 @@ class ProgressLoader:
     def steps(self) -> int:
         return self.loader.steps()
 
-    def batch_size(self) -> int:
+    def batch_size(self) -> BatchSize:
         return self.loader.batch_size()
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:

@@ -287,6 +287,11 @@ class Settings(Group):
             raise TypeError("the teacher is a file and is not trained")
         return self.teacher
 
+    @property
+    def unlabelled_per_batch(self) -> int:
+        """The number of pictures without masks in each of the student's batches; 0 if no term uses a teacher."""
+        return self.data.unlabelled_per_batch(self.trainer.batch_size) if self.loss.needs_teacher else 0
+
     def timeline(self, blocks: int) -> Timeline:
         """The student's training plan for an encoder of `blocks` blocks."""
         return Timeline(self.schedule, self.unfreeze, self.optimizer.rates, self.trainer.epochs, blocks)

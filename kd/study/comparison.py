@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage
 from kd.settings import TEACHING_KEYS, TEACHING_TERMS, changes_no_result, is_under, more_is_better, same_result
 from kd.study.recipe import winner_name
 from kd.study.results import Results, names_in
-from kd.study.space import describe
+from kd.study.space import PICTURES, describe
 
 CONFIDENCE = 0.95
 #: The least gain that is worth a teacher, in the unit of the metric: what credible papers report at least, 0.4 points.
@@ -124,6 +124,12 @@ def unequal(one: Results, other: Results) -> list[str]:
         finished = [study.finished for study in (one, other)]
         reasons.append(f"finished trials: {finished[0]} against {finished[1]}")
     with_teacher = [has_teacher(study) for study in (one, other)]
+    pictures = max(study.space.config.get(PICTURES, 0) for study in (one, other))
+    if pictures and with_teacher[0] != with_teacher[1]:
+        reasons.append(
+            f"pictures: the student with a teacher also learns from {pictures} pictures without masks, which the one "
+            "without a teacher has no use for; data.unlabelled_share=0 compares them on the same pictures"
+        )
     if with_teacher[0] == with_teacher[1]:
         reasons.append(
             "teacher: both studies have one, so neither is the baseline"

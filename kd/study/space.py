@@ -24,6 +24,7 @@ from kd.settings import changes_no_result, is_under, same_result
 
 ATTRIBUTE = "space"
 PRIVATE = ("root", "tracking")  # never stored: an address may hold a password
+PICTURES = "data.pictures_without_masks"  # in the configuration: their number, if there are any
 ABSENT = "nothing"  # what messages show for a key without a value
 
 Direction = Literal["minimize", "maximize"]

@@ -25,7 +25,7 @@ from kd.settings import Settings, flat, is_under, more_is_better
 from kd.study import hydra_options, worker
 from kd.study.folder import StudyFolder
 from kd.study.ledger import Budget, Ledger, NoClaim
-from kd.study.space import Direction, Space, key_of
+from kd.study.space import PICTURES, Direction, Space, key_of
 from kd.study.storage import holds_password
 from kd.system import signals
 
@@ -160,6 +160,8 @@ class StudySweeperImpl(OptunaSweeperImpl):
                 plan = "grid" if hydra_options.is_grid(self.options["sampler"]) else "suggested"
                 config = dict(flat(plain(cfg)))
                 config |= {"data.fingerprint": found.data.fingerprint(), "hydra.sweeper.sampler": plan}
+                if pictures := found.data.unlabelled_size():
+                    config |= {PICTURES: pictures, f"{PICTURES}.fingerprint": found.data.unlabelled_fingerprint()}
         if settings is None:
             raise ValueError("a space has at least one corner")
         directions = self._directions(settings)

@@ -7,7 +7,7 @@ from typing import Any
 
 from kd.run.folder import SavedRun
 from kd.settings import flat
-from kd.system.untrusted import is_regular
+from kd.system.untrusted import is_regular, mapping_at
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
@@ -46,7 +46,7 @@ def of_folder(folder: SavedRun, ended: bool = False) -> Shown:
     return Shown(
         name=facts["name"],
         tags={**facts["tags"], **({"state": summary["state"]} if "state" in summary else {})},
-        parameters={**facts["choices"], **_configured(folder.config()), **facts["parameters"]},
+        parameters={**facts["choices"], **_configured(folder.config()), **_pictures(facts), **facts["parameters"]},
         points=_points(records, facts["begun"]) | _figures(summary, records, facts["begun"]),
         artifacts=tuple((path, None) for path in files(folder.path)) if status != RUNNING else (),
         status=status,
@@ -91,6 +91,11 @@ def _configured(config: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in flat(config) if not name.endswith("._target_") and value != {}}
     transforms = config.get("augment", {}).get("transforms")
     return found if transforms is None else found | {"augment.transforms": ", ".join(map(_call, transforms)) or "none"}
+
+
+def _pictures(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """How many training pictures there are, with and without masks; older runs do not say."""
+    return {f"pictures.{name}": count for name, count in mapping_at(facts, "pictures").items()}
 
 
 def _call(node: Mapping[str, Any]) -> str:

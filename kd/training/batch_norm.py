@@ -23,6 +23,6 @@ def measure_batch_norm(
     world = loader.world
     torch.manual_seed(step_seed(seed, -1, 0))
     network.unfreeze(len(network.partition.blocks))
-    with precision.autocast(), nullcontext() if world.size == 1 else WholeBatch(world, loader.batch_size()):
-        images = (batch.to(precision.device).images for batch in islice(loader.epoch(0), batches))
+    with precision.autocast(), nullcontext() if world.size == 1 else WholeBatch(world, *loader.batch_size()):
+        images = (batch.to(precision.device).all_images() for batch in islice(loader.epoch(0), batches))
         torch.optim.swa_utils.update_bn(images, network)

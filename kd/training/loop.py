@@ -21,6 +21,7 @@ from typing import Protocol
 import torch
 
 from kd.data.loading import Batch
+from kd.data.unlabelled import BatchSize
 from kd.errors import UserError
 from kd.networks.precision import Precision
 from kd.plan.timeline import EpochPlan
@@ -41,7 +42,7 @@ class Epochs(Protocol):
     def steps(self) -> int:
         """Batches in an epoch."""
 
-    def batch_size(self) -> int:
+    def batch_size(self) -> BatchSize:
         """Samples in each batch, over all processes."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -65,7 +66,7 @@ class EpochResult:
             skipped steps (skipped_steps, overflows: if there can be any).
         val: what `validate` returned for the weights at the epoch's end; empty without a validation.
         seconds: wall time of the epoch's training steps.
-        images_per_second: training images over `seconds`.
+        images_per_second: training images, with and without masks, over `seconds`.
         snapshot: copies the state that the next epoch begins with; call it before requesting the next item.
     """
 
@@ -106,8 +107,8 @@ def fit(distillation: Distillation, loader: Epochs, validate: Callable[[], dict[
         ValueError: `start` belongs to another network.
     """
     student, timeline, world = distillation.student, distillation.timeline, loader.world
-    batch_size = loader.batch_size() if world.size > 1 else None
-    stepper = Stepper(distillation, recipe, precision, Replica(student, world, batch_size or 0))
+    sizes = loader.batch_size() if world.size > 1 else ()
+    stepper = Stepper(distillation, recipe, precision, Replica(student, world, *sizes))
     first = start.epoch if start else 0
     if start is not None:
         restore(start, student, stepper.optimizer, stepper.scaler)
@@ -117,7 +118,7 @@ def fit(distillation: Distillation, loader: Epochs, validate: Callable[[], dict[
         student.train()
         stepper.replica.wrap()
         begun = start if start and start.epoch == plan.epoch else None
-        log = StepLog(plan.epoch, precision, recipe.skip_nonfinite, begun.facts["sums"] if begun else None, batch_size)
+        log = StepLog(plan.epoch, precision, recipe.skip_nonfinite, begun.facts["sums"] if begun else None, sum(sizes))
         yield from _epoch(stepper, loader, plan, log, begun.step if begun else 0, pause)
         means, seconds = log.means(stepper.scaler.get_scale()), log.seconds()
         stepper.replica.compare(plan.epoch)

@@ -30,12 +30,12 @@ class Replica:
     """This process's replica of `network`; a single process uses the network itself.
 
     Args:
-        size: samples in a whole batch, over all processes.
+        sizes: samples in each part of a whole batch, over all processes; see `WholeBatch`.
     """
 
-    def __init__(self, network: Network, world: World = SOLO, size: int = 0) -> None:
+    def __init__(self, network: Network, world: World = SOLO, *sizes: int) -> None:
         self.network, self.world = network, world
-        self._mode = nullcontext() if world.size == 1 else WholeBatch(world, size)
+        self._mode = nullcontext() if world.size == 1 else WholeBatch(world, *sizes)
         self._wrapped: nn.Module = network
         self._wrapped_with: int | None = None  # unfrozen blocks
 

@@ -113,7 +113,7 @@ class Stepper:
         teacher = self.distillation.teacher
         teacher_logits = None if teacher is None else teacher(batch)
         with self.precision.autocast():
-            logits = self.replica(batch.images)
+            logits = self.replica(batch.all_images())
         terms = self.distillation.loss(logits, batch.masks, teacher_logits, temperature)
         self.scaler.scale(terms.loss / count).backward()
         return terms.scalars()

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from kd.data.loading import Batch
+from kd.data.unlabelled import UNLABELLED
 from kd.errors import DivergedError
 from kd.networks.precision import Precision
 
 CHECK_EVERY = 32  # steps, on devices where a check waits for the queue
+PARTS = ("train", UNLABELLED)  # the splits of a batch's parts
 LEAST_SCALE = 2.0**-10  # of fp16's losses; it starts at 2^16, so this is 26 overflows more than steps without
 
 
@@ -26,11 +28,11 @@ class StepLog:
     Args:
         skip: skip and count steps that are not finite, instead of raising.
         state: what `state` returned for the part of the epoch before an interruption.
-        batch_size: samples in a whole batch, if the batches recorded here are one process's share of it.
+        batch_size: samples in a whole batch, if the batches recorded here are one process's share of it; else 0.
     """
 
     def __init__(self, epoch: int, precision: Precision, skip: bool = False, state: Mapping[str, Any] | None = None,
-                 batch_size: int | None = None) -> None:  # fmt: skip
+                 batch_size: int = 0) -> None:  # fmt: skip
         self.epoch, self.precision, self.skip, self.batch_size = epoch, precision, skip, batch_size
         self.values: dict[str, list[float]] = {}
         self.sizes: list[int] = []
@@ -40,7 +42,7 @@ class StepLog:
             self.values = {name: list(values) for name, values in state["values"].items()}
             self.sizes, self._seconds_before = list(state["sizes"]), state["seconds"]
             self.skipped, self.overflows = state["skipped"], state["overflows"]
-        self._unchecked: list[tuple[int, list[Tensor], list[dict[str, Tensor]], Tensor]] = []
+        self._unchecked: list[tuple[int, list[list[Tensor]], list[dict[str, Tensor]], Tensor]] = []
         self._started = time.perf_counter()
         self._check_every = 1 if skip or precision.device.type == "cpu" else CHECK_EVERY
 
@@ -58,7 +60,7 @@ class StepLog:
 
         Returns False if the step is already known to be skipped.
         """
-        self._unchecked.append((step, [batch.indices for batch in batches], terms, norm))
+        self._unchecked.append((step, [[part.indices for part in batch.parts()] for batch in batches], terms, norm))
         if len(self._unchecked) < self._check_every:
             return True
         skipped = self.skipped
@@ -79,7 +81,7 @@ class StepLog:
             norm, values = row[0], iter(row[1:])
             self._count(step, indices, norm, [{name: next(values) for name in each} for each in terms])
 
-    def _count(self, step: int, indices: list[Tensor], norm: float, terms: list[dict[str, float]]) -> None:
+    def _count(self, step: int, indices: list[list[Tensor]], norm: float, terms: list[dict[str, float]]) -> None:
         finite = all(math.isfinite(each["loss"]) for each in terms)
         if finite and not math.isfinite(norm) and self.precision.name == "fp16":
             self.overflows += 1  # the loss scale was too high for this step's gradients; the scaler has lowered it
@@ -88,12 +90,14 @@ class StepLog:
                 raise self._diverged(step, indices, norm, terms)
             self.skipped += 1
             return
-        for samples, each in zip(indices, terms, strict=True):
-            self.sizes.append(self.batch_size or len(samples))
+        for parts, each in zip(indices, terms, strict=True):
+            self.sizes.append(self.batch_size or sum(map(len, parts)))
             for name, value in each.items():
                 self.values.setdefault(name, []).append(value)
 
-    def _diverged(self, step: int, indices: list[Tensor], norm: float, terms: list[dict[str, float]]) -> DivergedError:
+    def _diverged(
+        self, step: int, indices: list[list[Tensor]], norm: float, terms: list[dict[str, float]]
+    ) -> DivergedError:
         wrong = {f"train/{name}": value for each in terms for name, value in each.items() if not math.isfinite(value)}
         shown = wrong or {"the norm of the gradient": norm}
         return DivergedError(
@@ -102,7 +106,7 @@ class StepLog:
             "such steps with trainer.nonfinite=skip",
             self.epoch,
             step,
-            torch.cat(indices).tolist(),
+            [(split, i) for parts in indices for split, part in zip(PARTS, parts, strict=False) for i in part.tolist()],
             {"gradient_norm": norm, "batches": terms},
         )
 

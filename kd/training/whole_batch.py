@@ -12,6 +12,7 @@ dimension is the batch. These are what smp's and timm's networks call. Other dra
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -31,13 +32,15 @@ class WholeBatch(TorchFunctionMode):
 
     Args:
         world: the processes that share the batch, each of which runs the same forward pass.
-        size: samples in the whole batch.
+        sizes: samples in each part of the whole batch; every process has its share of each, one part after the other.
     """
 
-    def __init__(self, world: World, size: int) -> None:
+    def __init__(self, world: World, *sizes: int) -> None:
         super().__init__()
-        self.world, self.size, self.rows = world, size, world.rows(size)
-        self.own = self.rows.stop - self.rows.start
+        self.world, self.size = world, sum(sizes)
+        starts = accumulate(sizes, initial=0)
+        self.rows = [row for start, size in zip(starts, sizes, strict=False) for row in _own(world, start, size)]
+        self.own = len(self.rows)
         self._calls: dict[Any, Callable[..., Any]] = {
             F.batch_norm: self._batch_norm, torch.rand: self._rand, Tensor.bernoulli_: self._bernoulli,
         }  # fmt: skip
@@ -83,6 +86,11 @@ class WholeBatch(TorchFunctionMode):
         if own.dim() == 4 and own.is_contiguous(memory_format=torch.channels_last) and not own.is_contiguous():
             return whole.contiguous(memory_format=torch.channels_last)
         return whole
+
+
+def _own(world: World, start: int, size: int) -> range:
+    """A process's rows of the part of a batch that begins at row `start`."""
+    return range(start, start + size)[world.rows(size)]
 
 
 def batch_norm(world: World, input: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None,

@@ -187,7 +187,7 @@ def test_as_many_views_as_epochs_give_a_new_view_in_each():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_batch_has_its_teacher_logits_once_all_of_them_are_stored(workers, tmp_path):
     logit_cache = LogitCache(tmp_path / "teacher" / "abc", 23, (1, 2, 2))
-    used = loader(views=2, workers=workers, stored_logits=logit_cache)
+    used = loader(views=2, workers=workers, stored_logits={"train": logit_cache})
     assert all(batch.teacher_logits is None for batch in used.epoch(0))
 
     def logits(view, index):
@@ -420,7 +420,7 @@ def test_the_processes_parts_of_a_training_batch_make_the_batch(size):
     for whole, *shares in zip(loader().epoch(1), *parts, strict=True):
         for name in ("images", "masks", "indices"):
             assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(whole, name))
-        assert len(whole) == loader(world=World(0, size)).batch_size()
+        assert len(whole) == sum(loader(world=World(0, size)).batch_size())
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])

@@ -588,6 +588,47 @@ def test_scalars_have_no_gradient():
     assert not any(value.requires_grad for value in terms.scalars().values())
 
 
+# pictures without masks
+
+
+@pytest.mark.parametrize("ignored", [None, VOID])
+@pytest.mark.parametrize("classes", CLASSES)
+def test_pictures_without_masks_count_with_all_their_pixels_in_the_teachers_terms_and_in_no_other(classes, ignored):
+    """3 samples with masks, 2 without. The teacher's mean is over pixels: those of the valid ones and of the others."""
+    size, weights = (5, 6, 5), ALL_TERMS
+    student, teacher, mask = logits(classes, 0, size), logits(classes, 1, size), labels(classes, 2, (3, 6, 5))
+    valid = torch.ones(5, 6, 5, dtype=torch.bool)
+    if ignored is not None:
+        valid[:3] = some_valid(size=(3, 6, 5))
+        mask = mask.masked_fill(~valid[:3], ignored)
+    loss = DistillationLoss(weights, classes, ignored)
+    found, gradient = (
+        loss(student, mask, teacher, 4.0),
+        value_and_gradient(lambda z: loss(z, mask, teacher, 4.0).loss, student)[1],
+    )
+    alone = loss(student[:3], mask, teacher[:3], 4.0)
+    torch.testing.assert_close(found.kl.item(), slow_kl(student, teacher, 4.0, valid), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.mse, (student - teacher).square().mean(1)[valid].mean())
+    assert (found.ce, found.dice) == (alone.ce, alone.dice)
+    task = DistillationLoss({**weights, "alpha": 0, "beta": 0}, classes, ignored)
+    _, expected = value_and_gradient(
+        lambda z: (
+            0.3 * loss.kl(z, teacher, 4.0, valid)
+            + 0.5 * logits_mse(z, teacher, valid)
+            + task(z[:3], mask, None, 4.0).loss
+        ),
+        student,
+    )
+    torch.testing.assert_close(gradient, expected)
+    assert gradient[3:].abs().min() > 0
+
+
+def test_more_masks_than_samples_or_none_at_all_are_refused():
+    for count in (0, 3):
+        with pytest.raises(ValueError, match="the mask must have the shape"):
+            DistillationLoss(ALL_TERMS, 1)(logits(1, 0), labels(1, 2, (3, 6, 5))[:count], logits(1, 1), 4.0)
+
+
 # a batch that several processes share
 
 

@@ -207,7 +207,7 @@ def test_a_live_a_cached_and_a_partly_cached_teacher_give_the_same_student(teach
         rates, blocks = LearningRates(1e-2, 0, 1.0), len(student.partition.blocks)
         timeline = Timeline(Linear(4, 1), Progressive(1, 1), rates, 4, blocks)
         logit_cache = who.logit_cache if isinstance(who, CachedTeacher) else None
-        views = TrainLoader(SOURCE, flip, 3, 0, views=2, stored_logits=logit_cache)
+        views = TrainLoader(SOURCE, flip, 3, 0, views=2, stored_logits={"train": logit_cache})
         for _ in fit(Distillation(student, loss, timeline, who), views, dict, recipe, Precision(CPU)):
             pass
         outcomes.append(snapshot(student))

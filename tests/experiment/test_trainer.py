@@ -176,4 +176,4 @@ def test_a_diverged_training_names_its_samples(tmp_path):
         train(job, used, RunFolder(tmp_path), NullRun())
     written = json.loads((tmp_path / "nonfinite.json").read_text())
     assert (written["epoch"], written["step"]) == (0, 0)
-    assert written["samples"] == [used.context.data.name("train", index) for index in caught.value.indices]
+    assert written["samples"] == [used.context.data.name(*sample) for sample in caught.value.samples]

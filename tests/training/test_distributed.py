@@ -14,6 +14,7 @@ from toy import ALL_TERMS, CPU, RECIPE, hand_made, plan, state, teacher
 from kd.data import Shapes
 from kd.data.augmentation import Augmentation
 from kd.data.loading import EvalLoader, Loading, TrainLoader
+from kd.data.unlabelled import BatchSize
 from kd.distillation.losses import DistillationLoss
 from kd.errors import DataError, DivergedError, RunError
 from kd.networks import build
@@ -27,7 +28,7 @@ from kd.training.evaluation import evaluate
 from kd.training.loop import Pause, fit
 from kd.training.step import Distillation
 
-SOURCE = Shapes(image_size=(32, 32), train=10, val=7, test=1)
+SOURCE = Shapes(image_size=(32, 32), train=10, val=7, test=1, unlabelled=5)
 single = torch.Tensor.float
 
 
@@ -42,11 +43,13 @@ def efficientnet():
     return build.build(NetworkSettings(arch="unet", encoder="efficientnet-b0"), 1, SOURCE.class_names, "student")
 
 
-def trained(world, network=efficientnet, batch_size=5, accumulate=1, clip_norm=0.5, epochs=2, start=None, stop=None):
+def trained(world, network=efficientnet, batch_size=5, accumulate=1, clip_norm=0.5, epochs=2, start=None, stop=None,
+            unlabelled=0):  # fmt: skip
     """Weights, records, and the snapshot of the pause or epoch at which it stopped."""
     exactly()
     student = network().double()
-    loader = TrainLoader(SOURCE, Augmentation((), 0), batch_size, 0, Loading(world=world))
+    size = BatchSize(batch_size, unlabelled)
+    loader = TrainLoader(SOURCE, Augmentation((), 0), size, 0, Loading(world=world))
     if start is None:
         measure_batch_norm(student, loader, CPU, 0, batches=1)
     loss = DistillationLoss(ALL_TERMS, 1, None, None if world.size == 1 else world.total)
@@ -120,6 +123,8 @@ OPTIONS = [
     {**TOY, "accumulate": 2},
     {**TOY, "batch_size": 10},
     {**TOY, "batch_size": 3, "clip_norm": None},  # with three processes each has a single image
+    {**TOY, "unlabelled": 4},
+    {**TOY, "unlabelled": 2, "accumulate": 2},  # one of three processes has no picture without a mask
 ]
 
 

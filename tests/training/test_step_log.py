@@ -7,6 +7,7 @@ import pytest
 import torch
 from toy import CPU, EIGHT, HARD, RECIPE, hand_made, loader, moved, plan, state, train
 
+from kd.data.loading import Batch
 from kd.errors import DivergedError
 from kd.networks.precision import Precision
 from kd.system.world import SOLO
@@ -56,8 +57,8 @@ def test_a_nonfinite_step_ends_the_training_and_is_named(gradient_only):
     _, items, batches = poisoned(gradient_only=gradient_only)
     with pytest.raises(DivergedError, match=r"in epoch 0, step 2; .*trainer.nonfinite=skip") as caught:
         list(items)
-    expected = list(batches.inner.epoch(0))[2].indices.tolist()
-    assert (caught.value.epoch, caught.value.step, list(caught.value.indices)) == (0, 2, expected)
+    expected = [("train", index) for index in list(batches.inner.epoch(0))[2].indices.tolist()]
+    assert (caught.value.epoch, caught.value.step, list(caught.value.samples)) == (0, 2, expected)
     assert ("gradient" in str(caught.value)) == gradient_only
 
 
@@ -126,19 +127,12 @@ def test_a_scale_that_only_falls_ends_the_training():
 
 def test_overflows_are_distinguished_from_nonfinite_losses():
     log = StepLog(0, HALF)
-    one = [torch.tensor([0, 1])]
-
-    class Batch:
-        indices = one[0]
-
-        def __len__(self):
-            return 2
-
-    log.record(0, [Batch()], [{"loss": torch.tensor(1.0)}], torch.tensor(float("inf")))
-    log.record(1, [Batch()], [{"loss": torch.tensor(3.0)}], torch.tensor(1.0))
+    batch = Batch(torch.empty(0), torch.empty(0), torch.tensor([0, 1]), 0)
+    log.record(0, [batch], [{"loss": torch.tensor(1.0)}], torch.tensor(float("inf")))
+    log.record(1, [batch], [{"loss": torch.tensor(3.0)}], torch.tensor(1.0))
     assert log.means() == {"loss": 2.0, "overflows": 1}
     with pytest.raises(DivergedError):
-        log.record(2, [Batch()], [{"loss": torch.tensor(float("nan"))}], torch.tensor(1.0))
+        log.record(2, [batch], [{"loss": torch.tensor(float("nan"))}], torch.tensor(1.0))
 
 
 def test_a_step_logs_state_survives_json_bit_for_bit():

@@ -299,7 +299,7 @@ def test_a_foreign_teacher_is_measured_once_and_its_logits_are_cached(form, form
     for reading in (False, True):
         cached = build_teacher(context, measured.file, 2)
         assert isinstance(cached, CachedTeacher)
-        for one in build_train_loader(context, 0, cached.logit_cache).epoch(0):
+        for one in build_train_loader(context, 0, cached.logit_caches).epoch(0):
             assert torch.equal(cached(one), live(one))
         assert cached.counts()["read"] == (8 if reading else 0)
 
