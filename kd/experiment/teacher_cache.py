@@ -18,7 +18,7 @@ from kd.distillation.teacher import CachedTeacher, LiveTeacher, Teacher
 from kd.experiment.context import RunContext
 from kd.experiment.teacher_network import cache_folder, cache_key, provenance, teacher_network
 from kd.run import console
-from kd.system.record_file import describe
+from kd.system.record_file import describe, file_bytes
 
 GB = 10**9
 
@@ -82,7 +82,7 @@ def _report_room(caches: Sequence[LogitCache], views: Sequence[int]) -> None:
     taken, whose = 0, ("a view", "a view of the pictures without masks")
     for logit_cache, count, what in zip(caches, views, whose, strict=False):
         fit, each = logit_cache.fit(count, taken), logit_cache.samples * logit_cache.record_bytes
-        taken += (fit - logit_cache.stored(count)) * each
+        taken += (fit - logit_cache.stored(count)) * file_bytes(logit_cache.samples, logit_cache.record_bytes)
         if fit < count and logit_cache.writable:
             console.say(
                 f"teacher  logits of {what} take {each / GB:.2g} GB; {fit} of {count} views fit into teacher.cache_gb, "

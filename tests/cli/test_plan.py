@@ -70,6 +70,17 @@ def test_preview_needs_no_data_and_no_teacher(capsys):
     assert preview(capsys, "data=folder", "data.root=/nowhere", "teacher=file", "teacher.path=/nowhere")
 
 
+def test_preview_says_what_a_batch_has_where_there_may_be_pictures_without_masks(capsys):
+    """Without looking at the data; nothing is said where there cannot be any, or no term has a teacher."""
+    folder = ["data=folder", "data.root=/nowhere", "data.unlabelled_share=0.2"]
+    says = "batch   8 pictures with masks and, if the data has pictures without, 2 of those (data.unlabelled_share=0.2)"
+    assert says in preview(capsys, *folder)
+    for more in (["data.unlabelled=9"], ["data=oxford_pet", "data.labelled=0.5"]):
+        assert "batch   8 pictures" in preview(capsys, *more)
+    for more in ([], ["data=oxford_pet"], [*folder, "loss=hard_only"], [*folder, "data.unlabelled_share=0"]):
+        assert "batch" not in preview(capsys, *more)
+
+
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_preview_imports_nothing_heavy(form):
     code = (

@@ -4,6 +4,8 @@ import torch
 
 from kd.config.compose import compose
 from kd.config.read import read
+from kd.data.unlabelled import BatchSize
+from kd.experiment import pictures
 from kd.experiment.builders import build_diagnostics, build_loss, build_network, build_recipe, build_train_loader
 from kd.experiment.context import RunContext
 
@@ -42,6 +44,22 @@ def test_batches_follow_from_the_seed():
     orders = [[b.indices.tolist() for b in build_train_loader(of, seed).epoch(0)] for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
     assert [len(batch) for batch in orders[0]] == [4, 4]
+
+
+def test_only_a_student_with_a_teacher_gets_the_pictures_without_masks():
+    with_pictures = ["data.unlabelled=5", "data.unlabelled_share=0.2", "trainer.batch_size=4"]
+    taught, alone = context(*with_pictures), context(*with_pictures, "loss=hard_only")
+    assert build_train_loader(taught, 0, unlabelled=True).batch_size() == BatchSize(4, 1)
+    assert build_train_loader(taught, 0).batch_size() == BatchSize(4)
+    assert build_train_loader(alone, 0, unlabelled=True).batch_size() == BatchSize(4)
+    assert pictures.lines(taught.settings) == [
+        "data     8 pictures with masks, 5 without: each batch has 4 with and 1 without, which learn from the teacher "
+        "alone"
+    ]
+    (line,) = pictures.lines(alone.settings)
+    assert "5 pictures without masks are not used: no term of the loss has a teacher" in line
+    assert pictures.lines(context().settings) == []
+    assert pictures.counts(alone.settings) == {"labelled": 8, "unlabelled": 5, "unlabelled_per_batch": 0}
 
 
 def test_a_loss_ignores_the_void_label_of_the_data():

@@ -190,6 +190,22 @@ def test_the_same_settings_find_the_teacher_and_give_the_same_student(distilled,
     assert timeless(lines(folder_of(again))) == timeless(lines(folder_of(distilled)))
 
 
+def test_pictures_without_masks_are_counted_everywhere_and_train_no_other_teacher(distilled, home):
+    done = train(home, *STEPWISE, "data.unlabelled=10", "tracking=none", "pictures=false")
+    folder = folder_of(done)
+    assert "24 pictures with masks, 10 without: each batch has 8 with and 8 without" in done.stdout
+    assert "trained before" in done.stdout
+    counts = {"labelled": 24, "unlabelled": 10, "unlabelled_per_batch": 8}
+    identity, summary = (json.loads((folder / name).read_text()) for name in ("run.json", "summary.json"))
+    assert identity["pictures"] == summary["pictures"] == counts
+    assert identity["inputs"]["the pictures without masks"]
+    assert summary["teacher_answers"]["read"] + summary["teacher_answers"]["computed"] == 3 * (24 + 3 * 8)
+    before = json.loads((folder_of(distilled) / "run.json").read_text())
+    assert before["data_fingerprint"] == identity["data_fingerprint"]
+    assert before["inputs"]["the pictures without masks"] is None
+    assert before["pictures"] == {"labelled": 24, "unlabelled": 0, "unlabelled_per_batch": 0}
+
+
 def test_a_password_in_the_tracking_address_is_not_written(alone, home):
     done = train(
         home, "loss=hard_only", "unfreeze=all", "trainer.epochs=1", "tracking.uri=http://me:s3cret@127.0.0.1:9"

@@ -176,6 +176,31 @@ def test_repeated_views_are_computed_once_and_alike_in_every_batch(file, root):
     assert [FileRecords(path).filled().all() for path in record_files_of(root)] == [True] * 2
 
 
+PICTURES = ["data.unlabelled=6", "data.unlabelled_share=0.2"]  # 2 beside the 8 of a batch: 3 steps are a pass
+
+
+def test_logits_of_labelled_samples_stay_valid_when_pictures_without_masks_are_added(file, root):
+    """Bit for bit those of a live teacher, for both; 8 steps begin a third pass over the pictures."""
+    train(file, root, "trainer.epochs=4")
+    live, _ = train(file, root, *PICTURES, "trainer.epochs=4", "teacher.cache=off")
+    first, found = train(file, root, *PICTURES, "trainer.epochs=4")
+    again, warm = train(file, root, *PICTURES, "trainer.epochs=4")
+    assert first == again == live
+    assert found == {"read": 4 * 16, "computed": 16, "not_stored": 0}
+    assert warm == {"read": 4 * 16 + 16, "computed": 0, "not_stored": 0}
+    filled: dict[str, int] = {}
+    for path in record_files_of(root):
+        filled[path.parent.name] = filled.get(path.parent.name, 0) + int(FileRecords(path).filled().sum())
+    assert sorted(filled.values()) == [16, 4 * 16]
+
+
+def test_the_budget_counts_the_pictures_without_masks_too(file, root, capsys):
+    """All three views of the 16 samples fit, and one of the two of the 6 pictures."""
+    samples, pictures = (file_bytes(count, 2 * 32 * 32) for count in (16, 6))
+    build_teacher(context(*PICTURES, f"teacher.cache_gb={(3 * samples + 1.5 * pictures) / 1e9}"), file, 3)
+    assert "a view of the pictures without masks take 1.2e-05 GB; 1 of 2 views fit" in capsys.readouterr().out
+
+
 def test_a_budget_for_some_views_changes_nothing(file, root, capsys):
     view = file_bytes(16, 2 * 32 * 32)
     live, _ = train(file, root, "teacher.cache=off")

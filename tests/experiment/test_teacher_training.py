@@ -118,6 +118,7 @@ def usual():
         "data.val=3",
         "data.seed=1",
         "data.noise=3",
+        "data.labelled=3",
     ],
 )
 def test_what_a_teacher_depends_on_is_in_its_fingerprint(change, usual):
@@ -156,6 +157,8 @@ def test_what_a_teacher_depends_on_is_in_its_fingerprint(change, usual):
         "data.cache_gb=1",
         "augment.views=null",
         "augment.views=3",
+        "data.unlabelled=9",
+        "data.unlabelled_share=0.1",
     ],
 )
 def test_what_only_the_student_depends_on_is_not(change, usual):

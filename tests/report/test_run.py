@@ -39,6 +39,19 @@ def test_a_foreign_teacher_is_not_said_to_be_the_backbones(copied):
     assert setup_of(copied)["teacher"] == "kind smp, path my_unet"
 
 
+@pytest.mark.parametrize(
+    ("beside", "says"),
+    [(2, "8 with masks, 5 without (2 of them in each batch, for the teacher's terms)"),
+     (0, "8 with masks, 5 without (not used: there is no teacher)")],
+)  # fmt: skip
+def test_the_setup_says_how_many_pictures_had_masks(copied, beside, says):
+    assert "training pictures" not in setup_of(copied)
+    identity = json.loads((copied / "run.json").read_text())
+    identity["pictures"] = {"labelled": 8, "unlabelled": 5, "unlabelled_per_batch": beside}
+    (copied / "run.json").write_text(json.dumps(identity))
+    assert setup_of(copied)["training pictures"] == says
+
+
 def test_a_run_has_its_commit_and_whether_files_differed_from_it(distilled):
     tags = json.loads((distilled / "run.json").read_text())["tags"]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True)

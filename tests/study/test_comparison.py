@@ -12,6 +12,7 @@ from scipy import stats
 from kd.study.comparison import LEAST_GAIN, Arm, Spread, Verdict, has_teacher, partner, unequal
 from kd.study.recipe import winner_name
 from kd.study.results import Results
+from kd.study.space import PICTURES
 from kd.study.storage import Database
 from tests.study.test_results import pruned, study, trial
 
@@ -144,6 +145,14 @@ def test_arms_may_differ_in_what_concerns_the_teacher_and_in_what_changes_no_res
 )  # fmt: skip
 def test_any_other_difference_is_named(key, value, storage):
     assert taught_and_alone(storage, change={key: value}) == [f"{key}: {EQUAL.get(key)} against {value}"]
+
+
+def test_pictures_without_masks_which_only_a_teacher_can_use_are_named_in_one_sentence(storage):
+    pictures = {PICTURES: 300, f"{PICTURES}.fingerprint": "p"}
+    taught, alone = (study(storage, config={**config, **pictures}) for config in (TAUGHT, EQUAL))
+    (reason,) = unequal(taught, alone)
+    assert reason.startswith("pictures: the student with a teacher also learns from 300 pictures without masks")
+    assert not any("pictures" in reason for reason in unequal(taught, taught))
 
 
 def test_a_key_that_only_one_arm_searches_or_over_another_range_is_named(storage):

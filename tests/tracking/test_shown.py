@@ -59,6 +59,12 @@ def test_the_configuration_is_shown_as_flat_parameters(folder):
     }  # fmt: skip
 
 
+def test_how_many_pictures_there_were_is_a_parameter(folder):
+    folder.identify(pictures={"labelled": 8, "unlabelled": 5, "unlabelled_per_batch": 2})
+    found = of_folder(folder).parameters
+    assert (found["pictures.labelled"], found["pictures.unlabelled"]) == (8, 5)
+
+
 def test_no_transform_at_all_is_a_parameter_too(folder):
     folder.write_config({"augment": {"transforms": []}})
     assert of_folder(folder).parameters["augment.transforms"] == "none"

@@ -9,6 +9,7 @@ import torch
 from toy import EIGHT, RECIPE, hand_made, loader, plan, same, state, train
 
 from kd.data import Shapes
+from kd.data.unlabelled import BatchSize
 from kd.networks import build
 from kd.networks.precision import Precision
 from kd.run import checkpoint
@@ -79,6 +80,22 @@ def test_every_recipe_can_be_resumed(recipe):
     _, found = through(first, stop_at=(1, 2), recipe=recipe)
     through(second, start=found, recipe=recipe)
     assert same(second, whole)
+
+
+def test_a_training_with_pictures_without_masks_can_be_resumed():
+    """In the middle of an epoch and of a pass over the pictures, which are 3 steps of 2."""
+    source, (whole, first, second) = replace(EIGHT, unlabelled=7), (hand_made(), hand_made(), hand_made(seed=5))
+
+    def pictures():
+        return loader(source, transforms=[albumentations.HorizontalFlip(p=0.5)], batch_size=BatchSize(2, 2))
+
+    through(whole, train=pictures())
+    _, found = through(first, stop_at=(1, 2), train=pictures())
+    through(second, start=found, train=pictures())
+    assert same(second, whole)
+    alone = hand_made()
+    through(alone)
+    assert not same(alone, whole)
 
 
 def test_the_loss_scale_of_half_precision_is_restored():

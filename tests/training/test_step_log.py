@@ -135,6 +135,14 @@ def test_overflows_are_distinguished_from_nonfinite_losses():
         log.record(2, [batch], [{"loss": torch.tensor(float("nan"))}], torch.tensor(1.0))
 
 
+def test_a_picture_without_a_mask_is_named_as_one():
+    batch = Batch(torch.empty(0), torch.empty(0), torch.tensor([4, 1]), 0)
+    batch = replace(batch, unlabelled=replace(batch, indices=torch.tensor([3])))
+    with pytest.raises(DivergedError) as caught:
+        StepLog(0, CPU).record(0, [batch], [{"loss": torch.tensor(float("nan"))}], torch.tensor(1.0))
+    assert caught.value.samples == (("train", 4), ("train", 1), ("unlabelled", 3))
+
+
 def test_a_step_logs_state_survives_json_bit_for_bit():
     _, items, _ = poisoned((9, 9), pause=lambda: True)
     sums = [item.snapshot() for item, _ in zip(items, range(2), strict=False)][-1].facts["sums"]
