@@ -42,7 +42,7 @@ def _preview(arguments: argparse.Namespace) -> None:
         print()
     else:
         _print_table(timeline)
-        if settings.data.may_have_unlabelled() and settings.loss.needs_teacher:
+        if settings.data.may_have_unlabelled() and settings.loss.teaches_without_masks:
             print(_batch(settings))
 
 

@@ -20,8 +20,8 @@ def lines(settings: Settings) -> list[str]:
         return []
     if not beside:
         return [
-            f"data     {unlabelled} pictures without masks are not used: no term of the loss has a teacher (loss.alpha "
-            "and loss.beta are 0)"
+            f"data     {unlabelled} pictures without masks are not used: no term of the loss can learn from them "
+            "(loss=soft_targets has one that can)"
         ]
     size = min(settings.trainer.batch_size, labelled)
     return [

@@ -12,6 +12,8 @@ TEACHING_TERMS = {
 }  # fmt: skip
 #: The same for the terms that compare the student with the labels.
 TASK_TERMS = {"ce": "gamma", "dice": "delta"}
+#: Terms that compare student and teacher at the label of each pixel: a picture without a mask has none.
+AT_LABELS = ("tckd", "nckd")
 #: Keys of group `loss` that need three classes or more, and why. One logit z is two classes, with logits 0 and z.
 THREE_CLASSES = {
     "standardise": "two standardised logits are 1 and -1, however certain the teacher is",
@@ -55,6 +57,11 @@ class LossSettings(Group):
     def needs_teacher(self) -> bool:
         """Whether any term uses the teacher; if none does, no teacher is built."""
         return any(getattr(self, name) for name in TEACHING_TERMS.values())
+
+    @property
+    def teaches_without_masks(self) -> bool:
+        """Whether any term uses the teacher on pictures without masks."""
+        return any(getattr(self, weight) for term, weight in TEACHING_TERMS.items() if term not in AT_LABELS)
 
     def refusal(self, classes: int) -> str | None:
         """Why the loss is not defined for so many classes (1: binary), in one line; None if it is."""

@@ -289,8 +289,8 @@ class Settings(Group):
 
     @property
     def unlabelled_per_batch(self) -> int:
-        """The number of pictures without masks in each of the student's batches; 0 if no term uses a teacher."""
-        return self.data.unlabelled_per_batch(self.trainer.batch_size) if self.loss.needs_teacher else 0
+        """The number of pictures without masks in each of the student's batches; 0 if no term can use them."""
+        return self.data.unlabelled_per_batch(self.trainer.batch_size) if self.loss.teaches_without_masks else 0
 
     def timeline(self, blocks: int) -> Timeline:
         """The student's training plan for an encoder of `blocks` blocks."""

@@ -19,6 +19,7 @@ from kd.distillation.losses import DistillationLoss
 from kd.distillation.soft_targets import binary_kl, logits_mse, multiclass_kl, standardised
 from kd.distillation.task import cross_entropy, pooled_dice
 from kd.settings import TASK_TERMS, TEACHING_TERMS
+from kd.settings.loss import AT_LABELS
 
 VOID = 255
 ALL_TERMS = {"alpha": 0.3, "beta": 0.5, "gamma": 0.5, "delta": 1.0}
@@ -611,16 +612,25 @@ def test_pictures_without_masks_count_with_all_their_pixels_in_the_teachers_term
     torch.testing.assert_close(found.mse, (student - teacher).square().mean(1)[valid].mean())
     assert (found.ce, found.dice) == (alone.ce, alone.dice)
     task = DistillationLoss({**weights, "alpha": 0, "beta": 0}, classes, ignored)
+    kl = binary_kl if classes == 1 else multiclass_kl
     _, expected = value_and_gradient(
         lambda z: (
-            0.3 * loss.kl(z, teacher, 4.0, valid)
-            + 0.5 * logits_mse(z, teacher, valid)
-            + task(z[:3], mask, None, 4.0).loss
+            0.3 * kl(z, teacher, 4.0, valid) + 0.5 * logits_mse(z, teacher, valid) + task(z[:3], mask, None, 4.0).loss
         ),
         student,
     )
     torch.testing.assert_close(gradient, expected)
     assert gradient[3:].abs().min() > 0
+
+
+@pytest.mark.parametrize(("term", "weight"), TEACHING_TERMS.items())
+def test_a_term_that_needs_no_label_learns_from_pictures_without_masks(term, weight):
+    loss = DistillationLoss({weight: 1.0}, 3, VOID)
+    student, teacher, mask = logits(3, 0, (5, 6, 5)), logits(3, 1, (5, 6, 5)), labels(3, 2, (3, 6, 5))
+    _, gradient = value_and_gradient(lambda z: loss(z, mask, teacher, 4.0).loss, student)
+    assert gradient[:3].any()
+    assert gradient[3:].any() == (term not in AT_LABELS)
+    assert loss.settings.teaches_without_masks == (term not in AT_LABELS)
 
 
 def test_more_masks_than_samples_or_none_at_all_are_refused():

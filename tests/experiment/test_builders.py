@@ -51,13 +51,15 @@ def test_only_a_student_with_a_teacher_gets_the_pictures_without_masks():
     taught, alone = context(*with_pictures), context(*with_pictures, "loss=hard_only")
     assert build_train_loader(taught, 0, unlabelled=True).batch_size() == BatchSize(4, 1)
     assert build_train_loader(taught, 0).batch_size() == BatchSize(4)
-    assert build_train_loader(alone, 0, unlabelled=True).batch_size() == BatchSize(4)
     assert pictures.lines(taught.settings) == [
         "data     8 pictures with masks, 5 without: each batch has 4 with and 1 without, which learn from the teacher "
         "alone"
     ]
-    (line,) = pictures.lines(alone.settings)
-    assert "5 pictures without masks are not used: no term of the loss has a teacher" in line
+    at_labels = context(*with_pictures, "data.classes=4", "loss=dkd")
+    for unused in (alone, at_labels):
+        assert build_train_loader(unused, 0, unlabelled=True).batch_size() == BatchSize(4)
+        (line,) = pictures.lines(unused.settings)
+        assert "5 pictures without masks are not used: no term of the loss can learn from them" in line
     assert pictures.lines(context().settings) == []
     assert pictures.counts(alone.settings) == {"labelled": 8, "unlabelled": 5, "unlabelled_per_batch": 0}
 
