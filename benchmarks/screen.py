@@ -75,7 +75,7 @@ def run(overrides: Sequence[str], root: Path) -> dict[str, Any]:
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each data set and arm: test mIoU over seeds, and the paired gain over the student alone (same masks)."""
+    """A row for each data set and arm: test mIoU over seeds, and the paired gain over the student alone."""
     rows = ["| data | arm | seeds | test mIoU | gain over alone (same masks), 95 % interval |", "|---|---|---|---|---|"]
     for data in dict.fromkeys(line["data"] for line in lines):
         spreads = {arm: _spread(lines, data, arm) for arm in ARMS}
