@@ -20,7 +20,7 @@ from kd.errors import ConfigError, RunError, UserError
 from kd.settings import changes_no_result, flat, is_under, result_differences
 from kd.system.installation import train_command
 from kd.system.launch import current_rank, folder_of_this_process
-from kd.system.untrusted import UnreadableError, mapping_at, read_json, read_yaml
+from kd.system.untrusted import UnreadableError, check_plain, mapping_at, read_json, read_yaml
 
 AUTO = "auto"
 DATA_ROOT = "data.root"  # result-neutral only as long as the content is the same
@@ -55,6 +55,7 @@ def _unfinished(folder: Path) -> Path:
     folder = folder.absolute()
     if not (folder / "config.yaml").is_file():
         raise RunError(f"resume={folder}: there is no config.yaml, so this is not a run folder; see runs/")
+    check_plain(folder)  # its log is opened next
     if _is_over(folder):
         raise RunError(f"resume={folder}: this run is finished; leave resume out to start a new one")
     if (folder.parent / "trials.csv").exists():
@@ -83,6 +84,7 @@ def _newest(config: str, runs: Path) -> str | None:
         if _is_over(path) or (path.parent / "trials.csv").exists():
             continue
         try:
+            check_plain(path)
             if same_run(path, wanted) and _same_data(path, wanted):
                 return str(path)
         except RunError as error:

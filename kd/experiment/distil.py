@@ -4,7 +4,6 @@ A teacher is found or trained, a student is distilled from it, both are measured
 MLflow gets a copy. No teacher is built if no term of the loss needs one.
 """
 
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -30,13 +29,14 @@ from kd.experiment.teacher_network import identity_key
 from kd.experiment.trainer import TrainingJob, train
 from kd.networks.network import Network
 from kd.run import checkpoint, console, plots
-from kd.run.folder import RunFolder, only_one
+from kd.run.folder import RunFolder, SavedRun, only_one
+from kd.run.restoring import restore
 from kd.study.hydra_options import ticket
 from kd.study.no_trial import NoTrial
 from kd.system import signals
 from kd.system.environment import environment
 from kd.system.installation import train_command
-from kd.system.untrusted import mapping_at
+from kd.system.untrusted import UnreadableError, mapping_at
 from kd.system.world import World, joined
 from kd.training.step import Distillation
 
@@ -121,7 +121,8 @@ def _join(job: Job, stop: signals.Stop, world: World) -> None:
 def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float | tuple[float, ...]:
     """Run a job from an empty or interrupted folder to its summary."""
     folder = RunFolder(job.folder)
-    if (folder / "summary.json").exists():
+    console.say(*(f"warning  {line}" for line in restore(folder)))
+    if _is_complete(folder):
         return _make_up(job, folder)
     context = RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world)
     _prepare(folder, job)
@@ -145,6 +146,21 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
     return _returned(objectives)
 
 
+def _is_complete(folder: RunFolder) -> bool:
+    """Whether a run has its summary; one that cannot be read is written again from the checkpoint, if there is one.
+
+    Raises:
+        UnreadableError: it cannot be read, and there is no checkpoint.
+    """
+    try:
+        return bool(folder.summary())
+    except UnreadableError as error:
+        if not checkpoint.exists(folder.path):
+            raise
+        console.say(f"warning  summary.json {error.reason}; the student is measured again")
+        return False
+
+
 def _make_up(job: Job, folder: RunFolder) -> float | tuple[float, ...]:
     """What is missing of a run that was interrupted after its summary: its delivery to MLflow, and tidying.
 
@@ -158,7 +174,7 @@ def _make_up(job: Job, folder: RunFolder) -> float | tuple[float, ...]:
         checkpoint.remove(folder.path)
     _register(job)
     console.say(f"run      {folder.path}: it was finished; what was missing of its end is made up for")
-    return _returned(folder.summary()["objective"])
+    return _returned(mapping_at(folder.summary(), "objective"))
 
 
 def _returned(objectives: Mapping[str, float]) -> float | tuple[float, ...]:
@@ -283,9 +299,13 @@ def _register(job: Job) -> None:
 
 def inherit(before: Path, folder: Path, config: dict[str, Any]) -> bool:
     """Copy checkpoints and metrics from an interrupted run with the same configuration; whether there were any."""
-    if checkpoint.exists(folder) or not checkpoint.exists(before) or not resume.same_run(before, config):
+    try:
+        if checkpoint.exists(folder) or not checkpoint.exists(before) or not resume.same_run(before, config):
+            return False
+        lines = SavedRun(before).metrics()
+    except UnreadableError as error:
+        console.say(f"warning  {error}: the trial starts anew")
         return False
-    if (before / "metrics.jsonl").exists():
-        shutil.copyfile(before / "metrics.jsonl", folder / "metrics.jsonl")
+    RunFolder(folder).write_metrics(lines)
     checkpoint.copy(before, folder)
     return True

@@ -24,6 +24,7 @@ from kd.plan.timeline import LearningRates, Timeline
 from kd.plan.unfreeze import All
 from kd.run import checkpoint, console, plots
 from kd.run.folder import RunFolder
+from kd.run.restoring import restore
 from kd.settings import ForeignTeacher, Settings, TeacherFile
 from kd.system.files import digest, json_digest
 from kd.training.step import Distillation
@@ -130,6 +131,7 @@ def _train(evaluator: Evaluator, folder: RunFolder) -> None:
     tags = {"role": "teacher", "teacher": folder.path.name}
     parameters = {"encoder": encoder, **teacher.training}
     labels = tracking.Labels(f"teacher {folder.path.name}", tags, parameters=parameters)
+    console.say(*(f"warning  {line}" for line in restore(folder)))
     resumed = checkpoint.exists(folder.path)
     with tracking.run(settings.tracking, settings.root, folder, labels, continued=resumed) as mirror:
         best = train(_training_job(context), evaluator, folder, mirror)

@@ -8,8 +8,10 @@ kept, so that a complete checkpoint exists at any moment. Nothing in it is ever 
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from kd.errors import RunError
 from kd.system import tensor_file
@@ -45,10 +47,8 @@ def load(folder: Path) -> Snapshot | None:
         try:
             return _read(path)
         except tensor_file.DAMAGES as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            log.warning(
-                "%s is damaged (%s)%s", path, reason, "; resuming from the previous one" if len(found) > 1 else ""
-            )
+            more = "; resuming from the previous one" if path != found[-1] else ""
+            log.warning("%s is damaged (%s)%s", path, tensor_file.reason(error), more)
     if found:
         raise RunError(
             f"{folder}: {' and '.join(path.name for path in found)} cannot be read, so the training cannot be resumed; "
@@ -57,12 +57,17 @@ def load(folder: Path) -> Snapshot | None:
     return None
 
 
-def spent(folder: Path) -> float:
-    """Seconds of training up to the newest checkpoint; 0 without one."""
+def header(folder: Path) -> Mapping[str, Any]:
+    """The facts of the newest checkpoint whose header can be read, without verifying the rest; empty if none."""
     for name in (NAME, BEFORE):
         with suppress(*tensor_file.DAMAGES):
-            return float(tensor_file.facts(folder / name)["spent"])
-    return 0.0
+            return _checked(tensor_file.facts(folder / name))
+    return {}
+
+
+def spent(folder: Path) -> float:
+    """Seconds of training up to the newest checkpoint; 0 without one."""
+    return float(header(folder).get("spent", 0.0))
 
 
 def exists(folder: Path) -> bool:
@@ -86,9 +91,14 @@ def copy(source: Path, target: Path) -> None:
 
 def _read(path: Path) -> Snapshot:
     tensors, facts = tensor_file.read(path)
+    return Snapshot(tensors, _checked(facts))
+
+
+def _checked(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Facts of a checkpoint; raises ValueError unless they say where in a training it was saved."""
     if not (isinstance(facts.get("epoch"), int) and isinstance(facts.get("step"), int)):
         raise ValueError("it has no epoch and step")
-    return Snapshot(tensors, facts)
+    return facts
 
 
 def _keep_as(source: Path, target: Path) -> None:

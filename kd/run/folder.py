@@ -16,7 +16,7 @@ timeline.png  curves.png  predictions.png
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +25,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from kd.errors import RunError
+from kd.run import identity
 from kd.system.files import finite, write_atomically, write_json, writing
 from kd.system.untrusted import (
     UnreadableError,
@@ -73,8 +74,13 @@ class SavedRun:
         return self._read(".hydra/overrides.yaml", read_yaml, list)
 
     def identity(self) -> dict[str, Any]:
-        """Content of run.json."""
-        return self._read("run.json", read_json, dict)
+        """Content of run.json; each fact that is there has the kind that it is written with."""
+        facts = self._read("run.json", read_json, dict)
+        try:
+            identity.check(facts)
+        except ValueError as error:
+            raise UnreadableError(self.path, "run.json", f"is damaged ({error})") from error
+        return facts
 
     def summary(self) -> dict[str, Any]:
         """The summary; empty before the end of the run."""
@@ -100,7 +106,7 @@ class SavedRun:
         records = []
         for number, line in enumerate(self._lines("metrics.jsonl", METRICS), 1):
             try:
-                records.append(_record(line))
+                records.append(record(line))
             except ValueError as error:
                 found = UnreadableError(self.path, "metrics.jsonl", f"is damaged in line {number} ({error})")
                 if damaged is None:
@@ -155,15 +161,20 @@ def picture_in(folder: Path, name: str) -> bytes | None:
     return content if content.startswith(PNG) else None
 
 
-def _record(line: bytes) -> dict[str, Any]:
-    """One epoch's numbers by name; raises ValueError for anything else."""
-    record = parse_json(line)
-    if not isinstance(record, dict) or not _is_count(record.get("epoch")):
+def record(line: bytes) -> dict[str, Any]:
+    """One epoch's numbers by name, from a line of metrics.jsonl; raises ValueError for anything else."""
+    found = parse_json(line)
+    if not isinstance(found, dict) or not _is_count(found.get("epoch")):
         raise ValueError("it should be a mapping with an epoch")
-    for name, value in record.items():
+    for name, value in found.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ValueError(f"{name} should be a number")
-    return record
+    return found
+
+
+def as_lines(records: Iterable[dict[str, Any]]) -> str:
+    """Records as the lines of metrics.jsonl."""
+    return "".join(json.dumps(finite(each), allow_nan=False) + "\n" for each in records)
 
 
 def _is_count(value: Any) -> bool:
@@ -199,19 +210,23 @@ class RunFolder(SavedRun):
         """Add one epoch's line and flush it to the disk."""
         path = self / "metrics.jsonl"
         with writing(path), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(record), allow_nan=False) + "\n")
+            file.write(as_lines([record]))
             file.flush()
             os.fsync(file.fileno())
 
     def keep_metrics(self, epochs: int) -> list[dict[str, Any]]:
         """Drop the lines of epoch `epochs` and later, which will be trained again; returns the remaining records."""
-        kept = [record for record in self.metrics() if record["epoch"] < epochs]
-        text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in kept)
-        if kept:
+        kept = [each for each in self.metrics() if each["epoch"] < epochs]
+        self.write_metrics(kept)
+        return kept
+
+    def write_metrics(self, records: Sequence[dict[str, Any]]) -> None:
+        """Replace the lines of metrics.jsonl; without records the file is deleted."""
+        text = as_lines(records)
+        if records:
             write_atomically(self / "metrics.jsonl", lambda path: path.write_text(text, encoding="utf-8"))
         else:
             (self / "metrics.jsonl").unlink(missing_ok=True)
-        return kept
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_json(self / "summary.json", summary)
@@ -237,6 +252,8 @@ def only_one(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise RunError(f"{folder}: another process is at work on this run; wait for it, or stop it first") from None
+    except OSError as error:  # a link, a folder, ...
+        raise RunError(f"{folder / '.lock'} cannot be locked ({error.strerror}); delete it, and repeat") from error
     try:
         yield
     finally:

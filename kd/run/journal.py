@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,10 +19,12 @@ from kd.networks import saved
 from kd.networks.network import Network
 from kd.run import checkpoint
 from kd.run.folder import RunFolder
+from kd.run.restoring import IDENTITY, RECORDS, records_as_tensor
 from kd.settings import more_is_better
 from kd.system.files import clear_leftovers
+from kd.system.untrusted import UnreadableError, mapping_at
 from kd.training.loop import EpochResult
-from kd.training.snapshot import Snapshot
+from kd.training.snapshot import Snapshot, fits
 
 BEST = "best."
 
@@ -43,6 +46,7 @@ class Journal:
         self.file = folder / f"{who}.safetensors"
         self._seconds, self._saved = math.inf if minutes is None else minutes * 60, time.monotonic()
         self._weights: dict[str, Tensor] = {}
+        self._known: dict[str, Any] = {}
         self._begun, self._spent = time.monotonic(), checkpoint.spent(folder.path)
         clear_leftovers(folder.path)
         self.start = checkpoint.load(folder.path)
@@ -57,13 +61,18 @@ class Journal:
                 f"{self.folder / 'metrics.jsonl'} lacks an epoch before {start.epoch}, the checkpoint's; delete the "
                 "folder's checkpoints to restart the training"
             )
-        self._warn_of_changes(start.facts.get("environment"))
+        self._warn_of_changes(mapping_at(start.facts, "environment"))
+        if not fits(start, self.network):
+            raise RunError(
+                f"{self.folder.path}: the checkpoint is of another network; restore it, or delete the folder's "
+                "checkpoints to restart the training"
+            )
         self._weights = {name: value for name, value in start.tensors.items() if name.startswith(BEST)}
         if self._weights and self.best and saved.saved_facts(self.file).get("epoch") != self.best["epoch"]:
             self.network.load_state_dict({name.removeprefix(BEST): value for name, value in self._weights.items()})
             self._save_best(self.best["epoch"])
 
-    def _warn_of_changes(self, then: Any) -> None:
+    def _warn_of_changes(self, then: Mapping[str, Any]) -> None:
         """Warn if torch, device or threads differ from those that the checkpoint was written with."""
         now = _environment(self.network)
         other = [f"{name} {then.get(name)} (now {now[name]})" for name in now if then and then.get(name) != now[name]]
@@ -87,9 +96,16 @@ class Journal:
     def save(self, state: Snapshot) -> None:
         """Write a checkpoint."""
         spent = self._spent + time.monotonic() - self._begun
-        facts = {**state.facts, "environment": _environment(self.network), "spent": spent}
-        checkpoint.save(self.folder.path, Snapshot({**state.tensors, **self._weights}, facts))
+        own = {"environment": _environment(self.network), "spent": spent, IDENTITY: self._identity()}
+        tensors = {**state.tensors, **self._weights, RECORDS: records_as_tensor(self.records)}
+        checkpoint.save(self.folder.path, Snapshot(tensors, {**state.facts, **own}))
         self._saved = time.monotonic()
+
+    def _identity(self) -> dict[str, Any]:
+        """Content of run.json, as it last could be read."""
+        with suppress(UnreadableError):
+            self._known = self.folder.identity()
+        return self._known
 
     def due(self) -> bool:
         """Whether it is time for another checkpoint."""

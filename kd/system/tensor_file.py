@@ -14,10 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kd.errors import one_line
+from kd.system.untrusted import UnreadableError, regular_in
+
 FORMAT = "2"
 
 #: What `read` and `facts` raise for a file that is damaged or of another kind.
-DAMAGES = (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError)
+DAMAGES = (UnreadableError, SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -30,7 +33,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read and verify a file's tensors and facts; raises one of DAMAGES."""
-    with safe_open(path, framework="pt") as file:
+    with safe_open(regular_in(path.parent, path.name), framework="pt") as file:
         header = file.metadata() or {}
         if header.get("format") != FORMAT:
             raise ValueError(f"its format is {header.get('format')!r}, but this version reads {FORMAT!r}")
@@ -42,8 +45,15 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def facts(path: Path) -> dict[str, Any]:
     """Read the facts only, without verifying the rest; raises one of DAMAGES."""
-    with safe_open(path, framework="pt") as file:
+    with safe_open(regular_in(path.parent, path.name), framework="pt") as file:
         return dict(json.loads(file.metadata()["facts"]))
+
+
+def reason(error: BaseException) -> str:
+    """Why a file could not be read, in one line: the reason of one of DAMAGES."""
+    if isinstance(error, UnreadableError):
+        return error.reason
+    return one_line(str(error))[:300] or type(error).__name__
 
 
 def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:

@@ -68,6 +68,51 @@ def open_regular(folder: Path, name: str) -> BufferedReader:
     return file
 
 
+def regular_in(folder: Path, name: str) -> Path:
+    """The path of a regular file below a folder, for a library that opens it by name; raises like `open_regular`."""
+    open_regular(folder, name).close()
+    return folder / name
+
+
+def open_named(path: Path) -> BufferedReader:
+    """Open a file that the user named, wherever its links lead; else like `open_regular`."""
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):  # opening the path itself says what is wrong with it
+        real = path
+    return open_regular(real.parent, real.name)
+
+
+def regular(path: Path) -> Path:
+    """A path that the user named, if it leads to a regular file; raises like `open_regular`."""
+    open_named(path).close()
+    return path
+
+
+def check_plain(folder: Path) -> None:
+    """Check that a folder which is to be written to has no pipe, no device and no link to elsewhere in it.
+
+    Raises:
+        UnreadableError: an entry of the folder, or of its .hydra, is one.
+    """
+    for place in (folder, folder / ".hydra"):
+        for path in sorted(place.iterdir()) if place.is_dir() else ():
+            if os.path.isdir(path):
+                check_below(folder, path / "any")
+            else:
+                open_regular(folder, str(path.relative_to(folder))).close()
+
+
+def check_below(folder: Path, path: Path) -> None:
+    """Check that writing to `path`, below a folder by its name, follows no link out of that folder.
+
+    Raises:
+        UnreadableError: a folder on the way is such a link.
+    """
+    if not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(folder)):
+        raise UnreadableError(folder, str(path.parent.relative_to(folder)), "is a link to a place outside its folder")
+
+
 def _check_regular(folder: Path, name: str, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise UnreadableError(folder, name, "is a folder and should be a file")

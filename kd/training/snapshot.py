@@ -53,13 +53,9 @@ def restore(
     Raises:
         ValueError: the snapshot belongs to another network.
     """
-    own = network.state_dict()
-    weights = {
-        name.removeprefix(WEIGHTS): value for name, value in snapshot.tensors.items() if name.startswith(WEIGHTS)
-    }
-    if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
+    if not fits(snapshot, network):
         raise ValueError("the snapshot belongs to another network")
-    network.load_state_dict(weights)
+    network.load_state_dict(_weights(snapshot))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     optimizer.state.clear()
     for name, value in snapshot.tensors.items():
@@ -68,6 +64,16 @@ def restore(
             parameter = parameters[int(index)]
             optimizer.state[parameter][moment] = _like_parameter(parameter, value)
     scaler.load_state_dict(snapshot.facts["scaler"])
+
+
+def fits(snapshot: Snapshot, network: Network) -> bool:
+    """Whether a snapshot has exactly a network's tensors, by name and shape."""
+    found, own = _weights(snapshot), network.state_dict()
+    return {name: value.shape for name, value in found.items()} == {name: value.shape for name, value in own.items()}
+
+
+def _weights(snapshot: Snapshot) -> dict[str, Tensor]:
+    return {name.removeprefix(WEIGHTS): value for name, value in snapshot.tensors.items() if name.startswith(WEIGHTS)}
 
 
 def _like_parameter(parameter: Tensor, value: Tensor) -> Tensor:

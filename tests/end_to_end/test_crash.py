@@ -106,6 +106,17 @@ def test_the_same_command_resumes_even_with_another_checkpoint_interval(straight
     assert outcome(run_folder(killed)) == straight
 
 
+def test_run_json_and_metrics_that_were_damaged_are_restored_and_the_student_is_the_same(straight, killed):
+    folder = run_folder(killed)
+    identity = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text('{"id": 5')
+    (folder / "metrics.jsonl").write_bytes(b"\0" * 300 + b"\n")
+    done = go_on(killed, f"resume={folder}")
+    assert done.stdout.count("it is restored from the checkpoint") == 2
+    assert outcome(folder) == straight
+    assert json.loads((folder / "run.json").read_text())["id"] == identity["id"]
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_step_saves_and_prints_how_to_resume(straight, tmp_path, how):
     command = [*ALONE, "trainer.checkpoint_minutes=null", "resume=auto"]
