@@ -5,7 +5,7 @@ Light: no torch.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from inspect import isabstract
 from pathlib import Path
 from typing import Any, cast
@@ -59,8 +59,24 @@ def compose(overrides: list[str]) -> DictConfig:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
+    check_deletions(overrides)
     with initialize_config_dir(str(CONF)):
         return hydra_compose("config", overrides)
+
+
+def check_deletions(overrides: Iterable[str]) -> None:
+    """Check that no override removes (`~key`) a key or a group of the default configuration; all of them are needed.
+
+    Raises:
+        ConfigError: one does.
+    """
+    for override in overrides:
+        key = override.lstrip().removeprefix("~").partition("=")[0].strip()
+        if not override.lstrip().startswith("~") or key == "experiment" or key not in known_keys():
+            continue  # hydra's own keys, and those that do not exist, are hydra's to judge
+        if (CONF / key).is_dir():
+            raise ConfigError(f"{override}: a group cannot be removed, only replaced: {key}=...; {options(key)}")
+        raise ConfigError(f"{override}: this key cannot be removed; set it: {key}=...")
 
 
 def container(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:

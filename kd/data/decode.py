@@ -133,13 +133,21 @@ def resized_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def open_file(path: Path) -> BufferedReader:
     """Open a regular file for reading, without blocking; raises DataError if that fails."""
     try:
+        _check_kind(path, path.stat().st_mode)  # before it is opened, which some devices act upon
         file = open(path, "rb", opener=_without_blocking)  # noqa: SIM115 (the caller closes it)
     except OSError as error:  # missing, no permission, a folder, too many links, a failing disk
         raise DataError(f"{shown(path)} cannot be read ({error.strerror}): restore it or make it readable") from error
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return file
-    file.close()
-    raise DataError(f"{shown(path)} is not a file but a pipe, socket or device: remove it")
+    try:
+        _check_kind(path, os.fstat(file.fileno()).st_mode)  # it may have been replaced meanwhile
+    except DataError:
+        file.close()
+        raise
+    return file
+
+
+def _check_kind(path: Path, mode: int) -> None:
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a folder has an error of its own
+        raise DataError(f"{shown(path)} is not a file but a pipe, socket or device: remove it")
 
 
 def _without_blocking(path: str, flags: int) -> int:

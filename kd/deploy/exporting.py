@@ -10,7 +10,7 @@ from kd.deploy import export
 from kd.deploy.finished import Finished, facts, find
 from kd.run import console
 from kd.system.files import write_json
-from kd.system.untrusted import UnreadableError, mapping_at, read_json
+from kd.system.untrusted import UnreadableError, check_below, mapping_at, read_json
 
 LIBRARIES = ("torch", "onnx", "onnxruntime", "segmentation-models-pytorch")
 
@@ -18,7 +18,9 @@ LIBRARIES = ("torch", "onnx", "onnxruntime", "segmentation-models-pytorch")
 def export_run(path: Path, wanted: export.Wanted, out: Path | None, tolerance: float) -> None:
     """Export a run's network into `out` (export/ in its folder by default), and print a line for each file."""
     run = find(path)
-    out = out or run.folder / "export"
+    if out is None:
+        out = run.folder / "export"
+        check_below(run.folder, out / "export.json")
     images, origin = export.pictures(run.data, run.image_size)
     check = export.Check.of(run.network, images, origin, tolerance)
     console.say(f"export   {run.weights}: checked on {origin}, tolerance {tolerance:g} of the largest logit")

@@ -61,9 +61,9 @@ def _colours(run: Finished, kind: predictor.Kind) -> Any:
 
 def _check_apart(jobs: Jobs, out: Path) -> None:
     """Raise DataError if an output would overwrite an image that is read."""
-    pictures = {picture.resolve() for picture, _ in jobs}
+    pictures = {os.path.realpath(picture) for picture, _ in jobs}  # unlike Path.resolve, it bears links in a circle
     for _, target in jobs:
-        if target.resolve() in pictures:
+        if os.path.realpath(target) in pictures:
             raise DataError(f"-o {shown(out)}: {shown(target)} is one of the images; give another folder")
 
 

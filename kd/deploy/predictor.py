@@ -81,9 +81,11 @@ def listed(images: Path, out: Path) -> list[Path]:
     """
     if images.is_file():
         return [Path(images.name)]
-    found, inside = [], out.resolve()
+    found, inside = [], os.path.realpath(out)
     for folder, names, files in os.walk(images):
-        names[:] = [name for name in names if not name.startswith(".") and (Path(folder) / name).resolve() != inside]
+        names[:] = [
+            name for name in names if not name.startswith(".") and os.path.realpath(Path(folder) / name) != inside
+        ]
         found += [
             (Path(folder) / name).relative_to(images)
             for name in files

@@ -11,6 +11,7 @@ from kd.errors import UserError
 from kd.run import console
 from kd.run.folder import SavedRun
 from kd.system.files import digest
+from kd.system.untrusted import is_regular
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def register(folder: Path, name: str, root: Path, uri: str | None = None) -> Non
     """
     run = find(folder)
     file = run.folder / "export" / f"{run.weights.stem}.onnx"
-    if file.name not in export_record(run, file.parent)["files"] or not file.is_file():
+    if file.name not in export_record(run, file.parent)["files"] or not is_regular(run.folder, f"export/{file.name}"):
         export_run(folder, export.Wanted(("onnx",)), None, export.TOLERANCE)
     version = tracking.register(folder, root, name, export.proto(file), digest(run.weights), uri)
     console.say(f"register {name}, version {version}")

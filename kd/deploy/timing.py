@@ -28,7 +28,7 @@ from kd.run import console
 from kd.run.folder import SavedRun
 from kd.settings import NetworkSettings
 from kd.system.environment import processor
-from kd.system.untrusted import UnreadableError, mapping_at
+from kd.system.untrusted import UnreadableError, is_regular, mapping_at
 
 WARM_UP = 3  # rounds that are not measured
 
@@ -143,7 +143,7 @@ def _contestants(run: Finished, precision: Precision, threads: int) -> Iterator[
     written = export_record(run, run.folder / "export")["files"]
     for name, title in (("", "ONNX"), (".fp16", "ONNX fp16"), (".int8", "ONNX int8")):
         file = run.folder / "export" / f"{run.weights.stem}{name}.onnx"
-        if file.name in written and file.is_file():
+        if file.name in written and is_regular(run.folder, f"export/{file.name}"):
             measured = mapping_at(mapping_at(written, file.name), "quality")
             quality = {split: _number(mapping_at(measured, split).get("int8")) for split in measured}
             session = export.Session(file, threads)

@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from kd.config import resume
-from kd.config.compose import plain
+from kd.config.compose import check_deletions, plain
 from kd.config.read import checked
 from kd.errors import ConfigError, UserError, without_credentials
 from kd.settings import Settings
@@ -53,7 +53,9 @@ def job(cfg: DictConfig) -> Job:
     folder = Path(hydra.runtime.output_dir)
     fresh = not (folder / "config.yaml").exists()  # otherwise a run to resume
     try:
-        config, typed = plain(cfg), list(hydra.overrides.task)
+        typed = list(hydra.overrides.task)
+        check_deletions(typed)
+        config = plain(cfg)
         if cfg.resume is not None:
             if hydra.mode is not RunMode.RUN:
                 raise ConfigError(

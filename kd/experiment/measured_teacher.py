@@ -80,7 +80,7 @@ def _read(path: Path, file: Path) -> MeasuredTeacher | None:
         found, facts = tensor_file.read(path)
         return MeasuredTeacher(file, facts["figures"], found.pop("labels"), found)
     except tensor_file.DAMAGES as error:
-        log.warning("%s is damaged (%s); the teacher is measured again", path, str(error).splitlines()[0])
+        log.warning("%s is damaged (%s); the teacher is measured again", path, tensor_file.reason(error))
         return None
 
 

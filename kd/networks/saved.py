@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from kd.networks.build import create, parts
 from kd.networks.network import Network
-from kd.networks.spec import NetworkSpec, find_weights, read_spec
+from kd.networks.spec import NetworkSpec, find_weights, is_file, read_spec
 from kd.networks.weights import fill, opened
 from kd.settings import NetworkSettings
 from kd.system.files import write_atomically, write_json
@@ -41,6 +41,8 @@ def save(network: Network, path: Path, **facts: Any) -> None:
 
 def saved_facts(path: Path) -> dict[str, Any]:
     """The `facts` passed to `save`, from the weights file; empty if it is missing or damaged."""
+    if not is_file(path):
+        return {}
     try:
         with safe_open(path, framework="pt") as file:
             return dict(json.loads((file.metadata() or {}).get(FACTS, "{}")))

@@ -3,7 +3,7 @@
 Light, so that an unsuitable teacher is refused before torch is imported.
 """
 
-import json
+import os
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -19,10 +19,9 @@ from pydantic import (
 )
 
 from kd.errors import ModelError
+from kd.system.untrusted import UnreadableError, parse_json, read_named, regular_in
 
 Described = TypeVar("Described", bound=BaseModel)
-
-MAX_BYTES = 2**20  # of a description; ours have less than a thousand
 
 
 def _printable(name: str) -> str:
@@ -62,14 +61,13 @@ class NetworkSpec(BaseModel):
 
 
 def described(path: Path, kind: type[Described]) -> Described:
-    """Parse a JSON description; also raises OSError, ValueError (including pydantic's) and RecursionError.
+    """Parse a JSON description of at most untrusted.DOCUMENT bytes; links are followed.
 
     Raises:
-        ModelError: the file is too large for a description.
+        UnreadableError: it is missing, or not a regular file.
+        ValueError: it is not JSON, out of bounds, or (pydantic's) not such a description.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise ModelError(f"{path} has {path.stat().st_size} bytes, too many for a description of a network")
-    return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    return kind.model_validate(parse_json(read_named(path)))
 
 
 def read_spec(weights: Path) -> NetworkSpec:
@@ -81,15 +79,15 @@ def read_spec(weights: Path) -> NetworkSpec:
     path = weights.with_suffix(".json")
     try:
         return described(path, NetworkSpec)
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing; it describes the network in {weights.name}") from error
+    except UnreadableError as error:
+        raise ModelError(f"{path} {error.reason}; it describes the network in {weights.name}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where, what = ".".join(map(str, first["loc"])) or "content", first["msg"].removeprefix("Value error, ")
         raise ModelError(
             f"{path}: {where}: {what}; restore the file that was saved with {weights.name}, or correct it"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelError(f"{path} is not readable JSON ({error})") from error
 
 
@@ -112,14 +110,37 @@ def expanded(path: Path) -> Path:
 def find_weights(path: Path, key: str, names: tuple[str, ...] = ("teacher.safetensors", "student.safetensors")) -> Path:
     """The weights file of a path: a .safetensors file, or the first of `names` that exists in a run folder.
 
+    A file may be a link; in a run folder, neither the weights nor the .json beside them may be a link out of it.
+
     Raises:
         ModelError: there is none; `key` is the option that named the path.
     """
     home = expanded(path)
-    for file in [home] if is_file(home) else [home / name for name in names]:
-        if is_file(file) and file.suffix == ".safetensors":
+    if is_file(home) and home.suffix == ".safetensors":
+        return home
+    for file in () if is_file(home) else (home / name for name in names):
+        if is_there(file):
+            _check_both(file, key)
             return file
     raise ModelError(
         f"{key}={path}: no weights found; give a .safetensors file or a run folder",
         page="your-teacher" if key == "teacher.path" else "networks",
     )
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything at a path, a broken link included; also False for impossible paths."""
+    try:
+        return os.path.lexists(path)
+    except ValueError:
+        return False
+
+
+def _check_both(weights: Path, key: str) -> None:
+    """Check that weights and the description beside them, if there is one, are regular files of their folder."""
+    for file in (weights, weights.with_suffix(".json")):
+        try:
+            if file == weights or is_there(file):
+                regular_in(file.parent, file.name)
+        except UnreadableError as error:
+            raise ModelError(f"{key}={file.parent}: {file.name} {error.reason}; give another folder") from error

@@ -13,14 +13,14 @@ from typing import Any
 from rich.table import Table as RichTable
 
 from kd.config.compose import CONF
-from kd.errors import StudyError
+from kd.errors import StudyError, one_line
 from kd.report import run as one
 from kd.report.elements import Cell, Folded, Page, Picture, Section, Table, Text, facts, figure, row
 from kd.report.run_files import DAMAGES, Run, is_run, read
 from kd.run.folder import picture_in
-from kd.study import show
+from kd.study import show, storage
 from kd.study.comparison import Arm, partner
-from kd.study.results import Results, TrialState, names_in, rows
+from kd.study.results import Results, TrialState, names_in, ours_in, rows
 from kd.study.space import describe
 from kd.study.storage import Database
 from kd.system.untrusted import read_bytes
@@ -66,21 +66,34 @@ def find(name: str, folder: Path, database: Database) -> Study:
         if not (folder / TABLE).is_file():
             raise StudyError(f"there is no study {name!r}: no {folder / TABLE}, and no database ({database})")
         return Study(name, folder, None)
-    storage = database.open()
-    names = names_in(storage)
-    if name not in names and (folder / TABLE).is_file():
-        return Study(name, folder, None)
-    results, other = Results.of(storage, name), partner(name)
-    if other not in names or other == name:
-        return Study(name, folder, results)
-    return Study(name, folder, results, Arm.of(storage, results), Arm.of(storage, Results.of(storage, other)))
+    database.check()
+    with database.reading():
+        opened = database.open()
+        if name not in names_in(opened) and (folder / TABLE).is_file():
+            return Study(name, folder, None)
+        results, other = Results.of(opened, name), partner(name)
+        baseline = None if other == name else ours_in(opened, other)
+        if baseline is None:
+            return Study(name, folder, results)
+        return Study(name, folder, results, Arm.of(opened, results), Arm.of(opened, baseline))
 
 
 def page(study: Study) -> Page:
-    """Page of a study, with the winner's run in full."""
+    """Page of a study, with the winner's run in full.
+
+    Raises:
+        StudyError: the database has values of unexpected types.
+    """
     if study.results is None:
         return _without_database(study)
-    results = study.results
+    try:
+        return _page(study, study.results)
+    except storage.DAMAGES as error:
+        reason = one_line(str(error) or type(error).__name__)[:300]
+        raise StudyError(f"study {study.name}: its database is damaged ({reason}); restore it from a copy") from error
+
+
+def _page(study: Study, results: Results) -> Page:
     sections = [_question(results), _best(results), _importance(study, results), _pruning(results)]
     if study.arm and study.baseline and len(results.space.objectives) == 1:
         sections.insert(0, _against(study.arm, study.baseline))

@@ -13,7 +13,7 @@ from kd.data.unlabelled import BatchSize
 from kd.system.terminal import can_move, to_log
 from kd.training.quality import Compared, metric_title, quality_metrics
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)  # names may have [brackets]
 
 
 class ProgressLoader:
@@ -133,6 +133,6 @@ def show(table: Table) -> None:
     for column in table.columns:
         column.overflow = "fold"
     console.print(table)
-    plain = Console(file=io.StringIO(), width=100)
+    plain = Console(file=io.StringIO(), width=100, markup=False)
     plain.print(table)
     to_log(plain.file.getvalue())  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from optuna.storages import RDBStorage
 
 from kd.settings import TEACHING_KEYS, TEACHING_TERMS, changes_no_result, is_under, more_is_better, same_result
 from kd.study.recipe import winner_name
-from kd.study.results import Results, names_in
+from kd.study.results import Results, ours_in
 from kd.study.space import PICTURES, describe
 
 CONFIDENCE = 0.95
@@ -77,7 +77,7 @@ class Arm:
     def of(cls, storage: RDBStorage, study: Results) -> "Arm":
         """The arm of a study in a database."""
         name = winner_name(study.name)
-        return cls(study, Results.of(storage, name) if name in names_in(storage) else None)
+        return cls(study, ours_in(storage, name))
 
     def over_seeds(self) -> dict[str, Spread]:
         """The winner's metrics by seed; the trial that won is the first of them."""

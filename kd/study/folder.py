@@ -24,20 +24,21 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kd import tracking
 from kd.config.compose import CONF, project_root
-from kd.errors import StudyError
+from kd.errors import StudyError, shown
 from kd.run import console
 from kd.settings import Settings
 from kd.study import pictures
 from kd.study import show as tables
 from kd.study.comparison import Arm, partner
-from kd.study.hydra_options import overrides_as_values
+from kd.study.hydra_options import check_name, overrides_as_values
 from kd.study.ledger import FINISHED, Ledger, failure
 from kd.study.recipe import recipe, winner_study
-from kd.study.results import Results, names_in, points, table
+from kd.study.results import Results, all_in, ours_in, points, table
 from kd.study.space import describe
 from kd.study.storage import Database, default_url
 from kd.system.files import clear_leftovers, write_atomically
 from kd.system.installation import train_command
+from kd.system.untrusted import check_below
 
 PARENT = "mlflow_run"  # study attribute: MLflow's id of the parent run
 IDENTITY = "mlflow_identity"  # study attribute: our own id of the parent run
@@ -156,6 +157,8 @@ def _ending(trial: FrozenTrial, results: Results) -> str:
 
 def write(results: Results, path: Path, draw: bool = True) -> list[str]:
     """Write the table, recipes and plots of a study into its folder; returns the names of the plots."""
+    for below in ("experiment", "sweeps", "plots"):
+        check_below(path, path / below / "any")
     text = table(results)
     write_atomically(path / "trials.csv", lambda file: file.write_text(text, encoding="utf-8"))
     for name, trial in _winners(results).items():
@@ -209,10 +212,23 @@ def show(name: str | None, against: str | None, url: str | None, write_files: bo
     database = Database(url or os.environ.get("KD_STORAGE") or default_url(root))
     if not database.exists():
         raise StudyError(f"there is no study yet ({database}); {train_command()} -m starts one")
-    storage = database.open()
-    if name is None:
-        console.show(tables.list_studies([Results.of(storage, each) for each in names_in(storage)]))
-        return
+    database.check()
+    with database.reading():
+        storage = database.open()
+        if name is None:
+            _list(storage)
+        else:
+            _show(check_name(name), against, storage, root / "runs" / "studies" / name, write_files)
+
+
+def _list(storage: RDBStorage) -> None:
+    ours, others = all_in(storage)
+    console.show(tables.list_studies(ours))
+    if others:
+        console.say(f"others   not created by this sweeper, and left out: {', '.join(map(shown, others))}")
+
+
+def _show(name: str, against: str | None, storage: RDBStorage, path: Path, write_files: bool) -> None:
     results = Results.of(storage, name)
     console.say(tables.overview(results))
     console.show(tables.best_trials(results))
@@ -222,7 +238,6 @@ def show(name: str | None, against: str | None, url: str | None, write_files: bo
     if warning := tables.useless(results):
         console.say(f"warning  {warning}")
     _compare(results, against, storage)
-    path = root / "runs" / "studies" / name
     if write_files:
         drawn = write(results, path)
         console.say(f"files    {path}: trials.csv{', experiment/best.yaml' if results.best else ''}")
@@ -231,11 +246,11 @@ def show(name: str | None, against: str | None, url: str | None, write_files: bo
 
 def _compare(results: Results, against: str | None, storage: RDBStorage) -> None:
     """Print the comparison with another study (by default that without a teacher), and the verdict over seeds."""
-    names = names_in(storage)
     other = against or partner(results.name)
-    if (against is None and other not in names) or other == results.name or len(results.space.objectives) > 1:
+    compared = Results.of(storage, against) if against else ours_in(storage, other)
+    if compared is None or other == results.name or len(results.space.objectives) > 1:
         return
-    arms = Arm.of(storage, results), Arm.of(storage, Results.of(storage, other))
+    arms = Arm.of(storage, results), Arm.of(storage, compared)
     console.tell(tables.against(*arms))
     for arm in arms:
         if arm.winners is None and arm.study.best:

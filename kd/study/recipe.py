@@ -4,15 +4,18 @@ Recipes are shared, so one is untrusted input: it may set what is trained and ho
 log files could overwrite any file of the user's and whose environment variables choose which programs run.
 """
 
+import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from kd.errors import ConfigError
+from kd.settings import flat, is_under
 from kd.system.installation import train_command
+from kd.system.untrusted import UnreadableError, mapping_at, parse_yaml, read_bytes
 
 
 def winner_name(study: str) -> str:
@@ -89,6 +92,8 @@ STUDY_KEYS = {
     "study_name", "n_trials", "n_jobs", "params", "direction", "max_retries", "max_failure_rate", "heartbeat_interval",
     "grace_period", "defaults",
 }  # fmt: skip
+#: Where runs are written and sent to: decided by the person who types the command.
+CALLERS = ("root", "resume", "tracking.uri")
 #: An interpolation that calls a resolver, by name or by a computed name: oc.env would write secrets into config.yaml.
 RESOLVER_CALL = re.compile(r"\$\{[^}]*(:|\$\{)")
 
@@ -106,16 +111,17 @@ def check_folder(folder: Path, groups: Collection[str]) -> None:
     for path in sorted(_reachable(folder, groups)):
         if path.is_symlink() and path.is_dir():
             raise ConfigError(f"{path} is a link to another folder, which a --config-dir may not contain; copy it")
-        if path.suffix != ".yaml" or not path.exists():
+        if path.suffix != ".yaml" or not os.path.lexists(path):
             continue
         try:
-            text = path.read_text(encoding="utf-8")
-            content = yaml.safe_load(text)
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"{path} cannot be read as YAML ({reason}); fix it, or move it away") from error
-        is_study = path.is_relative_to(folder / "sweeps")
-        for violation in _violations(text, content, is_study, groups):
+            source = read_bytes(folder, str(path.relative_to(folder)))
+            text, content = source.decode(), parse_yaml(source)
+        except UnreadableError as error:
+            raise ConfigError(f"{path} {error.reason}, which a --config-dir may not contain; copy it") from error
+        except ValueError as error:
+            raise ConfigError(f"{path} cannot be read as YAML ({error}); fix it, or move it away") from error
+        group = path.relative_to(folder).with_suffix("").parts[0]
+        for violation in _violations(text, content, group, groups):
             raise ConfigError(
                 f"{path}: {violation}, which a recipe of --config-dir may not; if you want it, set it on the command "
                 "line"
@@ -129,13 +135,16 @@ def _reachable(folder: Path, groups: Collection[str]) -> Iterator[Path]:
         yield folder / f"{group}.yaml"
 
 
-def _violations(text: str, content: Any, is_study: bool, groups: Collection[str]) -> Iterator[str]:
-    """What a file sets of hydra itself or reads from the environment; empty for a plain recipe."""
+def _violations(text: str, content: Any, group: str, groups: Collection[str]) -> Iterator[str]:
+    """What a file of a group sets that is not a recipe's, or reads from the environment; empty for a plain recipe."""
+    is_study = group == "sweeps"
     packages = set(re.findall(r"@package\b[\s:]*(\S*)", text)) - {"_global_", "_group_"}
     if packages - ({STUDY_PACKAGE} if is_study else set()):
         yield f"is placed at {sorted(packages)[0]}"
     if not isinstance(content, dict):
         return
+    package = next(iter(re.findall(r"@package\b[\s:]*(\S*)", text)), "")
+    yield from (f"sets {key}" for key in sorted(_set_by(content, group, package)) if is_under(key, CALLERS))
     yield from (f"sets {key}" for key in content if str(key).startswith("hydra"))
     if is_study:
         yield from (f"sets {key} of a study" for key in content if key not in STUDY_KEYS)
@@ -163,12 +172,16 @@ def _is_plain_choice(entry: Any, is_study: bool, groups: Collection[str]) -> boo
 
 
 def _strings(tree: Any) -> Iterator[str]:
-    """Every string in nested containers, which may contain each other in a cycle (YAML aliases)."""
-    waiting, seen = [tree], set()
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, str):
-            yield node
-        elif isinstance(node, dict | list) and id(node) not in seen:
-            seen.add(id(node))
-            waiting += node.values() if isinstance(node, dict) else node
+    """Every string in nested containers."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, dict | list):
+        for item in tree.values() if isinstance(tree, dict) else tree:
+            yield from _strings(item)
+
+
+def _set_by(content: Mapping[str, Any], group: str, package: str) -> set[str]:
+    """The keys of the whole configuration that a file of a group sets or searches, dotted."""
+    prefix = "" if package == "_global_" else f"{group}."
+    searched = mapping_at(content, "params") if package == STUDY_PACKAGE else {}
+    return {f"{prefix}{key}" for key, _ in flat(content)} | {key.lstrip("+~") for key in searched}

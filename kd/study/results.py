@@ -114,6 +114,20 @@ class Results:
         )
 
 
+def ours_in(storage: RDBStorage, name: str) -> Results | None:
+    """A study of this sweeper by name; None if there is none of that name, or it is another program's."""
+    try:
+        return Results.of(storage, name) if name in names_in(storage) else None
+    except StudyError:
+        return None
+
+
+def all_in(storage: RDBStorage) -> tuple[list[Results], list[str]]:
+    """All studies of this sweeper in a database, and the names of those that are other programs'."""
+    found = {name: ours_in(storage, name) for name in names_in(storage)}
+    return [each for each in found.values() if each], [name for name, each in found.items() if each is None]
+
+
 def names_in(storage: RDBStorage) -> list[str]:
     """The names of all studies in a database."""
     return list(optuna.study.get_all_study_names(storage))

@@ -6,6 +6,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
+from kd.errors import shown
 from kd.study.comparison import LEAST_GAIN, Arm, Spread, Verdict, metrics_of, unequal
 from kd.study.results import Results
 
@@ -146,7 +147,7 @@ def list_studies(studies: Sequence[Results]) -> Table:
     for results in studies:
         best = _values(results.best[0]) if results.best else "-"
         states = (str(results.count(state)) for state in (TrialState.RUNNING, TrialState.FAIL))
-        table.add_row(results.name, str(results.finished), *states, best)
+        table.add_row(shown(results.name), str(results.finished), *states, best)
     return table
 
 

@@ -19,7 +19,7 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
-from kd.errors import StudyError
+from kd.errors import StudyError, shown
 from kd.settings import changes_no_result, is_under, same_result
 
 ATTRIBUTE = "space"
@@ -96,13 +96,15 @@ class Space:
         Raises:
             StudyError: the study was created by another program.
         """
-        stored = study.user_attrs.get(ATTRIBUTE)
-        if stored is None:
+        stored: Any = study.user_attrs.get(ATTRIBUTE)
+        try:
+            searched = {name: json_to_distribution(text) for name, text in stored["searched"].items()}
+            return cls(searched, tuple(stored["fixed"]), dict(stored["objectives"]), dict(stored["config"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StudyError(
-                f"study {study.study_name} was not created by this sweeper; choose another hydra.sweeper.study_name"
-            )
-        searched = {name: json_to_distribution(text) for name, text in stored["searched"].items()}
-        return cls(searched, tuple(stored["fixed"]), stored["objectives"], stored["config"])
+                f"study {shown(study.study_name)} was not created by this sweeper; choose another "
+                "hydra.sweeper.study_name"
+            ) from error
 
     def check_same(self, study: Study) -> None:
         """Check that a study began with an equivalent space.

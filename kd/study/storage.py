@@ -6,11 +6,12 @@ database, or an advisory lock of the PostgreSQL server. Both are released when t
 
 import logging
 import re
+import sqlite3
 import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -25,8 +26,9 @@ from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from kd.errors import SECRET, StudyError, without_credentials
+from kd.errors import SECRET, StudyError, one_line, without_credentials
 from kd.system.installation import install_command
+from kd.system.untrusted import UnreadableError, regular
 
 # Heartbeats are "experimental" since 2021, and "supposed to be used with Study.optimize", which our sweeper replaces.
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -38,6 +40,12 @@ LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's SQLSTATE for a lock timeout
 HINT = (
     "use sqlite:////absolute/path.db or postgresql://user@host/database, with the password in PGPASSWORD or ~/.pgpass"
 )
+
+#: Exceptions that a damaged page, or a value of unexpected type or size, leads to.
+DAMAGES = (
+    StorageInternalError, SQLAlchemyError, ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError,
+    AssertionError, RuntimeError,
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -106,6 +114,37 @@ class Database:
     def exists(self) -> bool:
         """Whether the sqlite file exists; always True for a server."""
         return self.file is None or self.file.exists()
+
+    def check(self) -> None:
+        """Check, without changing a sqlite file, that it holds studies; a server is not asked.
+
+        Raises:
+            StudyError: there is no such file, or it is not a database of studies.
+        """
+        if self.file is None:
+            return
+        try:
+            with closing(sqlite3.connect(f"{regular(self.file).absolute().as_uri()}?mode=rw", uri=True)) as database:
+                found = database.execute("SELECT name FROM sqlite_master WHERE name = 'studies'").fetchall()
+        except UnreadableError as error:
+            raise StudyError(f"the study database {self} {error.reason}; {HINT}") from error
+        except sqlite3.Error as error:
+            raise self.damaged(error) from error
+        if not found:
+            raise StudyError(f"the database {self} holds no studies; {HINT}")
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turn what optuna, or what reads its values, raises in the block for a damaged database into a StudyError."""
+        try:
+            yield
+        except DAMAGES as error:
+            raise self.damaged(error) from error
+
+    def damaged(self, error: BaseException) -> StudyError:
+        """What to raise for an error in reading the database."""
+        reason = without_credentials(one_line(str(error) or type(error).__name__))[:300]
+        return StudyError(f"the study database {self} is damaged ({reason}); restore it from a copy")
 
     def open(self) -> RDBStorage:
         """Optuna's storage for the database. Its tables are created once, even by several processes at a time.

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna import Trial
 from optuna.trial import FrozenTrial, TrialState
 
-from kd.config.compose import container, plain
+from kd.config.compose import check_deletions, container, plain
 from kd.config.read import read
 from kd.errors import ConfigError, Superseded, UserError, nearest, without_credentials
 from kd.run import console
@@ -82,6 +82,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
             self._sweep(arguments)
 
     def _sweep(self, arguments: list[str]) -> None:
+        check_deletions(arguments)
         self._check_options(arguments)
         space, settings = self._space([*self._parse_sweeper_params_config(), *arguments])
         budget = self._budget(space)

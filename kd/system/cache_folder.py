@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from kd.system.files import LEFTOVER
 from kd.system.record_file import FACTS, FileRecords
+from kd.system.untrusted import UnreadableError, read_bytes
 
 KINDS = ("teacher", "data", "figures")
 LOCK = ".lock"
@@ -68,9 +69,9 @@ class Entry:
                 with safe_open(self.path, framework="np") as file:  # without torch, which is slow to import
                     text = file.metadata()["facts"]
             else:
-                text = next(path for path in self.files if path.name == FACTS).read_text(encoding="utf-8")
+                text = read_bytes(self.path, FACTS).decode()
             found = json.loads(text)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError, StopIteration):
+        except (UnreadableError, SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -155,7 +156,7 @@ def _repair_figures(path: Path) -> Iterator[str]:
     except tensor_file.DAMAGES as error:
         if path.exists():
             path.unlink(missing_ok=True)
-            yield f"{path}: {str(error).splitlines()[0]}; deleted"
+            yield f"{path}: {tensor_file.reason(error)}; deleted"
 
 
 def clear(cache: Path) -> None:

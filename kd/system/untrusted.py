@@ -74,19 +74,25 @@ def regular_in(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def open_named(path: Path) -> BufferedReader:
-    """Open a file that the user named, wherever its links lead; else like `open_regular`."""
-    try:
-        real = path.resolve(strict=True)
-    except (OSError, ValueError, RuntimeError):  # opening the path itself says what is wrong with it
-        real = path
-    return open_regular(real.parent, real.name)
+def read_named(path: Path, limit: int = DOCUMENT) -> bytes:
+    """Content of a file that the user named, wherever its links lead; else like `read_bytes`."""
+    real = _resolved(path)
+    return read_bytes(real.parent, real.name, limit)
 
 
 def regular(path: Path) -> Path:
     """A path that the user named, if it leads to a regular file; raises like `open_regular`."""
-    open_named(path).close()
+    real = _resolved(path)
+    open_regular(real.parent, real.name).close()
     return path
+
+
+def _resolved(path: Path) -> Path:
+    """Where a path leads; the path itself if that cannot be said, as opening it then says what is wrong with it."""
+    try:
+        return path.resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):
+        return path
 
 
 def check_plain(folder: Path) -> None:

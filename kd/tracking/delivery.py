@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kd.system.untrusted import UnreadableError, open_regular
 from kd.tracking.shown import RUNNING, Shown
 
 IDENTITY, DIGESTS = "kd.run", "kd.files"  # tags: our own id of the run, and the digests of its artifacts
@@ -204,7 +205,7 @@ class Delivery:
         before = dict(stored.digests)
         for path, folder in shown.artifacts:
             name = f"{folder}/{path.name}" if folder else path.name
-            with suppress(FileNotFoundError):  # deleted since the folder was listed
+            with suppress(UnreadableError, FileNotFoundError):  # deleted or replaced since the folder was listed
                 digest = _digest(path)
                 if stored.digests.get(name) != digest:
                     self._on_response(path.stat().st_size / UPLOAD)
@@ -243,7 +244,7 @@ def _key(name: str) -> str:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path.parent, path.name) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 

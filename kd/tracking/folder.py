@@ -208,6 +208,8 @@ def _locked(folder: RunFolder) -> Iterator[None]:
             lock.acquire()
     except Timeout:
         raise TrackingError(f"{folder.path}: this run is still running, and delivers itself") from None
+    except OSError as error:
+        raise TrackingError(f"{folder / '.lock'} cannot be locked ({error.strerror}); delete it, and repeat") from error
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.run.folder import SavedRun
+from kd.system.untrusted import mapping_at
 from kd.tracking.folder import known_run, opened, store_of, sync_command
 from kd.tracking.store import Store, TrackingError, brief
 
@@ -21,7 +22,7 @@ def wanted_name(path: Path) -> str | None:
     folder = SavedRun(path)
     if "trial" in folder.identity().get("tags", {}):
         return None
-    name = (folder.config().get("tracking") or {}).get("register")
+    name = mapping_at(folder.config(), "tracking").get("register")
     return str(name) if name else None
 
 

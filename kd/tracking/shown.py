@@ -9,6 +9,8 @@ from kd.run.folder import SavedRun
 from kd.settings import flat
 from kd.system.untrusted import is_regular, mapping_at
 
+LARGEST = 4 * 2**30  # bytes of a file that is sent: a student of a billion parameters
+
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
 
@@ -56,9 +58,16 @@ def of_folder(folder: SavedRun, ended: bool = False) -> Shown:
 
 
 def files(folder: Path, ending: str = "") -> list[Path]:
-    """The result files in a folder: without hidden ones and checkpoints."""
-    found = (path for path in folder.glob(f"*{ending}") if is_regular(folder, path.name))
+    """The result files in a folder, of at most LARGEST bytes: without hidden ones and checkpoints."""
+    found = (path for path in folder.glob(f"*{ending}") if is_regular(folder, path.name) and _size(path) <= LARGEST)
     return sorted(path for path in found if not path.name.startswith((".", "checkpoint.")))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # deleted in the meantime
+        return 0
 
 
 def _points(records: list[dict[str, Any]], begun: float) -> dict[tuple[str, int], tuple[float, int]]:

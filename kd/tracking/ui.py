@@ -8,7 +8,7 @@ import time
 import webbrowser
 
 from kd.errors import ConfigError
-from kd.system import signals
+from kd.system import signals, watched
 from kd.system.installation import train_command
 from kd.tracking.store import Store, TrackingError, brief
 
@@ -58,18 +58,21 @@ def _experiment(store: Store) -> str:
 
 
 def _run_server(store: Store, port: int, page: str | None) -> int:
-    """Run MLflow's server until it ends or Ctrl-C; `page` is opened in a browser once it responds."""
+    """Run MLflow's server until it or this process ends; `page` is opened in a browser once it responds."""
     command, env = _server(store, port)
     with signals.listen():
-        process = subprocess.Popen(command, env=env)
+        watching = [sys.executable, "-P", watched.__file__, *command]
+        process = subprocess.Popen(watching, env=env, stdin=subprocess.PIPE)
         try:
             if page and _responds(port, process):
                 webbrowser.open(page)
             return process.wait()
         except signals.Interrupted:
-            process.terminate()
-            process.wait()
             return 0
+        finally:
+            if process.stdin:
+                process.stdin.close()
+            process.wait()
 
 
 def _server(store: Store, port: int) -> tuple[list[str], dict[str, str]]:

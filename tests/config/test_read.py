@@ -96,7 +96,11 @@ def test_an_unknown_encoder_has_no_blocks():
 @pytest.mark.parametrize(
     ("typed", "says"),
     [
-        ("~schedule", "schedule="), ("+schedule._convert_=all", "schedule._convert_ is not an option"),
+        ("~schedule", "~schedule: a group cannot be removed, only replaced: schedule=...; choose from constant"),
+        ("~unfreeze=all", "a group cannot be removed"),
+        ("~seed", "~seed: this key cannot be removed; set it: seed=..."),
+        ("~trainer.epochs", "cannot be removed; set it: trainer.epochs=..."),
+        ("+schedule._convert_=all", "schedule._convert_ is not an option"),
         ("schedule._target_=kd.plan.All", "schedule._target_=kd.plan.All is not what"),
         ("objective=[val/miou,val/miou]", "should name each metric once"), ("root=", "root=''"),
     ],

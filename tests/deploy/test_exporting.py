@@ -9,8 +9,9 @@ from finished import GONE, finished
 
 from kd.cli import main
 from kd.config.compose import compose, plain
-from kd.deploy import find
+from kd.deploy import find, timing
 from kd.deploy.exporting import export_record
+from kd.networks.precision import Precision
 from kd.run.folder import RunFolder
 
 
@@ -67,3 +68,22 @@ def test_weights_without_their_run_are_enough(run, tmp_path):
 )
 def test_an_impossible_export_is_refused_in_one_line(run, refused, arguments, message):
     assert message in refused(*(argument.format(run=run) for argument in arguments))
+
+
+def test_an_export_folder_that_leads_out_of_the_run_is_refused(copy, tmp_path, refused):
+    shutil.rmtree(copy / "export")
+    (tmp_path / "outside").mkdir()
+    (copy / "export").symlink_to(tmp_path / "outside")
+    assert "export is a link to a place outside its folder" in refused("export", copy, "--format", "smp")
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_an_export_that_is_a_link_is_not_registered_or_timed(copy, tmp_path):
+    file = copy / "export" / "student.onnx"
+    file.rename(tmp_path / "elsewhere.onnx")
+    file.symlink_to(tmp_path / "elsewhere.onnx")
+    run = find(copy)
+    precision = Precision(torch.device("cpu"))
+    titles = [contestant.name for contestant in timing._contestants(run, precision, 1)]
+    assert "student" in titles
+    assert "ONNX" not in titles

@@ -101,6 +101,7 @@ CONFIGURATIONS = [
     ("seed=$(mkdir)", ["seed=$(mkdir) cannot be read as key=value"]),
     ("seed=1,2", ["seed=1,2", "--multirun"]),
     ("~foo", ["foo", "does not exist"]),
+    ("~unfreeze", ["a group cannot be removed, only replaced: unfreeze=..."]),
     ("schedule=null", ["schedule=null", "must be a string", "cosine"]),
     ("loss=[1]", ["loss: ", "choose from composite"]),
     # values of the wrong type, or impossible

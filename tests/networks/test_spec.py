@@ -1,8 +1,10 @@
 """The description beside a weights file is read without torch, and refused in one line if it is invalid."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -84,7 +86,27 @@ def test_bytes_that_are_not_text_are_refused(weights):
 def test_a_folder_in_its_place_is_refused(weights):
     weights.with_suffix(".json").unlink()
     weights.with_suffix(".json").mkdir()
-    assert "is not readable JSON" in refusal(read_spec, weights)
+    assert "is a folder and should be a file" in refusal(read_spec, weights)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_description_that_would_block_or_never_end_is_refused_unread(weights, make):
+    weights.with_suffix(".json").unlink()
+    make(weights.with_suffix(".json"))
+    assert "is a pipe or a device" in refusal(read_spec, weights)
+
+
+@pytest.mark.parametrize("name", ["student.safetensors", "student.json"])
+def test_a_link_out_of_a_run_folder_is_refused_and_a_link_that_was_named_is_followed(weights, tmp_path, name):
+    run, typed = tmp_path / "run", tmp_path / "typed"
+    for folder in (run, typed):
+        folder.mkdir()
+        for file in (weights, weights.with_suffix(".json")):
+            (folder / f"student{file.suffix}").write_bytes(file.read_bytes() if file.exists() else b"")
+        (folder / name).unlink()
+        (folder / name).symlink_to(weights.with_suffix(Path(name).suffix))
+    assert "is a link to a place outside its folder" in refusal(find_weights, run, "run", ("student.safetensors",))
+    assert find_weights(typed / "student.safetensors", "run") == typed / "student.safetensors"
 
 
 @pytest.mark.parametrize("key", SPEC)

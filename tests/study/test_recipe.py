@@ -1,5 +1,7 @@
 """A recipe: it composes to what its overrides do, and one of somebody else may set values and nothing of hydra."""
 
+import os
+
 import pytest
 import yaml
 from hydra import compose as hydra_compose
@@ -138,6 +140,12 @@ def test_a_file_that_no_recipe_can_reach_is_not_checked(path, tmp_path):
         ("sweeps/x.yaml", "storage: sqlite:///x.db", "sets storage of a study"),
         ("sweeps/x.yaml", "params: {hydra.run.dir: choice(a,b)}", "searches hydra.run.dir"),
         ("experiment/x.yaml", "a: [", "cannot be read as YAML"),
+        ("experiment/x.yaml", "a: &a {b: *a, seed: 1}", "anchors and aliases are not allowed"),
+        ("experiment/x.yaml", "# @package _global_\nroot: /elsewhere", "sets root"),
+        ("experiment/x.yaml", "# @package _global_\nresume: auto", "sets resume"),
+        ("experiment/x.yaml", "# @package _global_\ntracking: {uri: 'http://elsewhere'}", "sets tracking.uri"),
+        ("tracking/x.yaml", "uri: http://elsewhere", "sets tracking.uri"),
+        ("sweeps/x.yaml", "# @package hydra.sweeper\nparams: {+root: 'choice(a,b)'}", "sets root"),
     ],
 )
 def test_anything_but_options_and_values_is_refused_in_one_line(path, text, says, tmp_path):
@@ -155,5 +163,9 @@ def test_a_link_to_another_folder_is_refused(tmp_path):
         check_folder(tmp_path, GROUPS)
 
 
-def test_aliases_that_contain_each_other_are_read_once(tmp_path):
-    checked(tmp_path, "experiment/x.yaml", "a: &a {b: *a, seed: 1}")
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()])
+def test_what_is_not_a_file_of_the_folder_is_refused_unread(tmp_path, make):
+    (tmp_path / "experiment").mkdir()
+    make(tmp_path / "experiment" / "x.yaml")
+    with pytest.raises(ConfigError, match="which a --config-dir may not contain"):
+        check_folder(tmp_path, GROUPS)

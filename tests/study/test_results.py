@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from kd.errors import StudyError
-from kd.study.results import Results, points, rows, table
+from kd.study.results import Results, all_in, ours_in, points, rows, table
 from kd.study.space import Space
 from kd.study.storage import Database
 
@@ -217,3 +217,16 @@ def test_a_best_trial_at_or_below_trivial_is_no_winner(best, trivial, storage):
 
 def test_finished_trials_are_the_complete_and_the_pruned(storage):
     assert study(storage, trial(0.5), pruned(0.5, [0.5]), trial()).finished == 2
+
+
+def test_studies_of_other_programs_are_named_and_left_out(tmp_path):
+    storage = Database(f"sqlite:///{tmp_path}/studies.db").open()
+    mine = study(storage, trial(0.5), name="mine")
+    for name, space in (("other", None), ("odd", {"searched": 5}), ("empty", {})):
+        optuna.create_study(study_name=name, storage=storage).set_user_attr("space", space)
+    found, others = all_in(storage)
+    assert [each.name for each in found] == [mine.name]
+    assert sorted(others) == ["empty", "odd", "other"]
+    assert ours_in(storage, "other") is ours_in(storage, "nowhere") is None
+    with pytest.raises(StudyError, match="not created by this sweeper"):
+        Results.of(storage, "odd")

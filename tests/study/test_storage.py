@@ -1,5 +1,7 @@
 """The database of studies as one sqlite file: its address, its schema, and the lock that all its users share."""
 
+import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError
 
 from kd.errors import StudyError
-from kd.study import storage
+from kd.study import folder, storage
 from kd.study.storage import Database, Unreachable, default_url, holds_password
 
 HOLD = """
@@ -288,3 +290,43 @@ def test_the_lock_of_a_killed_process_is_released(tmp_path, monkeypatch):
     process.communicate()
     with database.lock("it"):
         pass
+
+
+# a database from elsewhere
+
+
+def test_a_database_that_holds_no_studies_is_refused_and_not_changed(tmp_path):
+    with sqlite3.connect(tmp_path / "studies.db") as other:
+        other.execute("CREATE TABLE mine (x)")
+    before = (tmp_path / "studies.db").read_bytes()
+    with pytest.raises(StudyError, match="holds no studies"):
+        sqlite(tmp_path).check()
+    assert (tmp_path / "studies.db").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["studies.db"]
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir(), lambda path: path.touch()]
+)
+def test_what_is_no_database_is_refused_unread(tmp_path, make):
+    make(tmp_path / "studies.db")
+    with pytest.raises(StudyError) as error:
+        sqlite(tmp_path).check()
+    assert "studies.db" in str(error.value)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_database_with_random_pages_is_one_line(tmp_path, monkeypatch, seed):
+    database, page, dice = sqlite(tmp_path), 4096, random.Random(seed)
+    for number in range(4):
+        optuna.create_study(study_name=str(number), storage=database.open()).set_user_attr("space", "x" * 5000)
+    data = bytearray((tmp_path / "studies.db").read_bytes())
+    for start in range(page, len(data), page):
+        if dice.random() < 0.5:
+            data[start : start + page] = dice.randbytes(page)
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "studies.db").write_bytes(data)
+    with pytest.raises(StudyError) as error:
+        folder.show("0", None, sqlite(damaged).url)
+    assert "\n" not in str(error.value)

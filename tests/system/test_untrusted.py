@@ -18,13 +18,17 @@ from kd.system.untrusted import (
     DEEPEST,
     DOCUMENT,
     UnreadableError,
+    check_below,
+    check_plain,
     is_regular,
     mapping_at,
     parse_json,
     parse_yaml,
     read_bytes,
     read_json,
+    read_named,
     read_yaml,
+    regular,
 )
 
 NAME = "run.json"
@@ -275,3 +279,50 @@ def test_another_kind_of_value_is_refused(tmp_path, kind, content):
 )
 def test_a_mapping_below_a_key_is_empty_if_it_is_none(value, found):
     assert mapping_at(value, "a") == found
+
+
+# what is written to
+
+
+@pytest.mark.parametrize("name", ["train.log", ".lock", "new.txt", ".hydra/overrides.yaml"])
+def test_a_folder_to_be_written_to_has_no_pipe_and_no_link_out_of_it(tmp_path, name):
+    run = tmp_path / "run"
+    (run / ".hydra").mkdir(parents=True)
+    (run / "export").mkdir()
+    (run / "train.log").touch()
+    (run / "latest.log").symlink_to("train.log")
+    check_plain(run)
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    with pytest.raises(UnreadableError, match="is a pipe or a device"):
+        check_plain(run)
+    (run / name).unlink()
+    (run / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(UnreadableError, match=r"is a broken link|outside its folder"):
+        check_plain(run)
+
+
+@pytest.mark.parametrize("name", ["export", ".hydra"])
+def test_a_folder_to_be_written_to_has_no_folder_elsewhere(tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(UnreadableError, match=f"{name} is a link to a place outside its folder"):
+        check_plain(tmp_path / "run")
+    with pytest.raises(UnreadableError, match=f"{name} is a link to a place outside its folder"):
+        check_below(tmp_path / "run", tmp_path / "run" / name / "file")
+    check_below(tmp_path / "run", tmp_path / "run" / "not" / "there" / "yet")
+
+
+def test_a_file_that_was_named_may_be_a_link(tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    (tmp_path / "b").symlink_to("a")
+    assert read_named(tmp_path / "b") == b"x"
+    assert regular(tmp_path / "b") == tmp_path / "b"
+    for target in ("/dev/zero", tmp_path / "loop", tmp_path / "gone"):
+        (tmp_path / "loop").unlink(missing_ok=True)
+        (tmp_path / "loop").symlink_to(target)
+        with pytest.raises(UnreadableError):
+            read_named(tmp_path / "loop")
+        with pytest.raises(UnreadableError):
+            regular(tmp_path / "loop")

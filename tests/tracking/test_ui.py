@@ -1,12 +1,15 @@
 """`kd ui` serves the project's store to this machine only, or fails with one line."""
 
+import io
 import shutil
 import socket
+import sys
 
 import mlflow
 import pytest
 
 from kd.cli import main as kd
+from kd.system import watched
 from kd.tracking import Store, ui
 
 
@@ -43,8 +46,9 @@ def test_it_starts_mlflow_on_the_projects_store_and_ends_with_it(store, capsys, 
     started = []
 
     class Server:
-        def __init__(self, command, env):
-            started.append((command[1:4], env["MLFLOW_BACKEND_STORE_URI"]))
+        def __init__(self, command, env, stdin):
+            self.stdin = io.BytesIO()
+            started.append((command[2:6], env["MLFLOW_BACKEND_STORE_URI"]))
 
         def wait(self):
             return 0
@@ -52,7 +56,7 @@ def test_it_starts_mlflow_on_the_projects_store_and_ends_with_it(store, capsys, 
     monkeypatch.setattr(ui.subprocess, "Popen", Server)
     code, out, _ = say(capsys, "--port", "0")
     assert code == 0
-    assert started == [(["-m", "mlflow", "ui"], store.uri)]
+    assert started == [([watched.__file__, sys.executable, "-m", "mlflow"], store.uri)]
     assert "/#/experiments/1/runs" in out
 
 

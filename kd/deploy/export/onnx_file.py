@@ -79,8 +79,8 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def proto(path: Path) -> onnx.ModelProto:
-    """Load an ONNX model that this package wrote."""
-    return onnx.load(path)
+    """Load an ONNX model that this package wrote: in one file, so that no other file is read."""
+    return onnx.load(path, load_external_data=False)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kd.errors import ConfigError, ModelError
 from kd.networks.spec import Name, described, expanded, is_file
 from kd.settings import ForeignTeacher
+from kd.system.untrusted import UnreadableError
 
 HUB = "hf-hub:"
 MOST_CHANNELS = 4096  # more is a mistake or an attack
@@ -115,7 +116,7 @@ def smp_config(weights: Path) -> SmpConfig:
             f"{path}: {where}: {what}; a teacher must be saved by smp's save_pretrained with in_channels=3 and no "
             "aux_params"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (UnreadableError, ValueError) as error:
         raise ModelError(f"{path} is not readable JSON ({type(error).__name__}); save the network again") from error
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kd.distillation.foreign.network import Body
 from kd.errors import ModelError
+from kd.system.untrusted import is_regular
 
 FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 
@@ -40,13 +41,13 @@ def external_files(path: Path) -> tuple[Path, ...]:
     """
     folder, found = path.parent.resolve(), set()
     for location in _locations(path, *_state(path)):
-        file = (folder / location).resolve()
-        if not location or not file.is_relative_to(folder) or not file.is_file():
+        file = folder / location
+        if not location or not is_regular(folder, location):
             raise ModelError(
                 f"teacher.path={path}: keeps external data in {location!r}, which is not a file in its folder; move it "
                 "there, or save the model as a single file: onnx.save(onnx.load(...), 'teacher.onnx')"
             )
-        found.add(file)
+        found.add(file.resolve())
     return tuple(sorted(found))
 
 
