@@ -9,7 +9,7 @@ from typing import Any
 from kd.deploy import export
 from kd.deploy.finished import Finished, facts, find
 from kd.run import console
-from kd.system.files import write_json
+from kd.system.files import alone_in, clear_leftovers, write_json
 from kd.system.untrusted import UnreadableError, check_below, mapping_at, read_json
 
 LIBRARIES = ("torch", "onnx", "onnxruntime", "segmentation-models-pytorch")
@@ -21,6 +21,13 @@ def export_run(path: Path, wanted: export.Wanted, out: Path | None, tolerance: f
     if out is None:
         out = run.folder / "export"
         check_below(run.folder, out / "export.json")
+    with alone_in(out) as alone:
+        if alone:
+            clear_leftovers(out)
+        _export(run, wanted, out, tolerance)
+
+
+def _export(run: Finished, wanted: export.Wanted, out: Path, tolerance: float) -> None:
     images, origin = export.pictures(run.data, run.image_size)
     check = export.Check.of(run.network, images, origin, tolerance)
     console.say(f"export   {run.weights}: checked on {origin}, tolerance {tolerance:g} of the largest logit")

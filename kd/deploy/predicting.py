@@ -13,6 +13,7 @@ from kd.deploy.finished import Finished, device_of, find
 from kd.errors import DataError, shown
 from kd.networks.precision import Precision, hold_memory
 from kd.run import console
+from kd.system.files import alone_in, clear_leftovers
 from kd.system.terminal import can_move
 
 QUIET = 10  # seconds between two lines of progress where there is no terminal
@@ -27,6 +28,18 @@ def predict_pictures(path: Path, images: Path, out: Path, wanted: predictor.Want
     precision = Precision(place)
     style = predictor.Style(wanted.kind, run.network.classes, run.mask_values, _colours(run, wanted.kind))
     jobs = _jobs(images, out, style.suffix, wanted.overwrite)
+    with alone_in(out) as alone:
+        for folder in {target.parent for _, target in jobs} if alone else ():
+            clear_leftovers(folder)
+        tally = _predict(run, precision, style, jobs, wanted, out)
+    for error in tally.failures:
+        console.say(f"error: {error}")
+    return not tally.failures
+
+
+def _predict(
+    run: Finished, precision: Precision, style: predictor.Style, jobs: Jobs, wanted: predictor.Wanted, out: Path
+) -> predictor.Tally:
     network = precision.place(run.network)
     working = predictor.Predictor(network, run.image_size, precision, style, wanted.flips)
     tally, started = predictor.Tally(), time.perf_counter()
@@ -34,9 +47,7 @@ def predict_pictures(path: Path, images: Path, out: Path, wanted: predictor.Want
         pass
     if tally.written:
         _say_speed(tally, time.perf_counter() - started, wanted.kind, out)
-    for error in tally.failures:
-        console.say(f"error: {error}")
-    return not tally.failures
+    return tally
 
 
 def _jobs(images: Path, out: Path, suffix: str, overwrite: bool) -> Jobs:

@@ -121,7 +121,8 @@ def _join(job: Job, stop: signals.Stop, world: World) -> None:
 def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float | tuple[float, ...]:
     """Run a job from an empty or interrupted folder to its summary."""
     folder = RunFolder(job.folder)
-    console.say(*(f"warning  {line}" for line in restore(folder)))
+    for line in restore(folder):
+        console.say(f"warning  {line}")
     if _is_complete(folder):
         return _make_up(job, folder)
     context = RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world)

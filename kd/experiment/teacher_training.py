@@ -107,9 +107,23 @@ def _ensure_trained(evaluator: Evaluator, folder: RunFolder) -> None:
     context, trained = evaluator.context, (folder / "summary.json").exists()
     context.world.broadcast(not trained)
     if trained:
+        _tidy(context.settings, folder)
         console.say(f"teacher  {context.settings.backbone.teacher.encoder}, trained before: {folder.path}")
     else:
         _train(evaluator, folder)
+
+
+def _tidy(settings: Settings, folder: RunFolder) -> None:
+    """Make up for what a kill between a teacher's summary and its end left out: its end in MLflow, and tidying."""
+    if checkpoint.exists(folder.path):
+        with tracking.run(settings.tracking, settings.root, folder, _labels(settings, folder), continued=True):
+            checkpoint.remove(folder.path)
+
+
+def _labels(settings: Settings, folder: RunFolder) -> tracking.Labels:
+    parameters = {"encoder": settings.backbone.teacher.encoder, **settings.trained_teacher.training}
+    tags = {"role": "teacher", "teacher": folder.path.name}
+    return tracking.Labels(f"teacher {folder.path.name}", tags, parameters=parameters)
 
 
 def _training_job(context: RunContext) -> TrainingJob:
@@ -128,12 +142,10 @@ def _train(evaluator: Evaluator, folder: RunFolder) -> None:
     context, settings = evaluator.context, evaluator.context.settings
     teacher, encoder, file = settings.trained_teacher, settings.backbone.teacher.encoder, folder / "teacher.safetensors"
     console.say(f"teacher  {encoder}, trained first, for {teacher.epochs} epochs: {folder.path}")
-    tags = {"role": "teacher", "teacher": folder.path.name}
-    parameters = {"encoder": encoder, **teacher.training}
-    labels = tracking.Labels(f"teacher {folder.path.name}", tags, parameters=parameters)
-    console.say(*(f"warning  {line}" for line in restore(folder)))
+    for line in restore(folder):
+        console.say(f"warning  {line}")
     resumed = checkpoint.exists(folder.path)
-    with tracking.run(settings.tracking, settings.root, folder, labels, continued=resumed) as mirror:
+    with tracking.run(settings.tracking, settings.root, folder, _labels(settings, folder), continued=resumed) as mirror:
         best = train(_training_job(context), evaluator, folder, mirror)
         if settings.pictures:
             plots.draw_curves(folder.metrics(), best["epoch"], context.data.class_names, {}, folder / "curves.png")

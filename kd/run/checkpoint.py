@@ -15,10 +15,11 @@ from typing import Any
 
 from kd.errors import RunError
 from kd.system import tensor_file
-from kd.system.files import write_atomically
+from kd.system.files import clear_leftovers, write_atomically
 from kd.training.snapshot import Snapshot
 
 NAME, BEFORE = "checkpoint.safetensors", "checkpoint.before.safetensors"
+NEW = ".new"  # the suffix of one that is about to be renamed
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +77,11 @@ def exists(folder: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Delete the checkpoints of a folder whose training is over."""
+    """Delete the checkpoints of a folder whose training is over, and what a killed process left of one."""
     for name in (NAME, BEFORE):
         (folder / name).unlink(missing_ok=True)
+        (folder / name).with_suffix(NEW).unlink(missing_ok=True)
+    clear_leftovers(folder)
 
 
 def copy(source: Path, target: Path) -> None:
@@ -103,7 +106,7 @@ def _checked(facts: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _keep_as(source: Path, target: Path) -> None:
     """Hard-link a file to `target` atomically, or copy it if the file system has no hard links."""
-    temporary = target.with_suffix(".new")
+    temporary = target.with_suffix(NEW)
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)

@@ -48,7 +48,8 @@ class Journal:
         self._weights: dict[str, Tensor] = {}
         self._known: dict[str, Any] = {}
         self._begun, self._spent = time.monotonic(), checkpoint.spent(folder.path)
-        clear_leftovers(folder.path)
+        for place in (folder.path, folder / ".hydra"):
+            clear_leftovers(place)
         self.start = checkpoint.load(folder.path)
         self.records = folder.keep_metrics(self.start.epoch if self.start else 0)
         self.best = best_of(self.records, objective)

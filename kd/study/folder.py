@@ -40,6 +40,7 @@ from kd.system.files import clear_leftovers, write_atomically
 from kd.system.installation import train_command
 from kd.system.untrusted import check_below
 
+MADE = ("experiment", "sweeps", "plots")  # folders beside the trials'
 PARENT = "mlflow_run"  # study attribute: MLflow's id of the parent run
 IDENTITY = "mlflow_identity"  # study attribute: our own id of the parent run
 
@@ -62,7 +63,8 @@ class StudyFolder:
         study, space = self.ledger.study, self.ledger.space
         with self._lock():
             self._check_known_trials()
-            clear_leftovers(self.path)
+            for place in (self.path, *(self.path / name for name in MADE)):
+                clear_leftovers(place)
             tags = {"role": "study", "study": self.ledger.name, "run_folder": str(self.path), **self.settings.tags}
             searched = {f"space.{name}": describe(item) for name, item in space.searched.items()}
             parameters = {**searched, "fixed": " ".join(space.fixed) or "none"}
@@ -157,8 +159,8 @@ def _ending(trial: FrozenTrial, results: Results) -> str:
 
 def write(results: Results, path: Path, draw: bool = True) -> list[str]:
     """Write the table, recipes and plots of a study into its folder; returns the names of the plots."""
-    for below in ("experiment", "sweeps", "plots"):
-        check_below(path, path / below / "any")
+    for name in MADE:
+        check_below(path, path / name / "any")
     text = table(results)
     write_atomically(path / "trials.csv", lambda file: file.write_text(text, encoding="utf-8"))
     for name, trial in _winners(results).items():

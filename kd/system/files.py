@@ -5,10 +5,11 @@ import json
 import math
 import os
 import re
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from io import BufferedReader
 from pathlib import Path
@@ -18,6 +19,11 @@ from kd.errors import DiskError, UserError
 
 #: The temporary file of `name.suffix` is .name.suffix.<8 characters>.suffix
 LEFTOVER = re.compile(r"\..+(\.\w+)\.[a-z0-9_]{8}\1")
+
+#: The temporary folder of a folder `name` is .name.<8 characters>: see kd.deploy.export.formats.
+LEFTOVER_FOLDER = re.compile(r"\.\w+_smp\.[a-z0-9_]{8}")
+SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
+LARGEST_HEADER = 100_000_000  # bytes, of a safetensors file
 
 _SEEKING = threading.Lock()  # for systems without pread and pwrite
 
@@ -44,10 +50,49 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Delete temporary files of killed processes; the caller must hold the folder's lock."""
+    """Delete temporary files and folders of killed processes; no other process may be at work in the folder.
+
+    Only names that we or safetensors give are recognised, never links.
+    """
     for path in folder.glob(".*"):
-        if LEFTOVER.fullmatch(path.name) and path.is_file():
+        if path.is_symlink():
+            continue
+        if path.is_dir() and LEFTOVER_FOLDER.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file() and (LEFTOVER.fullmatch(path.name) or _is_of_safetensors(path)):
             path.unlink(missing_ok=True)
+
+
+def _is_of_safetensors(path: Path) -> bool:
+    """Whether a file is what `safetensors` writes before it renames it: nothing yet, or a header."""
+    if not SAFETENSORS.fullmatch(path.name):
+        return False
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(9)
+        return not head or (head[8:] == b"{" and int.from_bytes(head[:8], "little") < LARGEST_HEADER)
+    return False
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[bool]:
+    """Whether this process is the only one in such a block for the folder; where that cannot be known, False.
+
+    Raises:
+        DiskError: the folder cannot be made.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            import fcntl  # not on Windows
+
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)  # which ends the lock, as the end of the process does
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (ImportError, OSError):
+            yield False
+            return
+        yield True
 
 
 def _for_reading(path: Path) -> BufferedReader:

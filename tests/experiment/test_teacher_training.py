@@ -18,6 +18,7 @@ from kd.experiment.measured_teacher import MeasuredTeacher
 from kd.experiment.teacher_network import teacher_network
 from kd.experiment.teacher_training import fingerprint
 from kd.networks import build, saved
+from kd.run.folder import RunFolder
 from kd.settings import NetworkSettings
 
 BASE = ["backbone=tiny", "data.image_size=[32,32]", "data.train=4", "data.val=2", "data.test=1", "trainer.device=cpu"]
@@ -316,3 +317,16 @@ def test_a_teacher_of_another_number_of_logits_is_refused(tmp_path):
     saved.save(two, tmp_path / "teacher.safetensors")
     with pytest.raises(UserError, match="class"):
         obtain(context("teacher=file", f"teacher.path={tmp_path}"))
+
+
+def test_a_trained_teacher_whose_process_was_killed_before_its_end_is_tidied(project, trainings):
+    (folder,) = (project / "runs" / "teachers").iterdir()
+    kept = {path.name for path in folder.iterdir()}
+    run = RunFolder(folder)
+    run.identify(status="RUNNING")
+    for name in ("checkpoint.safetensors", "checkpoint.before.safetensors", "checkpoint.before.new", ".tmpabc123"):
+        (folder / name).touch()
+    obtain(context())
+    assert trainings == []
+    assert {path.name for path in folder.iterdir()} == kept
+    assert run.identity()["status"] == "FINISHED"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.system.files import clear_leftovers, finite, json_digest, touch, write_atomically, write_json
+from kd.system.files import alone_in, clear_leftovers, finite, json_digest, touch, write_atomically, write_json
 
 
 def strict_json(text):
@@ -172,6 +172,37 @@ def test_only_the_temporary_files_of_a_killed_process_are_deleted(tmp_path, name
     clear_leftovers(tmp_path)
     assert not left.exists()
     assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_what_safetensors_leaves_when_it_is_killed_is_deleted_and_no_other_file(tmp_path):
+    """Its own temporary file has our file's contents, and another name than ours."""
+    head = (72).to_bytes(8, "little") + b'{"a":'
+    for name, content in ((".tmpabc123", head), (".tmpABC12z", b"")):
+        (tmp_path / name).write_bytes(content)
+    kept = {
+        ".tmpabc12": head,
+        ".tmpabc1234": head,
+        "tmpabc123": head,
+        ".tmpnote12": b"my notes",
+        ".tmp12345": b"\0" * 9,
+    }
+    for name, content in kept.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / ".tmplinked").symlink_to(tmp_path / ".tmpabc12")
+    (tmp_path / ".student_smp.abcdefgh").mkdir()
+    (tmp_path / ".student_smp.abcdefgh" / "config.json").touch()
+    (tmp_path / ".mine.abcdefgh").mkdir()
+    clear_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, ".tmplinked", ".mine.abcdefgh"}
+
+
+def test_one_process_at_a_time_is_alone_in_a_folder(tmp_path):
+    folder = tmp_path / "new"
+    with alone_in(folder) as first, alone_in(folder) as second:
+        assert (first, second) == (True, False)
+    with alone_in(folder) as again:
+        assert again
+    assert list(folder.iterdir()) == []
 
 
 def test_touching_sets_the_time_of_a_file_and_creates_none(tmp_path):
