@@ -1,11 +1,11 @@
 """Composing a configuration outside `hydra.main`, the resolvers of conf/, and the classes that conf/ may instantiate.
 
-
 Light: no torch.
 """
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from inspect import isabstract
 from pathlib import Path
 from typing import Any, cast
@@ -55,13 +55,25 @@ OmegaConf.register_resolver("project_root", lambda: str(project_root()), replace
 
 
 def compose(overrides: list[str]) -> DictConfig:
-    """Compose conf/config.yaml with command-line overrides, outside `hydra.main`."""
+    """Compose conf/config.yaml with command-line overrides, in or outside `hydra.main`."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
     check_deletions(overrides)
-    with initialize_config_dir(str(CONF)):
+    with _hydra_aside(), initialize_config_dir(str(CONF)):
         return hydra_compose("config", overrides)
+
+
+@contextmanager
+def _hydra_aside() -> Iterator[None]:
+    """Put the hydra that runs this process's job, if any, aside for the block: it tolerates no second one."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    running, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def check_deletions(overrides: Iterable[str]) -> None:

@@ -18,8 +18,11 @@ from kd.system.installation import torch_command
 from kd.system.launch import current_rank
 from kd.system.terminal import to_log
 
-#: Error numbers of a path that cannot be written.
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EIO}
+#: Error numbers of a path that cannot be written, or cannot be at all.
+DISK = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EIO,
+    errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
 FULL = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the user's own choice, read before we set the variable
 NOISE = re.compile("full_key:|object_type=|reference_type=|See https:")  # lines of hydra's messages without use here
 ANY_KEY = ("tracking.tags",)  # mappings that accept any key

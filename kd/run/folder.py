@@ -169,6 +169,8 @@ def record(line: bytes) -> dict[str, Any]:
     for name, value in found.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ValueError(f"{name} should be a number")
+    if not identity.is_time(found.get("time", 0)):
+        raise ValueError("time should be in seconds since 1970")
     return found
 
 

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+LATEST = 32_503_680_000  # seconds since 1970, the year 3000: MLflow and datetime end somewhere beyond it
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+
+def is_time(value: Any) -> bool:
+    """Whether a value is a number of seconds since 1970 that every reader can show."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LATEST
 
 
 def _is_text(value: Any) -> bool:
@@ -28,8 +31,8 @@ KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "id": ("a text", _is_text),
     "name": ("a text", _is_text),
     "status": ("a text", _is_text),
-    "begun": ("a number", _is_number),
-    "ended": ("a number or null", _or_null(_is_number)),
+    "begun": ("a time in seconds since 1970", is_time),
+    "ended": ("a time in seconds since 1970, or null", _or_null(is_time)),
     "tags": ("a mapping of texts", _are_texts),
     "choices": ("a mapping", _is_mapping),
     "parameters": ("a mapping", _is_mapping),

@@ -17,7 +17,7 @@ from kd.errors import without_credentials
 from kd.run.folder import RunFolder, SavedRun
 from kd.settings import Tracking
 from kd.system.installation import INSTALLED
-from kd.system.untrusted import UnreadableError, is_regular
+from kd.system.untrusted import UnreadableError, open_regular
 from kd.tracking.delivery import Delivery, Target
 from kd.tracking.mirror import Mirror, NullRun
 from kd.tracking.shown import FAILED, FINISHED, KILLED, RUNNING, of_folder
@@ -148,7 +148,6 @@ def sync(path: Path, root: Path, uri: str | None = None) -> Counter[str]:
         delivery, shown = Delivery(_target(folder, store), store.open), of_folder(folder, ended=True)
         try:
             delivery.update(shown)
-
         except Exception as error:
             raise TrackingError(
                 f"MLflow at {store} did not store everything of {path} ({brief(error)}); nothing is lost: repeat the "
@@ -165,12 +164,17 @@ def opened(path: Path) -> RunFolder:
     """
     if not path.is_dir():
         raise TrackingError(f"{path}: there is no such folder; name run folders, as in runs/*/*")
-    if not is_regular(path, "run.json"):
-        raise TrackingError(f"{path}: not a run folder (it has no run.json); name run folders, as in runs/*/*")
     folder = RunFolder(path.absolute())
     try:
+        open_regular(path, "run.json").close()
         of_folder(folder)
-    except (UnreadableError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except UnreadableError as error:
+        if error.missing:
+            raise TrackingError(
+                f"{path}: not a run folder (it has no run.json); name run folders, as in runs/*/*"
+            ) from error
+        raise TrackingError(str(error)) from error
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise TrackingError(f"{path}: one of its files is damaged ({brief(error)}); it cannot be delivered") from error
     return folder
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kd.cli import main
 from kd.config.compose import PROJECT, compose
 from kd.config.hydra_errors import one_line_errors
 from kd.config.read import read
@@ -104,6 +105,13 @@ def test_a_recipe_that_is_not_yaml_is_refused_in_one_line(capsys):
     code, error = refusal(capsys, lambda: yaml.safe_load("a: [\n1"))
     assert code == 2
     assert "expected ',' or ']'" in error
+
+
+@pytest.mark.parametrize("verb", ["report", "sync", "export"])
+def test_a_name_that_no_file_system_accepts_is_one_line(verb, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        main([verb, "x" * 300])
+    one_line(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), ValueError("x")])

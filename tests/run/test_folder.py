@@ -228,7 +228,8 @@ def test_a_damaged_or_irregular_file_is_an_error_that_names_it(tmp_path, name, k
 @pytest.mark.parametrize(
     "line",
     ['{"epoch": ' + "9" * 400 + "}", '{"epoch": -1}', '{"epoch": true}', '{"epoch": 1.5}', '{"loss": 1}', "[1]", "",
-     '{"epoch": 1, "loss": "x"}', '{"epoch": 1, "loss": NaN}', '{"epoch": 1, "loss": [1]}', "\xff", "{"],
+     '{"epoch": 1, "loss": "x"}', '{"epoch": 1, "loss": NaN}', '{"epoch": 1, "loss": [1]}', "\xff", "{",
+     '{"epoch": 1, "time": 1e300}', '{"epoch": 1, "time": -1}', '{"epoch": 1, "time": null}'],
 )  # fmt: skip
 def test_a_line_of_metrics_that_is_not_an_epochs_numbers_is_an_error_or_left_out(folder, line):
     folder.append_metrics({"epoch": 0})

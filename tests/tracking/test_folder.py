@@ -456,6 +456,8 @@ def test_a_killed_run_is_delivered_as_killed_and_a_running_one_is_refused(scene)
         ({"run.json": "{"}, "damaged"),
         ({"run.json": "[]"}, "damaged"),
         ({"run.json": '{"id": "1"}'}, "damaged"),
+        ({"run.json": '{"begun": 1e300}'}, "begun should be a time"),
+        ({"run.json": None}, "is a folder and should be a file"),
     ],
 )
 def test_a_folder_that_is_not_a_run_folder_is_refused_in_one_line(files, says, tmp_path, capsys):
@@ -463,10 +465,10 @@ def test_a_folder_that_is_not_a_run_folder_is_refused_in_one_line(files, says, t
     if files is not None:
         folder.mkdir()
     for name, text in (files or {}).items():
-        (folder / name).write_text(text)
+        (folder / name).mkdir() if text is None else (folder / name).write_text(text)
     refused = synced(capsys, folder)
     assert (refused.code, refused.out) == (1, "")
-    assert refused.err.startswith(f"error: {folder}: ")
+    assert refused.err.startswith(f"error: {folder}")
     assert says in refused.err
     assert refused.err.count("\n") == 1
 
