@@ -7,13 +7,14 @@ from typing import Any
 
 from kd.cli import data, plan, runs, student, train
 from kd.system.installation import NAME, version
-from kd.system.terminal import steady_output
+from kd.system.terminal import discreet_logging, steady_output
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     steady_output()
+    discreet_logging()
     if arguments[:1] == ["train"]:  # Hydra parses the rest
         train.run(arguments[1:])
         return

@@ -49,6 +49,18 @@ def to_log(text: str) -> None:
             handler.handle(logging.LogRecord("kd", logging.INFO, "", 0, plain, None, None))
 
 
+class _WithoutPasswords(logging.LogRecord):
+    """A record that shows no password, whichever library logs an address: urllib3 logs what it retries."""
+
+    def getMessage(self) -> str:
+        return without_credentials(super().getMessage())
+
+
+def discreet_logging() -> None:
+    """Mask the passwords of addresses in whatever this process logs, on the terminal and in train.log."""
+    logging.setLogRecordFactory(_WithoutPasswords)
+
+
 def steady_output() -> None:
     """Make stdout and stderr escape characters that their encoding lacks, and survive a closed terminal.
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from kd.config.compose import PROJECT
-from kd.system.terminal import can_move, to_log
+from kd.system.terminal import can_move, discreet_logging, to_log
 
 SETUP = "import sys; from kd.system.terminal import steady_output; steady_output(); "
 
@@ -106,3 +106,10 @@ def test_the_log_is_plain_text_without_passwords(tmp_path):
         logging.getLogger().removeHandler(handler)
         handler.close()
     assert (tmp_path / "train.log").read_text() == "red\nhttp://***@host/x \\x07\n"
+
+
+def test_no_library_logs_the_password_of_an_address(monkeypatch, caplog):
+    monkeypatch.setattr(logging, "_logRecordFactory", logging.LogRecord)
+    discreet_logging()
+    logging.getLogger("a.library").warning("retrying %s", "http://me:s3cret@host/db?api_key=s3cret")
+    assert caplog.messages == ["retrying http://***@host/db?api_key=***"]
