@@ -23,8 +23,9 @@ slow: .venv/ready            ## the tests that `make test` leaves out: launchers
 bench: .venv/ready           ## what distilling costs, against the student alone and what one would use instead (25 minutes)
 	$(BIN)/python -m benchmarks.bench
 
-crash: .venv/ready           ## kill trainings at random moments and compare with undisturbed ones (half an hour)
+crash: .venv/ready           ## kill trainings at random moments, damage run folders, type odd passwords (an hour and more)
 	$(BIN)/python benchmarks/crash.py --kills 50
+	KD_FUZZ=1000 $(BIN)/python -m pytest tests/end_to_end/test_hostile_folders.py tests/end_to_end/test_passwords.py
 
 ifdef WHEELS
 gpu:                         ## what only a GPU can tell, in 8 minutes; benchmarks/GPU.md says what, and how without a network

@@ -22,6 +22,7 @@ import psutil
 import pytest
 from waiting import until
 
+from kd.cli import main
 from kd.config.compose import PROJECT
 
 LIBRARIES = [
@@ -37,12 +38,14 @@ PATIENCE = 600
 
 
 class Program:
-    """A running train.py in its own session, with the interface of `subprocess.Popen`."""
+    """A running train.py, or kd, in its own session, with the interface of `subprocess.Popen`."""
 
-    def __init__(self, arguments: list[str], env: dict[str, str], cwd: Path | None, before: list[Any]) -> None:
+    def __init__(
+        self, arguments: list[str], env: dict[str, str], cwd: Path | None, before: list[Any], entry: str = "train.py"
+    ) -> None:
         self._files = [tempfile.NamedTemporaryFile() for _ in range(2)]  # noqa: SIM115 (open as long as this object)
         names = [file.name for file in self._files]
-        self._process = forks.Process(target=_main, args=(arguments, env, cwd or Path.cwd(), names, before))
+        self._process = forks.Process(target=_main, args=(entry, arguments, env, cwd or Path.cwd(), names, before))
         with pytest.MonkeyPatch.context() as patch:  # the first start imports what is forked from then on
             patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
             self._process.start()
@@ -95,6 +98,15 @@ def train(root: Path, *arguments: str, **more) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(arguments, program.returncode, out, err)
 
 
+def run_kd(root: Path, *arguments: str, before: Sequence[Any] = (), env: dict[str, str] | None = None,
+           patience: float = PATIENCE) -> subprocess.CompletedProcess:  # fmt: skip
+    """Run `kd ...` to its end; after `patience` seconds it is killed, and TimeoutError raised."""
+    env = {**(os.environ if env is None else env), "KD_ROOT": str(root)}
+    program = Program(list(arguments), env, None, [*before], entry="kd")
+    out, err = program.communicate(patience)
+    return subprocess.CompletedProcess(arguments, program.returncode, out, err)
+
+
 def stop_after(steps: int) -> None:
     """Make this process stop itself (SIGSTOP) after `steps` optimiser steps, for a test to signal or kill it there."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -112,7 +124,9 @@ def run_alone(code: str, cwd: Path) -> None:
     assert process.exitcode == 0, f"the code ended with {process.exitcode}"
 
 
-def _main(arguments: list[str], env: dict[str, str], cwd: Path, outputs: list[str], before: list[Any]) -> None:
+def _main(
+    entry: str, arguments: list[str], env: dict[str, str], cwd: Path, outputs: list[str], before: list[Any]
+) -> None:
     """In the fork: set up and tear down the process as a shell and the interpreter would."""
     gc.freeze()  # else every collection scans all objects from before the fork
     os.setsid()
@@ -124,9 +138,11 @@ def _main(arguments: list[str], env: dict[str, str], cwd: Path, outputs: list[st
     os.chdir(cwd)
     if before:
         before[0](*before[1:])
-    script = str(PROJECT / "train.py")
-    sys.argv = [script, *arguments]
+    sys.argv = [str(PROJECT / entry), *arguments]
     try:
-        runpy.run_path(script, run_name="__main__")
+        if entry == "kd":
+            main()
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
     finally:
         atexit._run_exitfuncs()
