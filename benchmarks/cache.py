@@ -32,13 +32,14 @@ class LookedUp:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         for batch in self.remembered.epoch(epoch, start):
             view = epoch if self.new else batch.view
-            yield replace(batch, view=view, teacher_logits=self.answers.read(view, batch.indices.tolist()))
+            stored = self.answers.read(view, batch.indices.tolist())
+            yield replace(batch, view=view, answers=None if stored is None else (stored,))
 
 
 def kept(case: Case) -> LogitCache:
     """The answers to VIEWS views of every sample, on the disk; those that are not there yet are computed."""
     answers = _answers(case, case.bench.settings.root / "answers")
-    teacher, loader = CachedTeacher(case.live(), answers), with_loader(case, answers)
+    teacher, loader = CachedTeacher(case.live(), {"train": [answers]}), with_loader(case, answers)
     for view in range(VIEWS):
         for batch in loader.epoch(view):
             teacher(batch.to(case.bench.precision.device))
@@ -51,23 +52,23 @@ def with_loader(case: Case, answers: LogitCache) -> TrainLoader:
     settings = case.bench.settings
     augment = settings.augment.model_copy(update={"views": VIEWS})
     bench = replace(case.bench, settings=settings.model_copy(update={"augment": augment}))
-    return build_train_loader(bench, settings.seed, {"train": answers})
+    return build_train_loader(bench, settings.seed, {"train": [answers]})
 
 
 def warm(case: Case, state: str, answers: LogitCache) -> Iterator[EpochResult]:
     """Steps, every answer of which is in the cache."""
-    return case.fit(LookedUp(case.remembered, answers), CachedTeacher(case.live(), answers), state)
+    return case.fit(LookedUp(case.remembered, answers), CachedTeacher(case.live(), {"train": [answers]}), state)
 
 
 def warm_epoch(case: Case, state: str, answers: LogitCache) -> Iterator[EpochResult]:
     """Whole epochs with their loader, every answer of which is in the cache."""
-    return case.fit(with_loader(case, answers), CachedTeacher(case.live(), answers), state)
+    return case.fit(with_loader(case, answers), CachedTeacher(case.live(), {"train": [answers]}), state)
 
 
 def cold(case: Case, state: str, stack: ExitStack) -> Iterator[EpochResult]:
     """Steps, every answer of which is computed and stored; an epoch is over when all are on the disk."""
     answers = _answers(case, Path(stack.enter_context(TemporaryDirectory())))
-    teacher = CachedTeacher(case.live(), answers)
+    teacher = CachedTeacher(case.live(), {"train": [answers]})
     for result in case.fit(LookedUp(case.remembered, answers, new=True), teacher, state):
         teacher.flush()
         yield result
@@ -77,7 +78,7 @@ def bytes_per_image(case: Case, views: int) -> float:
     """Bytes that the answers to `views` views of one training image take on the disk."""
     with TemporaryDirectory() as place:
         answers = _answers(case, Path(place))
-        teacher = CachedTeacher(case.live(), answers)
+        teacher = CachedTeacher(case.live(), {"train": [answers]})
         batches = [batch.to(case.bench.precision.device) for batch in case.remembered.epoch(0)]
         for view in range(views):
             for batch in batches:

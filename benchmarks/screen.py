@@ -35,6 +35,7 @@ ARMS = {
     "dist": ["loss=dist"],
     "standardised": ["loss=standardised"],
     "dkd": ["loss=dkd"],
+    "features": ["loss=features"],
     "third": ["loss=hard_only", *THIRD],
     "third_soft_targets": ["loss=soft_targets", *THIRD],
     "third_and_pictures": ["loss=soft_targets", *THIRD, "data.unlabelled_share=0.5"],

@@ -11,6 +11,7 @@ from torch import nn
 from kd.data import Shapes
 from kd.data.augmentation import Augmentation
 from kd.data.loading import Loading, TrainLoader
+from kd.distillation.features import Learner
 from kd.distillation.losses import DistillationLoss
 from kd.distillation.teacher import LiveTeacher
 from kd.networks.network import Network
@@ -73,11 +74,17 @@ def hand_made(seed=0, norm=True, drop=0.2) -> Network:
     return Network(settings, Body(norm, drop), 1, SOURCE.class_names)
 
 
-def teacher() -> LiveTeacher:
+def teacher(stages=()) -> LiveTeacher:
     network = hand_made(seed=99)
     with torch.no_grad():
         network.body.head.weight *= 20  # answers that are not all near 0
-    return LiveTeacher(network, CPU)
+    return LiveTeacher(network, CPU, stages=stages)
+
+
+def learner_of(student: Network) -> Learner:
+    """A student that learns features of its teacher's stage 2; the projection is always the same."""
+    torch.manual_seed(7)
+    return Learner(student, (2,), (8,), (8,))
 
 
 def loader(source=SOURCE, seed=0, batch_size=2, workers=0, transforms=()) -> TrainLoader:
@@ -92,7 +99,10 @@ def plan(policy=None, epochs=3, lr=1e-2, min_lr=1e-4, schedule=None, blocks=3, d
 def train(network, timeline=None, weights=ALL_TERMS, *, train=None, recipe=RECIPE, validate=dict, precision=CPU,
           who=teacher, **more):  # fmt: skip
     """A `fit` generator that has not started."""
-    distillation = Distillation(network, DistillationLoss(weights, 1), timeline or plan(), who() if who else None)
+    learner = learner_of(network) if "features" in weights else None
+    distillation = Distillation(
+        network, DistillationLoss(weights, 1), timeline or plan(), who() if who else None, learner
+    )
     return fit(distillation, train or loader(), validate, recipe, precision, **more)
 
 

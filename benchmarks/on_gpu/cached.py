@@ -56,8 +56,8 @@ def _cached(context: RunContext, student: Network, teacher: Network, folder: Pat
     """A training whose first epoch fills an empty cache, and whose others find everything in it."""
     data = context.data
     answers = LogitCache(folder / "teacher" / "answers", data.size("train"), (data.classes, *data.image_size))
-    asked = CachedTeacher(live(teacher, context), answers)
-    for result in training(context, student, asked, build_train_loader(context, 0, {"train": answers})):
+    asked = CachedTeacher(live(teacher, context), {"train": [answers]})
+    for result in training(context, student, asked, build_train_loader(context, 0, {"train": [answers]})):
         asked.flush()
         yield result
 

@@ -130,6 +130,13 @@ def _check_teacher(settings: Settings) -> None:
         return
     if isinstance(settings.teacher, ForeignTeacher):
         _check_foreign(settings.teacher, settings.data.class_names)
+        if settings.loss.features:
+            raise ConfigError(
+                f"loss.features={settings.loss.features:g} compares the features of two encoders of this project, and "
+                f"teacher.path={settings.teacher.path} is a network from elsewhere ({settings.teacher.kind}), of which "
+                "logits alone are known; set loss.features=0",
+                page="your-teacher",
+            )
     if not isinstance(settings.teacher, TeacherFile):
         return
     file = find_weights(Path(settings.teacher.path), "teacher.path")

@@ -28,11 +28,15 @@ from kd.system.world import SOLO, World
 UNAUGMENTED = -1
 
 
-class StoredLogits(Protocol):
-    """A teacher's stored logits, such as `kd.distillation.logit_cache.LogitCache`."""
+class StoredAnswers(Protocol):
+    """A teacher's stored logits or features, such as `kd.distillation.logit_cache.LogitCache`."""
 
     def read(self, view: int, indices: Sequence[int]) -> torch.Tensor | None:
-        """The logits of a batch, B x C x H x W float16; None unless all of them are stored."""
+        """Those of a batch, B x C x H x W float16; None unless all of them are stored."""
+
+
+#: What is stored of each split: logits, then features, if any are asked for.
+Stored = Mapping[str, Sequence[StoredAnswers]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Batch:
         masks: B x H x W uint8; 0 x H x W for pictures without masks.
         indices: B int64, of the samples in their split.
         view: the view's number; -1 without augmentation.
-        teacher_logits: the teacher's stored logits, B x C x H x W float16; None unless all of them are stored.
+        answers: the teacher's stored logits, B x C x H x W float16, then its stored features, if any are asked for;
+            None unless all of them are stored.
         unlabelled: the pictures without masks that come beside these samples; None if there are none.
     """
 
@@ -70,7 +75,7 @@ class Batch:
     masks: torch.Tensor
     indices: torch.Tensor
     view: int
-    teacher_logits: torch.Tensor | None = None
+    answers: tuple[torch.Tensor, ...] | None = None
     unlabelled: "Batch | None" = None
 
     def __len__(self) -> int:
@@ -93,9 +98,9 @@ class Batch:
         return self._each(torch.Tensor.pin_memory)
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        logits = None if self.teacher_logits is None else change(self.teacher_logits)
+        answers = None if self.answers is None else tuple(map(change, self.answers))
         beside = None if self.unlabelled is None else self.unlabelled._each(change)
-        return Batch(change(self.images), change(self.masks), change(self.indices), self.view, logits, beside)
+        return Batch(change(self.images), change(self.masks), change(self.indices), self.view, answers, beside)
 
 
 Request = list[Part]  # of one batch: the labelled samples, then the pictures without masks
@@ -110,12 +115,12 @@ class TrainLoader:
     Args:
         batch_size: samples in a batch, over all processes; a number is that of labelled ones alone.
         views: number of different views of a sample; epoch e uses view e modulo this. None: a new view in every epoch.
-        stored_logits: by split, where batches get their `teacher_logits` from.
+        stored: by split, where batches get their `answers` from.
     """
 
     def __init__(self, source: Source | Samples, augmentation: Augmentation, batch_size: int | BatchSize, seed: int,
                  loading: Loading = IN_PROCESS, views: int | None = None,
-                 stored_logits: Mapping[str, StoredLogits] | None = None) -> None:  # fmt: skip
+                 stored: Stored | None = None) -> None:  # fmt: skip
         asked = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
         whole_number("batch_size", asked.labelled, 1)
         if views is not None:
@@ -125,7 +130,7 @@ class TrainLoader:
         self._size = BatchSize(min(self._samples, asked.labelled), min(pictures, asked.unlabelled))
         self._pictures = Passes(pictures, self._size.unlabelled, seed, views) if self._size.unlabelled else None
         self._requests: list[Request] = []
-        self._loader = _data_loader(_Batches(source, augmentation, stored_logits), self._requests, loading)
+        self._loader = _data_loader(_Batches(source, augmentation, stored), self._requests, loading)
 
     def steps(self) -> int:
         """Batches in an epoch: those of the labelled samples."""
@@ -178,8 +183,8 @@ class _Batches(Dataset[Batch | UserError]):
     """Maps requests to batches, inside the workers."""
 
     def __init__(self, source: Source | Samples, augmentation: Augmentation | None = None,
-                 stored_logits: Mapping[str, StoredLogits] | None = None) -> None:  # fmt: skip
-        self._source, self._augmentation, self._stored_logits = source, augmentation, stored_logits or {}
+                 stored: Stored | None = None) -> None:  # fmt: skip
+        self._source, self._augmentation, self._stored = source, augmentation, stored or {}
 
     def __getitem__(self, request: Request) -> Batch | UserError:
         try:
@@ -190,14 +195,21 @@ class _Batches(Dataset[Batch | UserError]):
 
     def _batch(self, part: Part) -> Batch:
         images, masks = zip(*(self._sample(part, index) for index in part.indices), strict=True)
-        stored = self._stored_logits.get(part.split)
         return Batch(
             images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
             masks=torch.from_numpy(np.stack(masks))[: 0 if part.split == UNLABELLED else None],
             indices=torch.tensor(part.indices, dtype=torch.int64),
             view=part.view,
-            teacher_logits=None if stored is None else stored.read(part.view, part.indices),
+            answers=self._answers(part),
         )
+
+    def _answers(self, part: Part) -> tuple[torch.Tensor, ...] | None:
+        found = []
+        for stored in self._stored.get(part.split, ()):
+            if (answer := stored.read(part.view, part.indices)) is None:
+                return None
+            found.append(answer)
+        return tuple(found) or None
 
     def _sample(self, part: Part, index: int) -> tuple[np.ndarray, np.ndarray]:
         image, mask = self._source.read(part.split, index)

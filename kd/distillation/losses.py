@@ -3,6 +3,7 @@
     total = alpha T^2 KL(teacher || student at temperature T) + beta MSE(logits)         kd.distillation.soft_targets
           + tckd TCKD + nckd NCKD
           + cwd CWD + dist_inter DIST over classes + dist_intra DIST over pixels         kd.distillation.structure
+          + features MSE of normalised features, or their CWD                            kd.distillation.features
           + gamma CE + delta Dice                                                        kd.distillation.task
 
 A term is a mean over the valid pixels of the batch (a sum or a mean over classes), or for CWD, a KL over the valid
@@ -12,6 +13,8 @@ precision cannot represent the small differences at a high temperature.
 
 Void pixels. The teacher has an opinion on them: with `on_void` its terms count all pixels, except TCKD and NCKD, which
 need a label. The task loss never counts them.
+
+Features. All positions of a feature map count: each has seen void and valid pixels alike.
 
 Pictures without masks. The batch may end with samples that have none: their pixels count in the teacher's terms, except
 TCKD and NCKD, and not in the task loss.
@@ -27,7 +30,7 @@ processes, so that every process computes the terms of the whole batch. None mea
 Shapes: B batch, C classes, H and W pixels; C = 1 is binary, one foreground logit a pixel.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
 from operator import add
@@ -39,9 +42,12 @@ from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor
 
 from kd.distillation import soft_targets, structure
+from kd.distillation.features import normalised_mse
 from kd.distillation.pixels import Total
 from kd.distillation.task import cross_entropy, pooled_dice
 from kd.settings import TASK_TERMS, TEACHING_TERMS, LossSettings
+
+Pairs = Sequence[tuple[Tensor, Tensor]]  # the student's (projected) and the teacher's features of each stage
 
 WEIGHT_OF = {**TEACHING_TERMS, **TASK_TERMS}
 
@@ -58,6 +64,7 @@ class Terms:
     dist_intra: Tensor | None = None
     tckd: Tensor | None = None
     nckd: Tensor | None = None
+    features: Tensor | None = None
     ce: Tensor | None = None
     dice: Tensor | None = None
 
@@ -79,8 +86,9 @@ class DistillationLoss(torch.nn.Module):
 
     Shape:
         student B x C x H x W, mask L x H x W, teacher B x C x H x W (or None if no term needs it), raw logits and
-        labels -> `Terms` of scalars. L = B, unless the last B - L samples have no mask: all their pixels count in the
-        terms of the teacher that need no label, and none in the others.
+        labels; features as `Pairs` of B x K x h x w, if that term has a weight -> `Terms` of scalars. L = B, unless the
+        last B - L samples have no mask: all their pixels count in the terms of the teacher that need no label, and none
+        in the others.
 
     Raises:
         ValueError: a weight is unknown or negative, all are 0, or a term needs more classes; in a call, shapes do not
@@ -108,12 +116,14 @@ class DistillationLoss(torch.nn.Module):
         """Whether any term uses the teacher."""
         return self.settings.needs_teacher
 
-    def forward(self, student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, temperature: float) -> Terms:
+    def forward(self, student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, temperature: float,
+                features: Pairs = ()) -> Terms:  # fmt: skip
         _check_shapes(student_BCHW, mask_BHW, teacher_BCHW if self.needs_teacher else student_BCHW, self.classes)
         valid_LHW = None if self.ignore_index is None else mask_BHW != self.ignore_index
         terms = self._task(student_BCHW[: len(mask_BHW)], mask_BHW, valid_LHW)
         if self.needs_teacher and teacher_BCHW is not None:
             terms = self._teaching((student_BCHW, teacher_BCHW), mask_BHW, temperature, valid_LHW) | terms
+            terms["features"] = lambda: self._features(features)
         computed = {name: term() for name, term in terms.items() if self._weight(name)}
         return Terms(loss=reduce(add, (self._weight(name) * term for name, term in computed.items())), **computed)
 
@@ -142,6 +152,17 @@ class DistillationLoss(torch.nn.Module):
             student, teacher = soft_targets.standardised(student), soft_targets.standardised(teacher)
         kl = soft_targets.binary_kl if self.classes == 1 else soft_targets.multiclass_kl
         return kl(student, teacher, temperature, counted, self.total)
+
+    def _features(self, pairs: Pairs) -> Tensor:
+        """A mean over stages."""
+        own, total = self.settings, self.total
+        if not pairs:
+            raise ValueError("the features of student and teacher are missing")
+        if own.feature_term == "cwd":
+            found = [structure.channel_wise_kl(*pair, own.feature_temperature, None, total) for pair in pairs]
+        else:
+            found = [normalised_mse(*pair, total) for pair in pairs]
+        return torch.stack(found).mean()
 
     def _task(self, student: Tensor, mask: Tensor, valid: Tensor | None) -> dict[str, Callable[[], Tensor]]:
         """The terms that compare the student with the labels."""

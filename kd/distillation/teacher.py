@@ -1,108 +1,123 @@
-"""Teachers: batch in, raw logits out, live or cached, with the same call.
+"""Teachers: batch in, raw logits out, and features where a term asks for them, live or cached, with the same call.
 
-A teacher maps a batch to B x C x H x W float logits, without temperature: those of the labelled samples, then those of
-the pictures without masks beside them. The live teacher rounds them to half precision, as the cache does, so that
-caching does not change the student. It computes the two parts one after the other: the last bits of logits depend on
-the batch that they are computed in, and those of the labelled samples are the same with and without other pictures.
+A teacher's answers to a batch are its B x C x H x W float logits, without temperature, then the features of its encoder
+at the stages asked for, if any: of the labelled samples, then of the pictures without masks beside them. The live
+teacher rounds them to half precision, as the cache does, so that caching does not change the student. It computes the
+two parts one after the other: the last bits of logits depend on the batch that they are computed in, and those of the
+labelled samples are the same with and without other pictures.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from kd.data.loading import Batch
-from kd.data.unlabelled import UNLABELLED
+from kd.distillation.features import Watch
 from kd.distillation.logit_cache import LogitCache, rounded
-from kd.networks.network import Segmenter
+from kd.networks.network import Network, Segmenter
 from kd.networks.precision import Precision
+
+Answers = tuple[Tensor, ...]  # B x C x H x W logits, then B x K x h x w features of each stage asked for
 
 
 class Teacher(Protocol):
-    """Anything that maps a batch to raw logits, B x C x H x W, of all its parts."""
+    """Anything that maps a batch to float answers to all its parts."""
 
-    def __call__(self, batch: Batch) -> Tensor: ...
+    def __call__(self, batch: Batch) -> Answers: ...
 
 
 class LiveTeacher:
-    """Computes logits; always in eval mode and without gradients, regardless of the student.
+    """Computes answers; always in eval mode and without gradients, regardless of the student.
 
     `network` is a network, or a function that builds it at the first call. With `one_by_one` every sample is computed
     alone: the last bits of logits depend on the rest of the batch, so if views recur in other batches
-    (`augment.views`), cached logits would differ from live ones.
+    (`augment.views`), cached logits would differ from live ones. `stages` are those of the encoder whose features are
+    asked for, which only this project's networks have.
     """
 
     def __init__(
-        self, network: Segmenter | Callable[[], Segmenter], precision: Precision, one_by_one: bool = False
-    ) -> None:
-        self._network, self.precision, self.one_by_one = network, precision, one_by_one
+        self, network: Segmenter | Callable[[], Segmenter], precision: Precision, one_by_one: bool = False,
+        stages: Sequence[int] = (),
+    ) -> None:  # fmt: skip
+        self._network, self.precision, self.one_by_one, self.stages = network, precision, one_by_one, tuple(stages)
 
     @cached_property
     def network(self) -> Segmenter:
         network = self._network if isinstance(self._network, Segmenter) else self._network()
         return network.requires_grad_(False).eval()
 
-    @torch.no_grad()
-    def __call__(self, batch: Batch) -> Tensor:
-        return torch.cat([self.half(part) for part in batch.parts()]).float()
+    def __call__(self, batch: Batch) -> Answers:
+        return _joined([self.half(part) for part in batch.parts()], torch.Tensor.float)
 
     @torch.no_grad()
-    def half(self, batch: Batch) -> Tensor:
-        """The logits of one part as they are stored, B x C x H x W float16 on the device."""
+    def half(self, batch: Batch) -> Answers:
+        """The answers to one part as they are stored, float16 on the device.
+
+        In the memory layout of stored ones, too: the last bits of a sum over them depend on it.
+        """
         if self.network.training:
             self.network.eval()
         images = torch.split(batch.images, 1) if self.one_by_one else (batch.images,)
         with self.precision.autocast():
-            logits = [self.network(part) for part in images]
-        return rounded(torch.cat(logits).float())
+            if not self.stages:
+                answers = [(self.network(part),) for part in images]
+            else:
+                with Watch(cast(Network, self.network), self.stages) as watch:
+                    answers = [(self.network(part), *watch.take()) for part in images]
+        return _joined(answers, lambda answer: rounded(answer.float()).contiguous())
 
 
 class CachedTeacher:
-    """Returns the logits that come with a batch from the cache; computes and stores missing ones.
+    """Returns the answers that come with a batch from the cache; computes and stores missing ones.
 
-    A background thread stores them, one batch at a time, while the student trains. `logit_cache` is for the labelled
-    samples, `unlabelled` for the pictures without masks, if there are any.
+    A background thread stores them, one batch at a time, while the student trains. `caches` are those of the labelled
+    samples (split train) and of the pictures without masks, if there are any: for the logits, then for the features.
     """
 
-    def __init__(self, live: LiveTeacher, logit_cache: LogitCache, unlabelled: LogitCache | None = None) -> None:
-        self.live, self.logit_cache = live, logit_cache
-        self.logit_caches = {"train": logit_cache, **({} if unlabelled is None else {UNLABELLED: unlabelled})}
+    def __init__(self, live: LiveTeacher, caches: Mapping[str, Sequence[LogitCache]]) -> None:
+        self.live, self.caches = live, caches
         self.read, self.computed = 0, 0  # samples
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] = Future()
         self._writing.set_result(None)
 
-    def __call__(self, batch: Batch) -> Tensor:
-        caches = self.logit_caches.values()
-        return torch.cat([self._of(part, cache) for part, cache in zip(batch.parts(), caches, strict=True)])
+    def __call__(self, batch: Batch) -> Answers:
+        parts = zip(batch.parts(), self.caches.values(), strict=False)
+        return _joined([self._of(part, caches) for part, caches in parts], torch.Tensor.float)
 
-    @torch.no_grad()
-    def _of(self, batch: Batch, logit_cache: LogitCache) -> Tensor:
-        """The logits of one part, B x C x H x W."""
-        if batch.teacher_logits is not None:
+    def _of(self, batch: Batch, caches: Sequence[LogitCache]) -> Answers:
+        """The answers to one part, in half precision."""
+        if batch.answers is not None:
             self.read += len(batch)
-            return batch.teacher_logits.float()
+            return batch.answers
         half = self.live.half(batch)
         self.computed += len(batch)
         self.flush()
-        if logit_cache.writable:
-            self._writing = self._writer.submit(self._store, logit_cache, batch, half)
+        if caches[0].writable:
+            self._writing = self._writer.submit(self._store, caches, batch, half)
         else:
-            logit_cache.refused += len(batch)
-        return half.float()
+            caches[0].refused += len(batch)
+        return half
 
     def flush(self) -> None:
-        """Wait until all logits are stored."""
+        """Wait until all answers are stored."""
         self._writing.result()
 
     def counts(self) -> dict[str, int]:
         """The number of samples read from the cache, computed, and computed but not stored."""
         self.flush()
-        not_stored = sum(logit_cache.refused for logit_cache in self.logit_caches.values())
+        not_stored = sum(max(cache.refused for cache in caches) for caches in self.caches.values())
         return {"read": self.read, "computed": self.computed, "not_stored": not_stored}
 
-    def _store(self, logit_cache: LogitCache, batch: Batch, half: Tensor) -> None:
-        logit_cache.write(batch.view, batch.indices.tolist(), half.cpu())
+    def _store(self, caches: Sequence[LogitCache], batch: Batch, half: Answers) -> None:
+        for cache, answer in zip(caches, half, strict=True):
+            cache.write(batch.view, batch.indices.tolist(), answer.cpu())
+
+
+def _joined(parts: Sequence[Answers], change: Callable[[Tensor], Tensor]) -> Answers:
+    """Answers to several samples as one, each changed."""
+    return tuple(change(torch.cat(each)) for each in zip(*parts, strict=True))

@@ -6,14 +6,17 @@ import torch
 from torch import Tensor
 
 from kd.data.augmentation import Augmentation
-from kd.data.loading import TrainLoader
+from kd.data.loading import Stored, TrainLoader
+from kd.data.random_streams import key
 from kd.data.unlabelled import BatchSize
-from kd.distillation.logit_cache import LogitCache
+from kd.distillation.features import Learner, feature_shapes
 from kd.distillation.losses import DistillationLoss
+from kd.errors import ConfigError
 from kd.experiment.context import RunContext
 from kd.networks import build
 from kd.networks.network import Network
 from kd.networks.precision import compiled
+from kd.settings import TrainedTeacher
 from kd.training.diagnostics import Diagnostics
 from kd.training.step import Recipe
 
@@ -34,6 +37,38 @@ def build_loss(context: RunContext, weights: Mapping[str, float]) -> Distillatio
     return DistillationLoss(weights, context.data.classes, context.data.ignore_index, total)
 
 
+def build_learner(context: RunContext, student: Network, teacher: Network) -> Learner:
+    """A student with projections of its features to the teacher's, drawn from the run's seed; raises ConfigError."""
+    own, others = _feature_channels(context, student, teacher)
+    torch.manual_seed(key("projections", context.settings.seed) % 2**63)
+    return Learner(student, context.settings.loss.stages, own, others)
+
+
+def check_features(context: RunContext, student: Network) -> None:
+    """Check that features can be compared before a teacher is trained for it; raises ConfigError."""
+    settings = context.settings
+    if settings.loss.stages and isinstance(settings.teacher, TrainedTeacher):
+        _feature_channels(context, student, build_network(context, "teacher", settings.seed))
+
+
+def _feature_channels(context: RunContext, student: Network, teacher: Network) -> tuple[list[int], list[int]]:
+    """The channels of the student's and of the teacher's features at each stage.
+
+    Raises:
+        ConfigError: an encoder has no features at one of the stages, or those of the two differ in size.
+    """
+    stages, size = context.settings.loss.stages, context.data.image_size
+    own, others = (feature_shapes(network, stages, size) for network in (student, teacher))
+    for stage, one, other in zip(stages, own, others, strict=True):
+        if one[1:] != other[1:]:
+            raise ConfigError(
+                f"loss.feature_stages={list(stages)}: at stage {stage} the student has {one[1]}x{one[2]} features and "
+                f"the teacher {other[1]}x{other[2]}; choose stages of one size, or set loss.features=0",
+                page="concepts",
+            )
+    return [shape[0] for shape in own], [shape[0] for shape in others]
+
+
 def build_recipe(context: RunContext, seed: int, weight_decay: float | None = None) -> Recipe:
     """How weights are updated: the settings of optimizer and trainer, and the weight decay if it is another one."""
     optimizer, trainer = context.settings.optimizer, context.settings.trainer
@@ -45,15 +80,15 @@ def build_recipe(context: RunContext, seed: int, weight_decay: float | None = No
 
 
 def build_train_loader(
-    context: RunContext, seed: int, logit_caches: Mapping[str, LogitCache] | None = None, unlabelled: bool = False
+    context: RunContext, seed: int, stored: Stored | None = None, unlabelled: bool = False
 ) -> TrainLoader:
-    """Augmented training batches; they bring the teacher's logits from `logit_caches`, by split.
+    """Augmented training batches; they bring the teacher's answers from `stored`.
 
     With `unlabelled`, the pictures without masks come beside the labelled samples, as the settings say.
     """
     settings, augmentation = context.settings, Augmentation(context.transforms, seed, context.data.ignore_index)
     size = BatchSize(settings.trainer.batch_size, settings.unlabelled_per_batch if unlabelled else 0)
-    return TrainLoader(context.samples, augmentation, size, seed, context.loading, context.views, logit_caches)
+    return TrainLoader(context.samples, augmentation, size, seed, context.loading, context.views, stored)
 
 
 def build_diagnostics(

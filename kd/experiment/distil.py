@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kd import tracking
 from kd.config import resume
@@ -18,14 +18,14 @@ from kd.config.transforms import build_transforms
 from kd.distillation.teacher import CachedTeacher
 from kd.errors import RunError, UserError
 from kd.experiment import pictures, teacher_training
-from kd.experiment.builders import build_loss, build_network
+from kd.experiment.builders import build_learner, build_loss, build_network, check_features
 from kd.experiment.context import RunContext
 from kd.experiment.evaluator import Evaluator
 from kd.experiment.job import Job, discard
 from kd.experiment.measured_teacher import MeasuredTeacher
 from kd.experiment.outcome import measure_student, objective, study_facts
 from kd.experiment.teacher_cache import build_teacher
-from kd.experiment.teacher_network import identity_key
+from kd.experiment.teacher_network import identity_key, teacher_network
 from kd.experiment.trainer import TrainingJob, train
 from kd.networks.network import Network
 from kd.run import checkpoint, console, plots
@@ -111,6 +111,7 @@ def _join(job: Job, stop: signals.Stop, world: World) -> None:
     """Another process's part: the same trainings, without writing or printing anything."""
     evaluator = Evaluator(RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world))
     student = build_network(evaluator.context, "student", job.settings.seed)
+    check_features(evaluator.context, student)
     teacher = teacher_training.obtain(evaluator) if job.settings.loss.needs_teacher else None
     training_job = _training_job(evaluator.context, student, teacher)
     train(training_job, evaluator, None, tracking.NullRun())
@@ -130,6 +131,7 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
     console.say(f"run      {folder.path}", *pictures.lines(job.settings))
     began, evaluator = time.perf_counter(), Evaluator(context)
     student = build_network(context, "student", job.settings.seed)  # a missing file of weights ends the run now
+    check_features(context, student)
     teacher = teacher_training.obtain(evaluator) if job.settings.loss.needs_teacher else None
     current = _Run(job, trial, folder, evaluator, student, teacher)
     _take_over(current)
@@ -258,7 +260,9 @@ def _training_job(
     context: RunContext, student: Network, teacher: MeasuredTeacher | None, label: str = ""
 ) -> TrainingJob:
     """The distillation that a run's settings ask for."""
-    settings = context.settings
+    settings, learner = context.settings, None
+    if teacher and settings.loss.stages:
+        learner = build_learner(context, student, cast(Network, teacher_network(context, teacher.file)))
     return TrainingJob(
         who="student",
         distillation=Distillation(
@@ -266,6 +270,7 @@ def _training_job(
             build_loss(context, settings.loss.model_dump()),
             settings.timeline(len(student.partition.blocks)),
             build_teacher(context, teacher.file, settings.trainer.epochs) if teacher else None,
+            learner,
         ),
         seed=settings.seed,
         objective=settings.objective[0],

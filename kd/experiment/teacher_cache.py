@@ -1,22 +1,24 @@
-"""The teacher that a student trains with: live, or with its logits cached below runs/cache.
+"""The teacher that a student trains with: live, or with its logits (and features) cached below runs/cache.
 
 A cache folder is named by a hash of everything that its logits depend on, so another teacher, other data or another
 version of torch has another folder. Outdated folders are harmless; `kd cache` lists and deletes them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import albumentations
 import cv2
 import PIL
 
 from kd.data.unlabelled import UNLABELLED
+from kd.distillation.features import Shape, feature_shapes
 from kd.distillation.logit_cache import LogitCache
 from kd.distillation.teacher import CachedTeacher, LiveTeacher, Teacher
 from kd.experiment.context import RunContext
 from kd.experiment.teacher_network import cache_folder, cache_key, provenance, teacher_network
+from kd.networks.network import Network
 from kd.run import console
 from kd.system.record_file import describe, file_bytes
 
@@ -26,18 +28,25 @@ GB = 10**9
 def build_teacher(context: RunContext, file: Path, epochs: int) -> Teacher:
     """The teacher with the weights of `file`, as `teacher.cache` says, for a training of `epochs` epochs."""
     one_by_one = context.precision.device.type == "cpu" and context.views is not None
-    live = LiveTeacher(lambda: teacher_network(context, file), context.precision, one_by_one)
+    stages = context.settings.loss.stages
+    live = LiveTeacher(lambda: teacher_network(context, file), context.precision, one_by_one, stages)
     if context.settings.teacher.cache == "off":
         return live
-    pictures, caches = context.settings.unlabelled_per_batch, []
-    for split in ("train", UNLABELLED) if pictures else ("train",):
+    splits = ("train", UNLABELLED) if context.settings.unlabelled_per_batch else ("train",)
+    shapes, caches = _shapes(context, live), {}
+    for split in splits:
         facts = _provenance_of_views(context, file, one_by_one, split)
-        caches.append(_logit_cache(context, cache_key(facts), split))
-        if context.world.is_main and caches[-1].writable:
-            describe(caches[-1].folder, {"teacher": str(file), **facts}, "teacher.cache")
+        caches[split] = [_cache(context, file, facts, split, answer) for answer in shapes.items()]
     if context.world.is_main:
         _report_room(caches, [min(count, context.views or count) for count in _views(context, epochs)])
-    return CachedTeacher(live, *caches)
+    return CachedTeacher(live, caches)
+
+
+def _shapes(context: RunContext, live: LiveTeacher) -> dict[int | None, Shape]:
+    """What the teacher says of one picture: its logits, and its features at each stage that is asked for."""
+    stages, size = context.settings.loss.stages, context.data.image_size
+    features = feature_shapes(cast(Network, live.network), stages, size) if stages else ()
+    return {None: (context.data.classes, *size), **dict(zip(stages, features, strict=True))}
 
 
 def _views(context: RunContext, epochs: int) -> list[int]:
@@ -66,25 +75,34 @@ def _provenance_of_views(context: RunContext, file: Path, one_by_one: bool, spli
     }
 
 
-def _logit_cache(context: RunContext, key: str, split: str) -> LogitCache:
-    teacher, data = context.settings.teacher, context.data
-    return LogitCache(
-        cache_folder(context) / "teacher" / key,
+def _cache(
+    context: RunContext, file: Path, facts: dict[str, Any], split: str, answer: tuple[int | None, Shape]
+) -> LogitCache:
+    """The cache of the logits (stage None), or of a stage's features, which have a folder of their own; described."""
+    teacher, data, (stage, shape) = context.settings.teacher, context.data, answer
+    facts = facts if stage is None else {**facts, "features of stage": stage}
+    cache = LogitCache(
+        cache_folder(context) / "teacher" / cache_key(facts),
         data.unlabelled_size() if split == UNLABELLED else data.size(split),
-        (data.classes, *data.image_size),
+        shape,
         writable=teacher.cache == "auto",
         budget=teacher.cache_gb * GB,
     )
+    if context.world.is_main and cache.writable:
+        describe(cache.folder, {"teacher": str(file), **facts}, "teacher.cache")
+    return cache
 
 
-def _report_room(caches: Sequence[LogitCache], views: Sequence[int]) -> None:
-    """Print how many views' logits fit into the cache, if not all do; those of labelled samples are counted first."""
+def _report_room(caches: Mapping[str, Sequence[LogitCache]], views: Sequence[int]) -> None:
+    """Print how many views fit into the cache, if not all do; those of labelled samples are counted first."""
     taken, whose = 0, ("a view", "a view of the pictures without masks")
-    for logit_cache, count, what in zip(caches, views, whose, strict=False):
-        fit, each = logit_cache.fit(count, taken), logit_cache.samples * logit_cache.record_bytes
-        taken += (fit - logit_cache.stored(count)) * file_bytes(logit_cache.samples, logit_cache.record_bytes)
-        if fit < count and logit_cache.writable:
-            console.say(
-                f"teacher  logits of {what} take {each / GB:.2g} GB; {fit} of {count} views fit into teacher.cache_gb, "
-                "the rest is computed live (kd cache prune frees space, augment.views=<number> needs less)"
-            )
+    for of_split, count, what in zip(caches.values(), views, whose, strict=False):
+        for cache, name in zip(of_split, ("logits", *["features"] * (len(of_split) - 1)), strict=True):
+            fit, each = cache.fit(count, taken), cache.samples * cache.record_bytes
+            taken += (fit - cache.stored(count)) * file_bytes(cache.samples, cache.record_bytes)
+            if fit < count and cache.writable:
+                console.say(
+                    f"teacher  {name} of {what} take {each / GB:.2g} GB; {fit} of {count} views fit into "
+                    "teacher.cache_gb, the rest is computed live (kd cache prune frees space, augment.views=<number> "
+                    "needs less)"
+                )

@@ -126,8 +126,8 @@ def _journal(job: TrainingJob, context: RunContext, folder: RunFolder | None) ->
 
 def _loader(job: TrainingJob, context: RunContext) -> TrainLoader:
     teacher = job.distillation.teacher
-    logit_caches = teacher.logit_caches if isinstance(teacher, CachedTeacher) else None
-    return build_train_loader(context, job.seed, logit_caches, unlabelled=teacher is not None)
+    stored = teacher.caches if isinstance(teacher, CachedTeacher) else None
+    return build_train_loader(context, job.seed, stored, unlabelled=teacher is not None)
 
 
 def _display(job: TrainingJob, loader: TrainLoader) -> Display:

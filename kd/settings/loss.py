@@ -1,6 +1,8 @@
 """The group `loss`: the weight of each term, which terms need a teacher, and which need three classes."""
 
-from pydantic import model_validator
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
 
 from kd.settings.group import Group, NonNegative, Positive
 
@@ -8,7 +10,7 @@ from kd.settings.group import Group, NonNegative, Positive
 #: them, no teacher is built.
 TEACHING_TERMS = {
     "kl": "alpha", "mse": "beta", "cwd": "cwd", "dist_inter": "dist_inter", "dist_intra": "dist_intra",
-    "tckd": "tckd", "nckd": "nckd",
+    "tckd": "tckd", "nckd": "nckd", "features": "features",
 }  # fmt: skip
 #: The same for the terms that compare the student with the labels.
 TASK_TERMS = {"ce": "gamma", "dice": "delta"}
@@ -27,8 +29,9 @@ class LossSettings(Group):
     """Weights of the loss's terms, and how those that need a teacher are computed.
 
     total = alpha T^2 KL + beta MSE(logits) + cwd CWD + dist_inter and dist_intra DIST + tckd TCKD + nckd NCKD
-    + gamma CE + delta Dice. A term of weight 0 is not computed. T is the schedule's; the others' temperatures are
-    constants. `standardise` is of the KL's logits. `on_void`: the teacher's terms count void pixels, too.
+    + features MSE(features) or CWD(features) + gamma CE + delta Dice. A term of weight 0 is not computed. T is the
+    schedule's; the others' temperatures are constants. `standardise` is of the KL's logits. `on_void`: the teacher's
+    terms count void pixels, too.
     """
 
     alpha: NonNegative = 0.0
@@ -41,10 +44,21 @@ class LossSettings(Group):
     tckd: NonNegative = 0.0
     nckd: NonNegative = 0.0
     dkd_temperature: Positive = 4.0
+    features: NonNegative = 0.0
+    feature_stages: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (5,)
+    feature_term: Literal["mse", "cwd"] = "mse"
+    feature_temperature: Positive = 4.0
     standardise: bool = False
     on_void: bool = False
     gamma: NonNegative = 0.0
     delta: NonNegative = 0.0
+
+    @field_validator("feature_stages")
+    @classmethod
+    def _check_stages(cls, stages: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(stages)) < len(stages):
+            raise ValueError(f"{list(stages)} names a stage twice; name each once")
+        return stages
 
     @model_validator(mode="after")
     def _check_any_term(self) -> "LossSettings":
@@ -57,6 +71,11 @@ class LossSettings(Group):
     def needs_teacher(self) -> bool:
         """Whether any term uses the teacher; if none does, no teacher is built."""
         return any(getattr(self, name) for name in TEACHING_TERMS.values())
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The stages of the encoders whose features are compared; none if that term has no weight."""
+        return self.feature_stages if self.features else ()
 
     @property
     def teaches_without_masks(self) -> bool:

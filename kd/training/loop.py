@@ -108,10 +108,10 @@ def fit(distillation: Distillation, loader: Epochs, validate: Callable[[], dict[
     """
     student, timeline, world = distillation.student, distillation.timeline, loader.world
     sizes = loader.batch_size() if world.size > 1 else ()
-    stepper = Stepper(distillation, recipe, precision, Replica(student, world, *sizes))
+    stepper = Stepper(distillation, recipe, precision, Replica(distillation.trained, world, *sizes))
     first = start.epoch if start else 0
     if start is not None:
-        restore(start, student, stepper.optimizer, stepper.scaler)
+        restore(start, stepper.trained, stepper.optimizer, stepper.scaler)
     stepper.replica.compare(first)
     for plan in islice(timeline, first, None):
         apply_plan(student, stepper.optimizer, plan)

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from kd.distillation.features import Learner
 from kd.errors import RunError
 from kd.networks.network import Network
 from kd.system import tensor_file
@@ -33,7 +34,7 @@ class Replica:
         sizes: samples in each part of a whole batch, over all processes; see `WholeBatch`.
     """
 
-    def __init__(self, network: Network, world: World = SOLO, *sizes: int) -> None:
+    def __init__(self, network: Network | Learner, world: World = SOLO, *sizes: int) -> None:
         self.network, self.world = network, world
         self._mode = nullcontext() if world.size == 1 else WholeBatch(world, *sizes)
         self._wrapped: nn.Module = network
@@ -47,10 +48,11 @@ class Replica:
             self._wrapped = DistributedDataParallel(self.network, init_sync=False, **NO_BUFFERS)
             self._wrapped_with = self.network.unfrozen_blocks
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """The logits of this process's images."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The logits of this process's images, then their features, if the network is a learner."""
         with self._mode:
-            return self._wrapped(images)
+            answers = self._wrapped(images)
+        return answers if isinstance(answers, tuple) else (answers,)
 
     def keeping_gradients(self, keep: bool) -> AbstractContextManager[Any]:
         """If `keep`, accumulate gradients in this process, to be synchronised with a later batch's."""

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-
-from kd.networks.network import Network
+from torch import Tensor, nn
 
 WEIGHTS, MOMENTS = "network.", "optimizer."
 
@@ -35,7 +33,7 @@ class Snapshot:
 
 
 def take(
-    network: Network, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, facts: Mapping[str, Any]
+    network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, facts: Mapping[str, Any]
 ) -> Snapshot:
     """Copy the state; further training does not change the copy."""
     tensors = {WEIGHTS + name: value for name, value in network.state_dict().items()}
@@ -46,7 +44,7 @@ def take(
 
 
 def restore(
-    snapshot: Snapshot, network: Network, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    snapshot: Snapshot, network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
 ) -> None:
     """Load a snapshot, onto the network's device and in its memory layout.
 

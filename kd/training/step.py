@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kd.data.loading import Batch
 from kd.data.random_streams import key
+from kd.distillation.features import Learner
 from kd.distillation.losses import DistillationLoss
 from kd.distillation.teacher import Teacher
 from kd.networks.network import Network
@@ -27,12 +28,21 @@ from kd.training.step_log import StepLog
 
 @dataclass(frozen=True)
 class Distillation:
-    """A student, the loss and the plan that it trains with, and its teacher if a term of the loss needs one."""
+    """A student, the loss and the plan that it trains with, and its teacher if a term of the loss needs one.
+
+    Where a term compares features, the `learner` is the student with its projections.
+    """
 
     student: Network
     loss: DistillationLoss
     timeline: Timeline
     teacher: Teacher | None = None
+    learner: Learner | None = None
+
+    @property
+    def trained(self) -> Network | Learner:
+        """What the optimiser trains: the student, with its projections if it has any."""
+        return self.student if self.learner is None else self.learner
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class Recipe:
         return (epoch + 1) % self.validate_every == 0 or epoch + 1 == epochs
 
 
-def optimizer_for(network: Network, recipe: Recipe) -> torch.optim.AdamW:
+def optimizer_for(network: Network | Learner, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW with one group for the decoder and one per encoder block, deepest first; the plan sets their rates.
 
     Parameters that the encoder never uses are in no group. Reference: Loshchilov and Hutter, arXiv 1711.05101.
@@ -90,38 +100,39 @@ class Stepper:
 
     def __init__(self, distillation: Distillation, recipe: Recipe, precision: Precision, replica: Replica) -> None:
         self.distillation, self.recipe, self.precision = distillation, recipe, precision
-        self.replica, self.student = replica, distillation.student
-        self.optimizer, self.scaler = optimizer_for(self.student, recipe), precision.scaler()
+        self.replica, self.trained = replica, distillation.trained
+        self.optimizer, self.scaler = optimizer_for(self.trained, recipe), precision.scaler()
 
     def step(self, number: int, batches: Sequence[Batch], temperature: float, log: StepLog) -> None:
         """Update the weights once, by the mean gradient of `batches`, and log what came of it.
 
         A skipped step leaves the network's buffers (batch-norm statistics) unchanged, too.
         """
-        saved = [buffer.clone() for buffer in self.student.buffers()] if self.recipe.skip_nonfinite else []
+        saved = [buffer.clone() for buffer in self.trained.buffers()] if self.recipe.skip_nonfinite else []
         terms = []
         for batch in batches:
             with self.replica.keeping_gradients(batch is not batches[-1]):
                 terms.append(self._backward(batch, temperature, len(batches)))
         norm = self._update(terms)
         if not log.record(number, batches, terms, norm):
-            for buffer, before in zip(self.student.buffers(), saved, strict=True):
+            for buffer, before in zip(self.trained.buffers(), saved, strict=True):
                 buffer.copy_(before)
 
     def _backward(self, batch: Batch, temperature: float, count: int) -> dict[str, Tensor]:
         """Add 1 / `count` of a batch's gradients to those that are there; returns the terms of its loss."""
         teacher = self.distillation.teacher
-        teacher_logits = None if teacher is None else teacher(batch)
+        taught, *taught_features = (None,) if teacher is None else teacher(batch)
         with self.precision.autocast():
-            logits = self.replica(batch.all_images())
-        terms = self.distillation.loss(logits, batch.masks, teacher_logits, temperature)
+            logits, *features = self.replica(batch.all_images())
+        pairs = list(zip(features, taught_features, strict=True))
+        terms = self.distillation.loss(logits, batch.masks, taught, temperature, pairs)
         self.scaler.scale(terms.loss / count).backward()
         return terms.scalars()
 
     def _update(self, terms: Sequence[dict[str, Tensor]]) -> Tensor:
         """Clip and step, without effect if loss or gradient is not finite; returns the gradient's norm."""
         self.scaler.unscale_(self.optimizer)
-        trained = [parameter for parameter in self.student.parameters() if parameter.grad is not None]
+        trained = [parameter for parameter in self.trained.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
         if self.recipe.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(trained, self.recipe.clip_norm, norm)
@@ -138,4 +149,4 @@ class Stepper:
     def snapshot(self, epoch: int, step: int, log: StepLog | None = None) -> Callable[[], Snapshot]:
         """A function that copies the state, to resume at `step` of `epoch`; `log` is that epoch's so far."""
         facts = {"epoch": epoch, "step": step, "sums": log.state() if log else None}
-        return lambda: take(self.student, self.optimizer, self.scaler, facts)
+        return lambda: take(self.trained, self.optimizer, self.scaler, facts)

@@ -153,10 +153,10 @@ def test_a_batch_moves_whole():
     assert isinstance(moved, Batch)
     assert same(moved, batch)
     assert batch.to("meta").masks.device.type == "meta"
-    assert batch.teacher_logits is moved.teacher_logits is None
-    taught = replace(batch, teacher_logits=torch.ones(4, 1, 32, 32, dtype=torch.float16))
-    assert torch.equal(taught.to("cpu").teacher_logits, taught.teacher_logits)
-    assert taught.to("meta").teacher_logits.device.type == "meta"
+    assert batch.answers is moved.answers is None
+    taught = replace(batch, answers=(torch.ones(4, 1, 32, 32, dtype=torch.float16),))
+    assert torch.equal(taught.to("cpu").answers[0], taught.answers[0])
+    assert taught.to("meta").answers[0].device.type == "meta"
 
 
 # repeated views, and stored teacher logits
@@ -187,8 +187,8 @@ def test_as_many_views_as_epochs_give_a_new_view_in_each():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_batch_has_its_teacher_logits_once_all_of_them_are_stored(workers, tmp_path):
     logit_cache = LogitCache(tmp_path / "teacher" / "abc", 23, (1, 2, 2))
-    used = loader(views=2, workers=workers, stored_logits={"train": logit_cache})
-    assert all(batch.teacher_logits is None for batch in used.epoch(0))
+    used = loader(views=2, workers=workers, stored={"train": [logit_cache]})
+    assert all(batch.answers is None for batch in used.epoch(0))
 
     def logits(view, index):
         return torch.tensor([[[view, index], [index, view]]]).half()
@@ -200,11 +200,11 @@ def test_a_batch_has_its_teacher_logits_once_all_of_them_are_stored(workers, tmp
     for epoch in (1, 2):
         for batch in used.epoch(epoch):
             indices = batch.indices.tolist()
-            assert (batch.teacher_logits is None) == (missing in indices)
-            if batch.teacher_logits is not None:
-                assert torch.equal(batch.teacher_logits, torch.stack([logits(epoch % 2, index) for index in indices]))
+            assert (batch.answers is None) == (missing in indices)
+            if batch.answers is not None:
+                assert torch.equal(batch.answers[0], torch.stack([logits(epoch % 2, index) for index in indices]))
     logit_cache.write(0, [missing], logits(0, missing)[None])
-    assert all(batch.teacher_logits is not None for batch in used.epoch(4))
+    assert all(batch.answers is not None for batch in used.epoch(4))
     assert all_same(used.epoch(4), loader(views=2).epoch(4))
 
 

@@ -68,27 +68,27 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_the_logits_are_the_networks_own_in_eval_mode(teacher, settled):
     with torch.no_grad():
         expected = settled.eval()(batch().images)
-    assert torch.equal(teacher(batch()), expected.half().float())
+    assert torch.equal(teacher(batch())[0], expected.half().float())
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
 def test_logits_are_float32_in_every_precision(name, settled):
-    answers = LiveTeacher(copy.deepcopy(settled), Precision(CPU, name))(batch())
+    answers = LiveTeacher(copy.deepcopy(settled), Precision(CPU, name))(batch())[0]
     assert answers.shape == (3, 1, 32, 32)
     assert answers.dtype == torch.float32
     assert answers.min() < 0 or answers.max() > 1  # not probabilities
-    torch.testing.assert_close(answers, LiveTeacher(settled, Precision(CPU))(batch()), rtol=0.1, atol=0.1)
+    torch.testing.assert_close(answers, LiveTeacher(settled, Precision(CPU))(batch())[0], rtol=0.1, atol=0.1)
 
 
 def test_logits_do_not_depend_on_temperature_or_on_the_rest_of_the_batch(teacher):
     """Invariant 1: temperature is not an argument. Eval mode: the logits of each image are independent."""
-    whole = teacher(batch())
+    whole = teacher(batch())[0]
     alone = Batch(batch().images[:1], batch().masks[:1], batch().indices[:1], 0)
-    torch.testing.assert_close(teacher(alone), whole[:1], rtol=2e-3, atol=1e-4)  # the last bit of a half
+    torch.testing.assert_close(teacher(alone)[0], whole[:1], rtol=2e-3, atol=1e-4)  # the last bit of a half
 
 
 def test_logits_have_no_gradient(teacher):
-    answers = teacher(batch())
+    answers = teacher(batch())[0]
     assert not answers.requires_grad
     assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
 
@@ -99,7 +99,7 @@ def test_a_teacher_is_in_eval_mode_from_the_start(teacher):
 
 def test_calling_a_teacher_does_not_change_it(teacher):
     before = snapshot(teacher.network)
-    assert torch.equal(teacher(batch()), teacher(batch()))
+    assert torch.equal(teacher(batch())[0], teacher(batch())[0])
     assert same(before, snapshot(teacher.network))
 
 
@@ -110,12 +110,12 @@ def test_a_teacher_does_not_change_while_a_student_trains(teacher):
     timeline = Timeline(Linear(4, 1), Progressive(1, 1), LearningRates(1e-2, 0, 1.0), 3, len(student.partition.blocks))
     loss = DistillationLoss({"alpha": 1, "beta": 1, "gamma": 1, "delta": 1}, 1)
     recipe = Recipe(seed=0, weight_decay=0.1, betas=(0.9, 0.999), clip_norm=None)
-    first = teacher(batch())
+    first = teacher(batch())[0]
     for _ in fit(Distillation(student, loss, timeline, teacher), loader(), dict, recipe, Precision(CPU)):
         assert same(before, snapshot(teacher.network))
         assert not any(module.training for module in teacher.network.modules())
         assert all(p.grad is None and not p.requires_grad for p in teacher.network.parameters())
-    assert torch.equal(first, teacher(batch()))
+    assert torch.equal(first, teacher(batch())[0])
 
 
 def test_a_student_initialised_from_its_teacher_trains_alone(teacher):
@@ -132,9 +132,9 @@ def test_a_student_initialised_from_its_teacher_trains_alone(teacher):
 
 def test_a_teacher_put_into_train_mode_still_uses_eval_mode(teacher):
     """Invariant 7: always in eval mode, even if others change the mode."""
-    before, answers = snapshot(teacher.network), teacher(batch())
+    before, answers = snapshot(teacher.network), teacher(batch())[0]
     teacher.network.train()
-    assert torch.equal(teacher(batch()), answers)
+    assert torch.equal(teacher(batch())[0], answers)
     assert same(before, snapshot(teacher.network))
 
 
@@ -142,14 +142,14 @@ def test_a_teacher_put_into_train_mode_still_uses_eval_mode(teacher):
 
 
 def cached(live: LiveTeacher, folder, samples=6, **options) -> CachedTeacher:
-    return CachedTeacher(live, LogitCache(folder / "teacher" / "abc", samples, (1, 32, 32), **options))
+    return CachedTeacher(live, {"train": [LogitCache(folder / "teacher" / "abc", samples, (1, 32, 32), **options)]})
 
 
 def test_a_live_teacher_rounds_like_the_cache(teacher, settled):
     with torch.no_grad():
         exact = settled.eval()(batch().images)
-    assert torch.equal(teacher.half(batch()), rounded(exact))
-    assert torch.equal(teacher(batch()), rounded(exact).float())
+    assert torch.equal(teacher.half(batch())[0], rounded(exact))
+    assert torch.equal(teacher(batch())[0], rounded(exact).float())
 
 
 def test_computed_one_by_one_logits_do_not_depend_on_the_batch(settled):
@@ -160,20 +160,20 @@ def test_computed_one_by_one_logits_do_not_depend_on_the_batch(settled):
     for of in (settled, several):
         teacher = LiveTeacher(of, Precision(CPU), one_by_one=True)
         asked = batch()
-        answers = teacher(asked)
+        answers = teacher(asked)[0]
         for order in ([2, 0, 1], [1], [0, 2]):
             part = Batch(asked.images[order], asked.masks[order], asked.indices[order], asked.view)
-            assert torch.equal(teacher(part), answers[order])
+            assert torch.equal(teacher(part)[0], answers[order])
 
 
 def test_stored_logits_equal_computed_ones(teacher, tmp_path):
     first = cached(teacher, tmp_path)
-    answers = first(batch())
-    assert torch.equal(answers, teacher(batch()))
+    answers = first(batch())[0]
+    assert torch.equal(answers, teacher(batch())[0])
     assert first.counts() == {"read": 0, "computed": 3, "not_stored": 0}
-    stored = first.logit_cache.read(0, batch().indices.tolist())
+    stored = first.caches["train"][0].read(0, batch().indices.tolist())
     second = cached(teacher, tmp_path)
-    assert torch.equal(second(replace(batch(), teacher_logits=stored)), answers)
+    assert torch.equal(second(replace(batch(), answers=(stored,)))[0], answers)
     assert second.counts() == {"read": 3, "computed": 0, "not_stored": 0}
 
 
@@ -183,7 +183,50 @@ def test_a_fully_cached_teacher_is_never_built(tmp_path):
 
     teacher = cached(LiveTeacher(build, Precision(CPU)), tmp_path)
     known = torch.zeros(3, 1, 32, 32, dtype=torch.float16)
-    assert torch.equal(teacher(replace(batch(), teacher_logits=known)), known.float())
+    assert torch.equal(teacher(replace(batch(), answers=(known,)))[0], known.float())
+
+
+STAGES = (3, 5)
+
+
+def with_features(live: LiveTeacher, folder, **options) -> CachedTeacher:
+    shapes = {"logits": (1, 32, 32), "3": (16, 4, 4), "5": (288, 1, 1)}
+    return CachedTeacher(
+        live, {"train": [LogitCache(folder / name, 6, shape, **options) for name, shape in shapes.items()]}
+    )
+
+
+def test_features_are_the_encoders_own_in_eval_mode_and_change_no_logit(teacher, settled):
+    with torch.no_grad():
+        maps = settled.eval().body.encoder(settled.normalised(batch().images))
+    watched = LiveTeacher(teacher.network, Precision(CPU), stages=STAGES)
+    logits, *features = watched(batch())
+    assert torch.equal(logits, teacher(batch())[0])
+    assert all(torch.equal(one, maps[stage].half().float()) for one, stage in zip(features, STAGES, strict=True))
+    assert not any(each.requires_grad for each in features)
+    assert not teacher.network.body.encoder._forward_hooks
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_stored_features_equal_computed_ones(teacher, tmp_path, one_by_one):
+    live = LiveTeacher(teacher.network, Precision(CPU), one_by_one, STAGES)
+    first, second = with_features(live, tmp_path), with_features(live, tmp_path)
+    computed = first(batch())
+    first.flush()
+    asked = next(TrainLoader(SOURCE, Augmentation([], 0), 3, 0, stored=second.caches).epoch(0))
+    assert [each.shape for each in asked.answers] == [(3, 1, 32, 32), (3, 16, 4, 4), (3, 288, 1, 1)]
+    assert all(torch.equal(one, other) for one, other in zip(second(asked), computed, strict=True))
+    assert second.counts() == {"read": 3, "computed": 0, "not_stored": 0}
+
+
+def test_what_is_only_partly_stored_is_computed(teacher, tmp_path):
+    """Logits of an earlier run are there, its features are not."""
+    live = LiveTeacher(teacher.network, Precision(CPU), stages=STAGES)
+    first = with_features(live, tmp_path)
+    first.caches["train"][0].write(0, batch().indices.tolist(), teacher.half(batch())[0])
+    assert next(TrainLoader(SOURCE, Augmentation([], 0), 3, 0, stored=first.caches).epoch(0)).answers is None
+    first(batch())
+    assert first.counts() == {"read": 0, "computed": 3, "not_stored": 0}
 
 
 @pytest.mark.parametrize(("options", "not_stored"), [({}, 0), ({"writable": False}, 6), ({"budget": 0}, 6)])
@@ -202,16 +245,21 @@ def test_a_live_a_cached_and_a_partly_cached_teacher_give_the_same_student(teach
     loss = DistillationLoss({"alpha": 1, "beta": 1, "gamma": 1, "delta": 1}, 1)
     outcomes = []
     one_view = LogitCache(tmp_path / "teacher" / "abc", 6, (1, 32, 32), budget=1.5 * file_bytes(6, 2 * 32 * 32))
-    for who in (teacher, CachedTeacher(teacher, one_view), CachedTeacher(teacher, one_view), teacher):
+    for who in (
+        teacher,
+        CachedTeacher(teacher, {"train": [one_view]}),
+        CachedTeacher(teacher, {"train": [one_view]}),
+        teacher,
+    ):
         student = network(seed=1)
         rates, blocks = LearningRates(1e-2, 0, 1.0), len(student.partition.blocks)
         timeline = Timeline(Linear(4, 1), Progressive(1, 1), rates, 4, blocks)
-        logit_cache = who.logit_cache if isinstance(who, CachedTeacher) else None
-        views = TrainLoader(SOURCE, flip, 3, 0, views=2, stored_logits={"train": logit_cache})
+        caches = who.caches if isinstance(who, CachedTeacher) else None
+        views = TrainLoader(SOURCE, flip, 3, 0, views=2, stored=caches)
         for _ in fit(Distillation(student, loss, timeline, who), views, dict, recipe, Precision(CPU)):
             pass
         outcomes.append(snapshot(student))
-        if logit_cache:
+        if caches:
             assert 6 <= who.counts()["read"] < 24
             assert who.counts()["read"] + who.counts()["computed"] == 24
     assert all(same(outcomes[0], other) for other in outcomes[1:])

@@ -206,6 +206,20 @@ def test_pictures_without_masks_are_counted_everywhere_and_train_no_other_teache
     assert before["pictures"] == {"labelled": 24, "unlabelled": 0, "unlabelled_per_batch": 0}
 
 
+def test_features_are_learnt_in_training_and_exist_nowhere_else(distilled, home):
+    """Cold, then with all that the teacher says in the cache: the same student, of the same shape as any other."""
+    asked = ["loss=features", "loss.feature_stages=[3,5]", "tracking=none", "pictures=false", "unfreeze=all"]
+    cold, warm = train(home, *asked), train(home, *asked)
+    assert "trained before" in cold.stdout
+    counts = [json.loads((folder_of(done) / "summary.json").read_text())["teacher_answers"] for done in (cold, warm)]
+    assert counts == [{"read": 0, "computed": 72, "not_stored": 0}, {"read": 72, "computed": 0, "not_stored": 0}]
+    assert timeless(lines(folder_of(cold))) == timeless(lines(folder_of(warm)))
+    distances = [record["train/features"] for record in lines(folder_of(cold))]
+    assert distances[-1] < distances[0] < 4
+    weights, others = (load_file(folder_of(done) / "student.safetensors") for done in (cold, distilled))
+    assert {name: value.shape for name, value in weights.items()} == {name: each.shape for name, each in others.items()}
+
+
 def test_a_password_in_the_tracking_address_is_not_written(alone, home):
     done = train(
         home, "loss=hard_only", "unfreeze=all", "trainer.epochs=1", "tracking.uri=http://me:s3cret@127.0.0.1:9"

@@ -49,7 +49,7 @@ def context(*overrides: str) -> RunContext:
 
 def folder_of(file: Path, *overrides: str, of: RunContext | None = None) -> str:
     """The name of the folder in which a teacher's logits are cached."""
-    return build_teacher(of or context(*overrides), file, 3).logit_cache.folder.name
+    return build_teacher(of or context(*overrides), file, 3).caches["train"][0].folder.name
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +192,18 @@ def test_logits_of_labelled_samples_stay_valid_when_pictures_without_masks_are_a
     for path in record_files_of(root):
         filled[path.parent.name] = filled.get(path.parent.name, 0) + int(FileRecords(path).filled().sum())
     assert sorted(filled.values()) == [16, 4 * 16]
+
+
+def test_logits_stay_valid_when_features_are_asked_for(file, root):
+    train(file, root)
+    of = context("loss.features=1.0", "loss.feature_stages=[4,5]", *PICTURES)
+    teacher = build_teacher(of, file, 3)
+    assert {split: len(caches) for split, caches in teacher.caches.items()} == {"train": 3, "unlabelled": 3}
+    logits, *features = teacher.caches["train"]
+    assert logits.stored(3) == 3
+    assert [each.stored(3) for each in features] == [0, 0]
+    assert len({cache.folder for caches in teacher.caches.values() for cache in caches}) == 6
+    assert [each.shape for each in features] == [(24, 2, 2), (288, 1, 1)]
 
 
 def test_the_budget_counts_the_pictures_without_masks_too(file, root, capsys):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import together
 import torch
-from toy import ALL_TERMS, CPU, RECIPE, hand_made, plan, state, teacher
+from toy import ALL_TERMS, CPU, RECIPE, hand_made, learner_of, plan, state, teacher
 
 from kd.data import Shapes
 from kd.data.augmentation import Augmentation
@@ -44,7 +44,7 @@ def efficientnet():
 
 
 def trained(world, network=efficientnet, batch_size=5, accumulate=1, clip_norm=0.5, epochs=2, start=None, stop=None,
-            unlabelled=0):  # fmt: skip
+            unlabelled=0, features=False):  # fmt: skip
     """Weights, records, and the snapshot of the pause or epoch at which it stopped."""
     exactly()
     student = network().double()
@@ -52,11 +52,13 @@ def trained(world, network=efficientnet, batch_size=5, accumulate=1, clip_norm=0
     loader = TrainLoader(SOURCE, Augmentation((), 0), size, 0, Loading(world=world))
     if start is None:
         measure_batch_norm(student, loader, CPU, 0, batches=1)
-    loss = DistillationLoss(ALL_TERMS, 1, None, None if world.size == 1 else world.total)
+    weights, stages = ({**ALL_TERMS, "features": 1.0}, (2,)) if features else (ALL_TERMS, ())
+    loss = DistillationLoss(weights, 1, None, None if world.size == 1 else world.total)
     blocks, asked = len(student.partition.blocks), iter(range(100))
     timeline = Timeline(Linear(4, 1), Progressive(1, 3), LearningRates(1e-3, 1e-5, 0.3, 1.0), epochs, blocks)
     recipe = replace(RECIPE, accumulate=accumulate, clip_norm=clip_norm)
-    distillation = Distillation(student, loss, timeline, teacher())
+    learner = learner_of(student) if features else None
+    distillation = Distillation(student, loss, timeline, teacher(stages), learner)
     results = fit(distillation, loader, dict, recipe, CPU, start, pause=lambda: next(asked) == stop)
     records = []
     for result in results:
@@ -124,6 +126,7 @@ OPTIONS = [
     {**TOY, "batch_size": 10},
     {**TOY, "batch_size": 3, "clip_norm": None},  # with three processes each has a single image
     {**TOY, "unlabelled": 4},
+    {**TOY, "unlabelled": 4, "features": True},
     {**TOY, "unlabelled": 2, "accumulate": 2},  # one of three processes has no picture without a mask
 ]
 

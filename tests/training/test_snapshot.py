@@ -6,7 +6,7 @@ from dataclasses import replace
 import albumentations
 import pytest
 import torch
-from toy import EIGHT, RECIPE, hand_made, loader, plan, same, state, train
+from toy import ALL_TERMS, EIGHT, RECIPE, hand_made, loader, plan, same, state, teacher, train
 
 from kd.data import Shapes
 from kd.data.unlabelled import BatchSize
@@ -96,6 +96,20 @@ def test_a_training_with_pictures_without_masks_can_be_resumed():
     alone = hand_made()
     through(alone)
     assert not same(alone, whole)
+
+
+def test_the_projections_of_features_are_part_of_a_snapshot():
+    weights = {**ALL_TERMS, "features": 1.0}
+    more = {"weights": weights, "who": lambda: teacher(stages=(2,))}
+    whole, first, second = hand_made(), hand_made(), hand_made(seed=5)
+    through(whole, **more)
+    _, found = through(first, stop_at=(1, 2), **more)
+    assert "network.projections.0.weight" in found.tensors
+    through(second, start=found, **more)
+    assert same(second, whole)
+    without = hand_made()
+    through(without)
+    assert not same(without, whole)
 
 
 def test_the_loss_scale_of_half_precision_is_restored():

@@ -131,8 +131,8 @@ def forms(ours, simple, tmp_path_factory) -> dict[str, dict[str, Any]]:
 def test_every_file_format_gives_the_same_logits(form, ours, simple, forms, built):
     same = ours if form in SMP else simple
     context, found = built(forms[form], same.classes)
-    logits = LiveTeacher(found, context.precision)(batch())
-    torch.testing.assert_close(logits, LiveTeacher(same, context.precision)(batch()), rtol=2e-3, atol=2e-3)
+    logits = LiveTeacher(found, context.precision)(batch())[0]
+    torch.testing.assert_close(logits, LiveTeacher(same, context.precision)(batch())[0], rtol=2e-3, atol=2e-3)
     assert not found.training
     assert not any(parameter.requires_grad for parameter in found.parameters())
     if "onnx" not in form:  # its exporter merges batch norms into convolutions
@@ -143,8 +143,8 @@ def test_every_file_format_gives_the_same_logits(form, ours, simple, forms, buil
 def test_a_foreign_teacher_computes_in_the_precision_of_the_run(form, ours, simple, forms, built):
     same = ours if form in SMP else simple
     _, found = built(forms[form], same.classes)
-    halves = LiveTeacher(found, Precision(CPU.device, "bf16"))(batch())
-    exact = LiveTeacher(same, CPU)(batch())
+    halves = LiveTeacher(found, Precision(CPU.device, "bf16"))(batch())[0]
+    exact = LiveTeacher(same, CPU)(batch())[0]
     torch.testing.assert_close(halves, exact, rtol=0.1, atol=0.05 * exact.abs().max().item())
 
 
@@ -244,7 +244,7 @@ def folder_of(context_of):
 
     def of(teacher: dict[str, Any], classes: int = 1) -> str:
         context = context_of(teacher, classes)
-        return build_teacher(context, find(context.settings.teacher), 2).logit_cache.folder.name
+        return build_teacher(context, find(context.settings.teacher), 2).caches["train"][0].folder.name
 
     return of
 
@@ -299,8 +299,8 @@ def test_a_foreign_teacher_is_measured_once_and_its_logits_are_cached(form, form
     for reading in (False, True):
         cached = build_teacher(context, measured.file, 2)
         assert isinstance(cached, CachedTeacher)
-        for one in build_train_loader(context, 0, cached.logit_caches).epoch(0):
-            assert torch.equal(cached(one), live(one))
+        for one in build_train_loader(context, 0, cached.caches).epoch(0):
+            assert torch.equal(cached(one)[0], live(one)[0])
         assert cached.counts()["read"] == (8 if reading else 0)
 
 
