@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
             if asked.out:
                 write_json(asked.out, found)
             if asked.out == RESULTS:
-                report.write_readme(README, found)
+                report.write_readme(README, "speed", report.in_readme(found))
     console.print(report.table(found))
 
 

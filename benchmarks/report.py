@@ -39,7 +39,6 @@ IN_README = (
     "warm_over_student", "cold_over_live", "live_over_parts", "epoch_over_steps", "hand_written_over_warm",
     "hand_written_channels_last_over_warm", "study_speedup", "startup_cpu_seconds", "tracking_share",
 )  # fmt: skip
-PLACE = re.compile(r"(?<=<!-- speed -->\n).*?(?=<!-- /speed -->)", re.DOTALL)
 Row = tuple[str, ...]  # a title, a figure, and those of a frozen and an unfrozen encoder
 
 
@@ -66,9 +65,14 @@ def in_readme(found: Mapping[str, Any]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def write_readme(readme: Path, found: Mapping[str, Any]) -> None:
-    """Put the figures into their place in the README."""
-    text = PLACE.sub(lambda _: in_readme(found), readme.read_text(encoding="utf-8"))
+def between(place: str) -> re.Pattern[str]:
+    """What stands between <!-- place --> and <!-- /place -->."""
+    return re.compile(rf"(?<=<!-- {place} -->\n).*?(?=<!-- /{place} -->)", re.DOTALL)
+
+
+def write_readme(readme: Path, place: str, table: str) -> None:
+    """Put a table into its place in the README, between <!-- place --> and <!-- /place -->."""
+    text = between(place).sub(lambda _: table, readme.read_text(encoding="utf-8"))
     write_atomically(readme, lambda path: path.write_text(text, encoding="utf-8"))
 
 

@@ -3,8 +3,9 @@
     python -m benchmarks.screen nuclei=DIR camvid=DIR            one run after the other; repeat the command to resume
     python -m benchmarks.screen --table                          what is known so far
 
-Each finished run is a line of benchmarks/screen.jsonl. All arms have the same student, plan, task loss and steps; one
-teacher for each data set and number of masks, and one seed's batches and views for all arms.
+Each finished run is a line of benchmarks/screen.jsonl, and the README's table follows it. All arms have the same
+student, plan, task loss and steps; one teacher for each data set and number of masks, and one seed's batches and views
+for all arms.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import report
 from kd.config.compose import PROJECT
 from kd.study.comparison import Spread
 
@@ -36,9 +38,18 @@ ARMS = {
     "standardised": ["loss=standardised"],
     "dkd": ["loss=dkd"],
     "features": ["loss=features"],
+    "both": ["loss=soft_targets", "loss.cwd=3"],
     "third": ["loss=hard_only", *THIRD],
     "third_soft_targets": ["loss=soft_targets", *THIRD],
     "third_and_pictures": ["loss=soft_targets", *THIRD, "data.unlabelled_share=0.5"],
+}
+LABELS = {
+    "alone": "no teacher",
+    "t1": "`loss=soft_targets`, constant temperature 1",
+    "both": "`loss=soft_targets loss.cwd=3`",
+    "third": "a third of the masks: no teacher",
+    "third_soft_targets": "a third of the masks: `loss=soft_targets`",
+    "third_and_pictures": "a third of the masks: `loss=soft_targets`, the other pictures without masks",
 }
 #: Arms that need three classes or more.
 MANY_CLASSES = ("dist", "standardised", "dkd")
@@ -75,20 +86,43 @@ def run(overrides: Sequence[str], root: Path) -> dict[str, Any]:
     return {who: {f"{s}/miou": figures.get(f"{s}/miou") for s in ("val", "test")} for who, figures in found.items()}
 
 
-def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each data set and arm: test mIoU over seeds, and the paired gain over the student alone."""
-    rows = ["| data | arm | seeds | test mIoU | gain over alone (same masks), 95 % interval |", "|---|---|---|---|---|"]
+def table(lines: Sequence[Mapping[str, Any]], least: int = 1) -> str:
+    """A row for each data set and arm of at least so many seeds: mIoU on test, and the paired gain over no teacher.
+
+    A gain whose whole interval is on one side of 0 is in bold.
+    """
+    header = "| data | recipe | seeds | mIoU on test | gain over no teacher, 95 % interval |"
+    rows = [header, "|---|---|---:|---:|---:|"]
     for data in dict.fromkeys(line["data"] for line in lines):
         spreads = {arm: _spread(lines, data, arm) for arm in ARMS}
         for arm, spread in spreads.items():
-            if not spread.by_seed:
-                continue
-            gain = spread.minus(spreads[_untaught(arm)])
-            spanned = " ({:+.4f} to {:+.4f})".format(*gain.interval) if gain.interval else ", one seed"
-            shown = "" if arm == _untaught(arm) or not gain.by_seed else f"{gain.mean:+.4f}{spanned}"
-            deviation = f" ± {spread.deviation:.4f}" if spread.deviation is not None else ""
-            rows.append(f"| {data} | {arm} | {len(spread.by_seed)} | {spread.mean:.4f}{deviation} | {shown} |")
+            if len(spread.by_seed) >= least:
+                rows.append(f"| {data} | {_row(arm, spread, spreads[_untaught(arm)])} |")
+        figures = (line.get("teacher", {}).get("test/miou") for line in lines if line["data"] == data)
+        if teachers := [figure for figure in figures if figure is not None]:
+            rows.append(f"| {data} | *the teacher* | | {max(teachers):.4f} | |")
     return "\n".join(rows)
+
+
+def _row(arm: str, spread: Spread, untaught: Spread) -> str:
+    deviation = f" ± {spread.deviation:.4f}" if spread.deviation is not None else ""
+    gain = spread.minus(untaught)
+    shown = "" if arm == _untaught(arm) or not gain.by_seed else _gain(gain)
+    name = LABELS.get(arm, f"`loss={arm}`")
+    return f"{name} | {len(spread.by_seed)} | {spread.mean:.4f}{deviation} | {shown}"
+
+
+def in_readme(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The table of the README: three seeds or more."""
+    return table(lines, least=3) + "\n"
+
+
+def _gain(gain: Spread) -> str:
+    if gain.interval is None:
+        return f"{gain.mean:+.4f}, one seed"
+    low, high = gain.interval
+    shown = f"{gain.mean:+.4f} ({low:+.4f} to {high:+.4f})"
+    return f"**{shown}**" if low > 0 or high < 0 else shown
 
 
 def _untaught(arm: str) -> str:
@@ -118,6 +152,7 @@ def main() -> None:
                 line = name | run(overrides, arguments.root)
                 with FILE.open("a") as file:
                     file.write(json.dumps(line) + "\n")
+    report.write_readme(PROJECT / "README.md", "screen", in_readme(known(FILE)))
     print(table(known(FILE)))
 
 

@@ -241,14 +241,15 @@ def test_every_ratio_stands_in_the_table(results):
 def test_the_readme_says_what_was_measured():
     """`make bench` writes it there."""
     figures = report.in_readme(json.loads(bench.RESULTS.read_text()))
-    assert report.PLACE.findall(bench.README.read_text()) == [figures]
+    assert report.between("speed").findall(bench.README.read_text()) == [figures]
+    assert report.between("screen").findall(bench.README.read_text()) == [screen.in_readme(screen.known(screen.FILE))]
 
 
 @pytest.mark.slow
 def test_figures_are_put_into_their_place_in_a_readme_and_nothing_else_is_changed(results, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- speed -->\nold\n<!-- /speed -->\nafter\n")
-    report.write_readme(readme, results)
+    report.write_readme(readme, "speed", report.in_readme(results))
     assert readme.read_text() == f"before\n<!-- speed -->\n{report.in_readme(results)}<!-- /speed -->\nafter\n"
     lines = report.in_readme(results).splitlines()
     assert {line.count("|") for line in lines} == {5}
@@ -272,9 +273,21 @@ def test_the_table_of_arms_has_paired_gains_over_the_student_alone():
         line("soft_targets", 1, 0.875),
     ]
     rows = screen.table([*lines, line("composite", 0, 0.25)]).splitlines()
-    assert rows[3] == "| nuclei | soft_targets | 2 | 0.7500 ± 0.1768 | +0.1250 (+0.1250 to +0.1250) |"
-    assert rows[4] == "| nuclei | composite | 1 | 0.2500 | -0.2500, one seed |"
+    assert rows[3] == "| nuclei | `loss=soft_targets` | 2 | 0.7500 ± 0.1768 | **+0.1250 (+0.1250 to +0.1250)** |"
+    assert rows[4] == "| nuclei | `loss=composite` | 1 | 0.2500 | -0.2500, one seed |"
     assert len(rows) == 5
+    assert screen.table(lines, least=3).splitlines()[2:] == []
+
+
+def test_students_with_fewer_masks_are_compared_with_one_that_has_as_few():
+    values = {"alone": 0.75, "third": 0.5, "third_soft_targets": 0.5, "third_and_pictures": 0.625}
+    lines = [
+        {"data": "nuclei", "arm": arm, "seed": seed, "student": {"test/miou": value + seed / 8}}
+        for arm, value in values.items()
+        for seed in (0, 1)
+    ]
+    gains = [row.split(" | ")[-1] for row in screen.table(lines).splitlines()[2:]]
+    assert gains == [" |", " |", "+0.0000 (+0.0000 to +0.0000) |", "**+0.1250 (+0.1250 to +0.1250)** |"]
 
 
 def test_every_arm_of_a_seed_comes_before_the_next_seed_and_binary_data_has_no_arm_of_three_classes():
