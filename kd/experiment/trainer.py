@@ -121,7 +121,8 @@ def _journal(job: TrainingJob, context: RunContext, folder: RunFolder | None) ->
     if folder is None:
         return NullJournal()
     facts = {"image_size": list(context.data.image_size)}
-    return Journal(job.who, job.network, folder, job.objective, facts, context.settings.trainer.checkpoint_minutes)
+    minutes, trained = context.settings.trainer.checkpoint_minutes, job.distillation.trained
+    return Journal(job.who, job.network, folder, job.objective, facts, minutes, trained)
 
 
 def _loader(job: TrainingJob, context: RunContext) -> TrainLoader:

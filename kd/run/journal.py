@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd.errors import RunError
 from kd.networks import saved
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 class Journal:
     """Progress of a training and its files in a run folder.
 
+    `trained` is the network with its projections, if it has any; only checkpoints contain these.
+
     Attributes:
         records: one per finished epoch.
         best: the record with the best objective; None before the first.
@@ -41,8 +43,9 @@ class Journal:
     """
 
     def __init__(self, who: str, network: Network, folder: RunFolder, objective: str, facts: Mapping[str, Any],
-                 minutes: float | None) -> None:  # fmt: skip
-        self.network, self.folder, self.objective, self.facts = network, folder, objective, facts
+                 minutes: float | None, trained: nn.Module | None = None) -> None:  # fmt: skip
+        self.network, self.trained = network, network if trained is None else trained
+        self.folder, self.objective, self.facts = folder, objective, facts
         self.file = folder / f"{who}.safetensors"
         self._seconds, self._saved = math.inf if minutes is None else minutes * 60, time.monotonic()
         self._weights: dict[str, Tensor] = {}
@@ -63,7 +66,7 @@ class Journal:
                 "folder's checkpoints to restart the training"
             )
         self._warn_of_changes(mapping_at(start.facts, "environment"))
-        if not fits(start, self.network):
+        if not fits(start, self.trained):
             raise RunError(
                 f"{self.folder.path}: the checkpoint is of another network; restore it, or delete the folder's "
                 "checkpoints to restart the training"

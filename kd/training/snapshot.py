@@ -64,7 +64,7 @@ def restore(
     scaler.load_state_dict(snapshot.facts["scaler"])
 
 
-def fits(snapshot: Snapshot, network: Network) -> bool:
+def fits(snapshot: Snapshot, network: nn.Module) -> bool:
     """Whether a snapshot has exactly a network's tensors, by name and shape."""
     found, own = _weights(snapshot), network.state_dict()
     return {name: value.shape for name, value in found.items()} == {name: value.shape for name, value in own.items()}

@@ -101,6 +101,24 @@ def test_a_killed_run_resumes_to_the_same_student(straight, tmp_path, step):
     assert outcome(run_folder(tmp_path)) == straight
 
 
+def test_a_killed_run_that_learns_features_and_has_pictures_without_masks_resumes_to_the_same_student(tmp_path):
+    """Killed after the teacher's 20 steps and 14 of the student's."""
+    more = [
+        "loss=features",
+        "loss.feature_stages=[4,5]",
+        "data.unlabelled=6",
+        "data.unlabelled_share=0.4",
+        "unfreeze=all",
+    ]
+    command = [*(each for each in TAUGHT if not each.startswith("unfreeze")), *more]
+    go_on(tmp_path / "straight", *command)
+    interrupt(tmp_path / "killed", 34, signal.SIGKILL, *command, SAVING)
+    folder = run_folder(tmp_path / "killed")
+    assert checkpoint.load(folder).epoch == 1
+    go_on(tmp_path / "killed", f"resume={folder}")
+    assert outcome(folder) == outcome(run_folder(tmp_path / "straight"))
+
+
 def test_the_same_command_resumes_even_with_another_checkpoint_interval(straight, killed):
     go_on(killed, *ALONE, "trainer.checkpoint_minutes=7", "resume=auto")
     assert outcome(run_folder(killed)) == straight
