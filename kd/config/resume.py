@@ -16,13 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from kd.config.compose import plain, public
 from kd.config.read import source
-from kd.errors import ConfigError, RunError, UserError
+from kd.errors import ConfigError, RunError, UserError, without_credentials
 from kd.settings import changes_no_result, flat, is_under, result_differences
 from kd.system.installation import train_command
 from kd.system.launch import current_rank, folder_of_this_process
 from kd.system.untrusted import UnreadableError, check_plain, mapping_at, read_json, read_yaml
 
 AUTO = "auto"
+TRACKING_URI = "tracking.uri"
 DATA_ROOT = "data.root"  # result-neutral only as long as the content is the same
 FINGERPRINT = "data_fingerprint"  # of the data that a run began with, in its run.json
 INPUTS = "inputs"  # digests of the other files that it began with, beside it
@@ -184,8 +185,10 @@ def merged(folder: Path, config: dict[str, Any], typed: Iterable[str]) -> dict[s
     touched = [key for key in {**saved, **asked} if everything or is_under(key, names)]
     _check_typed(folder, {key: saved.get(key) for key in touched}, {key: asked.get(key) for key in touched})
     result = saved_config(folder) | {"root": config["root"]}
-    if any(is_under("tracking", [name.partition(".")[0]]) for name in names) or "***" in str(saved.get("tracking.uri")):
+    if any(name.partition(".")[0] == "tracking" for name in names) or "***" in str(saved.get(TRACKING_URI)):
         result["tracking"] = config["tracking"]
+    elif saved.get(TRACKING_URI) not in (None, asked.get(TRACKING_URI)):
+        raise _tracked_elsewhere(folder, str(saved[TRACKING_URI]))
     for group, _, key in (name.partition(".") for name in touched):
         if not key and changes_no_result(group):
             result[group] = config[group]
@@ -193,6 +196,15 @@ def merged(folder: Path, config: dict[str, Any], typed: Iterable[str]) -> dict[s
             result[group] = {**result[group], key: config[group][key]}
 
     return result
+
+
+def _tracked_elsewhere(folder: Path, address: str) -> ConfigError:
+    """The refusal to send to an address that only a run folder, perhaps a stranger's, says."""
+    return ConfigError(
+        f"resume={folder} was tracked at {without_credentials(address)}, which is not this project's store: repeat "
+        "tracking.uri=<that address> to go on there, or set tracking.uri=null for this project's",
+        page="resume",
+    )
 
 
 def _check_typed(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ A teacher is found or trained, a student is distilled from it, both are measured
 MLflow gets a copy. No teacher is built if no term of the loss needs one.
 """
 
+import shlex
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -103,7 +104,8 @@ def _lead(job: Job, stop: signals.Stop, world: World) -> float | tuple[float, ..
             raise
         except signals.Interrupted:
             if job.trial is None:
-                console.say(f"resume   {train_command()} resume={job.folder}")
+                store = [typed for typed in job.overrides if typed.startswith("tracking.uri=") and "***" not in typed]
+                console.say(f"resume   {train_command()} {shlex.join([f'resume={job.folder}', *store])}")
             raise
 
 

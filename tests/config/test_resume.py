@@ -245,6 +245,16 @@ def test_a_saved_store_address_without_its_password_is_not_used(root):
     assert merged(path)["tracking"]["uri"] is None
 
 
+def test_an_address_that_only_a_run_folder_says_is_not_sent_to(root):
+    path = folder(root, "a", "tracking.uri=http://tracking.example:5000")
+    with pytest.raises(ConfigError, match=r"was tracked at http://tracking.example:5000, .* repeat tracking.uri="):
+        merged(path)
+    assert (
+        merged(path, "tracking.uri=http://tracking.example:5000")["tracking"]["uri"] == "http://tracking.example:5000"
+    )
+    assert merged(path, "tracking.uri=null")["tracking"]["uri"] is None
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "!!python/object/apply:os.system ['touch marker']", "\x00"])
 def test_a_broken_or_malicious_configuration_is_one_line(root, text, monkeypatch):
     path = folder(root, "a")
