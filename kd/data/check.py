@@ -8,10 +8,12 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from kd.data.inspection import InspectedSample, Problem, inspect_samples, relative_message, relative_name, root_of
+from kd.data.pairing import Fault
 from kd.data.source import SPLITS, Source
 from kd.data.unlabelled import UNLABELLED
 from kd.errors import shown
@@ -65,10 +67,7 @@ def check(
     """
     root = root_of(source)
     whole, faults = source.sound()
-    problems = [
-        Problem(fault.kind, fault.split, relative_name(fault.file, root), relative_message(fault.error, root))
-        for fault in faults
-    ]
+    survey = whole.survey()
     todo = [(split, index) for split in SPLITS for index in range(whole.size(split))]
     todo += [(UNLABELLED, index) for index in range(whole.unlabelled_size())]
     inspected = list(watch(inspect_samples(whole, todo, headers, workers or os.cpu_count() or 1), len(todo)))
@@ -76,12 +75,22 @@ def check(
     pictures = inspected[len(samples) :]
     splits = {split: _summed(source, [sample for sample in samples if sample.split == split]) for split in SPLITS}
     shared, twice = _copies(samples)
+    of_samples = [problem for sample in inspected for problem in sample.problems]
+    judged = [*twice, *_leaks(samples, pictures), *_void(samples), *_rare(splits)]
     return Report(
         splits,
         _summed(source, pictures),
-        errors=[*problems, *(problem for sample in inspected for problem in sample.problems), *shared],
-        warnings=[*twice, *_leaks(samples, pictures), *_void(samples), *_rare(splits)],
+        errors=[*_relative([*faults, *survey.errors], root), *of_samples, *shared],
+        warnings=[*_relative(survey.warnings, root), *judged],
     )
+
+
+def _relative(faults: Iterable[Fault], root: Path) -> list[Problem]:
+    """Faults as lines of a report, with file names relative to the root."""
+    return [
+        Problem(fault.kind, fault.split, relative_name(fault.file, root), relative_message(fault.error, root))
+        for fault in faults
+    ]
 
 
 def _copies(samples: Sequence[InspectedSample]) -> tuple[list[Problem], list[Problem]]:

@@ -18,12 +18,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from kd.data.palettes import Colour, Palette, colours_used, palette_of, values_of
 from kd.errors import DataError, shown
+from kd.system.files import remembered
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
+PNG, PNG_WITH_PALETTE = b"\x89PNG\r\n\x1a\n", b"\3"  # the signature, and what byte 25 says of the pixels
+_PALETTES: dict[Palette, Palette] = {}  # each once, since most files of a data set share one
 MAX_PIXELS = 2**30 // 12  # a quarter of a GiB as RGB: Pillow's own limit, which any import may have disabled
 
 
@@ -52,9 +56,11 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Read the integers stored in a mask, H x W: grey values, palette indices, or RGB with three equal channels."""
+    """Read the integers stored in a mask, H x W: grey values, also of a palette or of RGB, or indices of a palette."""
     with _opened(path) as picture:
-        if picture.mode in ("1", "L", "P") or picture.mode.startswith("I"):
+        if palette := palette_of(picture):
+            raw = values_of(np.asarray(picture), palette, path)
+        elif picture.mode in ("1", "L", "P") or picture.mode.startswith("I"):
             raw = np.asarray(picture)
             raw = raw.astype(np.uint8) if raw.dtype == bool else raw
         elif picture.mode in ("LA", "RGB", "RGBA"):
@@ -71,6 +77,31 @@ def read_mask(path: Path) -> np.ndarray:
     if raw.min() < 0:
         raise DataError(f"{shown(path)} contains the value {raw.min()}, but class indices start at 0")
     return raw
+
+
+@remembered
+def mask_palette(path: Path) -> Palette | None:
+    """The palette of a mask, without decoding pixels; None if it has none or cannot be read."""
+    try:
+        with open_file(path) as file:
+            if (start := file.read(26)).startswith(PNG) and start[25:] not in (b"", PNG_WITH_PALETTE):
+                return None  # at a tenth of the cost of asking Pillow
+        with _opened(path, _header_only) as picture:
+            palette = palette_of(picture)
+    except DataError:
+        return None
+    return palette and _PALETTES.setdefault(palette, palette)
+
+
+@remembered
+def mask_colours(path: Path) -> dict[int, Colour]:
+    """The colour of each value in a mask with a palette; empty if it has none or cannot be read."""
+    try:
+        with _opened(path) as picture:
+            palette, indices = palette_of(picture), np.asarray(picture)
+        return colours_used(values_of(indices, palette, path), indices, palette) if palette else {}
+    except DataError:
+        return {}
 
 
 def read_header(path: Path) -> Header:

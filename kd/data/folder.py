@@ -16,10 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd.data.decode import open_file, picture_size, read_image, read_mask, resized, resized_image
+from kd.data import survey
+from kd.data.decode import mask_palette, open_file, picture_size, read_image, read_mask, resized, resized_image
 from kd.data.pairing import IMAGE_SUFFIXES, Fault, Pair, paired, without_masks
+from kd.data.palettes import renumbers
 from kd.data.random_streams import key
-from kd.data.source import SPLITS, Source, known_split, spaced
+from kd.data.source import SPLITS, Source, Survey, known_split, spaced
 from kd.data.unlabelled import UNLABELLED, kept_and_dropped
 from kd.errors import DataError, shown
 from kd.system import files
@@ -102,7 +104,12 @@ class Folder(Source):
     def unlabelled_fingerprint(self) -> str | None:
         return self._unlabelled_fingerprint
 
+    def survey(self) -> Survey:
+        return Survey(errors=survey.palettes(self._sound.pairs), warnings=[])
+
     def check(self) -> None:
+        if errors := self.survey().errors:
+            raise errors[0].error
         pairs = [pair for split in SPLITS for pair in self._sound.pairs[split]]
         for index in spaced(len(pairs), SAMPLE):
             _same_size(pairs[index], picture_size(pairs[index].image), self._mask(pairs[index]).shape)
@@ -111,13 +118,16 @@ class Folder(Source):
 
     @cached_property
     def _fingerprint(self) -> str:
-        settings = [VERSION, self.classes, *self.image_size, self.ignore_index, *self.mask_values]
+        settings: list[object] = [VERSION, self.classes, *self.image_size, self.ignore_index, *self.mask_values]
         content = [
             [split, path.name, files.digest(path, open_file)]
             for split in SPLITS
             for pair in self._sound.pairs[split]
             for path in pair
         ]
+        masks = (pair.mask for split in SPLITS for pair in self._sound.pairs[split])
+        if any(renumbers(palette) for palette in map(mask_palette, masks) if palette):
+            settings.append("greys")  # of palettes are the values, and not the indices
         return files.json_digest([settings, content])
 
     @cached_property
