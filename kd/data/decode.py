@@ -57,7 +57,8 @@ def read_image(path: Path) -> np.ndarray:
 
 def read_mask(path: Path) -> np.ndarray:
     """Read the integers stored in a mask, H x W: grey values, also of a palette or of RGB, or indices of a palette."""
-    with _opened(path) as picture:
+    with _opened(path, _decoded_mask) as picture:
+        _check_alpha(picture, path)
         if palette := palette_of(picture):
             raw = values_of(np.asarray(picture), palette, path)
         elif picture.mode in ("1", "L", "P") or picture.mode.startswith("I"):
@@ -77,6 +78,19 @@ def read_mask(path: Path) -> np.ndarray:
     if raw.min() < 0:
         raise DataError(f"{shown(path)} contains the value {raw.min()}, but class indices start at 0")
     return raw
+
+
+def _check_alpha(picture: "Picture", path: Path) -> None:
+    """Raise DataError if only the alpha channel of a mask shows anything, which reading its values would lose."""
+    if picture.mode not in ("LA", "RGBA") and not (picture.mode == "P" and "transparency" in picture.info):
+        return
+    bands = np.asarray(picture.convert("RGBA"))
+    colours, alpha = bands[..., :3], bands[..., 3]
+    if alpha.min() < alpha.max() and (colours == colours[0, 0]).all():
+        raise DataError(
+            f"{shown(path)} has its shape in the alpha channel ({alpha.min()} to {alpha.max()}), while its colour is the "
+            "same everywhere: save the alpha channel alone, as an 8-bit grey PNG"
+        )
 
 
 @remembered
@@ -182,6 +196,13 @@ def _decoded(picture: "Picture") -> None:
 
     picture.load()
     ImageOps.exif_transpose(picture, in_place=True)
+
+
+def _decoded_mask(picture: "Picture") -> None:
+    wide = any(";16" in str(tile) for tile in picture.tile) and not picture.mode.startswith("I")
+    if wide:  # Pillow keeps the upper 8 bits only, which are 0 for class indices
+        raise ValueError("a mask of 16 bits must have one channel")
+    _decoded(picture)
 
 
 def _with_exif(picture: "Picture") -> None:

@@ -136,7 +136,7 @@ class Source(ABC):
         return self, []
 
     def survey(self) -> Survey:
-        """What is wrong with the files besides the faults of `sound`; reads names and headers, and hardly any pixels."""
+        """What is wrong with the files besides the faults of `sound`, by names and headers; reads hardly any pixels."""
         return Survey([], [])
 
     def recode(self, raw: np.ndarray, where: str, values: Sequence[int] = ()) -> np.ndarray:
