@@ -17,7 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from kd.data import survey
-from kd.data.decode import mask_palette, open_file, picture_size, read_image, read_mask, resized, resized_image
+from kd.data.decode import mask_palette, picture_size, read_image, read_mask, resized, resized_image
+from kd.data.image_file import open_file
+from kd.data.orientation import other_size
 from kd.data.pairing import IMAGE_SUFFIXES, Fault, Pair, paired, without_masks
 from kd.data.palettes import renumbers
 from kd.data.random_streams import key
@@ -81,7 +83,7 @@ class Folder(Source):
             return resized_image(self.image(split, index), self.image_size), np.zeros(self.image_size, np.uint8)
         pair = self._pair(split, index)
         image, mask = read_image(pair.image), self._mask(pair)
-        _same_size(pair, image.shape[:2], mask.shape)
+        _same_size(pair, _size(image), _size(mask))
         return resized(image, mask, self.image_size)
 
     def files(self, split: str, index: int) -> tuple[Path, ...]:
@@ -105,16 +107,21 @@ class Folder(Source):
         return self._unlabelled_fingerprint
 
     def survey(self) -> Survey:
-        return Survey(errors=survey.palettes(self._sound.pairs), warnings=[])
+        return self._survey
 
     def check(self) -> None:
         if errors := self.survey().errors:
             raise errors[0].error
         pairs = [pair for split in SPLITS for pair in self._sound.pairs[split]]
         for index in spaced(len(pairs), SAMPLE):
-            _same_size(pairs[index], picture_size(pairs[index].image), self._mask(pairs[index]).shape)
+            _same_size(pairs[index], picture_size(pairs[index].image), _size(self._mask(pairs[index])))
         for index in spaced(self.unlabelled_size(), SAMPLE):
             picture_size(self._sound.unlabelled[index])
+
+    @cached_property
+    def _survey(self) -> Survey:
+        pairs = self._sound.pairs
+        return Survey(errors=survey.palettes(pairs), warnings=survey.orientations(pairs))
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -221,9 +228,10 @@ def val_stems(stems: Sequence[str], fraction: float, where: str) -> frozenset[st
     return frozenset((chosen | {ranked[0]}) - {ranked[-1]})
 
 
-def _same_size(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+def _same_size(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> None:
     if image != mask:
-        raise DataError(
-            f"{shown(pair.image)} is {image[1]}x{image[0]} pixels (width x height), but its mask {shown(pair.mask)} is "
-            f"{mask[1]}x{mask[0]}: the two must match"
-        )
+        raise DataError(other_size([str(path) for path in pair], [image, mask], pair.image))
+
+
+def _size(array: np.ndarray) -> tuple[int, int]:
+    return array.shape[0], array.shape[1]

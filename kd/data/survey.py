@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from kd.data.decode import mask_colours, mask_palette
+from kd.data.orientation import apart
 from kd.data.pairing import Fault, Pair
 from kd.data.palettes import RAMP, Agreement, may_disagree
+from kd.errors import DataError
 
 Pairs = Mapping[str, Sequence[Pair]]  # by split
 
@@ -22,3 +24,13 @@ def palettes(pairs: Pairs) -> list[Fault]:
         if palette and palette != RAMP and (error := agreement.add(path, mask_colours(path))):
             faults.append(Fault("palette", split, path, error))
     return faults
+
+
+def orientations(pairs: Pairs) -> list[Fault]:
+    """The pairs of which one file is turned when it is read, and the other is not."""
+    return [
+        Fault("orientation", split, pair.image, DataError(message))
+        for split in pairs
+        for pair in pairs[split]
+        if (message := apart(*pair))
+    ]

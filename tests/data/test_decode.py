@@ -12,16 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kd.data.decode import (
-    MAX_PIXELS,
-    open_file,
-    picture_size,
-    read_header,
-    read_image,
-    read_mask,
-    resized,
-    resized_labels,
-)
+from kd.data.decode import picture_size, read_image, read_mask, resized, resized_labels
+from kd.data.image_file import MAX_PIXELS, open_file, read_header
 from kd.errors import DataError
 
 
@@ -69,7 +61,7 @@ def test_an_image_with_too_many_pixels_is_refused_in_one_line(read, bomb):
 
 def test_a_bomb_is_refused_before_memory_is_allocated(bomb):
     code = (
-        "import resource, sys; from pathlib import Path; from kd.data.decode import *\n"
+        "import resource, sys; from pathlib import Path; from kd.data.decode import *; from kd.errors import *\n"
         "from PIL import Image; Image.new('RGB', (1, 1)); Image.init()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for read in (read_image, read_mask, picture_size):\n"
