@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kd.data.inspection import InspectedSample, Problem, inspect_samples, relative_message, relative_name, root_of
-from kd.data.pairing import Fault
+from kd.data.layout import Fault
 from kd.data.source import SPLITS, Source
 from kd.data.unlabelled import UNLABELLED
 from kd.errors import shown

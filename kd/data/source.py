@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd.data.pairing import Fault
+from kd.data.layout import Fault
 from kd.data.unlabelled import check_labelled, check_share, pictures_per_batch
 from kd.errors import DataError
 

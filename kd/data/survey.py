@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from kd.data.decode import mask_colours, mask_palette
+from kd.data.layout import Fault
 from kd.data.orientation import apart
-from kd.data.pairing import Fault, Pair
+from kd.data.pairing import Pair
 from kd.data.palettes import RAMP, Agreement, may_disagree
 from kd.errors import DataError
 

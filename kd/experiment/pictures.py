@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from kd.data.pairing import Fault
+from kd.data.layout import Fault
 from kd.errors import shown
 from kd.settings import Settings
 

@@ -46,3 +46,14 @@ def test_a_training_names_pictures_that_are_turned_beside_their_masks(root, data
     assert "images/train/a.jpg is turned by 180 degrees by its EXIF orientation (3), but" in line
     assert "(and 1 more: b.jpg; kd check lists all)" in line
     assert done.stdout.index(line) < done.stdout.index("epoch")
+
+
+def test_a_training_says_what_it_reads_under_another_name_and_what_it_does_not_read(root, data):
+    for kind in ("images", "masks"):
+        (data / kind / "val").rename(data / kind / "valid")
+    (data / "images" / "train" / "d.avif").write_bytes(b"x")
+    done = train(root)
+    assert done.returncode == 0, done.stderr
+    before, _, _ = done.stdout.partition("epoch")
+    assert f"warning  {data}/images/valid is read as val (and 1 more: valid; kd check lists all)" in before
+    assert f"warning  {data}/images/train has 1 file (.avif 1: d.avif) of formats that are not read" in before
