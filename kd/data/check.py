@@ -6,12 +6,13 @@ so a copy is found under another name or format, but not after lossy compression
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from kd.data.content import MEASURED, lacking
 from kd.data.inspection import InspectedSample, Problem, inspect_samples, relative_message, relative_name, root_of
 from kd.data.layout import Fault
 from kd.data.source import SPLITS, Source
@@ -59,6 +60,7 @@ def check(
     headers: bool = False,
     workers: int | None = None,
     watch: Callable[[Iterable[InspectedSample], int], Iterable[InspectedSample]] = lambda samples, total: samples,
+    measured: Collection[str] = (),
 ) -> Report:
     """Check every sample of `source`; with `headers`, only the headers of its files.
 
@@ -80,7 +82,7 @@ def check(
     return Report(
         splits,
         _summed(source, pictures),
-        errors=[*_relative([*faults, *survey.errors], root), *of_samples, *shared],
+        errors=[*_relative([*faults, *survey.errors], root), *of_samples, *shared, *_lacking(source, splits, measured)],
         warnings=[*_relative(survey.warnings, root), *judged],
     )
 
@@ -130,6 +132,17 @@ def _void(samples: Iterable[InspectedSample]) -> list[Problem]:
         for sample in samples
         if sample.pixels and not any(sample.pixels[:-1])
     ]
+
+
+def _lacking(source: Source, splits: dict[str, Split], measured: Collection[str]) -> list[Problem]:
+    """What the masks do not show, so that nothing can be learnt or measured."""
+    if not all(splits[split].classes for split in MEASURED):
+        return []
+    labels = {
+        split: {label for label, figures in enumerate(splits[split].classes.values()) if figures["pixels"]}
+        for split in MEASURED
+    }
+    return [Problem("content", split, "", message) for split, message in lacking(source, labels, measured)]
 
 
 def _rare(splits: dict[str, Split]) -> Iterator[Problem]:

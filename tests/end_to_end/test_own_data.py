@@ -5,6 +5,11 @@ import program
 import pytest
 from PIL import Image
 
+from kd.cli import main as kd
+from kd.config.compose import compose
+from kd.config.hydra_errors import one_line_errors
+from kd.config.read import read
+
 SMALL = (
     "backbone=tiny loss=hard_only unfreeze=all data=folder data.image_size=[32,32] trainer.batch_size=2 "
     "trainer.epochs=1 trainer.device=cpu tracking=none pictures=false"
@@ -57,3 +62,38 @@ def test_a_training_says_what_it_reads_under_another_name_and_what_it_does_not_r
     before, _, _ = done.stdout.partition("epoch")
     assert f"warning  {data}/images/valid is read as val (and 1 more: valid; kd check lists all)" in before
     assert f"warning  {data}/images/train has 1 file (.avif 1: d.avif) of formats that are not read" in before
+
+
+@pytest.mark.parametrize(
+    ("split", "value", "overrides", "says"),
+    [
+        ("train", 0, [], "train shows nothing but background, so there is nothing to learn"),
+        ("train", 255, ["data.ignore_index=255"], "train has no valid pixel, its masks are all data.ignore_index=255"),
+        ("val", 255, ["data.ignore_index=255"], "val has no valid pixel"),
+        ("val", 0, [], "class foreground never occurs in val, and objective measures it there"),
+        ("val", 1, ["data.classes=3", "objective=val/iou/class_2"], "class class_2 never occurs in val"),
+    ],
+)
+def test_data_that_teaches_or_measures_nothing_is_refused_before_anything_trains(
+    root, data, capsys, split, value, overrides, says
+):
+    for path in (data / "masks" / split).iterdir():
+        Image.new("L", (32, 32), value).save(path)
+    with pytest.raises(SystemExit) as ended:
+        kd(["check", "data=folder", "data.image_size=[32,32]", f"data.root={data}", *overrides])
+    assert ended.value.code == 1
+    assert f"error: {says}" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        read(compose([*SMALL, f"data.root={data}", *overrides]))
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(f"error: {says}")
+
+
+def test_such_data_leaves_no_run_behind(root, data):
+    for path in (data / "masks" / "train").iterdir():
+        Image.new("L", (32, 32), 0).save(path)
+    done = train(root)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: train shows nothing but background")
+    assert done.stderr.count("\n") == 1
+    assert not list(root.rglob("config.yaml"))
