@@ -55,12 +55,18 @@ OmegaConf.register_resolver("project_root", lambda: str(project_root()), replace
 
 
 def compose(overrides: list[str]) -> DictConfig:
-    """Compose conf/config.yaml with command-line overrides, outside `hydra.main`."""
+    """Compose conf/config.yaml with command-line overrides, apart from a `hydra.main` that may be running."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
-    with initialize_config_dir(str(CONF)):
-        return hydra_compose("config", overrides)
+    instance = GlobalHydra.instance()
+    running, instance.hydra = instance.hydra, None
+    try:
+        with initialize_config_dir(str(CONF)):
+            return hydra_compose("config", overrides)
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def container(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
