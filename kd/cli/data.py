@@ -24,12 +24,12 @@ def add_check(verbs: Any) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     from kd.config.compose import compose
-    from kd.config.read import read
+    from kd.config.read import measured_classes, read
     from kd.data import check_report
     from kd.data.check import check
 
-    source = read(compose(arguments.overrides), look_at_data=False).data
-    report = check(source, arguments.headers, watch=check_report.watched)
+    settings = read(compose(arguments.overrides), look_at_data=False)
+    report = check(settings.data, arguments.headers, watch=check_report.watched, measured=measured_classes(settings))
     if arguments.json:
         json.dump(check_report.as_json(report), sys.stdout, indent=2)
         print()

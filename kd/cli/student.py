@@ -43,8 +43,8 @@ def add_predict(verbs: Any) -> None:
         verbs, "predict", _predict,
         help="write a run's student's predictions for images: masks, probabilities or overlays",
         description="Write the student's prediction for each image, at the image's own size and under its name. "
-        "Existing files are skipped, so an interrupted command can be repeated. Exits with 1 if an image could not be "
-        "read; the others are written.",
+        "Files that the same command has written are skipped, so that it can be repeated if interrupted; others are "
+        "refused. Exits with 1 if an image could not be read; the others are written.",
         epilog="example: kd predict runs/2026-11-21/08-00-00-000000 ~/pictures -o masks",
     )  # fmt: skip
     predict.add_argument("run", type=Path, help="a run folder, or a .safetensors file with its .json")

@@ -55,7 +55,7 @@ OmegaConf.register_resolver("project_root", lambda: str(project_root()), replace
 
 
 def compose(overrides: list[str]) -> DictConfig:
-    """Compose conf/config.yaml with command-line overrides, in or outside `hydra.main`."""
+    """Compose conf/config.yaml with command-line overrides, apart from a `hydra.main` that may be running."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 

@@ -70,6 +70,8 @@ def _as_user_error(error: Exception) -> UserError | None:
         return UserError(
             f"{error.filename}: {error.strerror}; the run folder cannot be created there, set root=... to another place"
         )
+    if isinstance(error, ValueError) and str(error).startswith("Only one of --run"):
+        return ConfigError("give only one of -m, --cfg and --info: --cfg job alone prints the configuration of one run")
     if "torchvision::" in str(error):
         return UserError(
             f"torch and torchvision are not a matching pair ({str(error).splitlines()[0]}); install one: "

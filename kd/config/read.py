@@ -4,6 +4,7 @@ Every mistake in a configuration becomes one `ConfigError` that names the key, t
 torch, so that a mistake is reported at once.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from kd.config.compose import TARGETS, known_keys, options, plain
 from kd.data import Source
+from kd.data.content import check_content
 from kd.errors import ConfigError, UserError, nearest
 from kd.networks.block_counts import BLOCK_COUNTS, FULL_DEPTH
 from kd.networks.spec import find_weights, read_spec
@@ -44,6 +46,7 @@ def checked(config: dict[str, Any], look_at_data: bool = True) -> Settings:
     if look_at_data:
         settings.data.check()
         _check_teacher(settings)
+        check_content(settings.data, measured_classes(settings))
     return settings
 
 
@@ -122,6 +125,17 @@ def _check_objective(settings: Settings) -> None:
         raise ConfigError(f"objective is empty; choose from {', '.join(sorted(known))}")
     if not settings.objective[0].startswith("val/"):
         raise ConfigError(f"objective={settings.objective[0]} cannot select the best epoch; name a val/ metric first")
+
+
+def measured_classes(settings: Settings) -> tuple[str, ...]:
+    """The classes that must occur in val for the objectives to mean anything: of binary data always the foreground."""
+    names = settings.data.class_names
+    foreground = names[1:] if len(names) == 2 else ()
+    return tuple(name for name in names if name in foreground or _is_measured(name, settings.objective))
+
+
+def _is_measured(name: str, objectives: Iterable[str]) -> bool:
+    return any(objective in (f"val/iou/{name}", f"val/dice/{name}") for objective in objectives)
 
 
 def _check_teacher(settings: Settings) -> None:

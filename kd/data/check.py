@@ -6,12 +6,15 @@ so a copy is found under another name or format, but not after lossy compression
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from kd.data.content import MEASURED, lacking
 from kd.data.inspection import InspectedSample, Problem, inspect_samples, relative_message, relative_name, root_of
+from kd.data.layout import Fault
 from kd.data.source import SPLITS, Source
 from kd.data.unlabelled import UNLABELLED
 from kd.errors import shown
@@ -57,6 +60,7 @@ def check(
     headers: bool = False,
     workers: int | None = None,
     watch: Callable[[Iterable[InspectedSample], int], Iterable[InspectedSample]] = lambda samples, total: samples,
+    measured: Collection[str] = (),
 ) -> Report:
     """Check every sample of `source`; with `headers`, only the headers of its files.
 
@@ -65,10 +69,7 @@ def check(
     """
     root = root_of(source)
     whole, faults = source.sound()
-    problems = [
-        Problem(fault.kind, fault.split, relative_name(fault.file, root), relative_message(fault.error, root))
-        for fault in faults
-    ]
+    survey = whole.survey()
     todo = [(split, index) for split in SPLITS for index in range(whole.size(split))]
     todo += [(UNLABELLED, index) for index in range(whole.unlabelled_size())]
     inspected = list(watch(inspect_samples(whole, todo, headers, workers or os.cpu_count() or 1), len(todo)))
@@ -76,12 +77,22 @@ def check(
     pictures = inspected[len(samples) :]
     splits = {split: _summed(source, [sample for sample in samples if sample.split == split]) for split in SPLITS}
     shared, twice = _copies(samples)
+    of_samples = [problem for sample in inspected for problem in sample.problems]
+    judged = [*twice, *_leaks(samples, pictures), *_void(samples), *_rare(splits)]
     return Report(
         splits,
         _summed(source, pictures),
-        errors=[*problems, *(problem for sample in inspected for problem in sample.problems), *shared],
-        warnings=[*twice, *_leaks(samples, pictures), *_void(samples), *_rare(splits)],
+        errors=[*_relative([*faults, *survey.errors], root), *of_samples, *shared, *_lacking(source, splits, measured)],
+        warnings=[*_relative(survey.warnings, root), *judged],
     )
+
+
+def _relative(faults: Iterable[Fault], root: Path) -> list[Problem]:
+    """Faults as lines of a report, with file names relative to the root."""
+    return [
+        Problem(fault.kind, fault.split, relative_name(fault.file, root), relative_message(fault.error, root))
+        for fault in faults
+    ]
 
 
 def _copies(samples: Sequence[InspectedSample]) -> tuple[list[Problem], list[Problem]]:
@@ -121,6 +132,17 @@ def _void(samples: Iterable[InspectedSample]) -> list[Problem]:
         for sample in samples
         if sample.pixels and not any(sample.pixels[:-1])
     ]
+
+
+def _lacking(source: Source, splits: dict[str, Split], measured: Collection[str]) -> list[Problem]:
+    """What the masks do not show, so that nothing can be learnt or measured."""
+    if not all(splits[split].classes for split in MEASURED):
+        return []
+    labels = {
+        split: {label for label, figures in enumerate(splits[split].classes.values()) if figures["pixels"]}
+        for split in MEASURED
+    }
+    return [Problem("content", split, "", message) for split, message in lacking(source, labels, measured)]
 
 
 def _rare(splits: dict[str, Split]) -> Iterator[Problem]:

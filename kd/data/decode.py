@@ -1,44 +1,31 @@
 """Decode image files of any common format into numpy arrays; every failure is a DataError.
 
-Pillow decodes, because it refuses truncated files; OpenCV resizes. Both are imported at first use. Files are not
-trusted: their content must be one of FORMATS regardless of their name (Pillow would start Ghostscript for PostScript),
-they must not claim more than MAX_PIXELS, and opening never blocks, as on a named pipe. 16-bit grey is scaled by its
-full range, 0..65535 -> 0..255, equally for every file, so images of a 12-bit camera are dark. Alpha is dropped, further
-frames are ignored, the EXIF orientation is applied.
+Pillow decodes, because it refuses truncated files; OpenCV resizes. Both are imported at first use. 16-bit grey is
+scaled by its full range, 0..65535 -> 0..255, equally for every file, so images of a 12-bit camera are dark. Alpha is
+dropped, further frames are ignored, the EXIF orientation is applied.
 """
 
-import os
-import stat
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kd.data.image_file import header_only, open_file, opened, read_header
+from kd.data.orientation import SIDEWAYS, orientation
+from kd.data.palettes import Colour, Palette, colours_used, palette_of, values_of
 from kd.errors import DataError, shown
+from kd.system.files import remembered
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
-MAX_PIXELS = 2**30 // 12  # a quarter of a GiB as RGB: Pillow's own limit, which any import may have disabled
-
-
-class Header(NamedTuple):
-    """The header of a file: Pillow's format and mode, and the size in pixels before applying the EXIF orientation."""
-
-    format: str
-    mode: str
-    height: int
-    width: int
+PNG, PNG_WITH_PALETTE = b"\x89PNG\r\n\x1a\n", b"\3"  # the signature, and what byte 25 says of the pixels
+_PALETTES: dict[Palette, Palette] = {}  # each once, since most files of a data set share one
 
 
 def read_image(path: Path) -> np.ndarray:
     """Read an image as RGB, H x W x 3 uint8."""
-    with _opened(path) as picture:
+    with opened(path, _decoded) as picture:
         if picture.mode.startswith("I"):
             grey = np.asarray(picture).astype(np.int64)
             if grey.min() < 0 or grey.max() > 65535:
@@ -52,9 +39,12 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Read the integers stored in a mask, H x W: grey values, palette indices, or RGB with three equal channels."""
-    with _opened(path) as picture:
-        if picture.mode in ("1", "L", "P") or picture.mode.startswith("I"):
+    """Read the integers stored in a mask, H x W: grey values, also of a palette or of RGB, or indices of a palette."""
+    with opened(path, _decoded_mask) as picture:
+        _check_alpha(picture, path)
+        if palette := palette_of(picture):
+            raw = values_of(np.asarray(picture), palette, path)
+        elif picture.mode in ("1", "L", "P") or picture.mode.startswith("I"):
             raw = np.asarray(picture)
             raw = raw.astype(np.uint8) if raw.dtype == bool else raw
         elif picture.mode in ("LA", "RGB", "RGBA"):
@@ -73,17 +63,49 @@ def read_mask(path: Path) -> np.ndarray:
     return raw
 
 
-def read_header(path: Path) -> Header:
-    """Read format, mode and size without decoding pixels."""
-    with _opened(path, _header_only) as picture:
-        return Header(picture.format or "", picture.mode, picture.height, picture.width)
+def _check_alpha(picture: "Picture", path: Path) -> None:
+    """Raise DataError if only the alpha channel of a mask shows anything, which reading its values would lose."""
+    if picture.mode not in ("LA", "RGBA") and not (picture.mode == "P" and "transparency" in picture.info):
+        return
+    bands = np.asarray(picture.convert("RGBA"))
+    colours, alpha = bands[..., :3], bands[..., 3]
+    if alpha.min() < alpha.max() and (colours == colours[0, 0]).all():
+        raise DataError(
+            f"{shown(path)} has its shape in the alpha channel ({alpha.min()} to {alpha.max()}), while its colour is "
+            "the same everywhere: save the alpha channel alone, as an 8-bit grey PNG"
+        )
+
+
+@remembered
+def mask_palette(path: Path) -> Palette | None:
+    """The palette of a mask, without decoding pixels; None if it has none or cannot be read."""
+    try:
+        with open_file(path) as file:
+            if (start := file.read(26)).startswith(PNG) and start[25:] not in (b"", PNG_WITH_PALETTE):
+                return None  # at a tenth of the cost of asking Pillow
+        with opened(path, header_only) as picture:
+            palette = palette_of(picture)
+    except DataError:
+        return None
+    return palette and _PALETTES.setdefault(palette, palette)
+
+
+@remembered
+def mask_colours(path: Path) -> dict[int, Colour]:
+    """The colour of each value in a mask with a palette; empty if it has none or cannot be read."""
+    try:
+        with opened(path, _decoded) as picture:
+            palette, indices = palette_of(picture), np.asarray(picture)
+        return colours_used(values_of(indices, palette, path), indices, palette) if palette else {}
+    except DataError:
+        return {}
 
 
 def picture_size(path: Path) -> tuple[int, int]:
     """(height, width) in pixels, with the EXIF orientation applied."""
-    with _opened(path, _with_exif) as picture:
-        is_rotated = picture.getexif().get(0x0112, 1) >= 5  # the EXIF orientations that swap the sides
-        return (picture.width, picture.height) if is_rotated else (picture.height, picture.width)
+    head = read_header(path)
+    swaps = orientation(path) >= SIDEWAYS and head.format != "TIFF"  # whose header says the size after turning
+    return (head.width, head.height) if swaps else (head.height, head.width)
 
 
 def resized(image: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -130,30 +152,6 @@ def resized_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def open_file(path: Path) -> BufferedReader:
-    """Open a regular file for reading, without blocking; raises DataError if that fails."""
-    try:
-        _check_kind(path, path.stat().st_mode)  # before it is opened, which some devices act upon
-        file = open(path, "rb", opener=_without_blocking)  # noqa: SIM115 (the caller closes it)
-    except OSError as error:  # missing, no permission, a folder, too many links, a failing disk
-        raise DataError(f"{shown(path)} cannot be read ({error.strerror}): restore it or make it readable") from error
-    try:
-        _check_kind(path, os.fstat(file.fileno()).st_mode)  # it may have been replaced meanwhile
-    except DataError:
-        file.close()
-        raise
-    return file
-
-
-def _check_kind(path: Path, mode: int) -> None:
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a folder has an error of its own
-        raise DataError(f"{shown(path)} is not a file but a pipe, socket or device: remove it")
-
-
-def _without_blocking(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe would block
-
-
 def _decoded(picture: "Picture") -> None:
     from PIL import ImageOps
 
@@ -161,34 +159,8 @@ def _decoded(picture: "Picture") -> None:
     ImageOps.exif_transpose(picture, in_place=True)
 
 
-def _with_exif(picture: "Picture") -> None:
-    picture.getexif()  # may be at the end of a PNG, which is then read completely
-
-
-def _header_only(picture: "Picture") -> None:
-    pass
-
-
-@contextmanager
-def _opened(path: Path, prepare: Callable[["Picture"], None] = _decoded) -> "Iterator[Picture]":
-    """Open a file as a Pillow image and `prepare` it: decode and rotate it, or read its header only."""
-    from PIL import Image, UnidentifiedImageError
-
-    with ExitStack() as stack:
-        file = stack.enter_context(open_file(path))
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about odd metadata, which does not matter
-                picture = stack.enter_context(Image.open(file, formats=FORMATS))
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError
-                prepare(picture)
-        except Image.DecompressionBombError as error:
-            raise DataError(f"{shown(path)} has more than {MAX_PIXELS} pixels: scale it down") from error
-        except Exception as error:  # decoders raise nearly anything: OSError, SyntaxError, struct.error
-            known = ", ".join(FORMATS)
-            reason = f"it is not one of {known}" if isinstance(error, UnidentifiedImageError) else error
-            raise DataError(
-                f"{shown(path)} cannot be read as an image ({reason}): replace or remove the pair"
-            ) from error
-        yield picture
+def _decoded_mask(picture: "Picture") -> None:
+    wide = any(";16" in str(tile) for tile in getattr(picture, "tile", ())) and not picture.mode.startswith("I")
+    if wide:  # Pillow keeps the upper 8 bits only, which are 0 for class indices
+        raise ValueError("a mask of 16 bits must have one channel")
+    _decoded(picture)

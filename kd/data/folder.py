@@ -2,6 +2,7 @@
 
     root/images/{train,val,test}/<stem>.jpg ...     root/masks/{train,val,test}/<stem>.png ...
 
+Splits may be spelled in other ways, and a stem may have folders before its name (`kd.data.layout`, `kd.data.listing`).
 Without images/val, a validation split is taken from train by a hash of each stem, so adding files never moves others
 between the splits. A missing test split is allowed. Pictures without masks are in root/images/unlabelled, or in another
 folder. Files are listed once, at first use.
@@ -16,10 +17,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd.data.decode import open_file, picture_size, read_image, read_mask, resized, resized_image
-from kd.data.pairing import IMAGE_SUFFIXES, Fault, Pair, paired, without_masks
+from kd.data import survey
+from kd.data.decode import mask_palette, picture_size, read_image, read_mask, resized, resized_image
+from kd.data.image_file import open_file
+from kd.data.layout import Fault, Layout, layout
+from kd.data.orientation import other_size
+from kd.data.pairing import Pair, name_below, nothing_to_train, paired, without_masks
+from kd.data.palettes import renumbers
 from kd.data.random_streams import key
-from kd.data.source import SPLITS, Source, known_split, spaced
+from kd.data.source import SPLITS, Source, Survey, known_split, spaced
 from kd.data.unlabelled import UNLABELLED, kept_and_dropped
 from kd.errors import DataError, shown
 from kd.system import files
@@ -29,11 +35,12 @@ SAMPLE = 64  # number of masks, and of pictures without one, that `check` reads
 
 
 class _Listing(NamedTuple):
-    """The pairs of each split, the pictures without masks, and the faults of all other files."""
+    """The pairs of each split, the pictures without masks, the faults of all other files, and what is not read."""
 
     pairs: dict[str, tuple[Pair, ...]]
     unlabelled: tuple[Path, ...]
     faults: list[Fault]
+    notes: list[Fault]
 
 
 @dataclass(frozen=True)
@@ -72,14 +79,14 @@ class Folder(Source):
         return len(self._sound.unlabelled)
 
     def name(self, split: str, index: int) -> str:
-        return self.files(split, index)[0].name
+        return self._name(self.files(split, index)[0])
 
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         if split == UNLABELLED:
             return resized_image(self.image(split, index), self.image_size), np.zeros(self.image_size, np.uint8)
         pair = self._pair(split, index)
         image, mask = read_image(pair.image), self._mask(pair)
-        _same_size(pair, image.shape[:2], mask.shape)
+        _same_size(pair, _size(image), _size(mask))
         return resized(image, mask, self.image_size)
 
     def files(self, split: str, index: int) -> tuple[Path, ...]:
@@ -102,27 +109,40 @@ class Folder(Source):
     def unlabelled_fingerprint(self) -> str | None:
         return self._unlabelled_fingerprint
 
+    def survey(self) -> Survey:
+        return self._survey
+
     def check(self) -> None:
+        if errors := self.survey().errors:
+            raise errors[0].error
         pairs = [pair for split in SPLITS for pair in self._sound.pairs[split]]
         for index in spaced(len(pairs), SAMPLE):
-            _same_size(pairs[index], picture_size(pairs[index].image), self._mask(pairs[index]).shape)
+            _same_size(pairs[index], picture_size(pairs[index].image), _size(self._mask(pairs[index])))
         for index in spaced(self.unlabelled_size(), SAMPLE):
             picture_size(self._sound.unlabelled[index])
 
     @cached_property
+    def _survey(self) -> Survey:
+        pairs = self._sound.pairs
+        return Survey(errors=survey.palettes(pairs), warnings=[*self._sound.notes, *survey.orientations(pairs)])
+
+    @cached_property
     def _fingerprint(self) -> str:
-        settings = [VERSION, self.classes, *self.image_size, self.ignore_index, *self.mask_values]
+        settings: list[object] = [VERSION, self.classes, *self.image_size, self.ignore_index, *self.mask_values]
         content = [
-            [split, path.name, files.digest(path, open_file)]
+            [split, self._name(path), files.digest(path, open_file)]
             for split in SPLITS
             for pair in self._sound.pairs[split]
             for path in pair
         ]
+        masks = (pair.mask for split in SPLITS for pair in self._sound.pairs[split])
+        if any(renumbers(palette) for palette in map(mask_palette, masks) if palette):
+            settings.append("greys")  # of palettes are the values, and not the indices
         return files.json_digest([settings, content])
 
     @cached_property
     def _unlabelled_fingerprint(self) -> str | None:
-        content = [[path.name, files.digest(path, open_file)] for path in self._sound.unlabelled]
+        content = [[self._name(path), files.digest(path, open_file)] for path in self._sound.unlabelled]
         return files.json_digest([VERSION, *self.image_size, content]) if content else None
 
     @cached_property
@@ -134,37 +154,52 @@ class Folder(Source):
 
     @cached_property
     def _listing(self) -> _Listing:
-        pairs, faults = self._listed_pairs()
-        kept, dropped = kept_and_dropped([pair.image.stem for pair in pairs["train"]], self.labelled)
-        without = tuple(pairs["train"][index].image for index in dropped)
-        pairs["train"] = tuple(pairs["train"][index] for index in kept)
-        if not self.unlabelled_share:
-            return _Listing(pairs, (), faults)
-        pictures, more = without_masks(Path(self.root), None if self.unlabelled is None else Path(self.unlabelled))
-        return _Listing(pairs, (*without, *pictures), [*faults, *more])
-
-    def _listed_pairs(self) -> tuple[dict[str, tuple[Pair, ...]], list[Fault]]:
-        """The complete pairs of every split, and the faults of all other files with masks."""
-        root, train = Path(self.root), Path(self.root) / "images/train"
+        root = Path(self.root)
         if not os.path.isdir(root):
             raise DataError(
                 f"data.root={shown(root)} is not a folder (working directory: {shown(Path.cwd())}): give the folder "
                 "with images/train and masks/train"
             )
-        listed = {split: paired(root, split) for split in SPLITS}
-        pairs = {split: whole for split, (whole, _) in listed.items()}
-        faults = [fault for split in SPLITS for fault in listed[split][1]]
+        found = layout(root)
+        pairs, faults, notes = self._listed_pairs(found)
+        kept, dropped = kept_and_dropped(self._stems(pairs["train"]), self.labelled)
+        without = tuple(pairs["train"][index].image for index in dropped)
+        pairs["train"] = tuple(pairs["train"][index] for index in kept)
+        if not self.unlabelled_share:
+            return _Listing(pairs, (), faults, notes)
+        given = None if self.unlabelled is None else Path(self.unlabelled)
+        pictures, more, also = without_masks(found, given)
+        return _Listing(pairs, (*without, *pictures), [*faults, *more], [*notes, *also])
+
+    def _listed_pairs(self, found: Layout) -> tuple[dict[str, tuple[Pair, ...]], list[Fault], list[Fault]]:
+        """The complete pairs of every split, the faults of all other files with masks, and what is not read."""
+        listed = {split: paired(found, split) for split in SPLITS}
+        pairs = {split: listed[split].pairs for split in SPLITS}
+        faults = [fault for split in SPLITS for fault in listed[split].faults]
+        notes = [*found.notes, *(note for split in SPLITS for note in listed[split].notes)]
         if not pairs["train"] and not faults:
-            raise DataError(f"{shown(train)} contains no images ({', '.join(IMAGE_SUFFIXES)}): add some")
+            raise DataError(nothing_to_train(found))
         if not pairs["val"] and not any(fault.split == "val" for fault in faults):
+            train = found.images_of("train")
             try:
-                held_out = val_stems([pair.image.stem for pair in pairs["train"]], self.val_fraction, shown(train))
+                held_out = val_stems(self._stems(pairs["train"]), self.val_fraction, shown(train))
             except DataError as error:
                 faults.append(Fault("no_val", "val", train, error))
             else:
-                pairs["val"] = tuple(pair for pair in pairs["train"] if pair.image.stem in held_out)
-                pairs["train"] = tuple(pair for pair in pairs["train"] if pair.image.stem not in held_out)
-        return pairs, faults
+                stems = list(zip(self._stems(pairs["train"]), pairs["train"], strict=True))
+                pairs["val"] = tuple(pair for stem, pair in stems if stem in held_out)
+                pairs["train"] = tuple(pair for stem, pair in stems if stem not in held_out)
+        return pairs, faults, notes
+
+    def _stems(self, pairs: Sequence[Pair]) -> list[str]:
+        """The names of pairs below the folder of their split, without suffixes."""
+        return [os.path.splitext(name_below(pair.image, Path(self.root)))[0] for pair in pairs]
+
+    def _name(self, path: Path) -> str:
+        """The name of a file below the folder of its split, or of the pictures without masks."""
+        root = Path(self.root)
+        given = root / self.unlabelled if self.unlabelled is not None else None
+        return path.relative_to(given).as_posix() if given and given in path.parents else name_below(path, root)
 
     def _pair(self, split: str, index: int) -> Pair:
         if not 0 <= index < self.size(split):
@@ -211,9 +246,10 @@ def val_stems(stems: Sequence[str], fraction: float, where: str) -> frozenset[st
     return frozenset((chosen | {ranked[0]}) - {ranked[-1]})
 
 
-def _same_size(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+def _same_size(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> None:
     if image != mask:
-        raise DataError(
-            f"{shown(pair.image)} is {image[1]}x{image[0]} pixels (width x height), but its mask {shown(pair.mask)} is "
-            f"{mask[1]}x{mask[0]}: the two must match"
-        )
+        raise DataError(other_size([str(path) for path in pair], [image, mask], pair.image))
+
+
+def _size(array: np.ndarray) -> tuple[int, int]:
+    return array.shape[0], array.shape[1]

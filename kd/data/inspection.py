@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from kd.data.decode import Header, picture_size, read_header
+from kd.data.decode import picture_size
+from kd.data.image_file import Header, read_header
+from kd.data.orientation import other_size
 from kd.data.source import Source, ValuesError
 from kd.data.unlabelled import UNLABELLED
 from kd.errors import DataError, shown
@@ -108,11 +110,11 @@ def inspect_sample(source: Source, split: str, index: int, headers: bool) -> Ins
     ]
     image, mask = (*arrays, None)[:2]
     sizes: list[Size] = [None if array is None else array.shape[:2] for array in arrays]
-    if headers:
-        sizes = [head and (head.height, head.width) for head in heads] or sizes
-        if None not in sizes and sizes[0] != sizes[-1]:  # the image may be rotated by EXIF, which is slower to read
-            sizes[0] = attempt(names[0], picture_size, files[0])
-    problems += _mismatches(split, names, heads, sizes)
+    if headers and files:
+        sizes = [
+            head and attempt(file, picture_size, path) for file, path, head in zip(names, files, heads, strict=True)
+        ]
+    problems += _mismatches(split, names, heads, sizes, files[0] if files else None)
     return InspectedSample(
         split,
         names[0],
@@ -125,17 +127,15 @@ def inspect_sample(source: Source, split: str, index: int, headers: bool) -> Ins
 
 
 def _mismatches(
-    split: str, names: Sequence[str], heads: Sequence[Header | None], sizes: Sequence[Size]
+    split: str, names: Sequence[str], heads: Sequence[Header | None], sizes: Sequence[Size], image: Path | None
 ) -> Iterator[Problem]:
-    """Problems of an image and a mask that are both readable."""
+    """Problems of an image and a mask that are both readable; `image` is the image's file, if it has one."""
     if len(heads) > 1 and heads[1] and heads[1].format in ("JPEG", "MPO"):
         message = f"{shown(names[1])} holds a JPEG, which does not keep class indices exactly: save masks as PNG"
         yield Problem("jpeg_mask", split, names[1], message)
-    named_sizes = [f"{size[1]}x{size[0]}" for size in sizes if size]
-    if len(set(named_sizes)) == 2:
-        image, mask = named_sizes
-        message = f"{shown(names[0])} is {image} pixels (width x height), but its mask {shown(names[1])} is {mask}"
-        yield Problem("size", split, names[0], f"{message}: the two must match")
+    known = [size for size in sizes if size]
+    if len(set(known)) == 2:
+        yield Problem("size", split, names[0], other_size(names, known, image))
 
 
 def _digest(image: np.ndarray) -> bytes:

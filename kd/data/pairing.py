@@ -1,20 +1,18 @@
-"""Pair the files of an image folder and a mask folder by stem; every problem is a `Fault`.
-
-Names are not trusted: an entry must be a file, or a link to one below the same root.
-"""
+"""Pair the files of an image folder and a mask folder by their names without suffix; every problem is a `Fault`."""
 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from kd.data.layout import Fault, Layout
+from kd.data.listing import Found, below, counted
 from kd.data.unlabelled import UNLABELLED
 from kd.errors import DataError, shown
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 JPEG_SUFFIXES = (".jpg", ".jpeg")
-SPELLINGS = (UNLABELLED, "unlabeled")  # of the folder of pictures without masks
 
 
 class Pair(NamedTuple):
@@ -24,140 +22,133 @@ class Pair(NamedTuple):
     mask: Path
 
 
-class Fault(NamedTuple):
-    """One problem with the data; `kind` is a short name for similar problems."""
+class Paired(NamedTuple):
+    """The complete pairs of one split, the faults of all other files, and notes on what is not read."""
 
-    kind: str
-    split: str
-    file: Path
-    error: DataError
+    pairs: tuple[Pair, ...]
+    faults: list[Fault]
+    notes: list[Fault]
 
 
-def paired(root: Path, split: str) -> tuple[tuple[Pair, ...], list[Fault]]:
-    """The complete pairs of one split, sorted by stem, and the faults of all other files.
+def paired(layout: Layout, split: str) -> Paired:
+    """Pair the files of one split, sorted by their names below its folders.
 
     Raises DataError if one of its two folders cannot be read.
     """
-    faults: list[Fault] = []
-    images = _by_stem(root, "images", split, IMAGE_SUFFIXES, faults)
-    masks = _by_stem(root, "masks", split, (*MASK_SUFFIXES, *JPEG_SUFFIXES), faults)
-    for stem in {fault.file.stem for fault in faults}:  # do not report their partners too
-        images.pop(stem, None)
-        masks.pop(stem, None)
-    faults += _unpaired(root, split, images, masks)
+    folders = layout.images_of(split), layout.masks_of(split)
+    known = IMAGE_SUFFIXES, (*MASK_SUFFIXES, *JPEG_SUFFIXES)
+    found = [below(folder, layout.root, suffixes) for folder, suffixes in zip(folders, known, strict=True)]
+    faults = [fault for each in found for fault in _unusable(split, each)]
+    for key in {key for each in found for key in (*dict(each.twice), *(unusable[0] for unusable in each.unusable))}:
+        for each in found:  # do not report their partners too
+            each.files.pop(key, None)
+    faults += _unpaired(split, folders, *found)
     pairs = []
-    for pair in (Pair(images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys())):
+    images, masks = found[0].files, found[1].files
+    for pair in (Pair(images[key], masks[key]) for key in sorted(images.keys() & masks.keys())):
         if pair.mask.suffix.lower() in MASK_SUFFIXES:
             pairs.append(pair)
         else:
             message = f"{shown(pair.mask)} is a JPEG, which does not keep class indices exactly: save masks as PNG"
             faults.append(Fault("jpeg_mask", split, pair.mask, DataError(message)))
-    return tuple(pairs), faults
+    notes = [note for each in zip(folders, known, found, strict=True) for note in _notes(split, *each)]
+    return Paired(tuple(pairs), faults, notes)
 
 
-def without_masks(root: Path, given: Path | None) -> tuple[tuple[Path, ...], list[Fault]]:
-    """The pictures without masks, sorted by name, and the faults of the other files in their folder.
+def without_masks(layout: Layout, given: Path | None) -> tuple[tuple[Path, ...], list[Fault], list[Fault]]:
+    """The pictures without masks, sorted by name, the faults of other files in their folder, and notes.
 
-    The folder is `given`, relative to `root`, or else root/images/unlabelled, if there is one. Raises DataError if it
+    The folder is `given`, relative to the root, or else root/images/unlabelled, if there is one. Raises DataError if it
     does not exist, has no pictures, or cannot be read.
     """
-    if given is None:
-        found = [path for path in (root / "images" / name for name in SPELLINGS) if os.path.isdir(path)]
-    else:
-        root = root / given
-        found = [root]
-        if not os.path.isdir(root):
-            raise DataError(
-                f"data.unlabelled={shown(given)}: {shown(root)} is not a folder: give the folder of pictures without "
-                "masks, absolute or relative to data.root"
-            )
-    if len(found) > 1:
-        raise DataError(f"{shown(found[0])} and {shown(found[1])} are two spellings of one folder: keep one of them")
-    if not found:
-        return (), []
-    pictures, faults = _pictures(found[0], root)
+    if given is None and UNLABELLED not in layout.images:
+        return (), [], []
+    root = layout.root if given is None else layout.root / given
+    folder = layout.images_of(UNLABELLED) if given is None else root
+    if given is not None:
+        _check_given(layout.root, given)
+    found = below(folder, root, IMAGE_SUFFIXES)
+    pictures, faults = [*found.files.values(), *(path for _, path in found.twice)], _not_files(UNLABELLED, found)
     if not pictures and not faults:
+        raise DataError(f"{no_images(folder, found)}, or set data.unlabelled_share=0 to do without")
+    return tuple(sorted(pictures)), faults, _notes(UNLABELLED, folder, IMAGE_SUFFIXES, found)
+
+
+def name_below(path: Path, root: Path) -> str:
+    """The name of a file below the folder of its split, root/images/train for instance."""
+    return "/".join(path.parts[len(root.parts) + 2 :])
+
+
+def nothing_to_train(layout: Layout) -> str:
+    """That there are no images in train, why, and what to do."""
+    folder = layout.images_of("train")
+    images, masks = shown(layout.root / "images/train"), shown(layout.root / "masks/train")
+    message = f"{shown(folder)} contains no images ({', '.join(IMAGE_SUFFIXES)})"
+    if layout.is_flat():
+        return f"{message}, but {shown(folder.parent)} does: move them to {images}, and their masks to {masks}"
+    if layout.is_inside_out():
+        there = shown(layout.root / "train")
+        return f"{message}: move {there}/images to {images}, {there}/masks to {masks}, and the other splits alike"
+    return no_images(folder, below(folder, layout.root, IMAGE_SUFFIXES))
+
+
+def no_images(folder: Path, found: Found) -> str:
+    """That a folder has no images, and what to do."""
+    message, others = f"{shown(folder)} contains no images ({', '.join(IMAGE_SUFFIXES)})", [*found.ignored.values()]
+    return f"{message}, but {counted(others)}: convert them to one of these" if others else f"{message}: add some"
+
+
+def _check_given(root: Path, given: Path) -> None:
+    """Raise DataError unless data.unlabelled is a folder that does not also contain the pictures with masks."""
+    folder = root / given
+    if not os.path.isdir(folder):
         raise DataError(
-            f"{shown(found[0])} contains no images ({', '.join(IMAGE_SUFFIXES)}): add some, or set "
-            "data.unlabelled_share=0 to do without"
+            f"data.unlabelled={shown(given)}: {shown(folder)} is not a folder: give the folder of pictures without "
+            "masks, absolute or relative to data.root"
         )
-    return pictures, faults
+    if Path(os.path.realpath(root / "images")).is_relative_to(os.path.realpath(folder)):
+        raise DataError(
+            f"data.unlabelled={shown(given)} contains {shown(root / 'images')}, and so all pictures: give "
+            "a folder of pictures without masks alone"
+        )
 
 
-def _pictures(folder: Path, root: Path) -> tuple[tuple[Path, ...], list[Fault]]:
-    """The images of a folder below `root`, and the faults of what only look like images."""
-    found, faults = [], []
-    for entry in _entries(folder, root):
-        path = folder / entry.name
-        if path.suffix.lower() not in IMAGE_SUFFIXES or entry.name.startswith("."):
-            continue
-        if message := _unusable(entry, root):
-            faults.append(Fault("not_a_file", UNLABELLED, path, DataError(f"{shown(path)} {message}")))
-        else:
-            found.append(path)
-    return tuple(found), faults
+def _unusable(split: str, found: Found) -> list[Fault]:
+    """The faults of what only looks like a file, and of names that are there twice."""
+    twice = [
+        (path, f"{shown(found.files[key])} and {shown(path)} have the same name: keep one of them")
+        for key, path in found.twice
+    ]
+    return [
+        *_not_files(split, found),
+        *(Fault("same_name", split, path, DataError(message)) for path, message in twice),
+    ]
 
 
-def _unpaired(root: Path, split: str, images: dict[str, Path], masks: dict[str, Path]) -> Iterator[Fault]:
+def _not_files(split: str, found: Found) -> list[Fault]:
+    return [
+        Fault("not_a_file", split, path, DataError(f"{shown(path)} {message}")) for _, path, message in found.unusable
+    ]
+
+
+def _notes(split: str, folder: Path, suffixes: Sequence[str], found: Found) -> list[Fault]:
+    """That files of other formats are not read."""
+    if not found.ignored:
+        return []
+    message = f"{shown(folder)} has {counted(list(found.ignored.values()))} of formats that are not read"
+    return [Fault("format", split, folder, DataError(f"{message}: the formats are {', '.join(suffixes)}"))]
+
+
+def _unpaired(split: str, folders: tuple[Path, Path], images: Found, masks: Found) -> Iterator[Fault]:
     """Images without a mask, then masks without an image."""
     for these, those, missing, folder, suffix in (
-        (images, masks, "mask", "masks", ".png"),
-        (masks, images, "image", "images", ".jpg or another format"),
+        (images, masks, "mask", folders[1], ".png"),
+        (masks, images, "image", folders[0], ".jpg or another format"),
     ):
-        unpaired = sorted(these.keys() - those.keys())
-        for stem in unpaired:
-            wanted = f"{shown(root / folder / split / stem)}{suffix}"
-            message = f"{shown(these[stem])} has no {missing}: expected {wanted}"
-            count = f"{len(unpaired)} of {len(these)} files there have no partner"
-            yield Fault(f"no_{missing}", split, these[stem], DataError(f"{message} ({count})"))
-
-
-def _by_stem(root: Path, kind: str, split: str, suffixes: Sequence[str], faults: list[Fault]) -> dict[str, Path]:
-    """The usable files of one folder, empty if it does not exist; adds to `faults`."""
-    folder = root / kind / split
-    found: dict[str, Path] = {}
-    for entry in _entries(folder, root):
-        path = folder / entry.name
-        if path.suffix.lower() not in suffixes or entry.name.startswith("."):
-            continue
-        if message := _unusable(entry, root):
-            faults.append(Fault("not_a_file", split, path, DataError(f"{shown(path)} {message}")))
-        elif path.stem in found:
-            message = f"{shown(found[path.stem])} and {shown(path)} have the same name: keep one of them"
-            faults.append(Fault("same_name", split, path, DataError(message)))
-        else:
-            found[path.stem] = path
-    return found
-
-
-def _entries(folder: Path, root: Path) -> list["os.DirEntry[str]"]:
-    try:
-        with os.scandir(folder) as entries:
-            listed = sorted(entries, key=lambda entry: entry.name)
-        if not inside(folder, root):
-            raise DataError(f"{shown(folder)} is a link out of {shown(root)}: move the files, or set data.root there")
-        return listed
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise DataError(f"{shown(folder)} cannot be listed ({error.strerror}): make it readable") from error
-
-
-def _unusable(entry: "os.DirEntry[str]", root: Path) -> str | None:
-    """Why an entry of a folder is not a usable file; None if it is."""
-    if entry.is_symlink() and not inside(Path(entry.path), root):
-        return f"is a link out of {shown(root)}: put the file itself there"
-    try:
-        if entry.is_file():
-            return None
-        what = (
-            "a folder" if entry.is_dir() else "a pipe, socket or device" if os.path.exists(entry) else "a broken link"
-        )
-    except OSError as error:
-        return f"cannot be read ({error.strerror}): make it readable"
-    return f"is not a file but {what}: remove it"
-
-
-def inside(path: Path, root: Path) -> bool:
-    """Whether `path` is below `root`, with links resolved."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+        unpaired = sorted(these.files.keys() - those.files.keys())
+        for key in unpaired:
+            message = f"{shown(these.files[key])} has no {missing}: expected {shown(folder / key)}{suffix}"
+            if other := those.ignored.get(key):
+                message += f", and {shown(other)} is of a format that is not read: convert it"
+            count = f"{len(unpaired)} of {len(these.files)} files there have no partner"
+            yield Fault(f"no_{missing}", split, these.files[key], DataError(f"{message} ({count})"))

@@ -10,16 +10,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from kd.data.pairing import Fault
+from kd.data.layout import Fault
 from kd.data.unlabelled import check_labelled, check_share, pictures_per_batch
 from kd.errors import DataError
 
 SPLITS = ("train", "val", "test")
 CACHES = ("ram", "disk", "off")
 SIDE = 32  # encoders halve the image five times
+
+
+class Survey(NamedTuple):
+    """What all files together show, from their names and headers: what stops a training, and what it says first."""
+
+    errors: list[Fault]
+    warnings: list[Fault]
 
 
 class ValuesError(DataError):
@@ -126,6 +134,10 @@ class Source(ABC):
         Other methods raise the first of these faults. Raises DataError if there is nothing to list.
         """
         return self, []
+
+    def survey(self) -> Survey:
+        """What is wrong with the files besides the faults of `sound`, by names and headers; reads hardly any pixels."""
+        return Survey([], [])
 
     def recode(self, raw: np.ndarray, where: str, values: Sequence[int] = ()) -> np.ndarray:
         """Convert the integers of a stored mask (H x W) to valid classes (H x W uint8).

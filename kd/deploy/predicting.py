@@ -10,10 +10,11 @@ from rich.progress import Progress
 
 from kd.deploy import predictor
 from kd.deploy.finished import Finished, device_of, find
+from kd.deploy.provenance import mark_of
 from kd.errors import DataError, shown
 from kd.networks.precision import Precision, hold_memory
 from kd.run import console
-from kd.system.files import alone_in, clear_leftovers
+from kd.system.files import alone_in, clear_leftovers, digest
 from kd.system.terminal import can_move
 
 QUIET = 10  # seconds between two lines of progress where there is no terminal
@@ -27,21 +28,20 @@ def predict_pictures(path: Path, images: Path, out: Path, wanted: predictor.Want
         hold_memory()
     precision = Precision(place)
     style = predictor.Style(wanted.kind, run.network.classes, run.mask_values, _colours(run, wanted.kind))
-    jobs = _jobs(images, out, style.suffix, wanted.overwrite)
+    network = precision.place(run.network)
+    files = [digest(file) for file in (run.weights, run.weights.with_suffix(".json")) if file.exists()]
+    working = predictor.Predictor(network, run.image_size, precision, style, wanted.flips, files)
+    jobs = _jobs(images, out, working, wanted.overwrite)
     with alone_in(out) as alone:
         for folder in {target.parent for _, target in jobs} if alone else ():
             clear_leftovers(folder)
-        tally = _predict(run, precision, style, jobs, wanted, out)
+        tally = _predict(working, jobs, wanted, out)
     for error in tally.failures:
         console.say(f"error: {error}")
     return not tally.failures
 
 
-def _predict(
-    run: Finished, precision: Precision, style: predictor.Style, jobs: Jobs, wanted: predictor.Wanted, out: Path
-) -> predictor.Tally:
-    network = precision.place(run.network)
-    working = predictor.Predictor(network, run.image_size, precision, style, wanted.flips)
+def _predict(working: predictor.Predictor, jobs: Jobs, wanted: predictor.Wanted, out: Path) -> predictor.Tally:
     tally, started = predictor.Tally(), time.perf_counter()
     for _ in _progress(working.run(jobs, wanted.batch, min(8, os.cpu_count() or 1), tally), len(jobs)):
         pass
@@ -50,16 +50,27 @@ def _predict(
     return tally
 
 
-def _jobs(images: Path, out: Path, suffix: str, overwrite: bool) -> Jobs:
+def _jobs(images: Path, out: Path, working: predictor.Predictor, overwrite: bool) -> Jobs:
     """The images to predict, each with its output; without `overwrite` those whose output exists are skipped."""
     names = predictor.listed(images, out)
     home = images.parent if images.is_file() else images
-    jobs = [(home / name, out / target) for name, target in predictor.outputs(names, suffix).items()]
+    jobs = [(home / name, out / target) for name, target in predictor.outputs(names, working.style.suffix).items()]
     _check_apart(jobs, out)
-    left = jobs if overwrite else [job for job in jobs if not job[1].exists()]
-    if len(left) < len(jobs):
-        console.say(f"predict  skipped {len(jobs) - len(left)} of {len(jobs)} that exist; --overwrite repeats them")
-    return left
+    done = [] if overwrite else [job for job in jobs if job[1].exists()]
+    _check_maker(done, working, out)
+    if done:
+        console.say(f"predict  skipped {len(done)} of {len(jobs)} that exist; --overwrite repeats them")
+    return [job for job in jobs if overwrite or not job[1].exists()]
+
+
+def _check_maker(done: Jobs, working: predictor.Predictor, out: Path) -> None:
+    """Raise DataError unless existing outputs are what this network would make of these pictures."""
+    others = [target for picture, target in done if mark_of(target) != working.mark(picture)]
+    if others:
+        raise DataError(
+            f"-o {shown(out)}: {shown(others[0])} exists and was not made by this network from this picture with these "
+            f"options ({len(others)} of {len(done)} files there): give another folder, or replace them by --overwrite"
+        )
 
 
 def _colours(run: Finished, kind: predictor.Kind) -> Any:

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,11 +23,13 @@ from PIL import Image
 from torch import Tensor
 
 from kd.data.decode import read_image, resized_image
+from kd.data.image_file import open_file
 from kd.data.pairing import IMAGE_SUFFIXES
+from kd.deploy.provenance import save_array, save_picture
 from kd.errors import DataError, shown
 from kd.networks.network import Network
 from kd.networks.precision import Precision
-from kd.system.files import write_atomically
+from kd.system.files import digest, json_digest, write_atomically
 
 Kind = Literal["masks", "probabilities", "overlays"]
 FLIPS: dict[str, list[tuple[int, ...]]] = {
@@ -35,6 +37,7 @@ FLIPS: dict[str, list[tuple[int, ...]]] = {
     "h": [(), (3,)],
     "hv": [(), (3,), (2,), (2, 3)],
 }  # axes of N x C x H x W that each forward pass flips
+VERSION = 1  # part of every mark: increase it whenever the same network writes something else for the same picture
 SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 
 
@@ -162,6 +165,12 @@ class Predictor:
     precision: Precision
     style: Style
     flips: str = ""
+    weights: Sequence[str] = ()  # digests of the network's files
+
+    def mark(self, picture: Path) -> str:
+        """A digest of everything that the output of a picture depends on."""
+        made_by = [VERSION, *self.weights, self.image_size, self.flips, self.style.kind, list(self.style.values)]
+        return json_digest([made_by, digest(picture, open_file)])
 
     def run(self, jobs: Sequence[tuple[Path, Path]], batch: int, threads: int, tally: Tally) -> Iterator[int]:
         """Predict every (image, output) pair, and yield how many more are done; `tally` is kept up to date.
@@ -176,11 +185,11 @@ class Predictor:
                 loaded = _loaded(group, tally)
                 if loaded:
                     started = time.perf_counter()
-                    images = torch.from_numpy(np.stack([small for _, small, _ in loaded])).permute(0, 3, 1, 2)
+                    images = torch.from_numpy(np.stack([each.small for each in loaded])).permute(0, 3, 1, 2)
                     logits_NCHW = logits_of(self.network, images, self.precision, self.flips)
                     tally.network_seconds += time.perf_counter() - started
-                    for (path, _, picture), logits in zip(loaded, logits_NCHW, strict=True):
-                        pending.append(writers.submit(self._write, logits, picture, path))
+                    for each, logits in zip(loaded, logits_NCHW, strict=True):
+                        pending.append(writers.submit(self._write, logits, each))
                 while len(pending) > 2 * threads:
                     pending.popleft().result()
                 tally.written += len(loaded)
@@ -188,48 +197,62 @@ class Predictor:
             for write in pending:
                 write.result()
 
-    def _read(self, job: tuple[Path, Path]) -> tuple[np.ndarray, Any]:
-        """The image at the network's size, and what writing needs: the image itself for overlays, else its size."""
+    def _read(self, job: tuple[Path, Path]) -> "_Loaded":
         picture = read_image(job[0])
         small = resized_image(picture, self.image_size)
-        return small, picture if self.style.kind == "overlays" else picture.shape[:2]
+        needed = picture if self.style.kind == "overlays" else picture.shape[:2]
+        return _Loaded(job[1], small, needed, self.mark(job[0]))
 
-    def _write(self, logits: np.ndarray, picture: Any, path: Path) -> None:
+    def _write(self, logits: np.ndarray, loaded: "_Loaded") -> None:
         write, style = _WRITERS[self.style.kind], self.style
-        write_atomically(path, lambda temporary: write(style, logits, picture, temporary))
+        write_atomically(loaded.path, lambda temporary: write(style, logits, loaded.picture, temporary, loaded.mark))
 
 
-def _loaded(group: Sequence[tuple[Any, Future[Any]]], tally: Tally) -> list[tuple[Path, np.ndarray, Any]]:
-    """(output, resized image, original) of each job whose image could be read; errors go to `tally`."""
+class _Loaded(NamedTuple):
+    """An image at the network's size, its output, and what writing that needs.
+
+    Attributes:
+        picture: the image itself for overlays, else its size.
+        mark: what makes the output.
+    """
+
+    path: Path
+    small: np.ndarray
+    picture: Any
+    mark: str
+
+
+def _loaded(group: Sequence[tuple[Any, Future[_Loaded]]], tally: Tally) -> list[_Loaded]:
+    """The jobs whose image could be read; errors go to `tally`."""
     loaded = []
-    for (_, target), future in group:
+    for _, future in group:
         try:
-            loaded.append((target, *future.result()))
+            loaded.append(future.result())
         except DataError as error:
             tally.failures.append(error)
     return loaded
 
 
-def _write_mask(style: Style, logits: np.ndarray, size: tuple[int, int], path: Path) -> None:
+def _write_mask(style: Style, logits: np.ndarray, size: tuple[int, int], path: Path, mark: str) -> None:
     values = np.asarray(style.values, np.uint8 if max(style.values) < 256 else np.uint16)
-    Image.fromarray(values[labels_at(logits, size)]).save(path)
+    save_picture(Image.fromarray(values[labels_at(logits, size)]), path, mark)
 
 
-def _write_probabilities(style: Style, logits: np.ndarray, size: tuple[int, int], path: Path) -> None:
+def _write_probabilities(style: Style, logits: np.ndarray, size: tuple[int, int], path: Path, mark: str) -> None:
     found = probabilities_at(logits, size)
     if style.classes == 1:
-        Image.fromarray(np.round(found * 65535).astype(np.uint16)).save(path)
+        save_picture(Image.fromarray(np.round(found * 65535).astype(np.uint16)), path, mark)
     else:
-        np.save(path, found.astype(np.float16))
+        save_array(found.astype(np.float16), path, mark)
 
 
-def _write_overlay(style: Style, logits: np.ndarray, picture: np.ndarray, path: Path) -> None:
+def _write_overlay(style: Style, logits: np.ndarray, picture: np.ndarray, path: Path, mark: str) -> None:
     labels = labels_at(logits, picture.shape[:2])
     assert style.colours is not None
     mixed = (picture.astype(np.uint16) + style.colours[labels]) // 2
     if style.classes == 1:  # background pixels keep the image
         mixed = np.where(labels[..., None] == 0, picture, mixed)
-    Image.fromarray(mixed.astype(np.uint8)).save(path, quality=92)
+    save_picture(Image.fromarray(mixed.astype(np.uint8)), path, mark, quality=92)
 
 
 _WRITERS: Mapping[str, Callable[..., None]] = {

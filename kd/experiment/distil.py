@@ -130,7 +130,7 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
         return _make_up(job, folder)
     context = RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world)
     _prepare(folder, job)
-    console.say(f"run      {folder.path}", *pictures.lines(job.settings))
+    console.say(f"run      {folder.path}", *pictures.lines(job.settings), *pictures.warnings(job.settings))
     began, evaluator = time.perf_counter(), Evaluator(context)
     student = build_network(context, "student", job.settings.seed)  # a missing file of weights ends the run now
     check_features(context, student)

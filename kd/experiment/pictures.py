@@ -1,6 +1,13 @@
-"""How many training pictures a run has, with masks and without, and what it does with the latter, in words."""
+"""How many training pictures a run has, with masks and without, what it does with the latter, and what may be wrong."""
 
+from collections.abc import Sequence
+from itertools import groupby
+
+from kd.data.layout import Fault
+from kd.errors import shown
 from kd.settings import Settings
+
+MAX_NAMED = 3  # files of which the same is to be said
 
 
 def counts(settings: Settings) -> dict[str, int]:
@@ -28,3 +35,18 @@ def lines(settings: Settings) -> list[str]:
         f"data     {labelled} pictures with masks, {unlabelled} without: each batch has {size} with and {beside} "
         "without, which learn from the teacher alone"
     ]
+
+
+def warnings(settings: Settings) -> list[str]:
+    """What a person should look at before a long training, one line for all files of which the same is to be said."""
+    by_kind = groupby(settings.data.survey().warnings, key=lambda fault: fault.kind)
+    return [f"warning  {_together(list(faults))}" for _, faults in by_kind]
+
+
+def _together(faults: Sequence[Fault]) -> str:
+    """The first message, and the names of some other files that it applies to."""
+    others = [shown(fault.file.name) for fault in faults[1:]]
+    if not others:
+        return str(faults[0].error)
+    named = ", ".join(others[:MAX_NAMED]) + (", ..." if len(others) > MAX_NAMED else "")
+    return f"{faults[0].error} (and {len(others)} more: {named}; kd check lists all)"

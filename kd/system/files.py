@@ -10,12 +10,15 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, wraps
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
 from kd.errors import DiskError, UserError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: The temporary file of `name.suffix` is .name.suffix.<8 characters>.suffix
 LEFTOVER = re.compile(r"\..+(\.\w+)\.[a-z0-9_]{8}\1")
@@ -99,20 +102,28 @@ def _for_reading(path: Path) -> BufferedReader:
     return path.open("rb")
 
 
+def remembered(read: Callable[P, T]) -> Callable[P, T]:
+    """`read`, a function of a path and more, whose results are cached in the process until the file changes."""
+
+    known: Callable[..., T] = lru_cache(maxsize=2**17)(lambda _, *arguments, **more: read(*arguments, **more))
+
+    @wraps(read)
+    def call(*arguments: P.args, **more: P.kwargs) -> T:
+        try:
+            state = os.stat(cast(Path, arguments[0]))
+        except OSError:  # `read` raises a better error
+            return read(*arguments, **more)
+        return known((state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns), *arguments, **more)
+
+    return call
+
+
+@remembered
 def digest(path: Path, opened: Callable[[Path], BufferedReader] = _for_reading) -> str:
     """Hash of a file's content, 128 bits as hex; cached in the process until the file changes.
 
     `opened` opens the file, and raises its own error if that fails.
     """
-    try:
-        state = path.stat()
-    except OSError:  # `opened` raises a better error
-        return _digest(path, opened)
-    return _digest(path, opened, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-
-
-@lru_cache(maxsize=2**17)
-def _digest(path: Path, opened: Callable[[Path], BufferedReader], *_state: int) -> str:
     with opened(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 

@@ -4,9 +4,12 @@ import subprocess
 import sys
 
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from kd.config import compose as module
-from kd.config.compose import PROJECT, TARGETS, WHITELIST, compose, known_keys, options
+from kd.config.compose import CONF, PROJECT, TARGETS, WHITELIST, compose, known_keys, options
 
 
 def test_a_configuration_may_instantiate_only_schedules_policies_and_data_sets():
@@ -56,3 +59,12 @@ def test_importing_the_light_modules_imports_no_torch():
     light = "kd.config.compose, kd.config.read, kd.config.hydra_errors, kd.config.resume, kd.experiment.train, kd.cli"
     code = f"import sys, {light}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_composing_leaves_a_running_hydra_as_it_is():
+    with initialize_config_dir(str(CONF)):
+        running = GlobalHydra.instance().hydra
+        assert compose(["seed=3"]).seed == 3
+        assert GlobalHydra.instance().hydra is running
+        assert hydra_compose("config", ["seed=4"]).seed == 4
+    assert compose(["seed=5"]).seed == 5

@@ -12,16 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kd.data.decode import (
-    MAX_PIXELS,
-    open_file,
-    picture_size,
-    read_header,
-    read_image,
-    read_mask,
-    resized,
-    resized_labels,
-)
+from kd.data.decode import picture_size, read_image, read_mask, resized, resized_labels
+from kd.data.image_file import MAX_PIXELS, open_file, read_header
 from kd.errors import DataError
 
 
@@ -69,7 +61,7 @@ def test_an_image_with_too_many_pixels_is_refused_in_one_line(read, bomb):
 
 def test_a_bomb_is_refused_before_memory_is_allocated(bomb):
     code = (
-        "import resource, sys; from pathlib import Path; from kd.data.decode import *\n"
+        "import resource, sys; from pathlib import Path; from kd.data.decode import *; from kd.errors import *\n"
         "from PIL import Image; Image.new('RGB', (1, 1)); Image.init()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for read in (read_image, read_mask, picture_size):\n"
@@ -212,3 +204,49 @@ def test_a_thin_line_survives_halving():
 def test_a_mask_of_its_own_size_is_returned_as_it_is():
     mask = disc(32, 64)
     assert resized_labels(mask, (32, 64)) is mask
+
+
+# masks with an alpha channel
+
+
+def with_alpha(grey, alpha, mode):
+    bands = (grey,) if mode == "LA" else (grey, grey, grey)
+    return Image.merge(mode, [Image.fromarray(band) for band in (*bands, alpha)])
+
+
+rows = st.lists(st.sampled_from([0, 1, 255]), min_size=4, max_size=4).map(lambda row: np.array([row], np.uint8))
+
+
+@settings(deadline=None, max_examples=80)
+@given(rows, rows, st.sampled_from(["LA", "RGBA"]))
+def test_a_mask_is_refused_exactly_if_alpha_varies_and_colours_do_not(tmp_path_factory, grey, alpha, mode):
+    path = tmp_path_factory.mktemp("alpha") / "a.png"
+    with_alpha(grey, alpha, mode).save(path)
+    if len(set(alpha.flat)) > 1 and len(set(grey.flat)) == 1:
+        with pytest.raises(DataError, match="has its shape in the alpha channel"):
+            read_mask(path)
+        with Image.open(path) as picture:  # as the message advises
+            picture.getchannel("A").save(path)
+        assert np.array_equal(read_mask(path), alpha)
+    else:
+        assert np.array_equal(read_mask(path), grey)
+
+
+def test_a_palette_of_one_colour_and_several_alphas_is_refused(tmp_path):
+    stored = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    stored.putpalette([200, 0, 0, 200, 0, 0])
+    stored.save(tmp_path / "a.png", transparency=bytes([0, 255]))
+    with pytest.raises(DataError, match=r"a.png has its shape in the alpha channel \(0 to 255\)"):
+        read_mask(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("suffix", "channels"), [("png", 3), ("png", 4), ("tif", 3)])
+def test_a_mask_of_several_channels_of_16_bits_is_refused(tmp_path, suffix, channels):
+    import cv2
+
+    path = tmp_path / f"a.{suffix}"
+    cv2.imwrite(str(path), np.full((4, 5, channels), 3, np.uint16))  # Pillow would read the upper 8 bits: 0
+    with pytest.raises(DataError, match="a mask of 16 bits must have one channel"):
+        read_mask(path)
+    cv2.imwrite(str(path), np.full((4, 5), 3, np.uint16))
+    assert np.array_equal(read_mask(path), np.full((4, 5), 3))

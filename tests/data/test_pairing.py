@@ -10,7 +10,9 @@ import pytest
 from pairs import mask, put, save
 
 from kd.data import Folder
-from kd.data.pairing import inside, paired
+from kd.data.layout import layout
+from kd.data.listing import inside
+from kd.data.pairing import paired
 from kd.errors import DataError
 
 
@@ -24,7 +26,7 @@ def folder(tmp_path):
 
 
 def kinds(folder, split="train"):
-    pairs, faults = paired(folder, split)
+    pairs, faults, _ = paired(layout(folder), split)
     assert all(str(fault.error).isprintable() for fault in faults)
     return "".join(pair.image.stem for pair in pairs), [(fault.kind, fault.file.name) for fault in faults]
 
@@ -102,7 +104,7 @@ def test_a_broken_link_a_loop_and_a_pipe_are_named_without_blocking(folder):
     (folder / "images/train/d.png").symlink_to("nothing.png")
     (folder / "images/train/e.png").symlink_to("e.png")
     os.mkfifo(folder / "images/train/f.png")
-    _, faults = paired(folder, "train")
+    _, faults, _ = paired(layout(folder), "train")
     assert [str(fault.error).partition("train/")[2] for fault in faults] == [
         "d.png is not a file but a broken link: remove it",
         "e.png cannot be read (Too many levels of symbolic links): make it readable",

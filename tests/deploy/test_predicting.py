@@ -1,5 +1,6 @@
 """`kd predict` writes one output for each image, resumes, never overwrites an image, and lists what failed."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from finished import GONE
+from finished import GONE, finished
 from PIL import Image
 
 from kd.cli import main
@@ -31,14 +32,68 @@ def test_existing_outputs_are_skipped_unless_overwrite_is_given(run, photos, tmp
     command = ["predict", str(run), str(photos), "-o", str(out)]
     main(command)
     complete = (out / "a.png").read_bytes()
-    (out / "a.png").write_bytes(b"kept")
+    os.utime(out / "a.png", (0, 0))
     (out / "b.png").unlink()
     main(command)
     assert "skipped 2 of 3 that exist" in capsys.readouterr().out
-    assert (out / "a.png").read_bytes() == b"kept"
+    assert (out / "a.png").stat().st_mtime == 0
     assert (out / "b.png").exists()
     main([*command, "--overwrite"])
     assert (out / "a.png").read_bytes() == complete
+    assert (out / "a.png").stat().st_mtime > 0
+
+
+@pytest.fixture(scope="module")
+def other_run(tmp_path_factory):
+    """A run of the same configuration whose student has other weights."""
+    folder = tmp_path_factory.mktemp("other") / "run"
+    finished(folder, seed=1)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["masks", "probabilities", "overlays"])
+def test_outputs_of_another_network_are_refused_and_replaced_on_demand(run, other_run, photos, tmp_path, refused, kind):
+    out, options = tmp_path / "out", ["--kind", kind]
+    main(["predict", str(run), str(photos), "-o", str(out), *options])
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    message = refused("predict", other_run, photos, "-o", out, *options)
+    assert message.startswith(f"-o {out}: {out}/a.")
+    assert "was not made by this network from this picture with these options (3 of 3 files there)" in message
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    main(["predict", str(other_run), str(photos), "-o", str(out), *options, "--overwrite"])
+    assert not any(before[path] == path.read_bytes() for path in before)
+    main(["predict", str(other_run), str(photos), "-o", str(out), *options])
+
+
+def other_picture(photos, out):
+    with Image.open(photos / "a.png") as picture:
+        picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(photos / "a.png")
+
+
+def drawn_by_hand(photos, out):
+    Image.new("L", (70, 40)).save(out / "a.png")
+
+
+def no_picture(photos, out):
+    (out / "a.png").write_bytes(b"x")
+
+
+@pytest.mark.parametrize("change", [other_picture, drawn_by_hand, no_picture])
+def test_an_output_of_another_picture_or_hand_is_neither_kept_nor_overwritten(run, photos, tmp_path, refused, change):
+    out = tmp_path / "out"
+    main(["predict", str(run), str(photos), "-o", str(out)])
+    change(photos, out)
+    before = (out / "a.png").read_bytes()
+    assert "a.png exists and was not made by this network from this picture" in refused(
+        "predict", run, photos, "-o", out
+    )
+    assert (out / "a.png").read_bytes() == before
+
+
+def test_outputs_of_other_options_are_refused(run, photos, tmp_path, refused):
+    main(["predict", str(run), str(photos), "-o", str(tmp_path / "out")])
+    assert "with these options" in refused("predict", run, photos, "-o", tmp_path / "out", "--flips", "hv")
+    assert "with these options" in refused("predict", run, photos, "-o", tmp_path / "out", "--kind", "probabilities")
 
 
 def test_every_unreadable_image_is_named_and_the_exit_code_is_1(run, photos, tmp_path, capsys):

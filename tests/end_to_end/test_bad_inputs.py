@@ -200,6 +200,10 @@ def test_a_configuration_error_is_reported_in_one_line(typed, says, root, capsys
 # what only train.py meets
 
 TRAINING = [
+    ("+any.key=1", ["any is not an option"]),
+    ("++trainer.max_epochs=3", ["trainer.max_epochs is not an option", "'trainer.epochs'"]),
+    ("-m seed=1,2 --cfg job", ["give only one of -m, --cfg and --info"]),
+    ("-m --info", ["give only one of -m, --cfg and --info"]),
     ("backbone.student.weights=imagenet", ["backbone.student.weights=imagenet", "backbone.student.weights=null"]),
     (f"augment.transforms=[{{_target_: os.mkdir, path: ROOT/{MARK}}}]", ["augment.transforms", "os.mkdir"]),
     ("augment.transforms=[{_target_: albumentations.NoSuch}]", ["augment.transforms", "NoSuch"]),

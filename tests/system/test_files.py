@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.system.files import alone_in, clear_leftovers, finite, json_digest, touch, write_atomically, write_json
+from kd.system.files import (
+    alone_in,
+    clear_leftovers,
+    finite,
+    json_digest,
+    remembered,
+    touch,
+    write_atomically,
+    write_json,
+)
 
 
 def strict_json(text):
@@ -227,3 +236,25 @@ def test_a_json_digest_ignores_the_order_of_keys_and_nothing_else():
 
 def test_a_json_digest_is_128_bits_of_hex():
     assert len(bytes.fromhex(json_digest({"class": "草地"}))) == 16
+
+
+# remembered
+
+
+def test_a_remembered_result_is_read_again_once_the_file_has_changed(tmp_path):
+    seen = []
+
+    @remembered
+    def read(path, more=""):
+        seen.append(path)
+        return path.read_text() + more
+
+    path = tmp_path / "a"
+    path.write_text("one")
+    assert [read(path), read(path), read(path, "!"), read(path, more="!")] == ["one", "one", "one!", "one!"]
+    assert len(seen) == 3
+    path.write_text("three")
+    assert read(path) == "three"
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        read(path)

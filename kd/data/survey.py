@@ -1,0 +1,37 @@
+"""What the headers of all files of a data set show together; each is read once in a process."""
+
+from collections.abc import Mapping, Sequence
+
+from kd.data.decode import mask_colours, mask_palette
+from kd.data.layout import Fault
+from kd.data.orientation import apart
+from kd.data.pairing import Pair
+from kd.data.palettes import RAMP, Agreement, may_disagree
+from kd.errors import DataError
+
+Pairs = Mapping[str, Sequence[Pair]]  # by split
+
+
+def palettes(pairs: Pairs) -> list[Fault]:
+    """The masks whose palette gives a value another colour than an earlier mask's.
+
+    Pixels are read only if palettes differ: the entries that a mask does not use may.
+    """
+    masks = [(split, pair.mask, mask_palette(pair.mask)) for split in pairs for pair in pairs[split]]
+    if not may_disagree(palette for _, _, palette in masks):
+        return []
+    agreement, faults = Agreement(), []
+    for split, path, palette in masks:
+        if palette and palette != RAMP and (error := agreement.add(path, mask_colours(path))):
+            faults.append(Fault("palette", split, path, error))
+    return faults
+
+
+def orientations(pairs: Pairs) -> list[Fault]:
+    """The pairs of which one file is turned when it is read, and the other is not."""
+    return [
+        Fault("orientation", split, pair.image, DataError(message))
+        for split in pairs
+        for pair in pairs[split]
+        if (message := apart(*pair))
+    ]
