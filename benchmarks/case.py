@@ -156,7 +156,7 @@ class Case:
         teacher, device = self.live(), self.bench.precision.device
         for epoch in count():
             for batch in self.remembered.epoch(epoch):
-                logits = teacher(batch.to(device))
+                logits, *_ = teacher(batch.to(device))
             yield logits.sum().item() and None  # waits for the device
 
     def job(self, state: str | None = None) -> Job:

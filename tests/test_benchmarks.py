@@ -122,7 +122,7 @@ def in_double(case, monkeypatch):
     for network in (loop.student, loop.teacher):
         network.double()
     loop.mean, loop.std = loop.mean.double(), loop.std.double()
-    return ours, lambda batch: teacher.eval()(batch.images).detach(), loop
+    return ours, lambda batch: (teacher.eval()(batch.images).detach(),), loop
 
 
 def apart(ours, loop):

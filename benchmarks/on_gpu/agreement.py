@@ -69,7 +69,8 @@ def _first(context: RunContext, student: Network, teacher: Network, batches: InM
     student.unfreeze(len(student.partition.blocks))
     torch.manual_seed(0)
     logits = student.train()(batch.images)
-    loss = build_loss(context, settings.loss.model_dump())(logits, batch.masks, live(teacher, context)(batch), 4.0).loss
+    (answers,) = live(teacher, context)(batch)
+    loss = build_loss(context, settings.loss.model_dump())(logits, batch.masks, answers, 4.0).loss
     loss.backward()
     norm = torch.nn.utils.get_total_norm([each.grad for each in student.parameters() if each.grad is not None])
     return {"loss": loss.item(), "norm": norm.item()}

@@ -85,17 +85,16 @@ def alone_in(folder: Path) -> Iterator[bool]:
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    alone = False
     with ExitStack() as stack:
-        try:
+        with suppress(ImportError), suppress(OSError):
             import fcntl  # not on Windows
 
             handle = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, handle)  # which ends the lock, as the end of the process does
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (ImportError, OSError):
-            yield False
-            return
-        yield True
+            alone = True
+        yield alone
 
 
 def _for_reading(path: Path) -> BufferedReader:

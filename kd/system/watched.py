@@ -27,12 +27,12 @@ def main() -> None:
 def _end_with_input(process: "subprocess.Popen[bytes]") -> None:
     while os.read(0, 1):  # not sys.stdin, whose lock would be held at the end of this process
         pass
-    if not hasattr(os, "killpg"):  # Windows
+    if hasattr(os, "killpg") and hasattr(signal, "SIGKILL"):
+        os.killpg(os.getpgrp(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    else:  # Windows
         process.terminate()
-        return
-    os.killpg(os.getpgrp(), signal.SIGTERM)
-    time.sleep(GRACE)
-    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

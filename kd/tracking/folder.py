@@ -150,8 +150,8 @@ def sync(path: Path, root: Path, uri: str | None = None) -> Counter[str]:
             delivery.update(shown)
         except Exception as error:
             raise TrackingError(
-                f"MLflow at {store} did not store everything of {path} ({brief(error)}); nothing is lost: repeat the "
-                "command when the store is back"
+                f"MLflow at {store} did not store everything of {path} ({brief(error, store.uri)}); nothing is lost: "
+                "repeat the command when the store is back"
             ) from error
     return delivery.sent
 

@@ -99,7 +99,7 @@ class Mirror(NullRun):
             self._failed = False
         except Exception as error:  # each transport and store raises its own kinds
             self._failed = True
-            self._warn(brief(error))
+            self._warn(brief(error, self._store.uri))
         self._responded.set()
 
     def _warn(self, reason: str) -> None:

@@ -47,7 +47,7 @@ def register(path: Path, root: Path, name: str, model: Any, weights: str, uri: s
         return _register(store, run_id, name, model, weights)
     except Exception as error:  # each transport and store raises its own kinds
         raise TrackingError(
-            f"MLflow at {store} did not store the model {name} ({brief(error)}); nothing is lost: "
+            f"MLflow at {store} did not store the model {name} ({brief(error, store.uri)}); nothing is lost: "
             f"{sync_command(folder)} registers it later"
         ) from error
 

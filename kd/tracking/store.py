@@ -43,10 +43,15 @@ def store_uri(settings: Tracking, root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or settings.uri or default
 
 
-def brief(error: BaseException) -> str:
-    """The first line of an error's root cause, without the credentials that an address may contain."""
+def brief(error: BaseException, address: str = "") -> str:
+    """The first line of an error's root cause, without the credentials that an address may contain.
+
+    If `address` has some, it is the error's kind alone: a library may quote any part of an address.
+    """
     while cause := error.__cause__ or error.__context__:
         error = cause
+    if without_credentials(address) != address:
+        return type(error).__name__
     return without_credentials(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")[:200]
 
 
@@ -88,7 +93,7 @@ class Store:
             else:  # this sends no request
                 mlflow.MlflowClient(tracking_uri=self.uri)
         except (MlflowException, ArgumentError) as error:
-            raise ConfigError(f"tracking.uri={self}: {brief(error)}", page="mlflow") from error
+            raise ConfigError(f"tracking.uri={self}: {brief(error, self.uri)}", page="mlflow") from error
 
     def open(self) -> tuple[Any, str]:
         """A client, and the id of the experiment; a missing store or experiment is created.

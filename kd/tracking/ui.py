@@ -54,7 +54,7 @@ def _experiment(store: Store) -> str:
     try:
         return store.open()[1]
     except Exception as error:  # each transport and store raises its own kinds
-        raise TrackingError(f"MLflow at {store} cannot be reached ({brief(error)})") from error
+        raise TrackingError(f"MLflow at {store} cannot be reached ({brief(error, store.uri)})") from error
 
 
 def _run_server(store: Store, port: int, page: str | None) -> int:

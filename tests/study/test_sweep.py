@@ -406,13 +406,11 @@ def test_a_truncated_png_is_reported_in_one_line(failing):
     assert "3.png" in one_line(failing["png"])
 
 
-def test_an_objective_that_is_not_a_number_is_a_failure_without_retry(failing):
+def test_a_study_of_data_that_can_measure_nothing_ends_with_one_line(failing):
     found = failing["unlabelled"]
     assert found.code != 0
-    assert "val/miou=nan is not a number" in one_line(found)
-    assert [trial.state for trial in trials(found.root)] == [TrialState.FAIL] * 2
-    assert [failure(trial)["kind"] for trial in trials(found.root)] == ["nan"] * 2
-    assert [history(trial) for trial in trials(found.root)] == [[], []]
+    assert "val has no valid pixel" in one_line(found)
+    assert not (found.root / "runs" / "studies" / "studies.db").exists()
 
 
 def test_a_diverged_training_is_a_failure_without_retry(failing):

@@ -16,6 +16,7 @@ from tests.tracking.test_delivery import Failing, expected, shown
 class Store:
     """A store whose client is in memory, and which can be reached while `there` is set."""
 
+    uri = "http://127.0.0.1:9"
     is_local = False
 
     def __init__(self, plan=(), there=True):

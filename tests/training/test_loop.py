@@ -106,7 +106,7 @@ def obvious_loop(network, timeline, batches, recipe, weights=ALL_TERMS):
             torch.manual_seed(step_seed(recipe.seed, epoch, first))
             group = steps[first : first + recipe.accumulate]
             for batch in group:
-                answers = answer(batch)
+                (answers,) = answer(batch)
                 (loss(network(batch.images), batch.masks, answers, temperature).loss / len(group)).backward()
             if recipe.clip_norm:
                 torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
@@ -135,7 +135,7 @@ def test_the_first_record_holds_the_terms_by_their_definitions():
     student, answer = hand_made(drop=0.0), teacher()
     batch = next(loader(batch_size=6).epoch(0))
     with torch.no_grad():
-        logits, target = copy.deepcopy(student).train()(batch.images), answer(batch)
+        logits, target = copy.deepcopy(student).train()(batch.images), answer(batch)[0]
     truth = batch.masks[:, None].float()
     probability = logits.sigmoid()
     kl = kl_divergence(Bernoulli(logits=target.double() / 4), Bernoulli(logits=logits.double() / 4)).mean()
