@@ -48,7 +48,9 @@ def check_features(context: RunContext, student: Network) -> None:
     """Check that features can be compared before a teacher is trained for it; raises ConfigError."""
     settings = context.settings
     if settings.loss.stages and isinstance(settings.teacher, TrainedTeacher):
-        _feature_channels(context, student, build_network(context, "teacher", settings.seed))
+        spec = settings.backbone.teacher.model_copy(update={"weights": None})  # shapes need none, nor their download
+        teacher = build.build(spec, context.data.classes, context.data.class_names, "backbone.teacher")
+        _feature_channels(context, student, teacher)
 
 
 def _feature_channels(context: RunContext, student: Network, teacher: Network) -> tuple[list[int], list[int]]:

@@ -1,12 +1,21 @@
 """What is built follows from settings and seed alone."""
 
+import pytest
 import torch
 
 from kd.config.compose import compose
 from kd.config.read import read
 from kd.data.unlabelled import BatchSize
+from kd.errors import ConfigError
 from kd.experiment import pictures
-from kd.experiment.builders import build_diagnostics, build_loss, build_network, build_recipe, build_train_loader
+from kd.experiment.builders import (
+    build_diagnostics,
+    build_loss,
+    build_network,
+    build_recipe,
+    build_train_loader,
+    check_features,
+)
 from kd.experiment.context import RunContext
 
 TINY = [
@@ -62,6 +71,14 @@ def test_only_a_student_with_a_teacher_gets_the_pictures_without_masks():
         assert "5 pictures without masks are not used: no term of the loss can learn from them" in line
     assert pictures.lines(context().settings) == []
     assert pictures.counts(alone.settings) == {"labelled": 8, "unlabelled": 5, "unlabelled_per_batch": 0}
+
+
+def test_features_are_checked_without_the_teachers_weights():
+    """A teacher that was trained before needs none, and a run must not fetch them only to look at shapes."""
+    of = context("loss=features", "backbone.teacher.weights=/nowhere/encoder.safetensors")
+    check_features(of, build_network(of, "student", 0))
+    with pytest.raises(ConfigError, match="choose from 1, 2, 3, 4, 5"):
+        check_features(context("loss=features", "loss.feature_stages=[7]"), build_network(of, "student", 0))
 
 
 def test_a_loss_ignores_the_void_label_of_the_data():
