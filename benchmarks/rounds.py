@@ -24,7 +24,7 @@ def race(
 ) -> Times:
     """Seconds that each contestant took for its turns, `next()` on it; the first `warm_up` rounds are not counted.
 
-    `said` is told the number of every round that is over, the uncounted ones included.
+    `said` is passed the number of every round that is over, the uncounted ones included.
     """
     seconds: Times = {name: [] for name in contestants}
     for turn in range(warm_up + rounds):

@@ -2,7 +2,7 @@
 
 `resume=<run folder>` loads the folder's own configuration; an override beside it must repeat what the run has, unless
 it cannot change the result. `resume=auto` picks the newest unfinished run with the same configuration and starts a new
-run if there is none, so that a scheduler can repeat the command unchanged.
+run otherwise, so that a scheduler can repeat the command unchanged.
 """
 
 import json

@@ -68,7 +68,7 @@ class Batch:
         view: the view's number; -1 without augmentation.
         answers: the teacher's stored logits, B x C x H x W float16, then its stored features, if any are asked for;
             None unless all of them are stored.
-        unlabelled: the pictures without masks that come beside these samples; None if there are none.
+        unlabelled: the pictures without masks that come beside these samples; None for a batch without any.
     """
 
     images: torch.Tensor

@@ -96,7 +96,7 @@ class Source(ABC):
         """Check the data quickly, before anything slow starts; raises DataError."""
 
     def unlabelled_size(self) -> int:
-        """The number of pictures without masks; 0 if there are none or `unlabelled_share` is 0.
+        """The number of pictures without masks; 0 if the data has none, or `unlabelled_share` is 0.
 
         Where there are, `name`, `read`, `files` and `image` know them as the split `unlabelled`: their masks are 0, and
         their only file is the image.
@@ -104,7 +104,7 @@ class Source(ABC):
         return 0
 
     def unlabelled_fingerprint(self) -> str | None:
-        """Like `fingerprint`, of the pictures without masks; None if there are none."""
+        """Like `fingerprint`, of the pictures without masks; None for data without any."""
         return None
 
     def may_have_unlabelled(self) -> bool:

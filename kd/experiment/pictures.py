@@ -7,7 +7,7 @@ from kd.data.layout import Fault
 from kd.errors import shown
 from kd.settings import Settings
 
-MAX_NAMED = 3  # files of which the same is to be said
+MAX_NAMED = 3  # files named in one warning, beside the first
 
 
 def counts(settings: Settings) -> dict[str, int]:
@@ -21,7 +21,7 @@ def counts(settings: Settings) -> dict[str, int]:
 
 
 def lines(settings: Settings) -> list[str]:
-    """What the run does with the pictures without masks, in one line; empty if there are none."""
+    """What the run does with the pictures without masks, in one line; empty for data without any."""
     labelled, unlabelled, beside = counts(settings).values()
     if not unlabelled:
         return []
@@ -38,7 +38,7 @@ def lines(settings: Settings) -> list[str]:
 
 
 def warnings(settings: Settings) -> list[str]:
-    """What a person should look at before a long training, one line for all files of which the same is to be said."""
+    """What a person should look at before a long training, one line for each kind of warning."""
     by_kind = groupby(settings.data.survey().warnings, key=lambda fault: fault.kind)
     return [f"warning  {_together(list(faults))}" for _, faults in by_kind]
 

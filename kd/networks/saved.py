@@ -79,7 +79,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Ne
         B x C x H x W; C = 1 is binary.
 
     Raises:
-        ModelError: there is no network, or a file is damaged. Nothing is unpickled or imported by name.
+        ModelError: the weights file is missing or damaged. Nothing is unpickled or imported by name.
 
     >>> network = load("runs/2026-11-21/10-15-30-123456")  # doctest: +SKIP
     >>> with torch.inference_mode():  # doctest: +SKIP

@@ -113,7 +113,7 @@ def find_weights(path: Path, key: str, names: tuple[str, ...] = ("teacher.safete
     A file may be a link; in a run folder, neither the weights nor the .json beside them may be a link out of it.
 
     Raises:
-        ModelError: there is none; `key` is the option that named the path.
+        ModelError: no such file exists; `key` is the option that named the path.
     """
     home = expanded(path)
     if is_file(home) and home.suffix == ".safetensors":

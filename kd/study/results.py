@@ -115,7 +115,7 @@ class Results:
 
 
 def ours_in(storage: RDBStorage, name: str) -> Results | None:
-    """A study of this sweeper by name; None if there is none of that name, or it is another program's."""
+    """A study of this sweeper by name; None if unknown, or another program's."""
     try:
         return Results.of(storage, name) if name in names_in(storage) else None
     except StudyError:

@@ -182,7 +182,7 @@ def _read(folder: Path, name: str, kind: type[T], parse: Callable[[bytes], Any])
 
 
 def mapping_at(value: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The mapping below a key; empty if there is none."""
+    """The mapping below a key; empty if missing."""
     found = value.get(key)
     return found if isinstance(found, dict) else {}
 

@@ -160,7 +160,7 @@ def opened(path: Path) -> RunFolder:
     """The run folder at a path.
 
     Raises:
-        TrackingError: there is none, or one of its files is damaged.
+        TrackingError: it is not a run folder, or one of its files is damaged.
     """
     if not path.is_dir():
         raise TrackingError(f"{path}: there is no such folder; name run folders, as in runs/*/*")

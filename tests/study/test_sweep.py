@@ -291,12 +291,12 @@ REFUSED = {
         "hydra.sweeper.grace_period=9",
     ),
     "no trials": (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0"),
-    "a sampler that is none": (["hydra/sweeper/sampler=nonsense"], "hydra/sweeper/sampler=nonsense"),
+    "an unknown sampler": (["hydra/sweeper/sampler=nonsense"], "hydra/sweeper/sampler=nonsense"),
     "a pruner's impossible argument": (["hydra.sweeper.pruner.reduction_factor=1"], "reduction_factor"),
     "a grid without an end": (["hydra/sweeper/sampler=grid", TO_THE_END], "schedule.initial"),
     "a name that cannot be a folder's": (["hydra.sweeper.study_name=a/b"], "hydra.sweeper.study_name='a/b'"),
     "an upside-down range": (["optimizer.lr=interval(2,1)"], "search space"),
-    "a study that is none": (["sweeps=nonsense"], "nonsense"),
+    "an unknown study": (["sweeps=nonsense"], "nonsense"),
     "a key that one choice lacks": (["schedule=linear,cosine,constant"], "schedule.final"),
 }
 

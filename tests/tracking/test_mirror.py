@@ -33,7 +33,7 @@ class Store:
 
 
 class Clock:
-    """A clock that moves only when it is told to."""
+    """A clock that moves only when a test sets it."""
 
     def __init__(self):
         self.now = 0.0
