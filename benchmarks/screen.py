@@ -26,33 +26,53 @@ DATA = {
     "nuclei": ["data=folder", "data.image_size=[64,64]"],
     "camvid": ["data=camvid", "data.image_size=[96,128]"],
 }
+TEMPERATURE = ["loss=soft_targets", "schedule=constant"]
+#: Three times as long.
+LONG = ["trainer.epochs=60"]
+#: Students with ImageNet weights, whose encoders learn at a third of the decoder's rate.
+PRETRAINED = ["loss=hard_only", "backbone=lite0_from_lite2", "optimizer.encoder_lr_scale=0.3"]
 #: A third of the masks, and as many steps as with all of them; the other pictures are left out, or come without masks.
 THIRD = ["data.labelled=0.33", "trainer.epochs=60", "teacher.epochs=90", "data.unlabelled_share=0"]
 ARMS = {
     "alone": ["loss=hard_only"],
     "soft_targets": ["loss=soft_targets"],
     "composite": ["loss=composite"],
-    "t1": ["loss=soft_targets", "schedule=constant", "schedule.initial=1"],
+    "t1": [*TEMPERATURE, "schedule.initial=1"],
+    "t2": [*TEMPERATURE, "schedule.initial=2"],
+    "t4": [*TEMPERATURE, "schedule.initial=4"],
     "cwd": ["loss=cwd"],
     "dist": ["loss=dist"],
     "standardised": ["loss=standardised"],
     "dkd": ["loss=dkd"],
     "features": ["loss=features"],
     "both": ["loss=soft_targets", "loss.cwd=3"],
+    "long": ["loss=hard_only", *LONG],
+    "long_soft_targets": ["loss=soft_targets", *LONG],
+    "long_cwd": ["loss=cwd", *LONG],
+    "long_dist": ["loss=dist", *LONG],
     "third": ["loss=hard_only", *THIRD],
     "third_soft_targets": ["loss=soft_targets", *THIRD],
     "third_and_pictures": ["loss=soft_targets", *THIRD, "data.unlabelled_share=0.5"],
+    "unfreeze": [*PRETRAINED, "unfreeze=all"],
+    "unfreeze_progressive": [*PRETRAINED, "unfreeze=progressive", "unfreeze.start_epoch=2", "unfreeze.rate=2"],
+    "unfreeze_frozen": [*PRETRAINED, "unfreeze=frozen"],
 }
+#: The arms that others are compared with; an arm belongs to the one that its name begins with, else to "alone".
+REFERENCES = ("third", "long", "unfreeze")
 LABELS = {
     "alone": "no teacher",
-    "t1": "`loss=soft_targets`, constant temperature 1",
+    **{f"t{t}": f"`loss=soft_targets`, constant temperature {t}" for t in (1, 2, 4)},
     "both": "`loss=soft_targets loss.cwd=3`",
+    "long": "60 epochs: no teacher",
+    "long_soft_targets": "60 epochs: `loss=soft_targets`",
+    "long_cwd": "60 epochs: `loss=cwd`",
+    "long_dist": "60 epochs: `loss=dist`",
     "third": "a third of the masks: no teacher",
     "third_soft_targets": "a third of the masks: `loss=soft_targets`",
     "third_and_pictures": "a third of the masks: `loss=soft_targets`, the other pictures without masks",
 }
 #: Arms that need three classes or more.
-MANY_CLASSES = ("dist", "standardised", "dkd")
+MANY_CLASSES = ("dist", "standardised", "dkd", "long_dist")
 BINARY = ("nuclei",)
 #: A random student that learns everything from the start, far below its teacher.
 PLAN = [
@@ -97,17 +117,17 @@ def table(lines: Sequence[Mapping[str, Any]], least: int = 1) -> str:
         spreads = {arm: _spread(lines, data, arm) for arm in ARMS}
         for arm, spread in spreads.items():
             if len(spread.by_seed) >= least:
-                rows.append(f"| {data} | {_row(arm, spread, spreads[_untaught(arm)])} |")
+                rows.append(f"| {data} | {_row(arm, spread, spreads[_reference(arm)])} |")
         figures = (line.get("teacher", {}).get("test/miou") for line in lines if line["data"] == data)
         if teachers := [figure for figure in figures if figure is not None]:
             rows.append(f"| {data} | *the teacher* | | {max(teachers):.4f} | |")
     return "\n".join(rows)
 
 
-def _row(arm: str, spread: Spread, untaught: Spread) -> str:
+def _row(arm: str, spread: Spread, reference: Spread) -> str:
     deviation = f" ± {spread.deviation:.4f}" if spread.deviation is not None else ""
-    gain = spread.minus(untaught)
-    shown = "" if arm == _untaught(arm) or not gain.by_seed else _gain(gain)
+    gain = spread.minus(reference)
+    shown = "" if arm == _reference(arm) or not gain.by_seed else _gain(gain)
     name = LABELS.get(arm, f"`loss={arm}`")
     return f"{name} | {len(spread.by_seed)} | {spread.mean:.4f}{deviation} | {shown}"
 
@@ -125,9 +145,9 @@ def _gain(gain: Spread) -> str:
     return f"**{shown}**" if low > 0 or high < 0 else shown
 
 
-def _untaught(arm: str) -> str:
-    """The arm without a teacher that has the same masks."""
-    return "third" if arm.startswith("third") else "alone"
+def _reference(arm: str) -> str:
+    """The arm without a teacher that has the same masks and epochs."""
+    return next((reference for reference in REFERENCES if arm.startswith(reference)), "alone")
 
 
 def _spread(lines: Sequence[Mapping[str, Any]], data: str, arm: str) -> Spread:
