@@ -35,8 +35,10 @@ def run(arguments: Sequence[str]) -> None:
     sys.argv = [_program(arguments), *arguments]  # Hydra reads it
     try:
         with one_line_errors():
+            from kd.config.typed import readable
             from kd.experiment.train import main
 
+            sys.argv = [sys.argv[0], *readable(arguments)]
             main()
     finally:
         sys.argv = before

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import kd.data
 import kd.plan
+from kd.config.typed import readable
 from kd.errors import ConfigError, without_credentials
 from kd.system.installation import INSTALLED, PACKAGE, train_command
 
@@ -59,6 +60,7 @@ def compose(overrides: list[str]) -> DictConfig:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
+    overrides = readable(overrides)
     check_deletions(overrides)
     with _hydra_aside(), initialize_config_dir(str(CONF)):
         return hydra_compose("config", overrides)

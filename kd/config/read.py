@@ -5,6 +5,7 @@ torch, so that a mistake is reported at once.
 """
 
 from collections.abc import Iterable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ def _instantiate(group: str, node: Any) -> Any:
         raise ConfigError(
             f"{group}._target_={node['_target_']} is not what a configuration may build; {options(group)}"
         )
+    known = [f"{group}.{name}" for name in signature(TARGETS[group][str(node["_target_"])]).parameters]
+    if unknown := [key for each in node if each != "_target_" and (key := f"{group}.{each}") not in known]:
+        raise ConfigError(f"{unknown[0]} is not an option of the chosen {group}; {nearest(unknown[0], known)}")
     try:  # not hydra's instantiate, which resolves interpolations: this may be another person's configuration
         return TARGETS[group][str(node["_target_"])](**{key: node[key] for key in node if key != "_target_"})
     except UserError:

@@ -1,6 +1,8 @@
 """What one call of train.py is to do: settings, run folder, overrides, and the trial that it is, if any."""
 
+import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from kd.config.read import checked
 from kd.errors import ConfigError, UserError, without_credentials
 from kd.settings import Settings
 from kd.study.hydra_options import TrialJob, trial_job
+
+DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,10 @@ def job(cfg: DictConfig) -> Job:
 
 
 def discard(folder: Path) -> None:
-    """Delete a run folder if it holds only files written before training."""
+    """Delete a run folder if it holds only files written before training; also that of its day, if it was the first."""
     disposable = {".hydra", ".lock", "run.json", "train.log", "config.yaml", "timeline.png"}
     if folder.is_dir() and {path.name for path in folder.iterdir()} <= disposable:
         shutil.rmtree(folder)
+        if DATE.fullmatch(folder.parent.name):
+            with suppress(OSError):  # other runs of that day are in it
+                folder.parent.rmdir()

@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from kd.settings import Settings, flat, is_under, more_is_better
 from kd.study import hydra_options, worker
 from kd.study.folder import StudyFolder
 from kd.study.ledger import Budget, Ledger, NoClaim
-from kd.study.space import PICTURES, Direction, Space, key_of
+from kd.study.space import ABSENT, PICTURES, Direction, Space, key_of
 from kd.study.storage import holds_password
 from kd.system import signals
 
@@ -84,7 +84,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
     def _sweep(self, arguments: list[str]) -> None:
         check_deletions(arguments)
         self._check_options(arguments)
-        space, settings = self._space([*self._parse_sweeper_params_config(), *arguments])
+        space, settings = self._space([*self._parse_sweeper_params_config(), *arguments], arguments)
         budget = self._budget(space)
         sampler = hydra_options.sampler(
             {"_target_": "optuna.samplers.RandomSampler"} if budget.grid else self.options["sampler"], settings.seed
@@ -146,16 +146,44 @@ class StudySweeperImpl(OptunaSweeperImpl):
     def _in_process(self) -> bool:
         return type(self.launcher).__name__ == IN_PROCESS
 
-    def _space(self, overrides: Sequence[str]) -> tuple[Space, Settings]:
+    def _check_searched(self, searched: Mapping[str, Any], kept: Sequence[str], typed: Sequence[str]) -> None:
+        """Check that the keys which the study searches of its own accord exist beside what was typed."""
+        first = next(Space(searched, tuple(kept), {}, {}).corners())
+        groups = [f"{name}={value}" for name, value in first.items() if "." not in name]
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, [*kept, *groups])
+        for name in searched.keys() - {key_of(line) for line in typed}:
+            if "." in name and OmegaConf.select(cfg, name, default=ABSENT) == ABSENT:
+                raise ConfigError(
+                    f"{name} is searched by the study {self.study_name}, and the chosen {name.partition('.')[0]} has "
+                    "no such key; for a plain grid of what you typed add hydra/sweeper=basic, or choose another study, "
+                    "sweeps=<name>",
+                    page="studies",
+                )
+
+    def _explained(self, error: ConfigError, own: Iterable[str]) -> ConfigError:
+        """An error in a corner of the space, with the reason why a key that nobody typed has a value."""
+        if not any(str(error).startswith(f"{name}=") for name in own):
+            return error
+        return ConfigError(
+            f"{error}; the study {self.study_name} searches this key: give it a value or a range of your own, or add "
+            "hydra/sweeper=basic for a plain grid of what you typed",
+            page="studies",
+        )
+
+    def _space(self, overrides: Sequence[str], typed: Sequence[str]) -> tuple[Space, Settings]:
         """The search space and the settings of its first corner; every corner is composed and checked like a run."""
         searched, kept = hydra_options.search_space(overrides)
+        self._check_searched(searched, kept, typed)
         kept = (*kept, *self._one_teacher(searched, kept))
         space = Space(searched, kept, {}, {})
         settings: Settings | None = None
         config: dict[str, Any] = {}
         for corner in space.corners():
             cfg = self.hydra_context.config_loader.load_sweep_config(self.config, space.overrides(corner))
-            found = read(cfg, look_at_data=settings is None)
+            try:
+                found = read(cfg, look_at_data=settings is None)
+            except ConfigError as error:
+                raise self._explained(error, searched.keys() - {key_of(line) for line in typed}) from error
             if settings is None:
                 settings = found
                 plan = "grid" if hydra_options.is_grid(self.options["sampler"]) else "suggested"
