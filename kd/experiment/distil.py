@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from kd import tracking
@@ -18,7 +17,7 @@ from kd.config.compose import public
 from kd.config.transforms import build_transforms
 from kd.distillation.teacher import CachedTeacher
 from kd.errors import RunError, UserError
-from kd.experiment import pictures, teacher_training
+from kd.experiment import earlier, pictures, teacher_training
 from kd.experiment.builders import build_learner, build_loss, build_network, check_features
 from kd.experiment.context import RunContext
 from kd.experiment.evaluator import Evaluator
@@ -30,14 +29,14 @@ from kd.experiment.teacher_network import identity_key, teacher_network
 from kd.experiment.trainer import TrainingJob, train
 from kd.networks.network import Network
 from kd.run import checkpoint, console, plots
-from kd.run.folder import RunFolder, SavedRun, only_one
+from kd.run.folder import RunFolder, only_one
 from kd.run.restoring import restore
 from kd.study.hydra_options import ticket
 from kd.study.no_trial import NoTrial
 from kd.system import signals
 from kd.system.environment import environment
 from kd.system.installation import train_command
-from kd.system.untrusted import UnreadableError, mapping_at
+from kd.system.untrusted import mapping_at
 from kd.system.world import World, joined
 from kd.training.step import Distillation
 
@@ -126,7 +125,7 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
     folder = RunFolder(job.folder)
     for line in restore(folder):
         console.say(f"warning  {line}")
-    if _is_complete(folder):
+    if earlier.is_complete(folder):
         return _make_up(job, folder)
     context = RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world)
     _prepare(folder, job)
@@ -149,21 +148,6 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
     _register(job)
     console.say(f"run      {folder.path}")
     return _returned(objectives)
-
-
-def _is_complete(folder: RunFolder) -> bool:
-    """Whether a run has its summary; one that cannot be read is written again from the checkpoint, if there is one.
-
-    Raises:
-        UnreadableError: it cannot be read, and there is no checkpoint.
-    """
-    try:
-        return bool(folder.summary())
-    except UnreadableError as error:
-        if not checkpoint.exists(folder.path):
-            raise
-        console.say(f"warning  summary.json {error.reason}; the student is measured again")
-        return False
 
 
 def _make_up(job: Job, folder: RunFolder) -> float | tuple[float, ...]:
@@ -201,16 +185,8 @@ def _take_over(current: _Run) -> None:
     before = trial.predecessor
     if current.job.trial is None or before is None or resume.changed_inputs(before, inputs):
         return
-    if inherit(before, folder, public(current.job.config)):
+    if earlier.inherit(before, folder, public(current.job.config)):
         console.say(f"trial {current.job.trial.number} resumes where {before} was interrupted")
-
-
-def _say_other_versions(folder: RunFolder, facts: Mapping[str, Any]) -> None:
-    """Say which packages are other versions than those that an interrupted run began with."""
-    begun, now = mapping_at(mapping_at(folder.identity(), "environment"), "packages"), facts["packages"]
-    other = [f"{name} {version}, now {now.get(name)}" for name, version in begun.items() if now.get(name) != version]
-    if other and checkpoint.exists(folder.path):
-        console.say(f"warning  the run began with {'; '.join(other)}: its student may differ from an uninterrupted one")
 
 
 def _tracked(current: _Run) -> AbstractContextManager[tracking.NullRun]:
@@ -226,7 +202,7 @@ def _train_and_measure(current: _Run, mirror: tracking.NullRun) -> dict[str, Any
     """Distil the student and, unless it was pruned, measure it; returns the summary."""
     job, trial, folder, context = current.job, current.trial, current.folder, current.context
     facts = environment(context.precision.device, context.world.size)
-    _say_other_versions(folder, facts)
+    earlier.say_other_environment(folder, facts)
     identity = {
         "data_fingerprint": context.data.fingerprint(),
         "inputs": current.inputs,
@@ -303,17 +279,3 @@ def _register(job: Job) -> None:
         from kd import deploy  # heavy: onnx
 
         deploy.register_or_warn(job.folder, wanted.registered_name, root, wanted.uri)
-
-
-def inherit(before: Path, folder: Path, config: dict[str, Any]) -> bool:
-    """Copy checkpoints and metrics from an interrupted run with the same configuration; whether there were any."""
-    try:
-        if checkpoint.exists(folder) or not checkpoint.exists(before) or not resume.same_run(before, config):
-            return False
-        lines = SavedRun(before).metrics()
-    except UnreadableError as error:
-        console.say(f"warning  {error}: the trial starts anew")
-        return False
-    RunFolder(folder).write_metrics(lines)
-    checkpoint.copy(before, folder)
-    return True
