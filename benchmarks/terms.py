@@ -7,73 +7,88 @@ A table for one foreground logit and for 11 classes. Each term is measured alone
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from benchmarks.rounds import race
 from kd.distillation.losses import DistillationLoss
 from kd.settings import TASK_TERMS, TEACHING_TERMS
 from kd.settings.loss import THREE_CLASSES
 
-#: K, stride of the features of an EfficientNet-B3 and a B0 at stage 5; see `loss.feature_stages`.
-CHANNELS, STRIDE = 384, 32
+CHANNELS, STRIDE = 384, 32  # of the features of an EfficientNet-B3, `loss.feature_stages=[5]`
+CLASSES = (1, 11)
+TERMS = TEACHING_TERMS | TASK_TERMS
 
 
-def cost(classes: int, term: str, size: int, batch: int) -> Callable[[], tuple[float, int]]:
-    """A function that takes one step's share of a term; returns seconds and bytes kept for the backward pass."""
-    weight = (TEACHING_TERMS | TASK_TERMS)[term]
-    loss = DistillationLoss({weight: 1.0}, classes)
-    random = torch.Generator().manual_seed(0)
-    student, teacher = (torch.randn(batch, classes, size, size, generator=random) for _ in range(2))
-    mask = torch.randint(0, max(2, classes), (batch, size, size), generator=random)
-    one, other = (torch.randn(batch, CHANNELS, size // STRIDE, size // STRIDE, generator=random) for _ in range(2))
-    student, one = student.requires_grad_(), one.requires_grad_()
+class Term:
+    """One term's share of a training step, on random logits, masks and features.
 
-    def step() -> tuple[float, int]:
-        kept: dict[int, int] = {}
+    Args:
+        size: height and width of the pictures.
+        batch: how many they are.
+    """
+
+    def __init__(self, term: str, classes: int, size: int, batch: int) -> None:
+        random = torch.Generator().manual_seed(0)
+        shape, features = (batch, classes, size, size), (batch, CHANNELS, size // STRIDE, size // STRIDE)
+        self.loss = DistillationLoss({TERMS[term]: 1.0}, classes)
+        self.student = torch.randn(shape, generator=random, requires_grad=True)
+        self.teacher = torch.randn(shape, generator=random)
+        self.mask = torch.randint(0, max(2, classes), (batch, size, size), generator=random)
+        self.projected = torch.randn(features, generator=random, requires_grad=True)
+        self.features = torch.randn(features, generator=random)
+
+    def forward(self) -> Tensor:
+        return self.loss(self.student, self.mask, self.teacher, 4.0, [(self.projected, self.features)]).loss
+
+    def steps(self) -> Iterator[None]:
+        """Forward and backward, once for each `next`."""
+        while True:
+            self.forward().backward()
+            self.student.grad = self.projected.grad = None
+            yield
+
+    def kept(self) -> int:
+        """Bytes that the forward pass keeps for the backward one, the logits and masks themselves not counted."""
+        found: dict[int, int] = {}
+        given = {each.untyped_storage().data_ptr() for each in vars(self).values() if isinstance(each, Tensor)}
 
         def keep(tensor: Tensor) -> Tensor:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        began = time.perf_counter()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            found = loss(student, mask, teacher, 4.0, [(one, other)]).loss
-        found.backward()
-        seconds, student.grad, one.grad = time.perf_counter() - began, None, None
-        given = {each.untyped_storage().data_ptr() for each in (student, teacher, mask, one, other)}
-        return seconds, sum(size for place, size in kept.items() if place not in given)
-
-    return step
+            kept_alive = self.forward()
+        del kept_alive
+        return sum(size for place, size in found.items() if place not in given)
 
 
-def table(size: int, batch: int, rounds: int) -> str:
+def table(size: int, batch: int, rounds: int, said: Callable[[int], None] = lambda turn: None) -> str:
+    """A row for each term: milliseconds and megabytes an image, for each number of classes that it is defined for."""
+    terms = {
+        f"{name} {classes}": Term(name, classes, size, batch)
+        for name in TERMS
+        for classes in CLASSES
+        if classes > 1 or TEACHING_TERMS.get(name) not in THREE_CLASSES
+    }
+    seconds = race({name: term.steps() for name, term in terms.items()}, rounds, said=said)
     rows = [
         "| term | ms an image, 1 logit | MB kept | ms an image, 11 classes | MB kept |",
         "|---|---:|---:|---:|---:|",
     ]
-    steps = {
-        (term, classes): cost(classes, term, size, batch)
-        for term in TEACHING_TERMS | TASK_TERMS
-        for classes in (1, 11)
-        if classes > 1 or TEACHING_TERMS.get(term) not in THREE_CLASSES
-    }
-    found: dict[tuple[str, int], list[tuple[float, int]]] = {which: [] for which in steps}
-    for number in range(rounds + 1):
-        for which, step in steps.items():
-            if number:  # the first round warms up
-                found[which].append(step())
+    for name in TERMS:
+        cells = [name]
+        for key in (f"{name} {classes}" for classes in CLASSES):
+            if key in terms:
+                cells += [
+                    f"{1000 * statistics.median(seconds[key]) / batch:.2f}",
+                    f"{terms[key].kept() / batch / 1e6:.2f}",
+                ]
             else:
-                step()
-    for term in TEACHING_TERMS | TASK_TERMS:
-        cells = [term]
-        for classes in (1, 11):
-            taken = found.get((term, classes))
-            each = statistics.median(seconds for seconds, _ in taken) / batch if taken else None
-            cells += ["-", "-"] if each is None else [f"{1000 * each:.2f}", f"{taken[0][1] / batch / 1e6:.2f}"]
-        rows.append("| " + " | ".join(cells) + " |")
+                cells += ["-", "-"]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench, machine, report, screen
+from benchmarks import bench, machine, report, screen, terms
 from benchmarks.case import QUICK, Case, folder_of
 from benchmarks.elsewhere import elsewhere
 from benchmarks.hand_written import Loop, total_loss
@@ -296,3 +296,16 @@ def test_every_arm_of_a_seed_comes_before_the_next_seed_and_binary_data_has_no_a
     found = [(name["seed"], name["data"], name["arm"]) for name, _ in jobs]
     allowed = {"nuclei": [arm for arm in arms if arm not in screen.MANY_CLASSES], "camvid": arms}
     assert found == [(seed, data, arm) for seed in (0, 1) for data in allowed for arm in allowed[data]]
+
+
+def test_every_term_has_a_row_and_those_of_three_classes_none_for_one_logit():
+    rows = [row.strip("| ").split(" | ") for row in terms.table(size=32, batch=2, rounds=1).splitlines()[2:]]
+    assert [row[0] for row in rows] == list(terms.TERMS)
+    absent = {row[0] for row in rows if row[1] == "-"}
+    assert absent == {"dist_inter", "tckd", "nckd"} & {row[0] for row in rows}
+    assert all(float(row[3]) > 0 for row in rows)
+
+
+def test_what_a_term_keeps_is_counted_without_what_it_was_given():
+    """The squared error of two tensors of the same size keeps their difference, of 4 bytes a number."""
+    assert terms.Term("mse", 11, 32, 2).kept() in range(2 * 11 * 32 * 32 * 4, 2 * 2 * 11 * 32 * 32 * 4 + 1)
