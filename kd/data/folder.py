@@ -10,22 +10,23 @@ folder. Files are listed once, at first use.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kd.data import survey
-from kd.data.decode import mask_palette, picture_size, read_image, read_mask, resized, resized_image
+from kd.data.coding import MaskCoding, MaskOptions
+from kd.data.decode import mask_palette, picture_size, read_image, resized, resized_image
 from kd.data.image_file import open_file
 from kd.data.layout import Fault, Layout, layout
 from kd.data.orientation import other_size
 from kd.data.pairing import Pair, name_below, nothing_to_train, paired, without_masks
 from kd.data.palettes import renumbers
 from kd.data.random_streams import key
-from kd.data.source import SPLITS, Source, Survey, known_split, spaced
+from kd.data.source import SPLITS, Source, Survey, default_names, known_split, spaced
 from kd.data.unlabelled import UNLABELLED, kept_and_dropped
 from kd.errors import DataError, shown
 from kd.system import files
@@ -47,13 +48,21 @@ class _Listing(NamedTuple):
 class Folder(Source):
     """Images and masks under `root`, which may start with ~ or be relative to the working directory.
 
-    `mask_values[i]` is the value of class i in the mask files, such as 0 and 255; empty means that masks store class
-    indices. `val_fraction` of train becomes val if the folder has no val. `unlabelled` is the folder of pictures
-    without masks, which may start with ~ or be relative to `root`; None: images/unlabelled, if there is one.
+    `mask_values[i]` is the value, or the list of values, of class i in the mask files, such as 0 and 255; empty means
+    that masks store class indices. Instead, binary masks may be foreground from `mask_threshold` on, and
+    `mask_colours[i]` may be the colour, or the list of colours, of class i, each [red, green, blue] or '#rrggbb'.
+    `ignore_index` and `ignore_values` are stored values, and `ignore_colours` colours, of void. `val_fraction` of train
+    becomes val if the folder has no val. `unlabelled` is the folder of pictures without masks, which may start with ~
+    or be relative to `root`; None: images/unlabelled, if there is one.
     """
 
     root: str | Path
-    mask_values: tuple[int, ...] = field(default=(), kw_only=True)
+    ignore_values: tuple[int, ...] = field(default=(), kw_only=True)
+    mask_values: tuple[int | tuple[int, ...], ...] = field(default=(), kw_only=True)
+    mask_threshold: int | None = field(default=None, kw_only=True)
+    mask_colours: Sequence[Any] = field(default=(), kw_only=True)
+    ignore_colours: Sequence[Any] = field(default=(), kw_only=True)
+    coding: MaskCoding = field(init=False, repr=False, compare=False)
     val_fraction: float = field(default=0.15, kw_only=True)
     unlabelled: str | Path | None = field(default=None, kw_only=True)
 
@@ -62,7 +71,7 @@ class Folder(Source):
         if not str(self.root).strip():
             raise ValueError("root must name the folder with images/ and masks/, but is empty")
         object.__setattr__(self, "root", Path(self.root).expanduser())
-        object.__setattr__(self, "mask_values", self._checked_values(tuple(self.mask_values or ())))
+        self._read_mask_options()
         check_val_fraction(self.val_fraction)
         if self.unlabelled is not None:
             if not isinstance(self.unlabelled, str | Path) or not str(self.unlabelled).strip():
@@ -124,11 +133,12 @@ class Folder(Source):
     @cached_property
     def _survey(self) -> Survey:
         pairs = self._sound.pairs
-        return Survey(errors=survey.palettes(pairs), warnings=[*self._sound.notes, *survey.orientations(pairs)])
+        palettes = [] if self.coding.coloured else survey.palettes(pairs)
+        return Survey(errors=palettes, warnings=[*self._sound.notes, *survey.orientations(pairs)])
 
     @cached_property
     def _fingerprint(self) -> str:
-        settings: list[object] = [VERSION, self.classes, *self.image_size, self.ignore_index, *self.mask_values]
+        settings: list[object] = [VERSION, self.classes, *self.image_size, *self.coding.fingerprint]
         content = [
             [split, self._name(path), files.digest(path, open_file)]
             for split in SPLITS
@@ -136,7 +146,7 @@ class Folder(Source):
             for path in pair
         ]
         masks = (pair.mask for split in SPLITS for pair in self._sound.pairs[split])
-        if any(renumbers(palette) for palette in map(mask_palette, masks) if palette):
+        if not self.coding.coloured and any(renumbers(palette) for palette in map(mask_palette, masks) if palette):
             settings.append("greys")  # of palettes are the values, and not the indices
         return files.json_digest([settings, content])
 
@@ -173,7 +183,7 @@ class Folder(Source):
 
     def _listed_pairs(self, found: Layout) -> tuple[dict[str, tuple[Pair, ...]], list[Fault], list[Fault]]:
         """The complete pairs of every split, the faults of all other files with masks, and what is not read."""
-        listed = {split: paired(found, split) for split in SPLITS}
+        listed = {split: paired(found, split, self.lossy_masks) for split in SPLITS}
         pairs = {split: listed[split].pairs for split in SPLITS}
         faults = [fault for split in SPLITS for fault in listed[split].faults]
         notes = [*found.notes, *(note for split in SPLITS for note in listed[split].notes)]
@@ -212,19 +222,31 @@ class Folder(Source):
         return (self._sound.unlabelled[index],)
 
     def _mask(self, pair: Pair) -> np.ndarray:
-        return self.recode(read_mask(pair.mask), shown(pair.mask), self.mask_values)
+        return self.coding.read(pair.mask)
 
-    def _checked_values(self, values: tuple[int, ...]) -> tuple[int, ...]:
-        if any(isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**16 - 1 for value in values):
-            raise ValueError(f"mask_values must be whole numbers from 0 to {2**16 - 2}, but got {list(values)}")
-        if values and (len(values) != len(self.class_names) or len(set(values)) != len(values)):
-            raise ValueError(
-                f"mask_values must be {len(self.class_names)} different values, one per class, the background first "
-                f"if classes is 1, but got {list(values)}"
-            )
-        if self.ignore_index in values:
-            raise ValueError(f"ignore_index {self.ignore_index} must not be one of mask_values {list(values)}")
-        return values
+    def _check_ignored(self) -> None:
+        """`ignore_index` may be any stored value."""
+
+    def _read_mask_options(self) -> None:
+        named = self.class_names != default_names(self.classes)
+        options = MaskOptions(**{each.name: getattr(self, each.name) for each in fields(MaskOptions)})
+        coding = options.coding(self.classes, self.class_names, named)
+        object.__setattr__(self, "coding", coding)
+        if not coding.coloured and self.mask_values:
+            single = (codes[0] if len(codes) == 1 else codes for codes in coding.codes)
+            object.__setattr__(self, "mask_values", tuple(single))
+
+    @property
+    def void(self) -> int | None:
+        return self.coding.void
+
+    @property
+    def void_option(self) -> str:
+        return self.coding.void_option
+
+    @property
+    def lossy_masks(self) -> bool:
+        return self.coding.threshold is not None
 
 
 def check_val_fraction(value: float) -> None:

@@ -30,8 +30,8 @@ class Paired(NamedTuple):
     notes: list[Fault]
 
 
-def paired(layout: Layout, split: str) -> Paired:
-    """Pair the files of one split, sorted by their names below its folders.
+def paired(layout: Layout, split: str, lossy_masks: bool = False) -> Paired:
+    """Pair the files of one split, sorted by their names below its folders; masks may be JPEGs if they are lossy.
 
     Raises DataError if one of its two folders cannot be read.
     """
@@ -46,10 +46,11 @@ def paired(layout: Layout, split: str) -> Paired:
     pairs = []
     images, masks = found[0].files, found[1].files
     for pair in (Pair(images[key], masks[key]) for key in sorted(images.keys() & masks.keys())):
-        if pair.mask.suffix.lower() in MASK_SUFFIXES:
+        if lossy_masks or pair.mask.suffix.lower() in MASK_SUFFIXES:
             pairs.append(pair)
         else:
-            message = f"{shown(pair.mask)} is a JPEG, which does not keep class indices exactly: save masks as PNG"
+            advice = "save masks as PNG, or set data.mask_threshold=128 if they are of background and foreground"
+            message = f"{shown(pair.mask)} is a JPEG, which does not keep class indices exactly: {advice}"
             faults.append(Fault("jpeg_mask", split, pair.mask, DataError(message)))
     notes = [note for each in zip(folders, known, found, strict=True) for note in _notes(split, *each)]
     return Paired(tuple(pairs), faults, notes)
