@@ -29,10 +29,11 @@ def run(arguments: Sequence[str]) -> None:
     if "--version" in arguments:  # Hydra would print its own
         print(NAME, version())
         return
-    from kd.config.hydra_errors import one_line_errors  # heavy: hydra
+    from kd.config.compose import quoted  # heavy: hydra
+    from kd.config.hydra_errors import one_line_errors
 
     before = sys.argv
-    sys.argv = [_program(arguments), *arguments]  # Hydra reads it
+    sys.argv = [_program(arguments), *quoted(arguments)]  # Hydra reads it
     try:
         with one_line_errors():
             from kd.experiment.train import main

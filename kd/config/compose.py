@@ -4,6 +4,7 @@ Light: no torch.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from inspect import isabstract
@@ -54,11 +55,21 @@ OmegaConf.register_resolver("train_command", train_command, replace=True)
 OmegaConf.register_resolver("project_root", lambda: str(project_root()), replace=True)
 
 
+#: An override with a placeholder of `kd.data.naming`, whose braces Hydra would read as a mapping.
+TEMPLATE = re.compile(r"(\+{0,2}data\.\w+)=([^'\"]*\{(?:split|stem)\}[^'\"]*)")
+
+
+def quoted(arguments: Iterable[str]) -> list[str]:
+    """The same arguments, with quotes around templates such as data.masks=masks/{split}, so that Hydra reads them."""
+    return [TEMPLATE.sub(r"\1='\2'", each) if TEMPLATE.fullmatch(each) else each for each in arguments]
+
+
 def compose(overrides: list[str]) -> DictConfig:
     """Compose conf/config.yaml with command-line overrides, apart from a `hydra.main` that may be running."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
+    overrides = quoted(overrides)
     check_deletions(overrides)
     with _hydra_aside(), initialize_config_dir(str(CONF)):
         return hydra_compose("config", overrides)

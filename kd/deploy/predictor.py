@@ -24,7 +24,7 @@ from torch import Tensor
 
 from kd.data.decode import read_image, resized_image
 from kd.data.image_file import open_file
-from kd.data.pairing import IMAGE_SUFFIXES
+from kd.data.naming import IMAGE_SUFFIXES
 from kd.deploy.provenance import save_array, save_picture
 from kd.errors import DataError, shown
 from kd.networks.network import Network

@@ -13,7 +13,7 @@ from pairs import mask, picture, put, save
 from PIL import Image
 
 from kd.data import Folder
-from kd.data.folder import val_stems
+from kd.data.splitting import val_stems
 from kd.errors import DataError
 
 
