@@ -176,8 +176,8 @@ class Names:
             one = found.images if found.images.has_split else found.masks
             flat = re.sub(r"/?\{split\}", "", one.text).strip("/") or "."
             raise ValueError(
-                f"split_lists says which pictures are in which split, and so does {SPLIT} in data.{one.key}={one.text}: "
-                f"set data.{one.key}={flat}, or data.split_lists=null"
+                f"split_lists says which pictures are in which split, and so does {SPLIT} in data.{one.key}={one.text}:"
+                f" set data.{one.key}={flat}, or data.split_lists=null"
             )
         return found
 
