@@ -147,7 +147,7 @@ class Case:
         """A training without validation; without a teacher it is the student alone, by the rest of the loss."""
         network, settings = network or self.network(), self.bench.settings
         weights = settings.loss.model_dump(include=None if teacher else {*TASK_TERMS.values()})
-        loss = DistillationLoss(weights, settings.data.classes, settings.data.ignore_index)
+        loss = DistillationLoss(weights, settings.data.classes, settings.data.void)
         distillation = Distillation(network, loss, self.timeline(state), teacher)
         return fit(distillation, loader, dict, build_recipe(self.bench, settings.seed), self.bench.precision)
 
@@ -167,9 +167,9 @@ class Case:
             train=pairs["train"],
             val=pairs["val"],
             image_size=data.image_size,
-            mask_values=data.mask_values or range(len(data.class_names)),
+            mask_values=data.coding.written if isinstance(data, Folder) else range(len(data.class_names)),
             classes=data.classes,
-            views=Augmentation(self.bench.transforms, settings.seed, data.ignore_index),
+            views=Augmentation(self.bench.transforms, settings.seed, data.void),
             timeline=self.timeline(state),
             weights=settings.loss.model_dump(),
             batch_size=settings.trainer.batch_size,
@@ -231,5 +231,7 @@ def folder_of(sizes: Sizes, own: Path | None = None, settings: tuple[str, ...] =
 
 
 def takes_by_hand(data: Folder) -> bool:
-    """Whether the loop that is written by hand can train on some data: it knows no void."""
-    return data.ignore_index is None
+    """Whether the loop that is written by hand can train on some data: it knows no void, and one value per class."""
+    coding = data.coding
+    is_plain = not coding.coloured and coding.threshold is None and all(len(codes) == 1 for codes in coding.codes)
+    return is_plain and coding.void is None

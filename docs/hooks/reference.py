@@ -4,6 +4,7 @@ import argparse
 import os
 import pydoc
 import re
+import textwrap
 from collections.abc import Iterator
 from inspect import getdoc
 from pathlib import Path
@@ -55,7 +56,10 @@ def purpose(file: Path) -> str:
 def _option(group: str, file: Path) -> str:
     if group in RECIPES:
         return f"```yaml\n{file.read_text(encoding='utf-8').strip()}\n```\n"
-    target = yaml.safe_load(file.read_text(encoding="utf-8")).get("_target_")
+    read = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if base := read.get("defaults"):
+        return f"What differs from `{group}={base[0]}`:\n\n{_table(file, f'{group}.')}"
+    target = read.get("_target_")
     description = f"{_prose(getdoc(pydoc.locate(target)) or '')}\n" if target in WHITELIST else ""
     return "\n".join([description, _table(file, f"{group}.")])
 
@@ -67,7 +71,7 @@ def _prose(docstring: str) -> str:
 
 def _table(file: Path, prefix: str) -> str:
     """A table of the keys of a file, with the allowed values if the settings have a type for them."""
-    rows = [(f"`{prefix}{key.name}`", f"`{key.default}`", _allowed(f"{prefix}{key.name}", file.stem), key.comment)
+    rows = [(f"`{prefix}{key.name}`", f"`{_short(key.default)}`", _allowed(f"{prefix}{key.name}", file.stem), key.comment)
             for key in keys(file)]  # fmt: skip
     if not rows:
         return "No keys.\n"
@@ -75,6 +79,11 @@ def _table(file: Path, prefix: str) -> str:
     shown = [column for column in range(4) if any(row[column] for row in rows)]
     lines = [titles, ("---",) * 4, *rows]
     return "".join("| " + " | ".join(line[at].replace("|", "\\|") for at in shown) + " |\n" for line in lines)
+
+
+def _short(default: str) -> str:
+    """A default in one line, of which long lists show the beginning."""
+    return textwrap.shorten(default, 120, placeholder=" ...]")
 
 
 def keys(file: Path) -> list[Key]:

@@ -1,8 +1,8 @@
 """Overrides as a shell user types them.
 
 Hydra's grammar gives `~` and `#` meanings of their own and refuses `=` within a value, so that paths such as
-`data.root=~/images` or `data.root=/data/set#2` would need quotes inside the shell's. What Hydra can read stays as it
-is. Light: no torch.
+`data.root=~/images` or `data.root=/data/set#2` would need quotes inside the shell's; it reads the braces of a template
+such as `data.masks={split}/labels` as a mapping. All else stays as it is. Light: no torch.
 """
 
 import os
@@ -16,9 +16,12 @@ HOME = re.compile(r"~[\w.-]*(/|$)")
 #: A key, and a value without the signs of lists, mappings, choices, interpolations and quotes.
 PLAIN = re.compile(r"([+~]{0,2}[\w./@:-]+)=([^\[\]{}'\"\\,$]+)")
 
+#: An override with a placeholder of `kd.data.naming`.
+TEMPLATE = re.compile(r"(\+{0,2}data\.\w+)=([^'\"]*\{(?:split|stem)\}[^'\"]*)")
+
 
 def readable(arguments: Iterable[str]) -> list[str]:
-    """Arguments with every plain value that Hydra cannot read in quotes, and with ~ as the home directory.
+    """Arguments with plain values that Hydra cannot read, and templates, in quotes, and with ~ as the home directory.
 
     >>> readable(["data.root=/data/set#2", "seed=1,2", "--config-dir=mine"])
     ["data.root='/data/set#2'", 'seed=1,2', '--config-dir=mine']
@@ -27,6 +30,8 @@ def readable(arguments: Iterable[str]) -> list[str]:
 
 
 def _readable(argument: str) -> str:
+    if found := TEMPLATE.fullmatch(argument):
+        return f"{found[1]}='{found[2]}'"
     found = PLAIN.fullmatch(argument)
     if not found or argument.startswith("-"):
         return argument

@@ -28,7 +28,7 @@ class Split:
 
     Attributes:
         classes: for each class, its number of pixels and of images with it.
-        void: the number of pixels of `ignore_index`.
+        void: the number of void pixels.
         only_background: the number of masks with no class but the first.
     """
 
@@ -128,7 +128,7 @@ def _leaks(samples: Sequence[InspectedSample], pictures: Iterable[InspectedSampl
 
 def _void(samples: Iterable[InspectedSample]) -> list[Problem]:
     return [
-        Problem("void", sample.split, sample.file, f"{shown(sample.file)} has a mask of data.ignore_index only")
+        Problem("void", sample.split, sample.file, f"{shown(sample.file)} has a mask of void only")
         for sample in samples
         if sample.pixels and not any(sample.pixels[:-1])
     ]

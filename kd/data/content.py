@@ -42,13 +42,10 @@ def lacking(source: Source, labels: Mapping[str, Labels], measured: Collection[s
     names = source.class_names
     for split in MEASURED:
         if not labels[split]:
-            void = f"data.ignore_index={source.ignore_index}"
-            yield (
-                split,
-                f"{split} has no valid pixel, its masks are all {void}: see that this is the value of void alone",
-            )
+            void = source.void_option
+            yield split, f"{split} has no valid pixel, its masks are all {void}: see that it says what is void, alone"
     if set(labels["train"]) == {0}:
-        advice = "add pairs that show something else, or see that data.mask_values says what is stored"
+        advice = "add pairs that show something else, or see that the options of masks say what is stored"
         yield "train", f"train shows nothing but {shown(names[0])}, so there is nothing to learn: {advice}"
     for name in measured if labels["val"] else ():
         if names.index(name) not in labels["val"]:
@@ -69,4 +66,4 @@ def _shown_labels(source: Source, split: str, enough: Callable[[set[int]], bool]
 
 
 def _valid(source: Source, mask: np.ndarray) -> set[int]:
-    return set(np.unique(mask).tolist()) - {source.ignore_index}
+    return set(np.unique(mask).tolist()) - {source.void}

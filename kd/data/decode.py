@@ -38,8 +38,15 @@ def read_image(path: Path) -> np.ndarray:
         return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
+class ColourMaskError(DataError):
+    """A mask is in colour where one channel of values is expected."""
+
+
 def read_mask(path: Path) -> np.ndarray:
-    """Read the integers stored in a mask, H x W: grey values, also of a palette or of RGB, or indices of a palette."""
+    """Read the integers stored in a mask, H x W: grey values, also of a palette or of RGB, or indices of a palette.
+
+    Raises ColourMaskError if it is in colour, and DataError if it cannot be read.
+    """
     with opened(path, _decoded_mask) as picture:
         _check_alpha(picture, path)
         if palette := palette_of(picture):
@@ -51,16 +58,29 @@ def read_mask(path: Path) -> np.ndarray:
             bands = np.asarray(picture)
             raw = bands[..., 0]
             if picture.mode != "LA" and not (np.array_equal(raw, bands[..., 1]) and np.array_equal(raw, bands[..., 2])):
-                raise DataError(
-                    f"{shown(path)} is a colour image, but a mask is one channel of class indices: convert its "
-                    "colours to indices, or save it with a palette"
-                )
+                raise ColourMaskError(f"{shown(path)} is a colour image, but a mask is one channel of class indices")
         else:
             mode = picture.mode
             raise DataError(f"{shown(path)} is stored as {mode}, but a mask is one channel of 8-bit class indices")
     if raw.min() < 0:
         raise DataError(f"{shown(path)} contains the value {raw.min()}, but class indices start at 0")
     return raw
+
+
+def read_colours(path: Path) -> np.ndarray:
+    """Read the colours of a mask as numbers 0xRRGGBB, H x W int32; grey and palettes count as what they show.
+
+    Raises DataError if it cannot be read, or stores no 8-bit colours.
+    """
+    with opened(path, _decoded_mask) as picture:
+        _check_alpha(picture, path)
+        if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+            raise DataError(
+                f"{shown(path)} is stored as {picture.mode}, but data.mask_colours is about 8-bit colours: save it as "
+                "RGB, or set data.mask_colours=null if it stores values"
+            )
+        bands = np.asarray(picture.convert("RGBA"))[..., :3].astype(np.int32)
+    return (bands[..., 0] << 16) | (bands[..., 1] << 8) | bands[..., 2]
 
 
 def _check_alpha(picture: "Picture", path: Path) -> None:

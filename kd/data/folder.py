@@ -2,30 +2,32 @@
 
     root/images/{train,val,test}/<stem>.jpg ...     root/masks/{train,val,test}/<stem>.png ...
 
-Splits may be spelled in other ways, and a stem may have folders before its name (`kd.data.layout`, `kd.data.listing`).
-Without images/val, a validation split is taken from train by a hash of each stem, so adding files never moves others
-between the splits. A missing test split is allowed. Pictures without masks are in root/images/unlabelled, or in another
-folder. Files are listed once, at first use.
+Other layouts are templates (`kd.data.naming`). Splits may be spelled in other ways, and a stem may have folders before
+its name (`kd.data.layout`, `kd.data.listing`). Without val, a validation split is taken from train by a hash of each
+stem, so adding files never moves others between the splits (`kd.data.splitting`). A missing test split is allowed.
+Pictures without masks are in root/images/unlabelled, or in another folder. Files are listed once, at first use.
 """
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kd.data import survey
-from kd.data.decode import mask_palette, picture_size, read_image, read_mask, resized, resized_image
+from kd.data.coding import MaskCoding, MaskOptions
+from kd.data.decode import mask_palette, picture_size, read_image, resized, resized_image
 from kd.data.image_file import open_file
-from kd.data.layout import Fault, Layout, layout
+from kd.data.layout import Fault, layout
+from kd.data.naming import Names
 from kd.data.orientation import other_size
-from kd.data.pairing import Pair, name_below, nothing_to_train, paired, without_masks
+from kd.data.pairing import Pair, without_masks
 from kd.data.palettes import renumbers
-from kd.data.random_streams import key
-from kd.data.source import SPLITS, Source, Survey, known_split, spaced
+from kd.data.source import SPLITS, Source, Survey, default_names, known_split, spaced
+from kd.data.splitting import Fractions, split
 from kd.data.unlabelled import UNLABELLED, kept_and_dropped
 from kd.errors import DataError, shown
 from kd.system import files
@@ -35,10 +37,14 @@ SAMPLE = 64  # number of masks, and of pictures without one, that `check` reads
 
 
 class _Listing(NamedTuple):
-    """The pairs of each split, the pictures without masks, the faults of all other files, and what is not read."""
+    """The pairs of each split and their stems, the faults of all other files, and what is not read.
+
+    Pictures without masks have a name and a path.
+    """
 
     pairs: dict[str, tuple[Pair, ...]]
-    unlabelled: tuple[Path, ...]
+    stems: dict[str, tuple[str, ...]]
+    unlabelled: tuple[tuple[str, Path], ...]
     faults: list[Fault]
     notes: list[Fault]
 
@@ -47,14 +53,34 @@ class _Listing(NamedTuple):
 class Folder(Source):
     """Images and masks under `root`, which may start with ~ or be relative to the working directory.
 
-    `mask_values[i]` is the value of class i in the mask files, such as 0 and 255; empty means that masks store class
-    indices. `val_fraction` of train becomes val if the folder has no val. `unlabelled` is the folder of pictures
-    without masks, which may start with ~ or be relative to `root`; None: images/unlabelled, if there is one.
+    `mask_values[i]` is the value, or the list of values, of class i in the mask files, such as 0 and 255; empty means
+    that masks store class indices. Instead, binary masks may be foreground from `mask_threshold` on, and
+    `mask_colours[i]` may be the colour, or the list of colours, of class i, each [red, green, blue] or '#rrggbb'.
+    `ignore_index` and `ignore_values` are stored values, and `ignore_colours` colours, of void.
+
+    `images` and `masks` are templates of paths below `root`, and `split_lists` of the text files that list the stems of
+    each split, or those files by split. Without either, `val_fraction` and `test_fraction` of train become val and
+    test, chosen by `split_seed`. Links may lead out of `root` only with `follow_links`. `unlabelled` is the folder of
+    pictures without masks, which may start with ~ or be relative to `root`; None: that of `images` whose split is
+    unlabelled, if there is one.
     """
 
     root: str | Path
-    mask_values: tuple[int, ...] = field(default=(), kw_only=True)
+    ignore_values: tuple[int, ...] = field(default=(), kw_only=True)
+    mask_values: tuple[int | tuple[int, ...], ...] = field(default=(), kw_only=True)
+    mask_threshold: int | None = field(default=None, kw_only=True)
+    mask_colours: Sequence[Any] = field(default=(), kw_only=True)
+    ignore_colours: Sequence[Any] = field(default=(), kw_only=True)
+    coding: MaskCoding = field(init=False, repr=False, compare=False)
+    names: Names = field(init=False, repr=False, compare=False)
+    fractions: Fractions = field(init=False, repr=False, compare=False)
+    images: str = field(default="images/{split}", kw_only=True)
+    masks: str = field(default="masks/{split}", kw_only=True)
+    split_lists: Any = field(default=None, kw_only=True)
     val_fraction: float = field(default=0.15, kw_only=True)
+    test_fraction: float = field(default=0.0, kw_only=True)
+    split_seed: int = field(default=0, kw_only=True)
+    follow_links: bool = field(default=False, kw_only=True)
     unlabelled: str | Path | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -62,8 +88,11 @@ class Folder(Source):
         if not str(self.root).strip():
             raise ValueError("root must name the folder with images/ and masks/, but is empty")
         object.__setattr__(self, "root", Path(self.root).expanduser())
-        object.__setattr__(self, "mask_values", self._checked_values(tuple(self.mask_values or ())))
-        check_val_fraction(self.val_fraction)
+        self._read_mask_options()
+        names = Names.of(self.images, self.masks, self.split_lists, self.follow_links)
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "split_lists", names.split_lists)
+        object.__setattr__(self, "fractions", Fractions(self.val_fraction, self.test_fraction, self.split_seed))
         if self.unlabelled is not None:
             if not isinstance(self.unlabelled, str | Path) or not str(self.unlabelled).strip():
                 raise ValueError(f"unlabelled must be a folder of pictures without masks, but got {self.unlabelled!r}")
@@ -79,7 +108,10 @@ class Folder(Source):
         return len(self._sound.unlabelled)
 
     def name(self, split: str, index: int) -> str:
-        return self._name(self.files(split, index)[0])
+        if split == UNLABELLED:
+            self._unlabelled(index)  # checks it
+            return self._sound.unlabelled[index][0]
+        return self._sound.stems[split][index] + self._pair(split, index).image.suffix
 
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         if split == UNLABELLED:
@@ -119,30 +151,31 @@ class Folder(Source):
         for index in spaced(len(pairs), SAMPLE):
             _same_size(pairs[index], picture_size(pairs[index].image), _size(self._mask(pairs[index])))
         for index in spaced(self.unlabelled_size(), SAMPLE):
-            picture_size(self._sound.unlabelled[index])
+            picture_size(self._sound.unlabelled[index][1])
 
     @cached_property
     def _survey(self) -> Survey:
         pairs = self._sound.pairs
-        return Survey(errors=survey.palettes(pairs), warnings=[*self._sound.notes, *survey.orientations(pairs)])
+        palettes = [] if self.coding.coloured else survey.palettes(pairs)
+        return Survey(errors=palettes, warnings=[*self._sound.notes, *survey.orientations(pairs)])
 
     @cached_property
     def _fingerprint(self) -> str:
-        settings: list[object] = [VERSION, self.classes, *self.image_size, self.ignore_index, *self.mask_values]
+        settings: list[object] = [VERSION, self.classes, *self.image_size, *self.coding.fingerprint]
         content = [
-            [split, self._name(path), files.digest(path, open_file)]
+            [split, stem + path.suffix, files.digest(path, open_file)]
             for split in SPLITS
-            for pair in self._sound.pairs[split]
+            for stem, pair in zip(self._sound.stems[split], self._sound.pairs[split], strict=True)
             for path in pair
         ]
         masks = (pair.mask for split in SPLITS for pair in self._sound.pairs[split])
-        if any(renumbers(palette) for palette in map(mask_palette, masks) if palette):
+        if not self.coding.coloured and any(renumbers(palette) for palette in map(mask_palette, masks) if palette):
             settings.append("greys")  # of palettes are the values, and not the indices
         return files.json_digest([settings, content])
 
     @cached_property
     def _unlabelled_fingerprint(self) -> str | None:
-        content = [[self._name(path), files.digest(path, open_file)] for path in self._sound.unlabelled]
+        content = [[name, files.digest(path, open_file)] for name, path in self._sound.unlabelled]
         return files.json_digest([VERSION, *self.image_size, content]) if content else None
 
     @cached_property
@@ -156,50 +189,24 @@ class Folder(Source):
     def _listing(self) -> _Listing:
         root = Path(self.root)
         if not os.path.isdir(root):
+            parts = (shown(template.folder(Path(), "train")) for template in (self.names.images, self.names.masks))
             raise DataError(
                 f"data.root={shown(root)} is not a folder (working directory: {shown(Path.cwd())}): give the folder "
-                "with images/train and masks/train"
+                f"with {' and '.join(parts)}"
             )
-        found = layout(root)
-        pairs, faults, notes = self._listed_pairs(found)
-        kept, dropped = kept_and_dropped(self._stems(pairs["train"]), self.labelled)
-        without = tuple(pairs["train"][index].image for index in dropped)
-        pairs["train"] = tuple(pairs["train"][index] for index in kept)
+        found = layout(root, self.names)
+        pairs, faults, notes = split(found, self.fractions, self.lossy_masks)
+        kept, dropped = kept_and_dropped([*pairs["train"]], self.labelled)
+        train = [*pairs["train"].items()]
+        without = tuple((stem + pair.image.suffix, pair.image) for stem, pair in (train[index] for index in dropped))
+        pairs["train"] = dict(train[index] for index in kept)
+        stems = {name: tuple(each) for name, each in pairs.items()}
+        listed = {name: tuple(each.values()) for name, each in pairs.items()}
         if not self.unlabelled_share:
-            return _Listing(pairs, (), faults, notes)
+            return _Listing(listed, stems, (), faults, notes)
         given = None if self.unlabelled is None else Path(self.unlabelled)
         pictures, more, also = without_masks(found, given)
-        return _Listing(pairs, (*without, *pictures), [*faults, *more], [*notes, *also])
-
-    def _listed_pairs(self, found: Layout) -> tuple[dict[str, tuple[Pair, ...]], list[Fault], list[Fault]]:
-        """The complete pairs of every split, the faults of all other files with masks, and what is not read."""
-        listed = {split: paired(found, split) for split in SPLITS}
-        pairs = {split: listed[split].pairs for split in SPLITS}
-        faults = [fault for split in SPLITS for fault in listed[split].faults]
-        notes = [*found.notes, *(note for split in SPLITS for note in listed[split].notes)]
-        if not pairs["train"] and not faults:
-            raise DataError(nothing_to_train(found))
-        if not pairs["val"] and not any(fault.split == "val" for fault in faults):
-            train = found.images_of("train")
-            try:
-                held_out = val_stems(self._stems(pairs["train"]), self.val_fraction, shown(train))
-            except DataError as error:
-                faults.append(Fault("no_val", "val", train, error))
-            else:
-                stems = list(zip(self._stems(pairs["train"]), pairs["train"], strict=True))
-                pairs["val"] = tuple(pair for stem, pair in stems if stem in held_out)
-                pairs["train"] = tuple(pair for stem, pair in stems if stem not in held_out)
-        return pairs, faults, notes
-
-    def _stems(self, pairs: Sequence[Pair]) -> list[str]:
-        """The names of pairs below the folder of their split, without suffixes."""
-        return [os.path.splitext(name_below(pair.image, Path(self.root)))[0] for pair in pairs]
-
-    def _name(self, path: Path) -> str:
-        """The name of a file below the folder of its split, or of the pictures without masks."""
-        root = Path(self.root)
-        given = root / self.unlabelled if self.unlabelled is not None else None
-        return path.relative_to(given).as_posix() if given and given in path.parents else name_below(path, root)
+        return _Listing(listed, stems, (*without, *pictures.items()), [*faults, *more], [*notes, *also])
 
     def _pair(self, split: str, index: int) -> Pair:
         if not 0 <= index < self.size(split):
@@ -209,41 +216,33 @@ class Folder(Source):
     def _unlabelled(self, index: int) -> tuple[Path]:
         if not 0 <= index < self.unlabelled_size():
             raise IndexError(f"index must be in 0..{self.unlabelled_size() - 1} for unlabelled, but got {index}")
-        return (self._sound.unlabelled[index],)
+        return (self._sound.unlabelled[index][1],)
 
     def _mask(self, pair: Pair) -> np.ndarray:
-        return self.recode(read_mask(pair.mask), shown(pair.mask), self.mask_values)
+        return self.coding.read(pair.mask)
 
-    def _checked_values(self, values: tuple[int, ...]) -> tuple[int, ...]:
-        if any(isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**16 - 1 for value in values):
-            raise ValueError(f"mask_values must be whole numbers from 0 to {2**16 - 2}, but got {list(values)}")
-        if values and (len(values) != len(self.class_names) or len(set(values)) != len(values)):
-            raise ValueError(
-                f"mask_values must be {len(self.class_names)} different values, one per class, the background first "
-                f"if classes is 1, but got {list(values)}"
-            )
-        if self.ignore_index in values:
-            raise ValueError(f"ignore_index {self.ignore_index} must not be one of mask_values {list(values)}")
-        return values
+    def _check_ignored(self) -> None:
+        """`ignore_index` may be any stored value."""
 
+    def _read_mask_options(self) -> None:
+        named = self.class_names != default_names(self.classes)
+        options = MaskOptions(**{each.name: getattr(self, each.name) for each in fields(MaskOptions)})
+        coding = options.coding(self.classes, self.class_names, named)
+        object.__setattr__(self, "coding", coding)
+        for key in ("ignore_values", "mask_values", "mask_colours", "ignore_colours"):
+            object.__setattr__(self, key, _frozen(getattr(self, key)))
 
-def check_val_fraction(value: float) -> None:
-    """Raise ValueError unless `value` is a valid fraction of train to become val."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-        raise ValueError(f"val_fraction must be between 0 and 1, both excluded, but got {value!r}")
+    @property
+    def void(self) -> int | None:
+        return self.coding.void
 
+    @property
+    def void_option(self) -> str:
+        return self.coding.void_option
 
-def val_stems(stems: Sequence[str], fraction: float, where: str) -> frozenset[str]:
-    """The stems that become the validation split: about `fraction` of them, by the hash of each, at least one.
-
-    Raises DataError, naming `where`, if there are too few for two splits.
-    """
-    if len(stems) < 2:
-        raise DataError(f"{where} contains {len(stems)} image, too few to split off a validation set: add images/val")
-    position = {stem: key("val", stem) / 2**128 for stem in stems}
-    chosen = {stem for stem in stems if position[stem] < fraction}
-    ranked = sorted(stems, key=position.__getitem__)
-    return frozenset((chosen | {ranked[0]}) - {ranked[-1]})
+    @property
+    def lossy_masks(self) -> bool:
+        return self.coding.threshold is not None
 
 
 def _same_size(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> None:
@@ -253,3 +252,8 @@ def _same_size(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> Non
 
 def _size(array: np.ndarray) -> tuple[int, int]:
     return array.shape[0], array.shape[1]
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, those in lists too; none as an empty one."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else () if value is None else value

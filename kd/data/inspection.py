@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from kd.data.coding import ValuesError
 from kd.data.decode import picture_size
 from kd.data.image_file import Header, read_header
 from kd.data.orientation import other_size
-from kd.data.source import Source, ValuesError
+from kd.data.source import Source
 from kd.data.unlabelled import UNLABELLED
 from kd.errors import DataError, shown
 
@@ -115,6 +116,8 @@ def inspect_sample(source: Source, split: str, index: int, headers: bool) -> Ins
             head and attempt(file, picture_size, path) for file, path, head in zip(names, files, heads, strict=True)
         ]
     problems += _mismatches(split, names, heads, sizes, files[0] if files else None)
+    if source.lossy_masks:
+        problems = [problem for problem in problems if problem.kind != "jpeg_mask"]
     return InspectedSample(
         split,
         names[0],
@@ -145,7 +148,7 @@ def _digest(image: np.ndarray) -> bytes:
 def _counted(source: Source, mask: np.ndarray) -> tuple[int, ...]:
     """The number of pixels of each class, and last of void pixels."""
     counts = np.bincount(mask.ravel(), minlength=256)
-    void = 0 if source.ignore_index is None else counts[source.ignore_index]
+    void = 0 if source.void is None else counts[source.void]
     return (*counts[: len(source.class_names)].tolist(), int(void))
 
 

@@ -6,16 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.data.listing import counted, entries, is_clutter, is_folder
-from kd.data.unlabelled import UNLABELLED
+from kd.data.naming import SPELLINGS, SPLIT, Names, Template, spelled
 from kd.errors import DataError, shown
 
-#: Names of the folder of each split, in any case; the first is ours.
-SPELLINGS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-    UNLABELLED: (UNLABELLED, "unlabeled"),
-}
+DEFAULT = Names.of(images="images/{split}", masks="masks/{split}")
 
 
 class Fault(NamedTuple):
@@ -39,14 +33,20 @@ class Layout(NamedTuple):
     images: dict[str, list[Path]]
     masks: dict[str, list[Path]]
     notes: list[Fault]
+    names: Names = DEFAULT
+
+    @property
+    def bounds(self) -> Path | None:
+        """The folder that links must not lead out of; None if they may lead anywhere."""
+        return self.names.bounds(self.root)
 
     def images_of(self, split: str) -> Path:
         """The folder of a split's images, which may not exist; raises DataError if there are two."""
-        return _only(self.images.get(split, [self.root / "images" / split]))
+        return _only(self.images.get(split, [self.names.images.folder(self.root, split)]))
 
     def masks_of(self, split: str) -> Path:
         """The folder of a split's masks, which may not exist; raises DataError if there are two."""
-        return _only(self.masks.get(split, [self.root / "masks" / split]))
+        return _only(self.masks.get(split, [self.names.masks.folder(self.root, split)]))
 
     def is_flat(self) -> bool:
         """Whether there are images, but no folders for the splits."""
@@ -54,36 +54,44 @@ class Layout(NamedTuple):
 
     def is_inside_out(self) -> bool:
         """Whether the splits are the outer folders, as in train/images."""
-        return os.path.isdir(self.root / "train" / "images")
+        return self.names.images == DEFAULT.images and os.path.isdir(self.root / "train" / "images")
 
 
-def layout(root: Path) -> Layout:
+def layout(root: Path, names: Names = DEFAULT) -> Layout:
     """The folders below `root`; raises DataError if it cannot be listed."""
-    notes: list[Fault] = []
-    images = _folders(root, "images", tuple(SPELLINGS), notes)
-    return Layout(root, images, _folders(root, "masks", ("train", "val", "test"), notes), notes)
+    found = Layout(root, {}, {}, [], names)
+    of_images = tuple(SPELLINGS) if names.images.has_split else ("train", "val", "test")
+    found.images.update(_folders(found, names.images, of_images))
+    found.masks.update(_folders(found, names.masks, ("train", "val", "test")))
+    return found
 
 
-def _folders(root: Path, kind: str, splits: Sequence[str], notes: list[Fault]) -> dict[str, list[Path]]:
-    """The folders of each split in root/`kind`; adds to `notes`."""
-    found: dict[str, list[Path]] = {}
-    loose = []
-    for entry in entries(root / kind, root):
-        path = Path(entry.path)
-        split = next((split for split in splits if entry.name.lower() in SPELLINGS[split]), None)
+def _folders(layout: Layout, template: Template, splits: Sequence[str]) -> dict[str, list[Path]]:
+    """The folders of each split that a template says; adds to the notes."""
+    at, found, loose = template.split_at, dict[str, list[Path]](), list[Path]()
+    if at is None:
+        folder = template.folder(layout.root, "")
+        return {split: [folder] for split in splits} if os.path.isdir(folder) else {}
+    top = template.top(layout.root)
+    for entry in entries(top, layout.bounds):
+        split, word = spelled(template.folders[at], entry.name, splits) or (None, None)
+        path = Path(entry.path).joinpath(*(part.replace(SPLIT, word or "") for part in template.folders[at + 1 :]))
         if not is_folder(entry):
             loose.append(path)
+        elif word is None or not os.path.isdir(path):
+            continue
         elif split:
             found.setdefault(split, []).append(path)
-            if entry.name not in (split, "unlabeled"):
-                notes.append(Fault("spelling", split, path, DataError(f"{shown(path)} is read as {split}")))
+            if word not in (split, "unlabeled"):
+                layout.notes.append(Fault("spelling", split, path, DataError(f"{shown(path)} is read as {split}")))
         elif files := _all_files(path):
             known = ", ".join(splits)
             message = f"{shown(path)} is not read: {counted(files)}; the splits are {known}: rename it, or move it away"
-            notes.append(Fault("no_split", "", path, DataError(message)))
-    if loose:
-        message = f"{shown(root / kind)} has {counted(loose)} outside of the splits, which are not read: move them"
-        notes.append(Fault("loose", "", root / kind, DataError(f"{message} to {shown(root / kind / 'train')}")))
+            layout.notes.append(Fault("no_split", "", path, DataError(message)))
+    if loose and at == len(template.folders) - 1 > 0:
+        message = f"{shown(top)} has {counted(loose)} outside of the splits, which are not read: move them"
+        there = shown(template.folder(layout.root, "train"))
+        layout.notes.append(Fault("loose", "", top, DataError(f"{message} to {there}")))
     return found
 
 

@@ -1,12 +1,12 @@
 """List the files below a folder, those in its sub-folders too. Names are not trusted.
 
-An entry must be a file, or a link to one below the same root. Hidden entries and the clutter of operating systems are
-skipped; any other file that is not of a known format is listed as ignored.
+An entry must be a file, or a link to one below the same root, unless links may lead anywhere. Hidden entries and the
+clutter of operating systems are skipped; any other file that is not of a known format is listed as ignored.
 """
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -20,30 +20,43 @@ class Found(NamedTuple):
     """The files below a folder.
 
     Attributes:
-        files: those of a known format by key, which is the path below the folder without the suffix.
+        files: those of a known format by key, which follows from the path below the folder without the suffix.
         twice: those whose key another file has.
         unusable: what only looks like a file, and why.
         ignored: files of other formats by key.
+        others: files of a known format whose names have another form.
     """
 
     files: dict[str, Path]
     twice: list[tuple[str, Path]]
     unusable: list[tuple[str, Path, str]]
     ignored: dict[str, Path]
+    others: list[Path]
 
 
-def below(folder: Path, root: Path, suffixes: Sequence[str]) -> Found:
-    """The files below `folder`, which is below `root`; none if it does not exist.
+def below(
+    folder: Path,
+    bounds: Path | None,
+    suffixes: Sequence[str],
+    key_of: Callable[[str], str | None] = lambda name: name,
+    without: Collection[Path] = (),
+) -> Found:
+    """The files below `folder` but for those in `without`; none if it does not exist.
 
-    Raises DataError if a folder cannot be listed.
+    `key_of` gives the key for a path below the folder without its suffix, or None if it is not of the right form. Links
+    out of `bounds` are unusable; None: links may lead anywhere. Raises DataError if a folder cannot be listed.
     """
-    found = Found({}, [], [], {})
-    for prefix, entry in _walk(folder, root, suffixes, "", (os.path.realpath(folder),)):
+    found = Found({}, [], [], {}, [])
+    for prefix, entry in _walk(folder, bounds, suffixes, "", (os.path.realpath(folder),)):
         path = Path(entry.path)
-        key = prefix + path.stem
-        if path.suffix.lower() not in suffixes and not is_folder(entry):
+        key = key_of(prefix + path.stem)
+        if path in without:
+            continue
+        if key is None:
+            found.others.append(path)
+        elif path.suffix.lower() not in suffixes and not is_folder(entry):
             found.ignored.setdefault(key, path)
-        elif message := _unusable(entry, root):
+        elif message := _unusable(entry, bounds):
             found.unusable.append((key, path, message))
         elif key in found.files:
             found.twice.append((key, path))
@@ -52,13 +65,19 @@ def below(folder: Path, root: Path, suffixes: Sequence[str]) -> Found:
     return found
 
 
-def entries(folder: Path, root: Path) -> list["os.DirEntry[str]"]:
-    """The entries of a folder that are not hidden, sorted by name; empty if there is no such folder."""
+def entries(folder: Path, bounds: Path | None) -> list["os.DirEntry[str]"]:
+    """The entries of a folder that are not hidden, sorted by name; empty if there is no such folder.
+
+    Raises DataError if it cannot be listed, or lies out of `bounds`.
+    """
     try:
         with os.scandir(folder) as listed:
             visible = [entry for entry in listed if not is_clutter(entry.name)]
-        if not inside(folder, root):
-            raise DataError(f"{shown(folder)} is a link out of {shown(root)}: move the files, or set data.root there")
+        if bounds is not None and not inside(folder, bounds):
+            raise DataError(
+                f"{shown(folder)} is a link out of {shown(bounds)}: move the files, set data.root there, or, if you "
+                "trust the data, data.follow_links=true"
+            )
         return sorted(visible, key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -97,26 +116,29 @@ def counted(paths: Sequence[PurePath]) -> str:
 
 
 def _walk(
-    folder: Path, root: Path, suffixes: Sequence[str], prefix: str, around: tuple[str, ...]
+    folder: Path, bounds: Path | None, suffixes: Sequence[str], prefix: str, around: tuple[str, ...]
 ) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
     """The entries below a folder, each with its prefix: no folders but those that cannot be entered.
 
     `around` are the real paths of the folder and of those around it, which a link may lead back to.
     """
-    for entry in entries(folder, root):
+    for entry in entries(folder, bounds):
         real = os.path.realpath(entry.path) if entry.is_symlink() else f"{around[-1]}/{entry.name}"
         loops = entry.is_symlink() and any(Path(place).is_relative_to(real) for place in around)
-        astray = loops or (entry.is_symlink() and not inside(Path(real), root))
+        astray = loops or (entry.is_symlink() and bounds is not None and not inside(Path(real), bounds))
         if not is_folder(entry) or astray or PurePath(entry.name).suffix.lower() in suffixes:
             yield prefix, entry
         else:
-            yield from _walk(Path(entry.path), root, suffixes, f"{prefix}{entry.name}/", (*around, real))
+            yield from _walk(Path(entry.path), bounds, suffixes, f"{prefix}{entry.name}/", (*around, real))
 
 
-def _unusable(entry: "os.DirEntry[str]", root: Path) -> str | None:
+def _unusable(entry: "os.DirEntry[str]", bounds: Path | None) -> str | None:
     """Why an entry of a folder is not a usable file; None if it is."""
-    if entry.is_symlink() and not inside(Path(entry.path), root):
-        return f"is a link out of {shown(root)}: put the file itself there"
+    if entry.is_symlink() and bounds is not None and not inside(Path(entry.path), bounds):
+        return (
+            f"is a link out of {shown(bounds)}: put the file itself there, or, if you trust the data, set "
+            "data.follow_links=true"
+        )
     try:
         if entry.is_file():
             return None
@@ -125,4 +147,5 @@ def _unusable(entry: "os.DirEntry[str]", root: Path) -> str | None:
         )
     except OSError as error:
         return f"cannot be read ({error.strerror}): make it readable"
-    return f"is not a file but {what}: remove it"
+    fetch = ", or fetch the file that it stands for (dvc pull, git annex get)" if what == "a broken link" else ""
+    return f"is not a file but {what}: remove it{fetch}"

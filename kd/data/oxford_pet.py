@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from kd.data.decode import read_image, read_mask, resized, resized_image
-from kd.data.folder import check_val_fraction, val_stems
 from kd.data.image_file import open_file
 from kd.data.pairing import Pair
 from kd.data.source import SPLITS, Source, known_split
+from kd.data.splitting import check_val_fraction, val_stems
 from kd.data.unlabelled import UNLABELLED, kept_and_dropped
 from kd.errors import DataError, shown
 from kd.system.files import json_digest

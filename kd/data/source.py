@@ -3,7 +3,7 @@
 Constructors check settings only and access neither files nor the network, so configuration mistakes are reported at
 once, and a model can be exported or used on a machine without the data. `check` first accesses the files, without
 torch. Masks hold class indices as uint8. Binary (classes=1) means one logit and mask values 0 and 1; n classes mean n
-logits and mask values 0 to n-1. Pixels of `ignore_index` count in no loss and no metric.
+logits and mask values 0 to n-1. Pixels of `void` count in no loss and no metric.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +16,6 @@ import numpy as np
 
 from kd.data.layout import Fault
 from kd.data.unlabelled import check_labelled, check_share, pictures_per_batch
-from kd.errors import DataError
 
 SPLITS = ("train", "val", "test")
 CACHES = ("ram", "disk", "off")
@@ -28,10 +27,6 @@ class Survey(NamedTuple):
 
     errors: list[Fault]
     warnings: list[Fault]
-
-
-class ValuesError(DataError):
-    """A mask contains values that are not classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +52,7 @@ class Source(ABC):
     def __post_init__(self) -> None:
         whole_number("classes", self.classes, 1, 255)
         object.__setattr__(self, "image_size", _image_size(self.image_size))
-        if self.ignore_index is not None:
-            whole_number("ignore_index", self.ignore_index, max(self.classes, 2), 255)
+        self._check_ignored()
         object.__setattr__(self, "class_names", _class_names(self.class_names, self.classes))
         check_labelled(self.labelled)
         check_share(self.unlabelled_share)
@@ -68,6 +62,26 @@ class Source(ABC):
             raise ValueError(f"cache must be one of {', '.join(CACHES)}, but got {self.cache!r}")
         if isinstance(self.cache_gb, bool) or not isinstance(self.cache_gb, int | float) or not self.cache_gb >= 0:
             raise ValueError(f"cache_gb must be a number of gigabytes, 0 or more, but got {self.cache_gb!r}")
+
+    def _check_ignored(self) -> None:
+        """Raise ValueError unless `ignore_index` can be a label beside the classes."""
+        if self.ignore_index is not None:
+            whole_number("ignore_index", self.ignore_index, max(self.classes, 2), 255)
+
+    @property
+    def void(self) -> int | None:
+        """The label of void pixels in the masks of `read`; None if there are none."""
+        return self.ignore_index
+
+    @property
+    def void_option(self) -> str:
+        """The option, and its value, that says what is void."""
+        return f"data.ignore_index={self.ignore_index}"
+
+    @property
+    def lossy_masks(self) -> bool:
+        """Whether masks may be stored as JPEG, which changes values a little."""
+        return False
 
     @abstractmethod
     def size(self, split: str) -> int:
@@ -81,7 +95,7 @@ class Source(ABC):
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The RGB image (H x W x 3 uint8) and the mask (H x W uint8) of one sample, at `image_size`.
 
-        Mask values are classes or `ignore_index`. Raises DataError, naming the file, if the sample cannot be read.
+        Mask values are classes or `void`. Raises DataError, naming the file, if the sample cannot be read.
         """
 
     @abstractmethod
@@ -139,50 +153,12 @@ class Source(ABC):
         """What is wrong with the files besides the faults of `sound`, by names and headers; reads hardly any pixels."""
         return Survey([], [])
 
-    def recode(self, raw: np.ndarray, where: str, values: Sequence[int] = ()) -> np.ndarray:
-        """Convert the integers of a stored mask (H x W) to valid classes (H x W uint8).
-
-        `values[i]` is the stored value of class i; empty means that class indices are stored. `ignore_index` is kept.
-        Raises ValuesError, naming `where`, for any other value.
-        """
-        values = values or range(len(self.class_names))
-        table = np.full(2**16, -1, dtype=np.int16)
-        table[np.asarray(values)] = np.arange(len(values))
-        if self.ignore_index is not None:
-            table[self.ignore_index] = self.ignore_index
-        classes = table[raw if raw.dtype == np.uint8 else np.clip(raw.astype(np.int64), 0, 2**16 - 1)]
-        if classes.min() < 0:
-            raise ValuesError(f"{where} {self._wrong_values(np.unique(raw).tolist(), list(values))}")
-        return classes.astype(np.uint8)
-
-    def _wrong_values(self, found: list[int], values: list[int]) -> str:
-        known = values if self.ignore_index is None else [*values, self.ignore_index]
-        wrong = [value for value in found if value not in known]
-        natural = values == list(range(len(values)))
-        if not natural:
-            advice = "list every class's value in data.mask_values, in the order of the classes"
-        elif self.classes == 1 and len(set(found) | {0}) == 2:
-            advice = f"set data.mask_values=[0,{found[-1]}] if {found[-1]} is the foreground"
-        elif len(wrong) == 1 and self.ignore_index is None and wrong[0] <= 255:
-            advice = f"set data.ignore_index={wrong[0]} if it marks pixels to ignore, or increase data.classes"
-        elif len(found) == len(values):
-            advice = f"set data.mask_values=[{_few(found)}] if these are the classes in order"
-        else:
-            advice = "set data.classes, or list every class's value in data.mask_values"
-        allows = f"data.classes={self.classes} allows 0 to {values[-1]}" if natural else f"data.mask_values is {values}"
-        ignored = "" if self.ignore_index is None else f" with data.ignore_index={self.ignore_index}"
-        return f"contains the values {_few(found)}, but {allows}{ignored}: {advice}"
-
 
 def whole_number(name: str, value: int, least: int, most: int | None = None) -> None:
     """Raise ValueError unless `value` is an integer in [least, most]."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
         allowed = f"{least} or more" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name} must be a whole number, {allowed}, but got {value!r}")
-
-
-def _few(values: list[int]) -> str:
-    return ",".join(map(str, values[:8])) + (f",... ({len(values)} values)" if len(values) > 8 else "")
 
 
 def _image_size(size: Sequence[int]) -> tuple[int, int]:
@@ -196,11 +172,15 @@ def _image_size(size: Sequence[int]) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
+def default_names(classes: int) -> tuple[str, ...]:
+    """The names of classes that were given none."""
+    return ("background", "foreground") if classes == 1 else tuple(f"class_{index}" for index in range(classes))
+
+
 def _class_names(names: Sequence[str] | None, classes: int) -> tuple[str, ...]:
-    binary = ("background", "foreground")
-    default = binary if classes == 1 else tuple(f"class_{index}" for index in range(classes))
+    default = default_names(classes)
     names = tuple(names or default)
-    if classes == 1 and names != binary:
+    if classes == 1 and names != default:
         raise ValueError(f"class_names must be empty if classes is 1 (background, foreground), but got {names}")
     if len(names) != len(default) or len(set(names)) != len(names) or not all(isinstance(n, str) and n for n in names):
         raise ValueError(f"class_names must be {classes} different names, one per class, but got {names}")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kd.config.read import source as read_source
-from kd.data import OxfordPet, Source
+from kd.data import Folder, OxfordPet, Source
 from kd.data.source import SIDE
 from kd.errors import ConfigError, DataError, ModelError, UserError
 from kd.networks import saved
@@ -59,8 +59,14 @@ class Finished:
     @property
     def mask_values(self) -> tuple[int, ...]:
         """The pixel value that masks have for each label."""
-        values, labels = getattr(self.source, "mask_values", ()), len(self.network.class_names)
-        return tuple(values) if len(values) == labels else tuple(range(labels))
+        labels = len(self.network.class_names)
+        values = self.source.coding.written if isinstance(self.source, Folder) else ()
+        return values if len(values) == labels else tuple(range(labels))
+
+    @property
+    def mask_palette(self) -> bytes | None:
+        """Red, green and blue of each label where the data has masks in colour; else None."""
+        return self.source.coding.palette if isinstance(self.source, Folder) else None
 
 
 def find(path: Path) -> Finished:

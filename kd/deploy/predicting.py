@@ -27,7 +27,8 @@ def predict_pictures(path: Path, images: Path, out: Path, wanted: predictor.Want
     if place.type == "cpu":
         hold_memory()
     precision = Precision(place)
-    style = predictor.Style(wanted.kind, run.network.classes, run.mask_values, _colours(run, wanted.kind))
+    colours = _colours(run, wanted.kind)
+    style = predictor.Style(wanted.kind, run.network.classes, run.mask_values, colours, run.mask_palette)
     network = precision.place(run.network)
     files = [digest(file) for file in (run.weights, run.weights.with_suffix(".json")) if file.exists()]
     working = predictor.Predictor(network, run.image_size, precision, style, wanted.flips, files)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from kd.data.decode import read_image, resized_image
 from kd.data.image_file import open_file
-from kd.data.pairing import IMAGE_SUFFIXES
+from kd.data.naming import IMAGE_SUFFIXES
 from kd.deploy.provenance import save_array, save_picture
 from kd.errors import DataError, shown
 from kd.networks.network import Network
@@ -53,12 +53,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Style:
-    """How predictions are written: masks have `values[i]` for label i, overlays `colours[i]`."""
+    """How predictions are written: masks have `values[i]` for label i, overlays `colours[i]`.
+
+    `palette`, red, green and blue of each label, is that of masks in colour, which store the label as its index.
+    """
 
     kind: Kind
     classes: int
     values: Sequence[int]
     colours: np.ndarray | None = None
+    palette: bytes | None = None
 
     @property
     def suffix(self) -> str:
@@ -170,7 +174,8 @@ class Predictor:
     def mark(self, picture: Path) -> str:
         """A digest of everything that the output of a picture depends on."""
         made_by = [VERSION, *self.weights, self.image_size, self.flips, self.style.kind, list(self.style.values)]
-        return json_digest([made_by, digest(picture, open_file)])
+        palette = [] if self.style.palette is None else [self.style.palette.hex()]
+        return json_digest([made_by, digest(picture, open_file), *palette])
 
     def run(self, jobs: Sequence[tuple[Path, Path]], batch: int, threads: int, tally: Tally) -> Iterator[int]:
         """Predict every (image, output) pair, and yield how many more are done; `tally` is kept up to date.
@@ -235,7 +240,10 @@ def _loaded(group: Sequence[tuple[Any, Future[_Loaded]]], tally: Tally) -> list[
 
 def _write_mask(style: Style, logits: np.ndarray, size: tuple[int, int], path: Path, mark: str) -> None:
     values = np.asarray(style.values, np.uint8 if max(style.values) < 256 else np.uint16)
-    save_picture(Image.fromarray(values[labels_at(logits, size)]), path, mark)
+    picture = Image.fromarray(values[labels_at(logits, size)])
+    if style.palette is not None:
+        picture.putpalette(style.palette)
+    save_picture(picture, path, mark)
 
 
 def _write_probabilities(style: Style, logits: np.ndarray, size: tuple[int, int], path: Path, mark: str) -> None:

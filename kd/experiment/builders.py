@@ -34,7 +34,7 @@ def build_network(context: RunContext, who: str, seed: int) -> Network:
 def build_loss(context: RunContext, weights: Mapping[str, float]) -> DistillationLoss:
     """The loss with these weights, over whole batches."""
     total = None if context.world.size == 1 else context.world.total
-    return DistillationLoss(weights, context.data.classes, context.data.ignore_index, total)
+    return DistillationLoss(weights, context.data.classes, context.data.void, total)
 
 
 def build_learner(context: RunContext, student: Network, teacher: Network) -> Learner:
@@ -88,7 +88,7 @@ def build_train_loader(
 
     With `unlabelled`, the pictures without masks come beside the labelled samples, as the settings say.
     """
-    settings, augmentation = context.settings, Augmentation(context.transforms, seed, context.data.ignore_index)
+    settings, augmentation = context.settings, Augmentation(context.transforms, seed, context.data.void)
     size = BatchSize(settings.trainer.batch_size, settings.unlabelled_per_batch if unlabelled else 0)
     return TrainLoader(context.samples, augmentation, size, seed, context.loading, context.views, stored)
 
@@ -100,7 +100,7 @@ def build_diagnostics(
     data, device = context.data, context.precision.device
     references = {"val": reference}
     return {
-        split: Diagnostics(len(data.class_names), data.ignore_index, device, baseline_HW, references.get(split))
+        split: Diagnostics(len(data.class_names), data.void, device, baseline_HW, references.get(split))
         for split in EVALUATED
         if data.size(split)
     }

@@ -44,7 +44,7 @@ def _baseline(context: RunContext) -> Tensor:
     def mask(index: int) -> np.ndarray:
         return context.samples.read("train", index)[1]
 
-    return majority_labels(mask, data.size("train"), len(data.class_names), data.image_size, data.ignore_index)
+    return majority_labels(mask, data.size("train"), len(data.class_names), data.image_size, data.void)
 
 
 def write_evidence(
@@ -68,7 +68,7 @@ def _facts(context: RunContext, samples: list[dict[str, Any]]) -> dict[str, Any]
     data = context.data
     return {
         "class_names": data.class_names,
-        "ignore_index": data.ignore_index,
+        "ignore_index": data.void,
         "images": {split: data.size(split) for split in ("train", *EVALUATED)},
         "baseline_masks": len(spaced(data.size("train"), MASKS)),
         "samples": samples,

@@ -74,7 +74,7 @@ def _draw_predictions(context: RunContext, folder: RunFolder, teacher: MeasuredT
     """Draw the validation images with predictions; `labels` are the student's over validation, N x H x W."""
     teacher_labels = teacher.labels if teacher else None
     samples = [sample(context, index, labels, teacher_labels) for index in spaced(len(labels), SAMPLES)]
-    plots.draw_predictions(samples, context.data.class_names, context.data.ignore_index, folder / "predictions.png")
+    plots.draw_predictions(samples, context.data.class_names, context.data.void, folder / "predictions.png")
 
 
 def study_facts(summary: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 #: because its content is compared instead (`Source.fingerprint`).
 RESULT_NEUTRAL = (
     "root", "tracking", "pictures", "trainer.workers", "trainer.checkpoint_minutes", "data.root", "data.cache",
-    "data.cache_gb", "teacher.cache", "teacher.cache_gb",
+    "data.cache_gb", "data.follow_links", "teacher.cache", "teacher.cache_gb",
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ HOME = str(Path.home())
         ("data.root=/data/copy (1)", "/data/copy (1)"),
         ("data.root=/data/größe", "/data/größe"),
         ("data.root=a&b;c|d", "a&b;c|d"),
+        ("data.root={split}/x", "{split}/x"),
     ],
 )
 def test_a_path_is_taken_as_typed(typed, value):

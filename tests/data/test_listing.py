@@ -11,8 +11,9 @@ from pairs import mask, picture, put, save
 
 from kd.data import Folder
 from kd.data.check import check
-from kd.data.layout import SPELLINGS, layout
+from kd.data.layout import layout
 from kd.data.listing import below
+from kd.data.naming import SPELLINGS
 from kd.errors import DataError
 
 SUFFIXES = (".png", ".jpg")

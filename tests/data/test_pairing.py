@@ -28,7 +28,7 @@ def folder(tmp_path):
 def kinds(folder, split="train"):
     pairs, faults, _ = paired(layout(folder), split)
     assert all(str(fault.error).isprintable() for fault in faults)
-    return "".join(pair.image.stem for pair in pairs), [(fault.kind, fault.file.name) for fault in faults]
+    return "".join(pairs), [(fault.kind, fault.file.name) for fault in faults]
 
 
 def refusal(folder):
@@ -75,7 +75,7 @@ def test_a_link_to_a_file_outside_the_root_is_refused(folder, kind):
     link.unlink()
     for target in (outside, Path("../../../secret.png")):
         link.symlink_to(target)
-        assert refusal(folder) == f"{link} is a link out of {folder}: put the file itself there"
+        assert refusal(folder).startswith(f"{link} is a link out of {folder}: put the file itself there")
         link.unlink()
 
 
@@ -106,7 +106,8 @@ def test_a_broken_link_a_loop_and_a_pipe_are_named_without_blocking(folder):
     os.mkfifo(folder / "images/train/f.png")
     _, faults, _ = paired(layout(folder), "train")
     assert [str(fault.error).partition("train/")[2] for fault in faults] == [
-        "d.png is not a file but a broken link: remove it",
+        "d.png is not a file but a broken link: remove it, or fetch the file that it stands for "
+        "(dvc pull, git annex get)",
         "e.png cannot be read (Too many levels of symbolic links): make it readable",
         "f.png is not a file but a pipe, socket or device: remove it",
     ]

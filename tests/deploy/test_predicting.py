@@ -13,6 +13,7 @@ from PIL import Image
 
 from kd.cli import main
 from kd.config.compose import PROJECT, compose, plain
+from kd.config.read import source
 from kd.deploy import predicting
 from kd.run.folder import RunFolder
 
@@ -25,6 +26,17 @@ def test_each_image_gets_one_mask_with_the_training_masks_own_values(copy, photo
         with Image.open(tmp_path / "out" / name) as mask:
             assert mask.size == size
             assert {*np.unique(np.array(mask)).tolist()} <= {0, 255}
+
+
+def test_masks_of_data_in_colour_are_written_in_its_colours(copy, photos, tmp_path):
+    colours = ["data.mask_values=null", "data.mask_colours=[[0,0,0],[200,30,9]]"]
+    config = plain(compose([*GONE, *colours]))
+    RunFolder(copy).write_config(config)
+    main(["predict", str(copy), str(photos), "-o", str(tmp_path / "out"), "--device", "cpu"])
+    with Image.open(tmp_path / "out" / "a.png") as mask:
+        assert {*np.unique(np.array(mask)).tolist()} <= {0, 1}
+        assert {colour for _, colour in mask.convert("RGB").getcolors()} <= {(0, 0, 0), (200, 30, 9)}
+    source(config).coding.read(tmp_path / "out" / "a.png")
 
 
 def test_existing_outputs_are_skipped_unless_overwrite_is_given(run, photos, tmp_path, capsys):

@@ -97,3 +97,32 @@ def test_such_data_leaves_no_run_behind(root, data):
     assert done.stderr.startswith("error: train shows nothing but background")
     assert done.stderr.count("\n") == 1
     assert not list(root.rglob("config.yaml"))
+
+
+def test_a_training_reads_other_layouts_and_masks_in_colour(root, data):
+    """The same pixels as templates and colours give the same network, and a preview and a check say the same."""
+    usual = train(root)
+    assert usual.returncode == 0, usual.stderr
+    for split in ("train", "val"):
+        for name in "abc":
+            with Image.open(data / "masks" / split / f"{name}.png") as labels:
+                colours = np.uint8([[10, 20, 30], [200, 0, 0]])[np.array(labels)]
+            target = root / "other" / split / f"{name}_mask.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(colours).save(target)
+            (data / "images" / split / f"{name}.jpg").rename(root / "other" / split / f"{name}.jpg")
+    options = [
+        "data.images={split}/{stem}.jpg",
+        "data.masks={split}/{stem}_mask.png",
+        "data.root=" + str(root / "other"),
+    ]
+    colours = ["data.mask_colours=[[10,20,30],[200,0,0]]"]
+    refused = train(root, *options)
+    assert refused.returncode == 1
+    assert "set data.mask_colours=[[10,20,30],[200,0,0]] if these are the classes in order" in refused.stderr
+    kd(["check", "data=folder", "data.image_size=[32,32]", *options, *colours])
+    done = train(root, *options, *colours)
+    assert done.returncode == 0, done.stderr
+    weights = [path.read_bytes() for path in sorted(root.rglob("student.safetensors"))]
+    assert len(weights) == 2
+    assert weights[0] == weights[1]

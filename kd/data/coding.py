@@ -1,0 +1,420 @@
+"""What the pixels of a mask file stand for: classes and void, by stored values, by colours, or by a threshold.
+
+A colour is the number 0xRRGGBB here, so that values and colours are looked up alike.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kd.data.decode import ColourMaskError, read_colours, read_mask
+from kd.errors import DataError, shown
+
+VOID = 255  # the label of void pixels, unless one stored value that is no class's label stands for all of them
+LARGEST = 2**16 - 1  # value of a stored pixel
+COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+MANY = 40  # values that are listed in advice at most
+MOST_CLASSES = 255
+
+Codes = tuple[int, ...]  # several stored values, or colours
+
+
+class ValuesError(DataError):
+    """A mask contains values or colours that are neither a class nor void."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskCoding:
+    """How masks store classes.
+
+    Attributes:
+        classes: the number of logits, as in `Source`.
+        labels: the number of classes, two if `classes` is 1.
+        codes: the stored values, or colours, of each class; empty with a threshold.
+        ignored: those of void.
+        coloured: whether they are colours.
+        threshold: from this value on pixels are foreground, and background below it.
+        named: whether the classes have names of their own, so that advice must not change their number.
+        typed: the options that have values, which advice takes back where it contradicts them.
+    """
+
+    classes: int
+    labels: int
+    codes: tuple[Codes, ...]
+    ignored: Codes = ()
+    coloured: bool = False
+    threshold: int | None = None
+    named: bool = field(default=False, compare=False)
+    typed: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def void(self) -> int | None:
+        """The label of void pixels; None if there are none."""
+        if not self.ignored:
+            return None
+        alone = self.ignored[0]
+        is_free = len(self.ignored) == 1 and not self.coloured and max(self.classes, 2) <= alone <= VOID
+        return alone if is_free else VOID
+
+    @property
+    def is_natural(self) -> bool:
+        """Whether masks store the labels themselves."""
+        return not self.coloured and self.codes == tuple((label,) for label in range(self.labels))
+
+    @property
+    def written(self) -> tuple[int, ...]:
+        """The value of each label in masks that are written: the first stored one; of colours, the label itself."""
+        if self.coloured:
+            return tuple(range(self.labels))
+        if self.threshold is not None:
+            return (0, 255 if self.threshold <= 255 else LARGEST)
+        return tuple(codes[0] for codes in self.codes)
+
+    @property
+    def palette(self) -> bytes | None:
+        """Red, green and blue of each label in masks that are written; None if they are not coloured."""
+        return b"".join(codes[0].to_bytes(3, "big") for codes in self.codes) if self.coloured else None
+
+    @property
+    def void_option(self) -> str:
+        """The option, and its value, that says what is void."""
+        if self.coloured:
+            return f"data.ignore_colours=[{','.join(map(_triple, self.ignored))}]"
+        key, value = ("index", self.ignored[0]) if len(self.ignored) == 1 else ("values", f"[{_listed(self.ignored)}]")
+        return f"data.ignore_{key}={value}"
+
+    @property
+    def fingerprint(self) -> list[object]:
+        """What the labels of a mask depend on, besides `classes`."""
+        is_plain = all(len(codes) == 1 for codes in self.codes) and self.ignored in ((), (self.void,))
+        if is_plain and not self.coloured and self.threshold is None:  # as before there was more to say
+            values = [codes[0] for codes in self.codes] if "mask_values" in self.typed else []
+            return [self.void, *values]
+        return [self.void, {"codes": self.codes, "ignored": self.ignored, "coloured": self.coloured,
+                            "threshold": self.threshold}]  # fmt: skip
+
+    def read(self, path: Path) -> np.ndarray:
+        """The labels of a mask file, H x W uint8: classes and `void`.
+
+        Raises:
+            ValuesError: it contains another value or colour.
+            DataError: it cannot be read.
+        """
+        if self.coloured:
+            return self.labels_of(read_colours(path), shown(path))
+        try:
+            return self.labels_of(read_mask(path), shown(path))
+        except ColourMaskError as error:
+            raise DataError(f"{error}: {self._as_colours(np.unique(read_colours(path)).tolist())}") from error
+
+    def labels_of(self, stored: np.ndarray, where: str) -> np.ndarray:
+        """The labels (H x W uint8) of stored values or colours (H x W integers); raises ValuesError, naming `where`."""
+        if self.threshold is not None:
+            return self._split(stored, self.threshold)
+        known = _table(self.codes, self.ignored, self.void)
+        numbers = known[stored if stored.dtype.itemsize <= 2 else np.minimum(stored, len(known) - 1)]
+        if numbers.min() == 0:
+            raise ValuesError(f"{where} contains the {self._mistake(np.unique(stored).tolist())}")
+        return (numbers - 1).astype(np.uint8)
+
+    def _split(self, stored: np.ndarray, threshold: int) -> np.ndarray:
+        labels = (stored >= threshold).astype(np.uint8)
+        if self.void is not None:
+            labels[np.isin(stored, self.ignored)] = self.void
+        return labels
+
+    def _mistake(self, found: list[int]) -> str:
+        """What is wrong with the values or colours of a mask, and options that read it."""
+        if self.coloured:
+            return self._wrong_colours(found)
+        ignored = f" with {self.void_option}" if self.ignored else ""
+        if self.is_natural:
+            allows = f"data.classes={self.classes} allows 0 to {self.labels - 1}"
+        else:
+            allows = f"data.mask_values is {_nested(self.codes, str)}"
+        return f"values {_few(found)}, but {allows}{ignored}: {self._advice(found)}"
+
+    def _advice(self, found: list[int]) -> str:
+        """Options that read a mask of the values `found`, each with the case that it is for."""
+        known = {*self.ignored, *(code for codes in self.codes for code in codes)}
+        wrong = [value for value in found if value not in known]
+        if wrong[-1] > LARGEST:
+            return f"values above {LARGEST} cannot be read, save the mask with smaller ones"
+        valid = [value for value in found if value not in self.ignored]
+        options = [
+            *self._as_classes(valid),
+            *self._as_shades(valid, wrong),
+            *self._as_void(wrong),
+            *self._as_more_classes(valid, wrong),
+        ]
+        if options:
+            return f"set {', or '.join(options[:3])}"
+        return "list every class's values in data.mask_values, and all others in data.ignore_values"
+
+    def _as_classes(self, valid: list[int]) -> Iterable[str]:
+        if not self.is_natural:
+            return
+        if self.labels == 2 and len({0, *valid}) == 2 and 0 not in self.ignored:
+            yield f"data.mask_values=[0,{valid[-1]}] if {valid[-1]} is the foreground"
+        elif len(valid) == self.labels:
+            yield f"data.mask_values=[{_listed(valid)}] if these are the classes in order"
+
+    def _as_shades(self, valid: list[int], wrong: list[int]) -> Iterable[str]:
+        """A threshold for what may be the soft edges of one foreground."""
+        if self.labels == 2 and len(valid) > 2 and not (self.is_natural and len(wrong) == 1):
+            middle = max(1, (valid[0] + valid[-1] + 1) // 2)
+            back = self._taken_back("mask_values")
+            yield f"data.mask_threshold={middle}{back} if these are shades between background and foreground"
+
+    def _as_void(self, wrong: list[int]) -> Iterable[str]:
+        if len(wrong) == 1 and not self.ignored:
+            yield f"data.ignore_index={wrong[0]} if it marks pixels to ignore"
+        elif len(wrong) <= MANY:
+            what = f"if {_few(wrong)} {'marks' if len(wrong) == 1 else 'mark'} pixels to ignore"
+            yield f"data.ignore_values=[{_listed(sorted({*self.ignored, *wrong}))}] {what}"
+
+    def _as_more_classes(self, valid: list[int], wrong: list[int]) -> Iterable[str]:
+        if self.named or self.classes == MOST_CLASSES:
+            return
+        if not self.is_natural:
+            if len(wrong) == 1 and self.labels < MOST_CLASSES:
+                codes = _nested((*self.codes, (wrong[0],)), str)
+                yield f"data.classes={self.labels + 1} data.mask_values={codes} if it is one more class"
+        elif valid[-1] < MOST_CLASSES and not any(value <= valid[-1] for value in self.ignored):
+            yield f"data.classes={valid[-1] + 1} if classes are numbered from 0 to {valid[-1]}"
+
+    def _as_colours(self, found: list[int]) -> str:
+        """Options that read a mask of the colours `found`."""
+        if len(found) > MANY:
+            return f"it has {len(found)} colours, as smoothing and compression make them: save it without"
+        back = self._taken_back("mask_values", "mask_threshold", "ignore_index", "ignore_values")
+        listed = f"data.mask_colours=[{','.join(map(_triple, found))}]{back}"
+        if len(found) == self.labels:
+            return f"set {listed} if these are the classes in order"
+        if not self.named:
+            return f"set data.classes={len(found)} {listed} if these are the classes in order"
+        return f"list the colour of each class in data.mask_colours, and those of void in data.ignore_colours{back}"
+
+    def _taken_back(self, *keys: str) -> str:
+        """What must be typed beside an option that contradicts `keys`."""
+        return "".join(f" data.{key}=null" for key in keys if key in self.typed)
+
+    def _wrong_colours(self, found: list[int]) -> str:
+        known = {*self.ignored, *(code for codes in self.codes for code in codes)}
+        wrong = [colour for colour in found if colour not in known]
+        message = f"colours {_few([_triple(colour) for colour in wrong])}, which are not in data.mask_colours"
+        message += " or data.ignore_colours" if self.ignored else ""
+        if len(wrong) > MANY:
+            return f"{message}: save masks without compression or smoothing, which invent colours"
+        void = ",".join(map(_triple, sorted({*self.ignored, *wrong})))
+        return f"{message}: add them to the colours of a class, or set data.ignore_colours=[{void}] to ignore them"
+
+
+@lru_cache(maxsize=8)
+def _table(codes: tuple[Codes, ...], ignored: Codes, void: int | None) -> np.ndarray:
+    """For every code its label plus 1, and 0 if it has none; the last one stands for all that are beyond the table.
+
+    That of colours has 2^24 entries, of which the system gives memory to those that are not 0.
+    """
+    largest = max(code for group in (*codes, ignored) for code in group)
+    table = np.zeros((LARGEST if largest <= LARGEST else 2**24 - 1) + 2, np.uint16)
+    for label, group in enumerate(codes):
+        table[list(group)] = label + 1
+    table[list(ignored)] = 0 if void is None else void + 1
+    return table
+
+
+# From options
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions:
+    """The options of a data set about its masks, as they were typed; see `kd.data.Folder`."""
+
+    ignore_index: Any = None
+    ignore_values: Any = ()
+    mask_values: Any = ()
+    mask_threshold: Any = None
+    mask_colours: Any = ()
+    ignore_colours: Any = ()
+
+    def coding(self, classes: int, names: Sequence[str], named: bool = False) -> MaskCoding:
+        """What they say together of masks of these classes.
+
+        Raises:
+            ValueError: one is invalid, or two contradict each other.
+        """
+        labels = len(names)
+        values, colours = checked_values(self.mask_values, labels), checked_colours(self.mask_colours, labels)
+        ignored = checked_ignored(self.ignore_index, self.ignore_values)
+        ignored_colours = checked_ignored_colours(self.ignore_colours)
+        typed = tuple(key for key, value in vars(self).items() if value is not None and value not in ((), []))
+        self._check_threshold(labels)
+        for one, other in CONTRADICTIONS:
+            if one in typed and other in typed:
+                raise ValueError(f"{self._as_typed(one)} and data.{self._as_typed(other)} contradict each other: set "
+                                 f"data.{one}=null or data.{other}=null")  # fmt: skip
+        if ignored_colours and not colours:
+            raise ValueError(
+                f"{self._as_typed('ignore_colours')} needs the colours of the classes, data.mask_colours: set both, or "
+                "data.ignore_colours=null"
+            )
+        natural = tuple((label,) for label in range(labels))
+        codes = colours or values or (() if self.mask_threshold is not None else natural)
+        void = ignored_colours if colours else ignored
+        self._check_apart(codes, void, names)
+        return MaskCoding(
+            classes=classes, labels=labels, codes=codes, ignored=void, coloured=bool(colours),
+            threshold=self.mask_threshold, named=named, typed=typed,
+        )  # fmt: skip
+
+    def _check_threshold(self, labels: int) -> None:
+        if self.mask_threshold is None:
+            return
+        if not _is_value(self.mask_threshold) or self.mask_threshold < 1:
+            raise ValueError(f"mask_threshold must be a whole number, from 1 to {LARGEST}, but got "
+                             f"{self.mask_threshold!r}")  # fmt: skip
+        if labels != 2:
+            raise ValueError(
+                f"mask_threshold={self.mask_threshold} separates background and foreground, but there are {labels} "
+                "classes: set data.classes=1 or data.mask_threshold=null"
+            )
+
+    def _check_apart(self, codes: tuple[Codes, ...], ignored: Codes, names: Sequence[str]) -> None:
+        """Raise ValueError if a value or a colour is both a class and void."""
+        both = next(((code, at) for at, group in enumerate(codes) for code in group if code in ignored), None)
+        if both is None:
+            return
+        code, at = both
+        if self.mask_colours:
+            raise ValueError(f"ignore_colours has {_triple(code)}, which is {names[at]} in data.mask_colours: a colour "
+                             "is a class or void")  # fmt: skip
+        key = "ignore_index" if code == self.ignore_index else "ignore_values"
+        if self.mask_values:
+            raise ValueError(
+                f"{key} {code} must not be one of mask_values {_plain(self.mask_values)}: a value is a class or void"
+            )
+        free = [value for value in range(len(names) + len(ignored)) if value not in ignored][: len(names)]
+        raise ValueError(
+            f"{key} {code} is the value of {names[at]}, as masks store 0 to {len(names) - 1}: if it is void, say what "
+            f"is stored for each class, as in data.mask_values=[{_listed(free)}]"
+        )
+
+    def _as_typed(self, key: str) -> str:
+        value = getattr(self, key)
+        return f"{key}={str(_plain(value)).replace(', ', ',')}"
+
+
+CONTRADICTIONS = (
+    ("mask_threshold", "mask_values"),
+    ("mask_threshold", "mask_colours"),
+    ("mask_values", "mask_colours"),
+    ("ignore_index", "mask_colours"),
+    ("ignore_values", "mask_colours"),
+)
+
+
+def checked_values(values: Any, labels: int) -> tuple[Codes, ...]:
+    """`mask_values` as the stored values of each class; empty if it is. Raises ValueError."""
+    groups = tuple(group if isinstance(group, Sequence) else (group,) for group in _sequence("mask_values", values))
+    if any(not _is_value(value) for group in groups for value in group) or not all(groups):
+        raise ValueError(
+            f"mask_values must be whole numbers from 0 to {LARGEST}, one or a list of them per class, but got "
+            f"{_plain(values)}"
+        )
+    every = [value for group in groups for value in group]
+    if groups and (len(groups) != labels or len(set(every)) != len(every)):
+        raise ValueError(
+            f"mask_values must be {labels} different values, one (or a list) per class, the background first if "
+            f"classes is 1, but got {_plain(values)}"
+        )
+    return tuple(tuple(group) for group in groups)
+
+
+def checked_ignored(index: Any, values: Any) -> Codes:
+    """`ignore_index` and `ignore_values` together, sorted. Raises ValueError."""
+    if index is not None and not _is_value(index):
+        raise ValueError(f"ignore_index must be a whole number, from 0 to {LARGEST}, but got {index!r}")
+    several = (values,) if _is_value(values) else tuple(_sequence("ignore_values", values))
+    if not all(map(_is_value, several)):
+        raise ValueError(f"ignore_values must be whole numbers from 0 to {LARGEST}, but got {_plain(values)}")
+    return tuple(sorted({*several, *(() if index is None else (index,))}))
+
+
+def checked_colours(colours: Any, labels: int) -> tuple[Codes, ...]:
+    """`mask_colours` as the colours of each class; empty if it is. Raises ValueError."""
+    groups = [_colours("mask_colours", group) for group in _sequence("mask_colours", colours)]
+    every = [colour for group in groups for colour in group]
+    if groups and (len(groups) != labels or len(set(every)) != len(every)):
+        raise ValueError(
+            f"mask_colours must be {labels} different colours, one (or a list) per class, the background first if "
+            f"classes is 1, but got {_plain(colours)}"
+        )
+    return tuple(groups)
+
+
+def checked_ignored_colours(colours: Any) -> Codes:
+    """`ignore_colours` as numbers, sorted. Raises ValueError."""
+    several = _colours("ignore_colours", colours) if _is_colour(colours) else ()
+    groups = () if several else _sequence("ignore_colours", colours)
+    return tuple(sorted({*several, *(colour for group in groups for colour in _colours("ignore_colours", group))}))
+
+
+def _colours(key: str, group: Any) -> Codes:
+    """The colours of one class: a colour, or a list of them."""
+    several = [group] if _is_colour(group) else list(group) if isinstance(group, list | tuple) else []
+    if not several or not all(map(_is_colour, several)):
+        raise ValueError(f"{key} must be colours, each [red,green,blue] from 0 to 255 or '#rrggbb', but got {group!r}")
+    return tuple(
+        int(colour[1:], 16) if isinstance(colour, str) else (colour[0] << 16) + (colour[1] << 8) + colour[2]
+        for colour in several
+    )
+
+
+def _is_colour(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(COLOUR.fullmatch(value))
+    return isinstance(value, list | tuple) and len(value) == 3 and all(_is_value(part) and part < 256 for part in value)
+
+
+def _is_value(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
+
+
+def _sequence(key: str, value: Any) -> Sequence[Any]:
+    if value is None:
+        return ()
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError(f"{key} must be a list, but got {value!r}")
+    return value
+
+
+def _plain(values: Any) -> Any:
+    """Lists as they are typed, also where they arrived as tuples."""
+    return [_plain(each) for each in values] if isinstance(values, list | tuple) else values
+
+
+# In messages
+
+
+def _listed(values: Iterable[int]) -> str:
+    return ",".join(map(str, values))
+
+
+def _few(values: Sequence[object]) -> str:
+    return ",".join(map(str, values[:8])) + (f",... ({len(values)} values)" if len(values) > 8 else "")
+
+
+def _triple(colour: int) -> str:
+    return "[{},{},{}]".format(*colour.to_bytes(3, "big"))
+
+
+def _nested(codes: Iterable[Codes], name: Any) -> str:
+    """The codes of each class as they are typed."""
+    each = (name(group[0]) if len(group) == 1 else f"[{','.join(map(name, group))}]" for group in codes)
+    return f"[{','.join(each)}]"
