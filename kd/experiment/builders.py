@@ -1,12 +1,14 @@
 """What a run's settings ask for, built in its context: networks, losses, recipes, training batches, diagnostics."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kd.data.augmentation import Augmentation
 from kd.data.loading import Stored, TrainLoader
+from kd.data.order import Order
 from kd.data.random_streams import key
 from kd.data.unlabelled import BatchSize
 from kd.distillation.features import Learner, feature_shapes
@@ -31,10 +33,12 @@ def build_network(context: RunContext, who: str, seed: int) -> Network:
     return compiled(network) if context.settings.trainer.compile else network
 
 
-def build_loss(context: RunContext, weights: Mapping[str, float]) -> DistillationLoss:
-    """The loss with these weights, over whole batches."""
-    total = None if context.world.size == 1 else context.world.total
-    return DistillationLoss(weights, context.data.classes, context.data.ignore_index, total)
+def build_loss(context: RunContext, weights: Mapping[str, Any]) -> DistillationLoss:
+    """The loss with these weights, over whole batches; automatic class weights are taken from the training masks."""
+    if weights.get("class_weights") == "auto":
+        weights = {**weights, "class_weights": list(context.balance.weights().values())}
+    total, whole = (None, None) if context.world.size == 1 else (context.world.total, context.world.whole)
+    return DistillationLoss(weights, context.data.classes, context.data.ignore_index, total, whole)
 
 
 def build_learner(context: RunContext, student: Network, teacher: Network) -> Learner:
@@ -86,11 +90,14 @@ def build_train_loader(
 ) -> TrainLoader:
     """Augmented training batches; they bring the teacher's answers from `stored`.
 
-    With `unlabelled`, the pictures without masks come beside the labelled samples, as the settings say.
+    With `unlabelled`, the pictures without masks come beside the labelled samples, as the settings say. Pictures of
+    rare classes come more often if `trainer.oversample` says so.
     """
+    share = context.settings.trainer.oversample
+    order = Order(seed, context.balance.repeats(share) if share else None)
     settings, augmentation = context.settings, Augmentation(context.transforms, seed, context.data.ignore_index)
     size = BatchSize(settings.trainer.batch_size, settings.unlabelled_per_batch if unlabelled else 0)
-    return TrainLoader(context.samples, augmentation, size, seed, context.loading, context.views, stored)
+    return TrainLoader(context.samples, augmentation, size, order, context.loading, context.views, stored)
 
 
 def build_diagnostics(

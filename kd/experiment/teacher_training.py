@@ -45,6 +45,7 @@ def fingerprint(settings: Settings) -> str:
         "optimizer": optimizer.model_dump(exclude={"lr", "weight_decay", "encoder_lr_scale", "depth_decay"}),
         "trainer": trainer.model_dump(include={"batch_size", "accumulate", "precision"}),
         **({"compile": True} if trainer.compile else {}),
+        **({"oversample": trainer.oversample} if trainer.oversample else {}),
         **({} if trainer.validate_every == 1 else {"validate_every": trainer.validate_every}),
     }
     return json_digest(facts)[:16]

@@ -198,6 +198,7 @@ class Trainer(Group):
     deterministic: bool
     nonfinite: Literal["stop", "skip"]
     checkpoint_minutes: Positive | None
+    oversample: Annotated[float, Field(ge=0, le=1)] = 0.0  # missing in older configurations
 
     @field_validator("device")
     @classmethod

@@ -9,6 +9,9 @@ import torch
 from toy import ALL_TERMS, EIGHT, RECIPE, hand_made, loader, plan, same, state, teacher, train
 
 from kd.data import Shapes
+from kd.data.augmentation import Augmentation
+from kd.data.loading import TrainLoader
+from kd.data.order import Order
 from kd.data.unlabelled import BatchSize
 from kd.networks import build
 from kd.networks.precision import Precision
@@ -95,6 +98,22 @@ def test_a_training_with_pictures_without_masks_can_be_resumed():
     assert same(second, whole)
     alone = hand_made()
     through(alone)
+    assert not same(alone, whole)
+
+
+def test_a_training_with_terms_for_rare_classes_and_repeated_pictures_can_be_resumed():
+    order = Order(0, (1.0, 4.0, 1.0, 1.0, 1.0, 2.0, 1.0, 1.0))
+    weights = {**ALL_TERMS, "focal": 1.0, "tversky": 1.0, "jaccard": 1.0, "lovasz": 1.0, "class_weights": (1.5, 20.0)}
+
+    def often():
+        return TrainLoader(EIGHT, Augmentation([albumentations.HorizontalFlip(p=0.5)], 0), 2, order)
+
+    whole, first, second, alone = hand_made(), hand_made(), hand_made(seed=5), hand_made()
+    through(whole, train=often(), weights=weights)
+    _, found = through(first, stop_at=(1, 2), train=often(), weights=weights)
+    through(second, start=found, train=often(), weights=weights)
+    assert same(second, whole)
+    through(alone, weights=weights)
     assert not same(alone, whole)
 
 
