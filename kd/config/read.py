@@ -17,7 +17,7 @@ from kd.data.content import check_content
 from kd.errors import ConfigError, UserError, nearest
 from kd.networks.block_counts import BLOCK_COUNTS, FULL_DEPTH
 from kd.networks.spec import find_weights, read_spec
-from kd.settings import OBJECTIVES, ForeignTeacher, NetworkSettings, Settings, TeacherFile
+from kd.settings import OBJECTIVES, ForeignTeacher, NetworkSettings, Settings, TeacherFile, TrainedTeacher
 from kd.training.quality import quality_metrics
 
 
@@ -93,13 +93,22 @@ def _first_mistake(error: ValidationError) -> str:
 
 
 def _check_plan(settings: Settings) -> None:
-    """Check that unfreezing starts before the run ends."""
+    """Check that unfreezing starts, and that the warm-up ends, before the training does."""
     epochs, first = settings.trainer.epochs, settings.unfreeze.first_epoch
     if first is not None and first >= epochs:
         raise ConfigError(
             f"unfreeze.start_epoch={first} is beyond the last epoch, {epochs - 1} (trainer.epochs={epochs}, counted "
             "from 0); lower it, train longer, or set unfreeze=frozen"
         )
+    lengths = {"trainer.epochs": epochs}
+    if settings.loss.needs_teacher and isinstance(settings.teacher, TrainedTeacher):
+        lengths["teacher.epochs"] = settings.teacher.epochs
+    for key, length in lengths.items():
+        if settings.optimizer.warmup >= length:
+            raise ConfigError(
+                f"optimizer.warmup={settings.optimizer.warmup} epochs would last the whole training ({key}={length}); "
+                "lower it, or train longer"
+            )
 
 
 def _check_loss(settings: Settings) -> None:
