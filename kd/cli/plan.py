@@ -10,7 +10,7 @@ from kd.cli.verb import add_verb
 
 if TYPE_CHECKING:
     from kd.plan.timeline import EpochPlan, Timeline
-    from kd.settings import Settings
+    from kd.settings import Optimizer, Settings
 
 
 def add_preview(verbs: Any) -> None:
@@ -42,8 +42,28 @@ def _preview(arguments: argparse.Namespace) -> None:
         print()
     else:
         _print_table(timeline)
+        for line in _recipe(settings.optimizer):
+            print(line)
         if settings.data.may_have_unlabelled() and settings.loss.teaches_without_masks:
             print(_batch(settings))
+
+
+def _recipe(optimizer: "Optimizer") -> list[str]:
+    """What the optimiser does besides the usual, AdamW with a half cosine, a line each."""
+    found, momentum = [], f"momentum {optimizer.momentum:g}{', nesterov' if optimizer.nesterov else ''}"
+    if optimizer.algorithm == "sgd":
+        found.append(f"optimizer  SGD, {momentum}, weight decay {optimizer.weight_decay:g}")
+    decay = f"polynomial decay, power {optimizer.power:g}" if optimizer.decay == "polynomial" else "cosine decay"
+    if optimizer.decay != "cosine" or optimizer.warmup:
+        warmup = f", after {optimizer.warmup} epochs of warm-up" if optimizer.warmup else ""
+        found.append(f"rates      {decay}{warmup}; constant within an epoch")
+    if optimizer.ema:
+        saves = {"better": "the better of the two is saved", "average": "it is saved", "raw": "the latter are saved"}
+        found.append(
+            f"weights    their average over the steps (decay {optimizer.ema:g}) is measured beside the raw ones; "
+            f"{saves[optimizer.ema_saves]}"
+        )
+    return found
 
 
 def _batch(settings: "Settings") -> str:

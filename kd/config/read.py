@@ -4,6 +4,7 @@ Every mistake in a configuration becomes one `ConfigError` that names the key, t
 torch, so that a mistake is reported at once.
 """
 
+import re
 from collections.abc import Iterable
 from inspect import signature
 from pathlib import Path
@@ -16,10 +17,15 @@ from kd.config.compose import TARGETS, known_keys, options, plain
 from kd.data import Source
 from kd.data.content import check_content
 from kd.errors import ConfigError, UserError, nearest
-from kd.networks.block_counts import BLOCK_COUNTS, FULL_DEPTH
+from kd.networks.block_counts import BLOCK_COUNTS, FIXED_SIDES, FULL_DEPTH
 from kd.networks.spec import find_weights, read_spec
-from kd.settings import OBJECTIVES, ForeignTeacher, NetworkSettings, Settings, TeacherFile
+from kd.settings import OBJECTIVES, ForeignTeacher, NetworkSettings, Settings, TeacherFile, TrainedTeacher
 from kd.training.quality import quality_metrics
+
+#: Names of timm's encoders that may take one image size alone.
+MAY_BE_FIXED = re.compile(
+    r"^tu-.*(vit|swin|mixer|mlp|former|beit|deit|eva|cait|coat|volo|xcit|twins|nest|hiera|pit_|tnt|_\d{3}(\D|$))"
+)
 
 
 def read(cfg: DictConfig, look_at_data: bool = True) -> Settings:
@@ -44,6 +50,8 @@ def checked(config: dict[str, Any], look_at_data: bool = True) -> Settings:
     _check_plan(settings)
     _check_loss(settings)
     _check_objective(settings)
+    for key, network in _networks(settings):
+        _check_size(key, network, settings.data.image_size)
     if look_at_data:
         settings.data.check()
         _check_teacher(settings)
@@ -97,13 +105,22 @@ def _first_mistake(error: ValidationError) -> str:
 
 
 def _check_plan(settings: Settings) -> None:
-    """Check that unfreezing starts before the run ends."""
+    """Check that unfreezing starts, and that the warm-up ends, before the training does."""
     epochs, first = settings.trainer.epochs, settings.unfreeze.first_epoch
     if first is not None and first >= epochs:
         raise ConfigError(
             f"unfreeze.start_epoch={first} is beyond the last epoch, {epochs - 1} (trainer.epochs={epochs}, counted "
             "from 0); lower it, train longer, or set unfreeze=frozen"
         )
+    lengths = {"trainer.epochs": epochs}
+    if settings.loss.needs_teacher and isinstance(settings.teacher, TrainedTeacher):
+        lengths["teacher.epochs"] = settings.teacher.epochs
+    for key, length in lengths.items():
+        if settings.optimizer.warmup >= length:
+            raise ConfigError(
+                f"optimizer.warmup={settings.optimizer.warmup} epochs would last the whole training ({key}={length}); "
+                "lower it, or train longer"
+            )
 
 
 def _check_loss(settings: Settings) -> None:
@@ -159,6 +176,7 @@ def _check_teacher(settings: Settings) -> None:
         return
     file = find_weights(Path(settings.teacher.path), "teacher.path")
     spec = read_spec(file)
+    _check_size("teacher", NetworkSettings(arch=spec.arch, encoder=spec.encoder), settings.data.image_size)
     if (spec.classes, spec.class_names) != (settings.data.classes, settings.data.class_names):
         raise ConfigError(
             f"teacher.path={file}: this teacher has {_few(spec.class_names)} and {spec.classes} logits, the data has "
@@ -174,6 +192,39 @@ def _check_foreign(teacher: ForeignTeacher, class_names: tuple[str, ...]) -> Non
     file = files.find(teacher)
     if teacher.kind == "smp":
         files.channels(teacher, files.smp_config(file).classes, class_names)
+
+
+def _networks(settings: Settings) -> list[tuple[str, NetworkSettings]]:
+    """The networks that are built from the configuration, with their keys."""
+    found = [("backbone.student", settings.backbone.student)]
+    if settings.loss.needs_teacher and isinstance(settings.teacher, TrainedTeacher):
+        found.append(("backbone.teacher", settings.backbone.teacher))
+    return found
+
+
+def _check_size(key: str, network: NetworkSettings, image_size: tuple[int, int]) -> None:
+    """Check that a network takes images of this size.
+
+    Only transformers of timm do not take every size. Those that the table does not know are built (slow).
+    """
+    if network.encoder in BLOCK_COUNTS and network.arch.lower() in FULL_DEPTH:
+        side = FIXED_SIDES.get(network.encoder)
+        if side is None or image_size == (side, side):
+            return
+    elif not MAY_BE_FIXED.search(network.encoder):
+        return
+    from kd.networks.sizes import check_size
+
+    check_size(network, image_size, key)
+
+
+def check_sizes(settings: Settings) -> None:
+    """Check that every network takes `data.image_size`, whatever its name: builds those that no table knows."""
+    from kd.networks.sizes import check_size
+
+    for key, network in _networks(settings):
+        if network.encoder not in BLOCK_COUNTS:
+            check_size(network, settings.data.image_size, key)
 
 
 def _few(names: tuple[str, ...]) -> str:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd.data.augmentation import Augmentation
 from kd.data.cache import Samples
-from kd.data.random_streams import stream
+from kd.data.order import Order
 from kd.data.source import Source, whole_number
 from kd.data.unlabelled import UNLABELLED, BatchSize, Part, Passes
 from kd.errors import DataError, UserError
@@ -107,28 +107,32 @@ Request = list[Part]  # of one batch: the labelled samples, then the pictures wi
 
 
 class TrainLoader:
-    """Augmented training batches in an order that is a pure function of (seed, epoch).
+    """Augmented training batches in an order that is a pure function of (seed, epoch), by `kd.data.order.Order`.
 
     An incomplete last batch is dropped, since batch normalisation over a few leftover samples is noise, unless it is
     the only one. With several processes, each loads its share of every batch.
 
     Args:
         batch_size: samples in a batch, over all processes; a number is that of labelled ones alone.
+        order: the order of the labelled samples; a number is the seed of one in which each comes once.
         views: number of different views of a sample; epoch e uses view e modulo this. None: a new view in every epoch.
         stored: by split, where batches get their `answers` from.
     """
 
-    def __init__(self, source: Source | Samples, augmentation: Augmentation, batch_size: int | BatchSize, seed: int,
-                 loading: Loading = IN_PROCESS, views: int | None = None,
+    def __init__(self, source: Source | Samples, augmentation: Augmentation, batch_size: int | BatchSize,
+                 order: int | Order, loading: Loading = IN_PROCESS, views: int | None = None,
                  stored: Stored | None = None) -> None:  # fmt: skip
         asked = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
         whole_number("batch_size", asked.labelled, 1)
         if views is not None:
             whole_number("views", views, 1)
-        self.world, self._views, self._seed = loading.world, views, seed
+        self._order = order if isinstance(order, Order) else Order(order)
+        self.world, self._views = loading.world, views
         self._samples, pictures = source.size("train"), source.unlabelled_size() if asked.unlabelled else 0
         self._size = BatchSize(min(self._samples, asked.labelled), min(pictures, asked.unlabelled))
-        self._pictures = Passes(pictures, self._size.unlabelled, seed, views) if self._size.unlabelled else None
+        self._pictures = (
+            Passes(pictures, self._size.unlabelled, self._order.seed, views) if self._size.unlabelled else None
+        )
         self._requests: list[Request] = []
         self._loader = _data_loader(_Batches(source, augmentation, stored), self._requests, loading)
 
@@ -143,8 +147,7 @@ class TrainLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, without loading the first `start`; one epoch at a time."""
         whole_number("start", start, 0, self.steps())
-        order = stream("order", self._seed, epoch).permutation(self._samples).tolist()
-        batches = _slices(order, self._size.labelled)[: self.steps()]
+        batches = _slices(self._order.epoch(epoch, self._samples), self._size.labelled)[: self.steps()]
         view = epoch if self._views is None else epoch % self._views
         first = epoch * self.steps()
         self._requests[:] = [

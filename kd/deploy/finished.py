@@ -15,6 +15,7 @@ from kd.errors import ConfigError, DataError, ModelError, UserError
 from kd.networks import saved
 from kd.networks.network import Network
 from kd.networks.precision import choose_device
+from kd.networks.sizes import takes_other_sizes
 from kd.networks.spec import find_weights
 from kd.run.folder import SavedRun
 from kd.system.files import digest
@@ -124,9 +125,12 @@ def facts(run: Finished) -> dict[str, str]:
     """Metadata that every exported file carries."""
     network, (height, width) = run.network, run.image_size
     mean, std = network.normalisation
+    sides = f"H = {height} and W = {width}"
+    if takes_other_sizes(network, run.image_size):
+        sides = f"H and W multiples of {SIDE}"
     return {
         "class_names": json.dumps(network.class_names),
-        "input": f"images: N x 3 x H x W uint8, RGB, 0..255, H and W multiples of {SIDE}; normalised inside",
+        "input": f"images: N x 3 x H x W uint8, RGB, 0..255, {sides}; normalised inside",
         "output": "logits: N x C x H x W float32; C = 1: foreground where above 0, else the largest logit wins",
         "image_size": json.dumps([height, width]),
         "mean": json.dumps(mean),

@@ -23,6 +23,7 @@ from kd.networks import build
 from kd.networks.cost import seconds_in_turn
 from kd.networks.network import Network
 from kd.networks.precision import Precision
+from kd.networks.sizes import takes
 from kd.networks.spec import find_weights, read_spec
 from kd.run import console
 from kd.run.folder import SavedRun
@@ -67,6 +68,8 @@ def bench(
     if threads:
         torch.set_num_threads(threads)
     threads, precision = torch.get_num_threads(), Precision(device_of(device))
+    if size:
+        _check_size(size, image_size, run)
     contestants = list(_contestants(run, precision, threads))
     batches = sorted({1, batch})
     seconds = measured(contestants, batches, image_size, rounds)
@@ -123,6 +126,17 @@ def _size(text: str) -> tuple[int, int]:
     if not all(0 < side <= LONGEST_SIDE and side % SIDE == 0 for side in sides):
         raise ConfigError(f"--size={text} should be height x width in pixels, multiples of {SIDE}, for example 256x320")
     return sides[0], sides[1]
+
+
+def _check_size(typed: str, image_size: tuple[int, int], run: Finished) -> None:
+    """Raise ConfigError if the student or its teacher takes one size alone, and another was asked for."""
+    for network in filter(None, (run.network, _teacher(run))):
+        if not takes(network, image_size):
+            height, width = run.image_size
+            raise ConfigError(
+                f"--size={typed}: {network.settings.encoder} does not take it; leave --size out for {height}x{width}, "
+                "that of the training"
+            )
 
 
 def _contestants(run: Finished, precision: Precision, threads: int) -> Iterator[Contestant]:

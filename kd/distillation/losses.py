@@ -4,7 +4,7 @@
           + tckd TCKD + nckd NCKD
           + cwd CWD + dist_inter DIST over classes + dist_intra DIST over pixels         kd.distillation.structure
           + features MSE of normalised features, or their CWD                            kd.distillation.features
-          + gamma CE + delta Dice                                                        kd.distillation.task
+          + gamma CE + delta Dice + focal, tversky, jaccard, lovasz                      kd.distillation.task
 
 A term is a mean over the valid pixels of the batch (a sum or a mean over classes), or for CWD, a KL over the valid
 pixels of a picture: none depends on the image size or on the number of void pixels. The temperature of the schedule
@@ -20,12 +20,14 @@ Pictures without masks. The batch may end with samples that have none: their pix
 TCKD and NCKD, and not in the task loss.
 
 Edge cases. Without any valid pixel, every term is 0 with a gradient of 0, never NaN. A class without true pixels in the
-batch adds 0 to the mean of Dice over all C classes, without a gradient; false foreground is left to cross-entropy.
+batch adds 0 to the mean of Dice, Tversky or Jaccard over all C classes, without a gradient; false foreground is left to
+cross-entropy.
 Masks are assumed to hold only classes and `ignore_index`: checking would synchronise the device, and `Source.read`
 already refuses any other value.
 
 If several processes share a batch, each has some of its samples, and `total` (`kd.system.world.World.total`) sums over
-processes, so that every process computes the terms of the whole batch. None means a single process.
+processes, so that every process computes the terms of the whole batch. None means a single process. Lovasz is no sum:
+`whole` (`World.whole`) hands it the batch of all processes.
 
 Shapes: B batch, C classes, H and W pixels; C = 1 is binary, one foreground logit a pixel.
 """
@@ -38,13 +40,13 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from segmentation_models_pytorch.losses import DiceLoss
+from segmentation_models_pytorch.losses import DiceLoss, JaccardLoss, TverskyLoss
 from torch import Tensor
 
 from kd.distillation import soft_targets, structure
 from kd.distillation.features import normalised_mse
 from kd.distillation.pixels import Total
-from kd.distillation.task import cross_entropy, pooled_dice
+from kd.distillation.task import cross_entropy, focal, lovasz, pooled_dice, pooled_tversky, to_the_power
 from kd.settings import TASK_TERMS, TEACHING_TERMS, LossSettings
 
 Pairs = Sequence[tuple[Tensor, Tensor]]  # the student's (projected) and the teacher's features of each stage
@@ -67,6 +69,10 @@ class Terms:
     features: Tensor | None = None
     ce: Tensor | None = None
     dice: Tensor | None = None
+    focal: Tensor | None = None
+    tversky: Tensor | None = None
+    jaccard: Tensor | None = None
+    lovasz: Tensor | None = None
 
     def scalars(self) -> dict[str, Tensor]:
         """The computed terms by name, detached, on the device."""
@@ -83,6 +89,7 @@ class DistillationLoss(torch.nn.Module):
         classes: 1 for binary, otherwise the number C of classes.
         ignore_index: the mask value of void pixels; None if no pixel is void.
         total: sums over the processes that share the batch; None for a single process.
+        whole: a batch's rows of all processes from this one's, differentiable; only Lovasz needs it.
 
     Shape:
         student B x C x H x W, mask L x H x W, teacher B x C x H x W (or None if no term needs it), raw logits and
@@ -91,8 +98,8 @@ class DistillationLoss(torch.nn.Module):
         in the others.
 
     Raises:
-        ValueError: a weight is unknown or negative, all are 0, or a term needs more classes; in a call, shapes do not
-            match.
+        ValueError: a weight is unknown or negative, all are 0, a term needs more classes, or class_weights are not
+            numbers, one per label; in a call, shapes do not match.
 
     >>> loss = DistillationLoss({"alpha": 0.5, "gamma": 0.5}, classes=1)
     >>> student, teacher = torch.zeros(2, 1, 4, 4, requires_grad=True), torch.ones(2, 1, 4, 4)
@@ -103,13 +110,22 @@ class DistillationLoss(torch.nn.Module):
     """
 
     def __init__(
-        self, weights: Mapping[str, Any], classes: int, ignore_index: int | None = None, total: Total = None
-    ) -> None:
+        self, weights: Mapping[str, Any], classes: int, ignore_index: int | None = None, total: Total = None,
+        whole: Total = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.settings = _settings(weights, classes)
-        self.classes, self.ignore_index, self.total = classes, ignore_index, total
-        # smp pools Dice over the batch; a class without true pixels adds 0 to the mean over classes.
-        self.soft_dice = DiceLoss("binary" if classes == 1 else "multiclass", ignore_index=ignore_index)
+        self.classes, self.ignore_index, self.total, self.whole = classes, ignore_index, total, whole
+        if self.settings.lovasz and total is not None and whole is None:
+            raise ValueError("lovasz sorts the pixels of the whole batch: several processes need `whole`")
+        own, shared = self.settings.class_weights, {"ignore_index": ignore_index}
+        self.class_weights = None if own is None else torch.tensor(own)
+        # smp pools these over the batch; a class without true pixels adds 0 to the mean over classes.
+        mode = "binary" if classes == 1 else "multiclass"
+        self.soft_dice, self.soft_jaccard = DiceLoss(mode, **shared), JaccardLoss(mode, **shared)
+        self.soft_tversky = TverskyLoss(
+            mode, alpha=self.settings.tversky_alpha, beta=self.settings.tversky_beta, **shared
+        )
 
     @property
     def needs_teacher(self) -> bool:
@@ -166,14 +182,28 @@ class DistillationLoss(torch.nn.Module):
 
     def _task(self, student: Tensor, mask: Tensor, valid: Tensor | None) -> dict[str, Callable[[], Tensor]]:
         """The terms that compare the student with the labels."""
-        total = self.total
+        own, total, batch = self.settings, self.total, (student, mask, valid)
+        weights = None if self.class_weights is None else self.class_weights.to(student.device)
 
-        def dice() -> Tensor:
-            if total is None:
-                return self.soft_dice(student.float(), mask.long())
-            return pooled_dice(student, mask, valid, total)
+        def region(soft: torch.nn.Module, pooled: Callable[..., Tensor], *prices: float) -> Tensor:
+            return soft(student.float(), mask.long()) if total is None else pooled(*batch, total, *prices)
 
-        return {"ce": lambda: cross_entropy(student, mask, valid, total), "dice": dice}
+        def tversky() -> Tensor:
+            loss = region(self.soft_tversky, pooled_tversky, own.tversky_alpha, own.tversky_beta)
+            return to_the_power(loss, own.tversky_gamma)
+
+        def over_all_pixels() -> Tensor:
+            whole = (student, mask) if self.whole is None else (self.whole(student.float()), self.whole(mask))
+            return lovasz(*whole, self.ignore_index)
+
+        return {
+            "ce": lambda: cross_entropy(*batch, total, weights),
+            "dice": lambda: region(self.soft_dice, pooled_dice),
+            "focal": lambda: focal(*batch, total, weights, own.focal_gamma, own.focal_alpha),
+            "tversky": tversky,
+            "jaccard": lambda: region(self.soft_jaccard, pooled_tversky, 1.0, 1.0),
+            "lovasz": over_all_pixels,
+        }
 
 
 def _settings(weights: Mapping[str, Any], classes: int) -> LossSettings:
@@ -187,6 +217,8 @@ def _settings(weights: Mapping[str, Any], classes: int) -> LossSettings:
         raise ValueError(f"weights: {f'{where}: ' if where else ''}{message}, but got {dict(weights)}") from error
     if refusal := settings.refusal(classes):
         raise ValueError(refusal)
+    if settings.class_weights == "auto":
+        raise ValueError("class_weights=auto are taken from the training masks (kd.data.class_balance); give numbers")
     return settings
 
 

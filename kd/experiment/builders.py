@@ -1,12 +1,14 @@
 """What a run's settings ask for, built in its context: networks, losses, recipes, training batches, diagnostics."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kd.data.augmentation import Augmentation
 from kd.data.loading import Stored, TrainLoader
+from kd.data.order import Order
 from kd.data.random_streams import key
 from kd.data.unlabelled import BatchSize
 from kd.distillation.features import Learner, feature_shapes
@@ -17,6 +19,7 @@ from kd.networks import build
 from kd.networks.network import Network
 from kd.networks.precision import compiled
 from kd.settings import TrainedTeacher
+from kd.training.average import Averaging
 from kd.training.diagnostics import Diagnostics
 from kd.training.step import Recipe
 
@@ -31,10 +34,12 @@ def build_network(context: RunContext, who: str, seed: int) -> Network:
     return compiled(network) if context.settings.trainer.compile else network
 
 
-def build_loss(context: RunContext, weights: Mapping[str, float]) -> DistillationLoss:
-    """The loss with these weights, over whole batches."""
-    total = None if context.world.size == 1 else context.world.total
-    return DistillationLoss(weights, context.data.classes, context.data.void, total)
+def build_loss(context: RunContext, weights: Mapping[str, Any]) -> DistillationLoss:
+    """The loss with these weights, over whole batches; automatic class weights are taken from the training masks."""
+    if weights.get("class_weights") == "auto":
+        weights = {**weights, "class_weights": list(context.balance.weights().values())}
+    total, whole = (None, None) if context.world.size == 1 else (context.world.total, context.world.whole)
+    return DistillationLoss(weights, context.data.classes, context.data.void, total, whole)
 
 
 def build_learner(context: RunContext, student: Network, teacher: Network) -> Learner:
@@ -71,13 +76,20 @@ def _feature_channels(context: RunContext, student: Network, teacher: Network) -
     return [shape[0] for shape in own], [shape[0] for shape in others]
 
 
-def build_recipe(context: RunContext, seed: int, weight_decay: float | None = None) -> Recipe:
-    """How weights are updated: the settings of optimizer and trainer, and the weight decay if it is another one."""
+def build_recipe(
+    context: RunContext, seed: int, weight_decay: float | None = None, objective: str | None = None
+) -> Recipe:
+    """How weights are updated: the settings of optimizer and trainer, and the weight decay if it is another one.
+
+    They are averaged, if the settings say so, where there is an `objective` to choose between raw and averaged ones by.
+    """
     optimizer, trainer = context.settings.optimizer, context.settings.trainer
     weight_decay = optimizer.weight_decay if weight_decay is None else weight_decay
+    averaged = Averaging(optimizer.ema, optimizer.ema_saves, objective) if optimizer.ema and objective else None
     return Recipe(
         seed, weight_decay, optimizer.betas, optimizer.clip_norm, trainer.accumulate,
         skip_nonfinite=trainer.nonfinite == "skip", validate_every=trainer.validate_every,
+        algorithm=optimizer.algorithm, momentum=optimizer.momentum, nesterov=optimizer.nesterov, averaging=averaged,
     )  # fmt: skip
 
 
@@ -86,11 +98,14 @@ def build_train_loader(
 ) -> TrainLoader:
     """Augmented training batches; they bring the teacher's answers from `stored`.
 
-    With `unlabelled`, the pictures without masks come beside the labelled samples, as the settings say.
+    With `unlabelled`, the pictures without masks come beside the labelled samples, as the settings say. Pictures of
+    rare classes come more often if `trainer.oversample` says so.
     """
+    share = context.settings.trainer.oversample
+    order = Order(seed, context.balance.repeats(share) if share else None)
     settings, augmentation = context.settings, Augmentation(context.transforms, seed, context.data.void)
     size = BatchSize(settings.trainer.batch_size, settings.unlabelled_per_batch if unlabelled else 0)
-    return TrainLoader(context.samples, augmentation, size, seed, context.loading, context.views, stored)
+    return TrainLoader(context.samples, augmentation, size, order, context.loading, context.views, stored)
 
 
 def build_diagnostics(

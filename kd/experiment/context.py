@@ -10,6 +10,7 @@ import torch
 
 from kd.data import Source
 from kd.data.cache import Samples, cached
+from kd.data.class_balance import ClassBalance, class_balance
 from kd.data.loading import Loading
 from kd.errors import ConfigError
 from kd.networks.precision import Precision, choose_device, hold_memory, repeat_bit_for_bit
@@ -72,6 +73,11 @@ class RunContext:
     def samples(self) -> Samples:
         """The data set, decoded once and cached as `data.cache` says."""
         return cached(self.data, self.settings.root / "runs" / "cache" / "data")
+
+    @property
+    def balance(self) -> ClassBalance:
+        """The pixels of each class in the training masks; reads them all, once."""
+        return class_balance(self.data)
 
     @property
     def views(self) -> int | None:

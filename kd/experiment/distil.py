@@ -14,6 +14,7 @@ from typing import Any, cast
 from kd import tracking
 from kd.config import resume
 from kd.config.compose import public
+from kd.config.read import check_sizes
 from kd.config.transforms import build_transforms
 from kd.distillation.teacher import CachedTeacher
 from kd.errors import RunError, UserError
@@ -130,6 +131,8 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
     context = RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world)
     _prepare(folder, job)
     console.say(f"run      {folder.path}", *pictures.lines(job.settings), *pictures.warnings(job.settings))
+    console.say(*pictures.balance_lines(job.settings, lambda: context.balance))
+    check_sizes(job.settings)
     began, evaluator = time.perf_counter(), Evaluator(context)
     student = build_network(context, "student", job.settings.seed)  # a missing file of weights ends the run now
     check_features(context, student)
@@ -229,6 +232,7 @@ def _train_and_measure(current: _Run, mirror: tracking.NullRun) -> dict[str, Any
         **measured,
         **logit_counts,
         "pictures": pictures.counts(job.settings),
+        **({"class_weights": context.balance.weights()} if job.settings.loss.class_weights == "auto" else {}),
         "state": "pruned" if trial.pruned else "complete",
         "planned_epochs": training_job.epochs,
     }

@@ -49,17 +49,30 @@ def measure_student(
         _draw_curves(context, folder, best, teacher, trivial)
         _draw_predictions(context, folder, teacher, labels)
     write_evidence(context, folder, diagnostics, labels, teacher)
+    averaged = _averaged(best, context.settings.objective[0], context.settings.optimizer.ema)
     compared = Compared(context.data.class_names, metrics, teacher.metrics if teacher else {}, trivial)
     console.show(console.comparison(compared))
-    console.say(*filter(None, [compared.against_teacher()]))
+    console.say(*filter(None, [compared.against_teacher(), averaged]))
     if warning := compared.warning():
         console.say(f"warning  {warning}")
     return {
         "student": metrics,
         **({"teacher": teacher.metrics} if teacher else {}),
         "baseline": trivial,
+        **({"averaged": bool(best["val/averaged"])} if averaged else {}),
         **({} if compared.share_of_way is None else {"share_of_way": compared.share_of_way}),
     }
+
+
+def _averaged(best: Mapping[str, Any], objective: str, decay: float) -> str | None:
+    """Whether the student's weights are the average over the steps or the raw ones; None without an average."""
+    if "val/averaged" not in best:
+        return None
+    metric = objective.removeprefix("val/")
+    average, raw = (console.figure(best.get(f"val/{who}/{metric}")) for who in ("average", "raw"))
+    saved, left = ("the average of the weights", "raw") if best["val/averaged"] else ("the raw weights", "average")
+    own, other = (average, raw) if best["val/averaged"] else (raw, average)
+    return f"student  {saved} of epoch {best['epoch']} saved: {objective} {own}, {left} {other} (ema={decay:g})"
 
 
 def _draw_curves(

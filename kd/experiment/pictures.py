@@ -1,8 +1,9 @@
 """How many training pictures a run has, with masks and without, what it does with the latter, and what may be wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
+from kd.data.class_balance import ClassBalance, repeat_line, weight_line
 from kd.data.layout import Fault
 from kd.errors import shown
 from kd.settings import Settings
@@ -35,6 +36,16 @@ def lines(settings: Settings) -> list[str]:
         f"data     {labelled} pictures with masks, {unlabelled} without: each batch has {size} with and {beside} "
         "without, which learn from the teacher alone"
     ]
+
+
+def balance_lines(settings: Settings, balance: Callable[[], ClassBalance]) -> list[str]:
+    """What is done for rare classes, one line each; `balance` counts pixels and is only called if anything is."""
+    found, share = [], settings.trainer.oversample
+    if settings.loss.class_weights == "auto":
+        found.append(f"classes  {weight_line(balance(), balance().weights())}")
+    if share:
+        found.append(f"classes  {repeat_line(balance(), share)}")
+    return found
 
 
 def warnings(settings: Settings) -> list[str]:

@@ -7,6 +7,7 @@ sample in every epoch: `augment.views` is for the student. A lock makes runs tha
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -20,7 +21,7 @@ from kd.experiment.measured_teacher import MeasuredTeacher, measured_teacher
 from kd.experiment.trainer import TrainingJob, train
 from kd.networks.spec import find_weights, is_file
 from kd.plan.schedules import Constant
-from kd.plan.timeline import LearningRates, Timeline
+from kd.plan.timeline import Timeline
 from kd.plan.unfreeze import All
 from kd.run import checkpoint, console, plots
 from kd.run.folder import RunFolder
@@ -34,7 +35,7 @@ FORMAT = 1  # increase when the same settings train another teacher
 
 def fingerprint(settings: Settings) -> str:
     """A hash of everything that an automatic teacher depends on."""
-    optimizer, trainer = settings.optimizer, settings.trainer
+    trainer = settings.trainer
     facts = {
         "format": FORMAT,
         "network": settings.backbone.teacher.model_dump(),
@@ -42,9 +43,10 @@ def fingerprint(settings: Settings) -> str:
         "data": settings.data.fingerprint(),
         "augment": settings.augment.transforms,
         "teacher": settings.trained_teacher.training,
-        "optimizer": optimizer.model_dump(exclude={"lr", "weight_decay", "encoder_lr_scale", "depth_decay"}),
+        "optimizer": settings.optimizer.teachers_part,
         "trainer": trainer.model_dump(include={"batch_size", "accumulate", "precision"}),
         **({"compile": True} if trainer.compile else {}),
+        **({"oversample": trainer.oversample} if trainer.oversample else {}),
         **({} if trainer.validate_every == 1 else {"validate_every": trainer.validate_every}),
     }
     return json_digest(facts)[:16]
@@ -130,7 +132,10 @@ def _training_job(context: RunContext) -> TrainingJob:
     """A supervised training, with all blocks unfrozen from the first epoch."""
     settings, teacher = context.settings, context.settings.trained_teacher
     network = build_network(context, "teacher", teacher.seed)
-    rates = LearningRates(teacher.lr, min(settings.optimizer.min_lr, teacher.lr), teacher.encoder_lr_scale)
+    rates = replace(
+        settings.optimizer.rates, lr=teacher.lr, min_lr=min(settings.optimizer.min_lr, teacher.lr),
+        encoder_lr_scale=teacher.encoder_lr_scale, depth_decay=1.0,
+    )  # fmt: skip
     timeline = Timeline(Constant(1.0), All(), rates, teacher.epochs, len(network.partition.blocks))
     loss = build_loss(context, {"gamma": teacher.gamma, "delta": teacher.delta})
     distillation = Distillation(network, loss, timeline)

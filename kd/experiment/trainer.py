@@ -158,7 +158,7 @@ def _fit(
     def validate() -> dict[str, float | None]:
         return evaluator.evaluate(job.network, "val", job.reference).metrics(job.network.class_names)
 
-    recipe = build_recipe(context, job.seed, job.weight_decay)
+    recipe = build_recipe(context, job.seed, job.weight_decay, job.objective if job.who == "student" else None)
     return fit(job.distillation, loader, validate, recipe, context.precision, start, pause)
 
 

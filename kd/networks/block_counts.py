@@ -43,3 +43,6 @@ _NAMES = {
 }
 
 BLOCK_COUNTS: dict[str, int] = {name: count for count, names in _NAMES.items() for name in names.split()}
+
+#: The side in pixels of the only images that an encoder of the table takes; the others take any multiple of 32.
+FIXED_SIDES = {"tu-swin_tiny_patch4_window7_224": 224}

@@ -49,7 +49,7 @@ def trace(encoder: nn.Module) -> Trace | None:
     for size in IMAGE_SIZES:
         try:
             with torch.inference_mode(False), torch.enable_grad():
-                return _run(_on_meta(encoder), size, getattr(encoder, "_in_channels", 3))
+                return _run(on_meta(encoder), size, getattr(encoder, "_in_channels", 3))
         except Exception as error:  # encoders refuse a size with any kind of exception
             refusals.append(error)
     name = type(encoder).__name__
@@ -57,7 +57,7 @@ def trace(encoder: nn.Module) -> Trace | None:
     return None
 
 
-def _on_meta(encoder: nn.Module) -> nn.Module:
+def on_meta(encoder: nn.Module) -> nn.Module:
     """A copy without data, in eval mode, with gradients for every parameter, so that autograd sees them all."""
     memo: dict[int, Tensor] = {id(buffer): torch.empty_like(buffer, device="meta") for buffer in encoder.buffers()}
     for parameter in encoder.parameters():

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 from kd.plan.schedules import Schedule, progress
 from kd.plan.unfreeze import Policy
@@ -17,9 +18,11 @@ from kd.plan.unfreeze import Policy
 class LearningRates:
     """Base learning rate, its decay, and the scale of the encoder blocks' rates.
 
-    The decoder's rate decays on a half cosine from `lr` towards `min_lr`, by the formula of
-    `torch.optim.lr_scheduler.CosineAnnealingLR` with T_max = epochs. Encoder block d (0 is the deepest) trains at
-    decoder rate x `encoder_lr_scale` x `depth_decay`^d (Howard and Ruder, arXiv 1801.06146, section 3.2).
+    The decoder's rate decays from `lr` towards `min_lr`, which it would reach one epoch after the last: on a half
+    cosine, by the formula of `torch.optim.lr_scheduler.CosineAnnealingLR` with T_max = epochs, or as the polynomial
+    (1 - epoch / epochs)^power (`PolynomialLR`; Chen et al., "DeepLab", arXiv 1606.00915, section 4.1). During the first
+    `warmup` epochs it is scaled by (epoch + 1) / (warmup + 1), as by `LinearLR`. Encoder block d (0 is the deepest)
+    trains at decoder rate x `encoder_lr_scale` x `depth_decay`^d (Howard and Ruder, arXiv 1801.06146, section 3.2).
 
     >>> rates = LearningRates(lr=0.8, min_lr=0.0, encoder_lr_scale=0.5, depth_decay=0.5)
     >>> [rates.decoder(epoch, epochs=2) for epoch in range(2)]
@@ -32,10 +35,15 @@ class LearningRates:
     min_lr: float
     encoder_lr_scale: float
     depth_decay: float = 1.0
+    decay: Literal["cosine", "polynomial"] = "cosine"
+    power: float = 0.9
+    warmup: int = 0
 
     def decoder(self, epoch: int, epochs: int) -> float:
         """The decoder's learning rate at a zero-based `epoch` of a run of `epochs`."""
-        return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+        gone = epoch / epochs
+        left = (1 - gone) ** self.power if self.decay == "polynomial" else (1 + math.cos(math.pi * epoch / epochs)) / 2
+        return (self.min_lr + (self.lr - self.min_lr) * left) * min(1.0, (epoch + 1) / (self.warmup + 1))
 
     def block(self, depth: int, epoch: int, epochs: int) -> float:
         """The learning rate of the encoder block `depth` steps above the deepest, once it is unfrozen."""
@@ -103,5 +111,12 @@ class Timeline:
         )
 
     def phases(self) -> list[list[EpochPlan]]:
-        """The plan split into consecutive epochs with the same number of unfrozen blocks, as `kd preview` prints it."""
-        return [list(phase) for _, phase in groupby(self, key=lambda plan: plan.unfrozen_blocks)]
+        """The plan split into consecutive epochs with the same number of unfrozen blocks, as `kd preview` prints it.
+
+        The end of the warm-up, where the rates stop rising, splits it, too.
+        """
+
+        def key(plan: EpochPlan) -> tuple[int, bool]:
+            return plan.unfrozen_blocks, plan.epoch < self.rates.warmup
+
+        return [list(phase) for _, phase in groupby(self, key=key)]

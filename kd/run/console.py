@@ -69,11 +69,17 @@ class Display:
             f"{self.who} {record['epoch'] + 1:>3}/{self.epochs}  T {record['temperature']:.2f}  "
             f"unfrozen {record['unfrozen_blocks']}  lr {record['lr/decoder']:.1e}  loss {record['train/loss']:.4f}  "
             f"{quality}  {record['images_per_second']:.1f} img/s"
-            f"{'  *' if best else ''}"
+            f"{_whose_weights(record)}{'  *' if best else ''}"
         )
         self.progress.console.print(line, soft_wrap=True, markup=False)
         to_log(line)
         self.progress.update(self.task, last=f"best {self.objective} marked *")
+
+
+def _whose_weights(record: Mapping[str, Any]) -> str:
+    """Whether the figures of an epoch are those of the averaged weights; empty where there is no average."""
+    averaged = record.get("val/averaged")
+    return "" if averaged is None else "  average" if averaged else "  raw"
 
 
 def figure(value: float | None, form: str = ".4f") -> str:

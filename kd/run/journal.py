@@ -20,13 +20,14 @@ from kd.networks.network import Network
 from kd.run import checkpoint
 from kd.run.folder import RunFolder
 from kd.run.restoring import IDENTITY, RECORDS, records_as_tensor
-from kd.settings import more_is_better
 from kd.system.files import clear_leftovers
 from kd.system.untrusted import UnreadableError, mapping_at
 from kd.training.loop import EpochResult
+from kd.training.quality import improves
 from kd.training.snapshot import Snapshot, fits
 
 BEST = "best."
+AVERAGED = "val/averaged"  # in a record: whether the weights that were measured and saved are an average (1) or not (0)
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Journal:
         self._weights = {name: value for name, value in start.tensors.items() if name.startswith(BEST)}
         if self._weights and self.best and saved.saved_facts(self.file).get("epoch") != self.best["epoch"]:
             self.network.load_state_dict({name.removeprefix(BEST): value for name, value in self._weights.items()})
-            self._save_best(self.best["epoch"])
+            self._save_best(self.best)
 
     def _warn_of_changes(self, then: Mapping[str, Any]) -> None:
         """Warn if torch, device or threads differ from those that the checkpoint was written with."""
@@ -88,8 +89,9 @@ class Journal:
         record: dict[str, Any] = {**result.metrics(), "time": time.time()}
         if self.best is None or improves(record, self.best, self.objective):
             self.best = record
-            self._weights = {BEST + name: value for name, value in _copy(self.network).items()}
-            self._save_best(record["epoch"])
+            with result.measured():
+                self._weights = {BEST + name: value for name, value in _copy(self.network).items()}
+                self._save_best(record)
         self.folder.append_metrics(record)
         self.records.append(record)
         if skipped := record.get("train/skipped_steps"):
@@ -115,8 +117,9 @@ class Journal:
         """Whether it is time for another checkpoint."""
         return time.monotonic() - self._saved >= self._seconds
 
-    def _save_best(self, epoch: int) -> None:
-        saved.save(self.network, self.file, epoch=epoch, **self.facts)
+    def _save_best(self, record: Mapping[str, Any]) -> None:
+        averaged = {"averaged": True} if record.get(AVERAGED) else {}
+        saved.save(self.network, self.file, epoch=record["epoch"], **averaged, **self.facts)
 
 
 class NullJournal:
@@ -138,18 +141,6 @@ def best_of(records: Sequence[dict[str, Any]], objective: str) -> dict[str, Any]
         if best is None or improves(record, best, objective):
             best = record
     return best
-
-
-def improves(record: Mapping[str, Any], best: Mapping[str, Any], objective: str) -> bool:
-    """Whether an epoch is better than the best so far; any figure is better than None or NaN."""
-    new, old = _not_nan(record.get(objective)), _not_nan(best.get(objective))
-    if new is None or old is None:
-        return old is None and new is not None
-    return new > old if more_is_better(objective) else new < old
-
-
-def _not_nan(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else value
 
 
 def _copy(network: Network) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ No torch here: an invalid value is reported before anything slow is imported.
 
 from kd.settings.group import Group
 from kd.settings.keys import RESULT_NEUTRAL, changes_no_result, flat, is_under, result_differences, same_result
-from kd.settings.loss import TASK_TERMS, TEACHING_KEYS, TEACHING_TERMS, LossSettings
+from kd.settings.loss import TASK_KEYS, TASK_TERMS, TEACHING_KEYS, TEACHING_TERMS, LossSettings
 from kd.settings.run import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -23,7 +23,7 @@ from kd.settings.run import (
 )
 
 __all__ = [
-    "IMAGENET_MEAN", "IMAGENET_STD", "NORMALISATIONS", "OBJECTIVES", "RESULT_NEUTRAL", "TASK_TERMS",
+    "IMAGENET_MEAN", "IMAGENET_STD", "NORMALISATIONS", "OBJECTIVES", "RESULT_NEUTRAL", "TASK_KEYS", "TASK_TERMS",
     "TEACHING_KEYS", "TEACHING_TERMS", "ForeignTeacher", "Group", "LossSettings", "NetworkSettings",
     "Normalisation", "Optimizer", "Settings", "TeacherFile", "Tracking", "TrainedTeacher", "changes_no_result",
     "flat", "is_under", "more_is_better", "result_differences", "same_result",

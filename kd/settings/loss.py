@@ -1,8 +1,8 @@
 """The group `loss`: the weight of each term, which terms need a teacher, and which need three classes."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from kd.settings.group import Group, NonNegative, Positive
 
@@ -13,7 +13,16 @@ TEACHING_TERMS = {
     "tckd": "tckd", "nckd": "nckd", "features": "features",
 }  # fmt: skip
 #: The same for the terms that compare the student with the labels.
-TASK_TERMS = {"ce": "gamma", "dice": "delta"}
+TASK_TERMS = {
+    "ce": "gamma", "dice": "delta", "focal": "focal", "tversky": "tversky", "jaccard": "jaccard", "lovasz": "lovasz",
+}  # fmt: skip
+#: All keys of group `loss` that concern what is learnt from the labels: weights, and what the terms are computed with.
+TASK_KEYS = (
+    *TASK_TERMS.values(), "focal_gamma", "focal_alpha", "tversky_alpha", "tversky_beta", "tversky_gamma",
+    "class_weights",
+)  # fmt: skip
+#: The task terms that count pixels, each of which `class_weights` weighs by its label, by their weights.
+PIXEL_TERMS = ("gamma", "focal")
 #: Terms that compare student and teacher at the label of each pixel: a picture without a mask has none.
 AT_LABELS = ("tckd", "nckd")
 #: Keys of group `loss` that need three classes or more, and why. One logit z is two classes, with logits 0 and z.
@@ -25,13 +34,27 @@ THREE_CLASSES = {
 }
 
 
+def _auto_or_list(value: Any) -> Any:
+    """Refuse anything but null, auto and a list in words of its own; pydantic would complain of each alternative."""
+    if value is None or value == "auto" or isinstance(value, list | tuple):
+        return value
+    raise ValueError("should be null, auto, or a list with a weight for each class, such as [1,5]")
+
+
+ClassWeights = Annotated[
+    Literal["auto"] | tuple[NonNegative, ...] | None,
+    BeforeValidator(_auto_or_list),
+]
+
+
 class LossSettings(Group):
     """Weights of the loss's terms, and how those that need a teacher are computed.
 
     total = alpha T^2 KL + beta MSE(logits) + cwd CWD + dist_inter and dist_intra DIST + tckd TCKD + nckd NCKD
-    + features MSE(features) or CWD(features) + gamma CE + delta Dice. A term of weight 0 is not computed. T is the
-    schedule's; the others' temperatures are constants. `standardise` is of the KL's logits. `on_void`: the teacher's
-    terms count void pixels, too.
+    + features MSE(features) or CWD(features) + gamma CE + delta Dice + focal Focal + tversky Tversky + jaccard Jaccard
+    + lovasz Lovasz. A term of weight 0 is not computed. T is the schedule's; the others' temperatures are constants.
+    `standardise` is of the KL's logits. `on_void`: the teacher's terms count void pixels, too. `class_weights`: one per
+    class (for binary data: background, foreground), or auto, from the training masks.
     """
 
     alpha: NonNegative = 0.0
@@ -52,6 +75,16 @@ class LossSettings(Group):
     on_void: bool = False
     gamma: NonNegative = 0.0
     delta: NonNegative = 0.0
+    focal: NonNegative = 0.0
+    focal_gamma: NonNegative = 2.0
+    focal_alpha: Annotated[float, Field(ge=0, le=1)] | None = None
+    tversky: NonNegative = 0.0
+    tversky_alpha: NonNegative = 0.5
+    tversky_beta: NonNegative = 0.5
+    tversky_gamma: Positive = 1.0
+    jaccard: NonNegative = 0.0
+    lovasz: NonNegative = 0.0
+    class_weights: ClassWeights = None
 
     @field_validator("feature_stages")
     @classmethod
@@ -65,6 +98,17 @@ class LossSettings(Group):
         names = [*TEACHING_TERMS.values(), *TASK_TERMS.values()]
         if not any(getattr(self, name) for name in names):
             raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} are all 0; set at least one of them above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _check_class_weights(self) -> "LossSettings":
+        if isinstance(self.class_weights, tuple) and not any(self.class_weights):
+            raise ValueError("class_weights are all 0, so no pixel would count; raise one, or set class_weights=null")
+        if self.class_weights is not None and not any(getattr(self, name) for name in PIXEL_TERMS):
+            raise ValueError(
+                "class_weights weigh the pixels of cross-entropy and focal, and the weights of both (gamma and focal) "
+                "are 0; raise one, or set class_weights=null"
+            )
         return self
 
     @property
@@ -84,6 +128,9 @@ class LossSettings(Group):
 
     def refusal(self, classes: int) -> str | None:
         """Why the loss is not defined for so many classes (1: binary), in one line; None if it is."""
+        if isinstance(self.class_weights, tuple) and len(self.class_weights) != max(classes, 2):
+            each = "two (background, foreground)" if classes == 1 else f"{classes}, one per class"
+            return f"loss.class_weights has {len(self.class_weights)} weights and should have {each}"
         key = next((key for key in THREE_CLASSES if getattr(self, key) and classes < 3), None)
         if key is None:
             return None
@@ -94,5 +141,5 @@ class LossSettings(Group):
 #: The keys that only concern what is learnt from a teacher: one with a teacher and one without may differ in them.
 TEACHING_KEYS = (
     "schedule", "teacher", "backbone.teacher",
-    *(f"loss.{name}" for name in LossSettings.model_fields if name not in TASK_TERMS.values()),
+    *(f"loss.{name}" for name in LossSettings.model_fields if name not in TASK_KEYS),
 )  # fmt: skip

@@ -22,7 +22,7 @@ from kd.config.compose import compose
 from kd.config.read import read
 from kd.errors import ConfigError, StudyError
 from kd.run import console
-from kd.settings import TASK_TERMS, TEACHING_KEYS, TEACHING_TERMS, Settings, TrainedTeacher, is_under
+from kd.settings import TASK_KEYS, TEACHING_KEYS, TEACHING_TERMS, Settings, TrainedTeacher, is_under
 from kd.study import show
 from kd.study.comparison import LEAST_GAIN, Arm, Verdict, unequal
 from kd.study.hydra_options import check_name
@@ -125,8 +125,8 @@ class Protocol:
 
 
 def _is_task(override: str) -> bool:
-    """Whether an override sets the weight of a loss term that needs no teacher."""
-    return key_of(override) in [f"loss.{weight}" for weight in TASK_TERMS.values()]
+    """Whether an override sets the weight of a loss term that needs no teacher, or what it is computed with."""
+    return key_of(override) in [f"loss.{name}" for name in TASK_KEYS]
 
 
 def _is_launching(override: str) -> bool:

@@ -71,6 +71,21 @@ class World(Rank):
         """The sum of a tensor over all processes; differentiable. A collective."""
         return value if self.size == 1 else _Total.apply(value)
 
+    def whole(self, rows: Tensor) -> Tensor:
+        """The rows of all processes in rank order; gradients are summed, as in `total`. A collective.
+
+        Processes may have different numbers of rows. Does not synchronise the GPU.
+        """
+        if self.size == 1:
+            return rows
+        counts = torch.zeros(self.size, dtype=torch.int64)
+        counts[self.rank] = len(rows)
+        dist.all_reduce(counts, group=self.objects)
+        first = int(counts[: self.rank].sum())
+        table = rows.new_zeros(int(counts.sum()), *rows.shape[1:])  # others' rows are 0, so that a sum gathers them
+        table[first : first + len(rows)] = rows
+        return self.total(table)
+
     def broadcast(self, value: T) -> T:
         """Process 0's value, a plain object. A collective."""
         if self.size == 1:

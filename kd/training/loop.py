@@ -3,8 +3,8 @@
 No logging, no files, no callbacks: the caller decides what to do with an epoch, and may stop between two epochs, or at
 a `Pause` between two steps. What an epoch needs to know comes from the timeline, a pure function of the epoch; the
 order of samples and their views come from the loader, pure functions of (seed, epoch) and (seed, view, index); torch's
-own randomness (dropout, stochastic depth) is re-seeded from (seed, step). So only weights and optimiser state are
-carried from step to step.
+own randomness (dropout, stochastic depth) is re-seeded from (seed, step). So only weights, their average if there is
+one, and optimiser state are carried from step to step.
 
 Several processes may share each batch (`kd.system.world`): losses, statistics, gradients and random draws are those of
 the whole batch in each of them, so that all take the same steps.
@@ -14,6 +14,7 @@ always before a snapshot is handed out.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -27,7 +28,7 @@ from kd.networks.precision import Precision
 from kd.plan.timeline import EpochPlan
 from kd.system.world import World
 from kd.training.replica import Replica
-from kd.training.snapshot import Snapshot, restore
+from kd.training.snapshot import Snapshot
 from kd.training.step import Distillation, Recipe, Stepper, apply_plan, step_seed
 from kd.training.step_log import StepLog
 
@@ -68,6 +69,8 @@ class EpochResult:
         seconds: wall time of the epoch's training steps.
         images_per_second: training images, with and without masks, over `seconds`.
         snapshot: copies the state that the next epoch begins with; call it before requesting the next item.
+        measured: puts the weights that `val` is of into the student for the length of a block, which is to be over
+            before the next item: their average over the steps, if that was chosen, otherwise those that are there.
     """
 
     plan: EpochPlan
@@ -76,6 +79,7 @@ class EpochResult:
     seconds: float
     images_per_second: float
     snapshot: Callable[[], Snapshot]
+    measured: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def metrics(self) -> dict[str, float | None]:
         """One flat record, under the names that the run folder and MLflow use."""
@@ -111,7 +115,7 @@ def fit(distillation: Distillation, loader: Epochs, validate: Callable[[], dict[
     stepper = Stepper(distillation, recipe, precision, Replica(distillation.trained, world, *sizes))
     first = start.epoch if start else 0
     if start is not None:
-        restore(start, stepper.trained, stepper.optimizer, stepper.scaler)
+        stepper.restore(start)
     stepper.replica.compare(first)
     for plan in islice(timeline, first, None):
         apply_plan(student, stepper.optimizer, plan)
@@ -122,8 +126,10 @@ def fit(distillation: Distillation, loader: Epochs, validate: Callable[[], dict[
         yield from _epoch(stepper, loader, plan, log, begun.step if begun else 0, pause)
         means, seconds = log.means(stepper.scaler.get_scale()), log.seconds()
         stepper.replica.compare(plan.epoch)
-        val = validate() if recipe.validates(plan.epoch, len(timeline)) else {}
-        yield EpochResult(plan, means, val, seconds, log.images / seconds, stepper.snapshot(plan.epoch + 1, 0))
+        asked = recipe.validates(plan.epoch, len(timeline))
+        val, measured = stepper.measured(validate) if asked else ({}, nullcontext)
+        state = stepper.snapshot(plan.epoch + 1, 0)
+        yield EpochResult(plan, means, val, seconds, log.images / seconds, state, measured)
 
 
 def _epoch(
@@ -136,6 +142,8 @@ def _epoch(
         group = _next(batches, recipe.accumulate, loader.world)
         group = [batch.to(stepper.precision.device, non_blocking=True) for batch in group]
         stepper.step(step, group, plan.temperature, log)
+        if stepper.average:
+            stepper.average.update((plan.epoch * -(-loader.steps() // recipe.accumulate)) + step // recipe.accumulate)
         done = step + len(group)
         if done < loader.steps() and pause():
             log.check()

@@ -4,9 +4,12 @@ For binary data the foreground's IoU and Dice come first. The background is easy
 foreground, one that predicts background everywhere has a mean IoU of 0.49 and a mean Dice of 0.50.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from kd.settings import more_is_better
 
 #: The least share of the way from a trivial prediction to a perfect one that counts as having learnt something: other
 #: seeds move a network by as much.
@@ -107,3 +110,15 @@ class Compared:
             f"The student {better} a trivial prediction: {metric_title(metric)} {value:.4f} against {trivial:.4f} on "
             f"{SPLITS[split]}. Train longer{remedy}."
         )
+
+
+def improves(record: Mapping[str, Any], best: Mapping[str, Any], objective: str) -> bool:
+    """Whether an epoch is better than the best so far; any figure is better than None or NaN."""
+    new, old = _not_nan(record.get(objective)), _not_nan(best.get(objective))
+    if new is None or old is None:
+        return old is None and new is not None
+    return new > old if more_is_better(objective) else new < old
+
+
+def _not_nan(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value

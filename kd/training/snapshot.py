@@ -1,4 +1,5 @@
-"""Snapshots of all state that a training carries from step to step: weights, optimiser moments, the epoch's sums.
+"""Snapshots of all state that a training carries from step to step: weights, their average if there is one, optimiser
+moments, the epoch's sums.
 
 Nothing else is carried (see `kd.training.loop`), so a training resumed from a snapshot ends bit for bit as one that was
 never interrupted, on a CPU with the same number of threads.
@@ -33,10 +34,14 @@ class Snapshot:
 
 
 def take(
-    network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, facts: Mapping[str, Any]
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    facts: Mapping[str, Any],
+    more: Mapping[str, Tensor] | None = None,
 ) -> Snapshot:
-    """Copy the state; further training does not change the copy."""
-    tensors = {WEIGHTS + name: value for name, value in network.state_dict().items()}
+    """Copy the state, and `more` tensors with it; further training does not change the copy."""
+    tensors = {**(more or {})} | {WEIGHTS + name: value for name, value in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"{MOMENTS}{index}.{name}": value for name, value in state.items()}
     copies = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}

@@ -1,14 +1,16 @@
 """One optimiser step: forward passes of student and teacher, the loss, its gradients, the update.
 
-All optimiser groups exist from the first step. A frozen block's gradients are None, so AdamW skips it: no moments
-build up, no weight decay applies, and the block starts with empty optimiser state when it is unfrozen.
+All optimiser groups exist from the first step. A frozen block's gradients are None, so the optimiser skips it: no
+moments build up, no weight decay applies, and the block starts with empty optimiser state when it is unfrozen.
 
 A step whose loss or gradient is not finite changes no weight: the fused optimiser reads a flag on the device, so the
 host does not wait.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +23,9 @@ from kd.distillation.teacher import Teacher
 from kd.networks.network import Network
 from kd.networks.precision import Precision
 from kd.plan.timeline import EpochPlan, Timeline
+from kd.training.average import Average, Averaging, Metrics
 from kd.training.replica import Replica
-from kd.training.snapshot import Snapshot, take
+from kd.training.snapshot import Snapshot, restore, take
 from kd.training.step_log import StepLog
 
 
@@ -50,6 +53,9 @@ class Recipe:
     """The optimiser's settings and the seed of torch's own randomness.
 
     Attributes:
+        betas: of AdamW.
+        algorithm: adamw or sgd; momentum and nesterov are SGD's.
+        averaging: how the weights are averaged over the steps; None: they are not.
         clip_norm: largest norm of a step's gradient; None for no clipping.
         accumulate: batches per step.
         skip_nonfinite: skip and count steps whose loss or gradient is not finite, instead of ending the training.
@@ -63,17 +69,33 @@ class Recipe:
     accumulate: int = 1
     skip_nonfinite: bool = False
     validate_every: int = 1
+    algorithm: str = "adamw"
+    momentum: float = 0.9
+    nesterov: bool = False
+    averaging: Averaging | None = None
 
     def validates(self, epoch: int, epochs: int) -> bool:
         """Whether an epoch ends with a validation; the last one always does."""
         return (epoch + 1) % self.validate_every == 0 or epoch + 1 == epochs
 
 
-def optimizer_for(network: Network | Learner, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with one group for the decoder and one per encoder block, deepest first; the plan sets their rates.
+def optimizer_for(network: Network | Learner, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW or SGD with one group for the decoder and one per encoder block, deepest first; the plan sets their rates.
 
-    Parameters that the encoder never uses are in no group. Reference: Loshchilov and Hutter, arXiv 1711.05101.
+    Parameters that the encoder never uses are in no group. Reference: Loshchilov and Hutter, arXiv 1711.05101 (AdamW);
+    Sutskever et al., "On the importance of initialization and momentum", ICML 2013 (SGD, as torch has it).
     """
+    if recipe.algorithm == "sgd":
+        sgd = torch.optim.SGD(
+            network.blocks.groups(network),
+            lr=0.0,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        sgd.register_step_pre_hook(_start_momentum)
+        return sgd
     return torch.optim.AdamW(
         network.blocks.groups(network),
         lr=0.0,
@@ -81,6 +103,17 @@ def optimizer_for(network: Network | Learner, recipe: Recipe) -> torch.optim.Ada
         weight_decay=recipe.weight_decay,
         fused=True,
     )
+
+
+def _start_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Give each parameter that takes its first step a momentum of 0, which makes that step what it is without any.
+
+    torch's fused SGD would allocate it without a value, and keep that if the first step is skipped (torch 2.15).
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            if parameter.grad is not None and "momentum_buffer" not in optimizer.state[parameter]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
 
 
 def apply_plan(network: Network, optimizer: torch.optim.Optimizer, plan: EpochPlan) -> None:
@@ -102,6 +135,7 @@ class Stepper:
         self.distillation, self.recipe, self.precision = distillation, recipe, precision
         self.replica, self.trained = replica, distillation.trained
         self.optimizer, self.scaler = optimizer_for(self.trained, recipe), precision.scaler()
+        self.average = Average(distillation.student, recipe.averaging) if recipe.averaging else None
 
     def step(self, number: int, batches: Sequence[Batch], temperature: float, log: StepLog) -> None:
         """Update the weights once, by the mean gradient of `batches`, and log what came of it.
@@ -149,4 +183,18 @@ class Stepper:
     def snapshot(self, epoch: int, step: int, log: StepLog | None = None) -> Callable[[], Snapshot]:
         """A function that copies the state, to resume at `step` of `epoch`; `log` is that epoch's so far."""
         facts = {"epoch": epoch, "step": step, "sums": log.state() if log else None}
-        return lambda: take(self.trained, self.optimizer, self.scaler, facts)
+        average = self.average.state() if self.average else {}
+        return lambda: take(self.trained, self.optimizer, self.scaler, facts, average)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take over the state of a snapshot; raises ValueError if it belongs to another network."""
+        restore(snapshot, self.trained, self.optimizer, self.scaler)
+        if self.average:
+            self.average.restore(snapshot.tensors)
+
+    def measured(self, validate: Callable[[], Metrics]) -> tuple[Metrics, Callable[[], AbstractContextManager[None]]]:
+        """Validation metrics, and what puts the weights that they are of into the student for the length of a block."""
+        if self.average is None:
+            return validate(), nullcontext
+        metrics, takes_average = self.average.measured(validate)
+        return metrics, self.average.in_place if takes_average else nullcontext

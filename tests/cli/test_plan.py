@@ -81,6 +81,17 @@ def test_preview_says_what_a_batch_has_where_there_may_be_pictures_without_masks
         assert "batch" not in preview(capsys, *more)
 
 
+def test_preview_says_what_a_recipe_does_besides_the_usual(capsys):
+    text = preview(capsys, "optimizer=sgd", "optimizer.nesterov=true", "optimizer.warmup=2", "optimizer.ema=0.99")
+    assert "optimizer  SGD, momentum 0.9, nesterov, weight decay 0.0005" in text
+    assert "rates      polynomial decay, power 0.9, after 2 epochs of warm-up; constant within an epoch" in text
+    assert "weights    their average over the steps (decay 0.99) is measured beside the raw ones; the better" in text
+    table = text.splitlines()
+    assert table[1].split()[0] == "0-1"
+    assert "3.3e-03 -> 6.5e-03" in table[1]
+    assert not any(line.startswith(("optimizer", "rates", "weights")) for line in preview(capsys).splitlines())
+
+
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_preview_imports_nothing_heavy(form):
     code = (

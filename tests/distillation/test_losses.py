@@ -23,12 +23,15 @@ from kd.settings.loss import AT_LABELS
 
 VOID = 255
 ALL_TERMS = {"alpha": 0.3, "beta": 0.5, "gamma": 0.5, "delta": 1.0}
+IMBALANCE = {"focal": 2.0, "tversky": 0.7, "jaccard": 0.4, "lovasz": 0.3}
+PRICES = {"tversky_alpha": 0.3, "tversky_beta": 0.8, "tversky_gamma": 0.75, "focal_gamma": 1.5, "focal_alpha": 0.3}
 ON_LOGITS = {term: weight for term, weight in TEACHING_TERMS.items() if term != "features"}
 #: Every weight above 0 that a number of classes allows.
 EVERY_TERM = {
-    1: {**ALL_TERMS, "cwd": 3.0, "dist_intra": 1.0},
-    3: {**ALL_TERMS, "cwd": 3.0, "dist_intra": 1.0, "dist_inter": 1.0, "tckd": 1.0, "nckd": 2.0},
+    1: {**ALL_TERMS, "cwd": 3.0, "dist_intra": 1.0, **IMBALANCE},
+    3: {**ALL_TERMS, "cwd": 3.0, "dist_intra": 1.0, "dist_inter": 1.0, "tckd": 1.0, "nckd": 2.0, **IMBALANCE},
 }
+CLASS_WEIGHTS = {1: (0.5, 3.0), 3: (0.5, 3.0, 1.0)}
 TEMPERATURES = [0.5, 1.0, 4.0, 20.0]
 CLASSES = [1, 2, 5]
 
@@ -491,6 +494,7 @@ def test_a_term_of_weight_zero_is_not_computed(classes, weight, term):
 @pytest.mark.parametrize("classes", [1, 3])
 def test_the_total_of_every_term_is_their_weighted_sum(classes):
     weights, student, mask = EVERY_TERM[classes], logits(classes, 0), labels(classes, 2)
+    weights = {**weights, **PRICES, "class_weights": CLASS_WEIGHTS[classes]}
     found = DistillationLoss(weights, classes)(student, mask, logits(classes, 1), 4.0).scalars()
     names = {**TEACHING_TERMS, **TASK_TERMS}
     assert set(found) == {"loss"} | {term for term, weight in names.items() if weight in weights}
@@ -657,12 +661,16 @@ def whole_batch(classes, ignored):
     return student, teacher, mask
 
 
+def every_term(classes):
+    return {**EVERY_TERM[classes], **PRICES, "class_weights": CLASS_WEIGHTS[classes]}
+
+
 def in_processes(world):
     """The terms of each shared batch, and the gradient of this process's samples."""
     found = []
     for classes, ignored in SHARED:
         student, teacher, mask = (world.share(each) for each in whole_batch(classes, ignored))
-        loss = DistillationLoss(EVERY_TERM[classes], classes, ignored, world.total)
+        loss = DistillationLoss(every_term(classes), classes, ignored, world.total, world.whole)
         _, gradient = value_and_gradient(lambda z: loss(z, mask, teacher, 4.0).loss, student)  # noqa: B023
         found.append((loss(student, mask, teacher, 4.0).scalars(), gradient))
     return found
@@ -676,7 +684,7 @@ def shared():
 @pytest.mark.parametrize("case", range(len(SHARED)), ids=str)
 def test_every_process_computes_the_loss_of_the_whole_batch(case, shared):
     student, teacher, mask = whole_batch(*SHARED[case])
-    expected = DistillationLoss(EVERY_TERM[SHARED[case][0]], *SHARED[case])(student, mask, teacher, 4.0).scalars()
+    expected = DistillationLoss(every_term(SHARED[case][0]), *SHARED[case])(student, mask, teacher, 4.0).scalars()
     for process in shared:
         torch.testing.assert_close(process[case][0], expected, rtol=1e-5, atol=1e-6)
 
@@ -685,7 +693,7 @@ def test_every_process_computes_the_loss_of_the_whole_batch(case, shared):
 def test_the_mean_of_gradients_over_processes_is_that_of_the_whole_batch(case, shared):
     """Each gradient is too large by the number of processes, over which DistributedDataParallel averages."""
     student, teacher, mask = whole_batch(*SHARED[case])
-    loss = DistillationLoss(EVERY_TERM[SHARED[case][0]], *SHARED[case])
+    loss = DistillationLoss(every_term(SHARED[case][0]), *SHARED[case])
     _, expected = value_and_gradient(lambda z: loss(z, mask, teacher, 4.0).loss, student)
     found = torch.cat([process[case][1] for process in shared]) / len(shared)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)

@@ -119,6 +119,20 @@ def test_a_killed_run_that_learns_features_and_has_pictures_without_masks_resume
     assert outcome(folder) == outcome(run_folder(tmp_path / "straight"))
 
 
+def test_a_killed_run_of_a_recipe_of_the_literature_resumes_to_the_same_student(tmp_path):
+    """SGD, polynomial decay, warm-up, averaged weights, class weights and repeated pictures."""
+    command = [*ALONE, "optimizer=sgd", "optimizer.warmup=1", "optimizer.ema=0.9", "optimizer.ema_saves=average",
+               "loss.class_weights=auto", "loss.focal=1", "trainer.oversample=0.9"]  # fmt: skip
+    done = go_on(tmp_path / "straight", *command)
+    assert "the average of the weights of epoch" in done.stdout
+    interrupt(tmp_path / "killed", 14, signal.SIGKILL, *command, SAVING)
+    folder = run_folder(tmp_path / "killed")
+    go_on(tmp_path / "killed", f"resume={folder}")
+    assert outcome(folder) == outcome(run_folder(tmp_path / "straight"))
+    assert json.loads((folder / "summary.json").read_text())["averaged"]
+    assert json.loads((folder / "student.json").read_text())["averaged"]
+
+
 def test_the_same_command_resumes_even_with_another_checkpoint_interval(straight, killed):
     go_on(killed, *ALONE, "trainer.checkpoint_minutes=7", "resume=auto")
     assert outcome(run_folder(killed)) == straight

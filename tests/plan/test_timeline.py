@@ -40,6 +40,39 @@ def test_decoder_rate_equals_torch_cosine_annealing(lr, min_lr, epochs):
     assert [row.lr_decoder for row in plan] == pytest.approx(torch_cosine(lr, min_lr, epochs), rel=1e-9)
 
 
+@pytest.mark.parametrize(("power", "warmup", "epochs"), [(0.9, 0, 50), (1.0, 3, 7), (2.0, 1, 4), (0.5, 9, 10)])
+def test_polynomial_decay_and_warm_up_are_torchs(power, warmup, epochs):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    schedulers = [torch.optim.lr_scheduler.PolynomialLR(optimizer, epochs, power)]
+    if warmup:
+        schedulers.append(torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (warmup + 1), 1.0, warmup))
+    together = torch.optim.lr_scheduler.ChainedScheduler(schedulers)
+    expected = []
+    for _ in range(epochs):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        together.step()
+    rates = LearningRates(0.3, 0.0, 0.5, decay="polynomial", power=power, warmup=warmup)
+    assert [rates.decoder(epoch, epochs) for epoch in range(epochs)] == pytest.approx(expected, rel=1e-9)
+
+
+@given(st.integers(0, 20), st.integers(1, 30), st.sampled_from(["cosine", "polynomial"]))
+@settings(deadline=None, max_examples=40)
+def test_a_warm_up_changes_no_epoch_after_it_and_none_exceeds_the_base_rate(warmup, more, decay):
+    epochs = warmup + more
+    with_it, without = (LearningRates(1.0, 0.01, 0.5, decay=decay, warmup=each) for each in (warmup, 0))
+    rates = [[each.decoder(epoch, epochs) for epoch in range(epochs)] for each in (with_it, without)]
+    assert rates[0][warmup:] == rates[1][warmup:]
+    assert all(0 < low <= high <= 1 for low, high in zip(*rates, strict=True))
+    assert rates[0][0] == pytest.approx(1 / (warmup + 1))
+
+
+def test_the_end_of_the_warm_up_splits_a_phase():
+    rates = LearningRates(1e-3, 0.0, 1.0, warmup=2)
+    plan = Timeline(Cosine(), Progressive(4, 1), rates, epochs=6, blocks=3)
+    assert [[row.epoch for row in phase] for phase in plan.phases()] == [[0, 1], [2, 3], [4], [5]]
+
+
 @given(st.floats(1e-5, 1.0), st.floats(0.01, 2.0), st.floats(0.1, 1.0), st.integers(1, 30), st.integers(1, 12))
 @settings(deadline=None, max_examples=40)
 def test_encoder_rate_is_scale_times_decoder_rate_and_decays_with_depth(lr, scale, decay, epochs, blocks):

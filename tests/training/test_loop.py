@@ -5,6 +5,7 @@ import io
 import itertools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import albumentations
 import pytest
@@ -96,9 +97,12 @@ def obvious_loop(network, timeline, batches, recipe, weights=ALL_TERMS):
             for parameter in parameters:
                 parameter.requires_grad_(True)
             if name not in optimizers:
-                optimizers[name] = torch.optim.AdamW(
-                    parameters, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
-                )
+                optimizers[name] = (
+                    torch.optim.AdamW(parameters, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
+                    if recipe.algorithm == "adamw"
+                    else torch.optim.SGD(parameters, momentum=recipe.momentum, nesterov=recipe.nesterov,
+                                         weight_decay=recipe.weight_decay, fused=True)
+                )  # fmt: skip
             scale = 1.0 if name == "decoder" else 0.3 * 0.5 ** BLOCKS.index(name)
             optimizers[name].param_groups[0]["lr"] = rate * scale
         steps = list(batches.epoch(epoch))
@@ -128,6 +132,33 @@ def test_fit_is_the_obvious_loop_bit_for_bit(accumulate, clip_norm):
     obvious_loop(reference, timeline, loader(), recipe)
     assert moved(state(ours), hand_made()) >= names_in(ours, ["decoder", "head", *(f"encoder.{b}" for b in BLOCKS)])
     assert same(ours, reference)
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_fit_with_sgd_is_the_obvious_loop_bit_for_bit(momentum, nesterov):
+    """Invariant 5 again: momentum never builds up while a block is frozen."""
+    recipe = replace(RECIPE, algorithm="sgd", momentum=momentum, nesterov=nesterov, clip_norm=0.5)
+    ours, reference = hand_made(), hand_made()
+    for _ in train(ours, plan(epochs=4), recipe=recipe):
+        pass
+    obvious_loop(reference, plan(epochs=4), loader(), recipe)
+    assert moved(state(ours), hand_made()) >= names_in(ours, ["decoder", "head", *(f"encoder.{b}" for b in BLOCKS)])
+    assert same(ours, reference)
+
+
+def test_a_skipped_first_step_leaves_sgd_without_momentum():
+    """torch's own fused SGD keeps memory without a value there."""
+    weight = torch.nn.Linear(4, 4)
+    network = SimpleNamespace(blocks=SimpleNamespace(groups=lambda _: [{"params": [*weight.parameters()]}]))
+    optimizer = optimizer_for(network, replace(RECIPE, algorithm="sgd"))
+    optimizer.param_groups[0]["lr"] = 0.1
+    before = state(weight)
+    for parameter in weight.parameters():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    optimizer.found_inf = torch.ones(())
+    optimizer.step()
+    assert moved(before, weight) == set()
+    assert all(not each["momentum_buffer"].any() for each in optimizer.state.values())
 
 
 def test_the_first_record_holds_the_terms_by_their_definitions():

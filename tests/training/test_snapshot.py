@@ -9,11 +9,15 @@ import torch
 from toy import ALL_TERMS, EIGHT, RECIPE, hand_made, loader, plan, same, state, teacher, train
 
 from kd.data import Shapes
+from kd.data.augmentation import Augmentation
+from kd.data.loading import TrainLoader
+from kd.data.order import Order
 from kd.data.unlabelled import BatchSize
 from kd.networks import build
 from kd.networks.precision import Precision
 from kd.run import checkpoint
 from kd.settings import NetworkSettings
+from kd.training.average import Averaging
 from kd.training.loop import EpochResult, Pause
 from kd.training.snapshot import Snapshot, restore, take
 from kd.training.step import optimizer_for
@@ -72,7 +76,14 @@ def test_a_training_can_resume_with_other_workers(straight):
 
 
 @pytest.mark.parametrize(
-    "recipe", [replace(RECIPE, accumulate=2), replace(RECIPE, clip_norm=1e-3)], ids=["accumulating", "clipping"]
+    "recipe",
+    [
+        replace(RECIPE, accumulate=2),
+        replace(RECIPE, clip_norm=1e-3),
+        replace(RECIPE, algorithm="sgd"),
+        replace(RECIPE, algorithm="sgd", nesterov=True, averaging=Averaging(0.9)),
+    ],
+    ids=["accumulating", "clipping", "sgd", "averaging"],
 )
 def test_every_recipe_can_be_resumed(recipe):
     whole, first, second = hand_made(), hand_made(), hand_made(seed=5)
@@ -80,6 +91,25 @@ def test_every_recipe_can_be_resumed(recipe):
     _, found = through(first, stop_at=(1, 2), recipe=recipe)
     through(second, start=found, recipe=recipe)
     assert same(second, whole)
+
+
+@pytest.mark.parametrize("cut", [(0, 1), (1, 0), (1, 2)], ids=str)
+def test_an_average_is_resumed_bit_for_bit(cut, tmp_path):
+    recipe = replace(RECIPE, averaging=Averaging(0.9), accumulate=2 if cut == (1, 2) else 1)
+
+    def averages(network, **more):
+        results, final = [], None
+        for item in train(network, plan(epochs=EPOCHS), pause=lambda: True, train=batches(), recipe=recipe, **more):
+            final = item.snapshot()
+            if (final.epoch, final.step) == cut and "start" not in more:
+                results.append(final)
+        return results, {name: value for name, value in final.tensors.items() if name.startswith("average.")}
+
+    (found,), whole = averages(hand_made())
+    _, rest = averages(hand_made(seed=5), start=to_disk_and_back(found, tmp_path))
+    assert whole.keys() == rest.keys()
+    assert all(torch.equal(rest[name], whole[name]) for name in whole)
+    assert any(not torch.equal(whole[name], found.tensors[name]) for name in whole)
 
 
 def test_a_training_with_pictures_without_masks_can_be_resumed():
@@ -95,6 +125,22 @@ def test_a_training_with_pictures_without_masks_can_be_resumed():
     assert same(second, whole)
     alone = hand_made()
     through(alone)
+    assert not same(alone, whole)
+
+
+def test_a_training_with_terms_for_rare_classes_and_repeated_pictures_can_be_resumed():
+    order = Order(0, (1.0, 4.0, 1.0, 1.0, 1.0, 2.0, 1.0, 1.0))
+    weights = {**ALL_TERMS, "focal": 1.0, "tversky": 1.0, "jaccard": 1.0, "lovasz": 1.0, "class_weights": (1.5, 20.0)}
+
+    def often():
+        return TrainLoader(EIGHT, Augmentation([albumentations.HorizontalFlip(p=0.5)], 0), 2, order)
+
+    whole, first, second, alone = hand_made(), hand_made(), hand_made(seed=5), hand_made()
+    through(whole, train=often(), weights=weights)
+    _, found = through(first, stop_at=(1, 2), train=often(), weights=weights)
+    through(second, start=found, train=often(), weights=weights)
+    assert same(second, whole)
+    through(alone, weights=weights)
     assert not same(alone, whole)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kd.errors import UserError
 from kd.networks.network import Network
+from kd.networks.sizes import takes_other_sizes
 
 TOLERANCE = 1e-3  # of the largest logit; float32 with reordered operations stays far below
 HALF = 20  # factor on the tolerance for half precision, which has 11 significant bits instead of 24
@@ -44,9 +45,11 @@ class Check:
 
     @classmethod
     def of(cls, network: Network, images: Tensor, origin: str, tolerance: float = TOLERANCE) -> "Check":
-        """Run the network on all images (N x 3 x H x W uint8) at once, on one alone, and on a larger one."""
-        larger = torch.cat([images[:1], images[:1, :, :32]], dim=2)
-        batches = (images, images[-1:], torch.cat([larger, larger], dim=3))
+        """Run the network on all images (N x 3 x H x W uint8) at once, on one alone, and on a larger one if it can."""
+        batches: tuple[Tensor, ...] = (images, images[-1:])
+        if takes_other_sizes(network, (images.shape[2], images.shape[3])):
+            larger = torch.cat([images[:1], images[:1, :, :32]], dim=2)
+            batches += (torch.cat([larger, larger], dim=3),)
         with torch.inference_mode():
             return cls(origin, batches, tuple(network(batch) for batch in batches), tolerance)
 

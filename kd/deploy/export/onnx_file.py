@@ -16,6 +16,7 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 from torch import Tensor, nn
 
 from kd.networks.network import Network
+from kd.networks.sizes import takes_other_sizes
 
 OPSET = 18  # torch's exporter writes it without conversion; ONNX Runtime 1.14 and later read it
 INPUT, OUTPUT = "images", "logits"
@@ -51,9 +52,12 @@ class OnnxNetwork(nn.Module):
 
 
 def to_onnx(network: Network, image_size: tuple[int, int], metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """The network as an ONNX model with free batch, height and width; `metadata` is in its `metadata_props`."""
+    """The network as an ONNX model with free batch, height and width; `metadata` is in its `metadata_props`.
+
+    Height and width are fixed if the network takes one size alone.
+    """
     images, written = torch.zeros(2, 3, *image_size, dtype=torch.uint8), BytesIO()
-    free = {0: "batch", 2: "height", 3: "width"}
+    free = {0: "batch"} | ({2: "height", 3: "width"} if takes_other_sizes(network, image_size) else {})
     with _quiet():
         torch.onnx.export(
             network, (images,), written,  # type: ignore[arg-type]  # it accepts a buffer, its annotation does not

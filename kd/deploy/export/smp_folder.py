@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kd.networks.network import Network
+from kd.networks.sizes import takes_other_sizes
 
 README = """\
 ---
@@ -34,7 +35,7 @@ model = smp.from_pretrained("path/of/this/folder").eval()
 logits = model((images / 255 - torch.tensor({mean}).view(3, 1, 1)) / torch.tensor({std}).view(3, 1, 1))
 ```
 
-Sides must be multiples of 32. {meaning}
+{sides} {meaning}
 """
 
 
@@ -46,9 +47,11 @@ def save_folder(network: Network, image_size: tuple[int, int], folder: Path) -> 
         if network.classes == 1
         else "The class with the largest logit wins."
     )
+    any_size = takes_other_sizes(network, image_size)
+    sides = "Sides must be multiples of 32." if any_size else "It takes images of this size alone."
     text = README.format(
         arch=network.settings.arch, encoder=network.settings.encoder, height=image_size[0], width=image_size[1],
-        names=", ".join(network.class_names), mean=mean, std=std, meaning=meaning,
+        names=", ".join(network.class_names), mean=mean, std=std, meaning=meaning, sides=sides,
     )  # fmt: skip
     (folder / "README.md").write_text(text, encoding="utf-8")  # otherwise smp writes its own
     model: Any = network.body  # smp's class, which has more methods than nn.Module

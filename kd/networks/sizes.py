@@ -1,0 +1,73 @@
+"""Which image sizes a network takes: mostly any multiple of 32, with some of timm's encoders one size alone.
+
+A network is asked by a forward pass of a copy without data, so neither weights nor a teacher are needed.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from kd.data.source import SIDE
+from kd.errors import ConfigError
+from kd.networks.build import create
+from kd.networks.network import Network
+from kd.networks.trace import IMAGE_SIZES, on_meta
+from kd.settings import NetworkSettings
+
+
+def check_size(settings: NetworkSettings, image_size: tuple[int, int], key: str) -> None:
+    """Raise ConfigError, which names the sizes that it takes, if a network does not take images of (height, width).
+
+    A network that does not run without data at any size passes.
+    """
+    if not settings.encoder.startswith("tu-"):
+        return
+    asked = settings.model_copy(update={"weights": None, "normalisation": None})
+    if sides := sides_instead(asked, image_size):
+        raise refusal(key, settings.encoder, image_size, sides)
+
+
+def refusal(key: str, encoder: str, image_size: tuple[int, int], sides: tuple[int, ...]) -> ConfigError:
+    """The error for a network that takes squares of these `sides` instead."""
+    (height, width), alone = image_size, " alone" if len(sides) == 1 else ""
+    squares = " or ".join(f"{side}x{side}" for side in sides)
+    return ConfigError(
+        f"{key}.encoder={encoder} does not take data.image_size=[{height},{width}]: it takes {squares}{alone}; set "
+        f"data.image_size=[{sides[0]},{sides[0]}], or choose an encoder that takes any size, such as tu-convnext_tiny, "
+        "mit_b0 or resnet18",
+        page="networks",
+    )
+
+
+@lru_cache
+def sides_instead(settings: NetworkSettings, image_size: tuple[int, int]) -> tuple[int, ...]:
+    """The sides of the squares that a network takes, if it does not take `image_size`; empty if it does."""
+    body = on_meta(create(settings, 1, "", None))
+    if _runs(body, image_size):
+        return ()
+    return tuple(side for side in sorted(IMAGE_SIZES) if _runs(body, (side, side)))
+
+
+def takes(network: Network, image_size: tuple[int, int]) -> bool:
+    """Whether a finished network takes images of (height, width); on the network's device, in eval mode."""
+    if not network.settings.encoder.startswith("tu-"):
+        return True
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        return _runs(network, image_size, device=device, dtype=torch.uint8)
+
+
+def takes_other_sizes(network: Network, image_size: tuple[int, int]) -> bool:
+    """Whether a network takes larger images than those of (height, width) that it was trained on."""
+    return takes(network, (image_size[0] + SIDE, image_size[1] + SIDE))
+
+
+def _runs(
+    network: nn.Module, size: tuple[int, int], device: torch.device | str = "meta", dtype: torch.dtype | None = None
+) -> bool:
+    try:
+        network(torch.zeros(1, 3, *size, device=device, dtype=dtype))
+    except Exception:  # encoders refuse a size with any kind of exception
+        return False
+    return True
