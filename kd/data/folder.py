@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kd.data import survey
-from kd.data.decode import mask_palette, picture_size, read_image, read_mask, resized, resized_image
+from kd.data.decode import mask_palette, picture_size, read_image, read_mask
 from kd.data.image_file import open_file
 from kd.data.layout import Fault, Layout, layout
 from kd.data.orientation import other_size
@@ -83,11 +83,11 @@ class Folder(Source):
 
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         if split == UNLABELLED:
-            return resized_image(self.image(split, index), self.image_size), np.zeros(self.image_size, np.uint8)
+            return self.fitted(self.image(split, index))
         pair = self._pair(split, index)
         image, mask = read_image(pair.image), self._mask(pair)
         _same_size(pair, _size(image), _size(mask))
-        return resized(image, mask, self.image_size)
+        return self.fitted(image, mask)
 
     def files(self, split: str, index: int) -> tuple[Path, ...]:
         return self._unlabelled(index) if split == UNLABELLED else self._pair(split, index)
@@ -129,6 +129,7 @@ class Folder(Source):
     @cached_property
     def _fingerprint(self) -> str:
         settings: list[object] = [VERSION, self.classes, *self.image_size, self.ignore_index, *self.mask_values]
+        settings += self._fit_facts()
         content = [
             [split, self._name(path), files.digest(path, open_file)]
             for split in SPLITS
@@ -143,7 +144,7 @@ class Folder(Source):
     @cached_property
     def _unlabelled_fingerprint(self) -> str | None:
         content = [[self._name(path), files.digest(path, open_file)] for path in self._sound.unlabelled]
-        return files.json_digest([VERSION, *self.image_size, content]) if content else None
+        return files.json_digest([VERSION, *self.image_size, *self._fit_facts(), content]) if content else None
 
     @cached_property
     def _sound(self) -> _Listing:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kd.data.augmentation import Augmentation
+from kd.data.crops import Crop
 from kd.data.loading import Stored, TrainLoader
 from kd.data.random_streams import key
 from kd.data.unlabelled import BatchSize
@@ -34,7 +35,7 @@ def build_network(context: RunContext, who: str, seed: int) -> Network:
 def build_loss(context: RunContext, weights: Mapping[str, float]) -> DistillationLoss:
     """The loss with these weights, over whole batches."""
     total = None if context.world.size == 1 else context.world.total
-    return DistillationLoss(weights, context.data.classes, context.data.ignore_index, total)
+    return DistillationLoss(weights, context.data.classes, context.data.void, total)
 
 
 def build_learner(context: RunContext, student: Network, teacher: Network) -> Learner:
@@ -88,9 +89,18 @@ def build_train_loader(
 
     With `unlabelled`, the pictures without masks come beside the labelled samples, as the settings say.
     """
-    settings, augmentation = context.settings, Augmentation(context.transforms, seed, context.data.ignore_index)
+    settings, augmentation = context.settings, _augmentation(context, seed)
     size = BatchSize(settings.trainer.batch_size, settings.unlabelled_per_batch if unlabelled else 0)
     return TrainLoader(context.samples, augmentation, size, seed, context.loading, context.views, stored)
+
+
+def _augmentation(context: RunContext, seed: int) -> Augmentation:
+    """The views: a crop, if pictures have their own sizes, and the transforms, outside of which is void or padding."""
+    data, crop = context.data, None
+    if data.padding is not None and data.sizing.crops:
+        crop = Crop(data.image_size, seed, data.padding, len(data.class_names), data.crop_foreground)
+    outside = data.ignore_index if data.padding is None else data.padding
+    return Augmentation(context.transforms, seed, outside, crop)
 
 
 def build_diagnostics(
@@ -100,7 +110,7 @@ def build_diagnostics(
     data, device = context.data, context.precision.device
     references = {"val": reference}
     return {
-        split: Diagnostics(len(data.class_names), data.ignore_index, device, baseline_HW, references.get(split))
+        split: Diagnostics(len(data.class_names), data.void, device, baseline_HW, references.get(split))
         for split in EVALUATED
         if data.size(split)
     }

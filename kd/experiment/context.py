@@ -75,8 +75,8 @@ class RunContext:
 
     @property
     def views(self) -> int | None:
-        """The number of different views of a sample; 1 without augmentation, None for a new one in every epoch."""
-        return self.settings.augment.views if self.transforms else 1
+        """The number of different views of a sample; 1 if all are the same, None for a new one in every epoch."""
+        return self.settings.augment.views if self.transforms or self.data.sizing.crops else 1
 
     @property
     def loading(self) -> Loading:

@@ -35,7 +35,7 @@ class Evaluator:
     def evaluate(self, network: Segmenter, split: str, reference: Sequence[Tensor] | None = None,
                  keep_labels: bool = False, diagnostics: Diagnostics | None = None) -> Evaluation:  # fmt: skip
         """Evaluate a network over a split; see `kd.training.evaluation.evaluate`."""
-        precision, void = self.context.precision, self.context.data.ignore_index
+        precision, void = self.context.precision, self.context.data.void
         return evaluate(network, self.loader(split), precision, void, reference, keep_labels, diagnostics)
 
 

@@ -65,6 +65,7 @@ def measured_teacher(evaluator: Evaluator, file: Path) -> MeasuredTeacher:
 def _cache_file(context: RunContext, file: Path) -> Path:
     facts = provenance(context, file) | {
         "figures": FORMAT,
+        **context.data.measuring_facts(),
         "class_names": context.data.class_names,
         "batch_size": context.settings.trainer.batch_size,
         "machine": platform.node(),  # which the latency depends on

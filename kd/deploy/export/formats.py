@@ -128,7 +128,7 @@ def _quality(network: Network, small: OnnxNetwork, data: Source) -> dict[str, di
 
     def miou(each: Any, split: str) -> float | None:
         loader = EvalLoader(data, split, BATCH)
-        return evaluate(each, loader, precision, data.ignore_index).metrics(network.class_names)["miou"]
+        return evaluate(each, loader, precision, data.void).metrics(network.class_names)["miou"]
 
     precision = Precision(torch.device("cpu"))
     return {
