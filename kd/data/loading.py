@@ -197,8 +197,7 @@ class _Batches(Dataset[Batch | UserError]):
     def __init__(self, source: Source | Samples, augmentation: Augmentation | None = None,
                  stored: Stored | None = None) -> None:  # fmt: skip
         self._source, self._augmentation, self._stored = source, augmentation, stored or {}
-        settings = getattr(source, "source", source)
-        self._padding, self._void = settings.padding, settings.void
+        self._settings: Source = getattr(source, "source", source)
 
     def __getitem__(self, request: Request) -> Batch | UserError:
         try:
@@ -210,17 +209,14 @@ class _Batches(Dataset[Batch | UserError]):
     def _batch(self, part: Part) -> Batch:
         samples = [self._sample(part, index) for index in part.indices]
         images, masks = (np.stack(arrays) for arrays in zip(*samples, strict=True))
-        content = None
-        if self._padding is not None:
-            content = torch.from_numpy(masks != self._padding)
-            masks[masks == self._padding] = self._void
+        padding = self._settings.padding
         return Batch(
             images=torch.from_numpy(images).permute(0, 3, 1, 2),
-            masks=torch.from_numpy(masks)[: 0 if part.split == UNLABELLED else None],
+            masks=torch.from_numpy(self._settings.voided(masks))[: 0 if part.split == UNLABELLED else None],
             indices=torch.tensor(part.indices, dtype=torch.int64),
             view=part.view,
             answers=self._answers(part),
-            content=content,
+            content=None if padding is None else torch.from_numpy(masks != padding),
         )
 
     def _answers(self, part: Part) -> tuple[torch.Tensor, ...] | None:

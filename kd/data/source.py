@@ -127,6 +127,10 @@ class Source(ABC):
         mask = np.zeros(image.shape[:2], np.uint8) if mask is None else mask
         return self.sizing.image(image), self.sizing.mask(mask, self.padding or 0)
 
+    def voided(self, mask: np.ndarray) -> np.ndarray:
+        """A mask as `read` returns it, with `void` where it is outside of its picture."""
+        return mask if self.padding is None else np.where(mask == self.padding, np.uint8(self.void or 0), mask)
+
     def read_size(self, split: str, index: int) -> tuple[int, int]:
         """The (height, width) of what `read` returns, from the header of the file if there is one."""
         if not self.sizing.crops:

@@ -79,6 +79,11 @@ class RunContext:
         return self.settings.augment.views if self.transforms or self.data.sizing.crops else 1
 
     @property
+    def evaluated_together(self) -> int:
+        """Samples in a batch of an evaluation: one, if pictures have their own sizes."""
+        return 1 if self.data.sizing.crops else self.settings.trainer.batch_size
+
+    @property
     def loading(self) -> Loading:
         """How batches are loaded."""
         return Loading(self.workers, self.precision.device.type == "cuda", self.world)
