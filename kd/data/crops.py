@@ -56,7 +56,7 @@ def _start(random: np.random.Generator, length: int, side: int, pixel: int | Non
 
 
 def cut(array: np.ndarray, corner: tuple[int, ...], size: tuple[int, int], value: int) -> np.ndarray:
-    """`size` pixels of an array (H x W or H x W x channels) from `corner`, (row, column), with `value` outside of it."""
+    """`size` pixels of an array (H x W or H x W x channels) from `corner`, (row, column); `value` outside of it."""
     rows, columns = (slice(start, start + side) for start, side in zip(corner, size, strict=True))
     if min(corner) >= 0 and rows.stop <= array.shape[0] and columns.stop <= array.shape[1]:
         return array[rows, columns]

@@ -81,8 +81,8 @@ def opened(path: Path, prepare: Callable[["Picture"], None]) -> "Iterator[Pictur
                 prepare(picture)
         except Image.DecompressionBombError as error:
             raise TooLargeError(
-                f"{shown(path)} has more than {MAX_PIXELS} pixels: scale it down, or cut it up (kd predict also takes a "
-                "tiled TIFF, with a student that was trained by data.fit=crop)"
+                f"{shown(path)} has more than {MAX_PIXELS} pixels: scale it down, or cut it up (kd predict also takes "
+                "a tiled TIFF, with a student that was trained by data.fit=crop)"
             ) from error
         except Exception as error:  # decoders raise nearly anything: OSError, SyntaxError, struct.error
             known = ", ".join(FORMATS)

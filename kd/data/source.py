@@ -40,12 +40,13 @@ class ValuesError(DataError):
 class Source(ABC):
     """Settings shared by all data sets; implementations add their own.
 
-    `image_size` is (height, width) in pixels, both multiples of 32. How pictures become that size is `fit` (with `scale`
-    and `window_overlap`: see `kd.data.sizing`); `crop_foreground` is the share of crops that must show a pixel of a class
-    other than the first. `class_names` may be empty: background and foreground for binary data (always), otherwise class_0, class_1, ... `labelled` is how many
-    training samples keep their masks, a fraction or a number (None: all); the others become pictures without masks,
-    which are `unlabelled_share` of each batch that a student learns from its teacher with. `cache` is where decoded
-    samples are cached (ram, disk or off), in at most `cache_gb` gigabytes; it changes no sample.
+    `image_size` is (height, width) in pixels, both multiples of 32. How pictures become that size is `fit` (with
+    `scale` and `window_overlap`: see `kd.data.sizing`); `crop_foreground` is the share of crops that must show a pixel
+    of a class other than the first. `class_names` may be empty: background and foreground for binary data (always),
+    otherwise class_0, class_1, ... `labelled` is how many training samples keep their masks, a fraction or a number
+    (None: all); the others become pictures without masks, which are `unlabelled_share` of each batch that a student
+    learns from its teacher with. `cache` is where decoded samples are cached (ram, disk or off), in at most `cache_gb`
+    gigabytes; it changes no sample.
     """
 
     classes: int = 1
@@ -75,7 +76,9 @@ class Source(ABC):
         if self.cache not in CACHES:
             raise ValueError(f"cache must be one of {', '.join(CACHES)}, but got {self.cache!r}")
         if self.cache == "disk" and self.sizing.crops:
-            raise ValueError("cache=disk keeps samples of one size, and with fit=crop they have their own: use ram or off")
+            raise ValueError(
+                "cache=disk keeps samples of one size, and with fit=crop they have their own: use ram or off"
+            )
         if isinstance(self.cache_gb, bool) or not isinstance(self.cache_gb, int | float) or not self.cache_gb >= 0:
             raise ValueError(f"cache_gb must be a number of gigabytes, 0 or more, but got {self.cache_gb!r}")
 
@@ -89,11 +92,12 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The RGB image (H x W x 3 uint8) and the mask (H x W uint8) of one sample, at `image_size`; for fit=crop at
-        its own size times `scale`. `fitted` brings pictures there.
+        """The RGB image (H x W x 3 uint8) and the mask (H x W uint8) of one sample, at `image_size`.
 
-        Mask values are classes, `ignore_index`, or `padding`. Raises DataError, naming the file, if the sample cannot be
-        read.
+        With fit=crop they are at their own size times `scale`. `fitted` brings stored pictures there.
+
+        Mask values are classes, `ignore_index`, or `padding`. Raises DataError, naming the file, if the sample cannot
+        be read.
         """
 
     @abstractmethod
@@ -160,7 +164,9 @@ class Source(ABC):
         if share and not sizing.crops:
             raise ValueError(f"crop_foreground={share:g} needs fit=crop, but fit is {self.fit}")
         if self.padding is not None and self.padding < self.classes:
-            raise ValueError(f"classes must be 254 at most for fit={self.fit} with ignore_index=255, as padding needs one")
+            raise ValueError(
+                f"classes must be 254 at most for fit={self.fit} with ignore_index=255, as padding needs one"
+            )
 
     def unlabelled_size(self) -> int:
         """The number of pictures without masks; 0 if the data has none, or `unlabelled_share` is 0.

@@ -37,7 +37,9 @@ class TiledTiff:
             if tiled
             else (min(height, self._number(STRIP_ROWS, height)), width)
         )
-        self._offsets, self._lengths = (self._tags[tag] for tag in ((TILES, TILE_BYTES) if tiled else (STRIPS, STRIP_BYTES)))
+        self._offsets, self._lengths = (
+            self._tags[tag] for tag in ((TILES, TILE_BYTES) if tiled else (STRIPS, STRIP_BYTES))
+        )
         self._tiled, self._columns = tiled, -(-width // self.tile[1])
         self._check()
 
@@ -85,7 +87,9 @@ class TiledTiff:
         except DataError:
             raise
         except Exception as error:  # decoders raise nearly anything
-            raise DataError(f"{shown(self.path)} cannot be read in tiles ({error}): save it again, or cut it up") from error
+            raise DataError(
+                f"{shown(self.path)} cannot be read in tiles ({error}): save it again, or cut it up"
+            ) from error
 
     def _read_tags(self) -> Any:
         from PIL.TiffImagePlugin import ImageFileDirectory_v2

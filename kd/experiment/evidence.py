@@ -55,7 +55,7 @@ def write_evidence(
     labels: Labels,
     teacher: MeasuredTeacher | None,
 ) -> None:
-    """Write the diagnostics of a student, whose `labels` over validation are H x W for each picture, and of its teacher."""
+    """Write the diagnostics of a student, with its `labels` over validation, and of its teacher."""
     found = tensors(diagnostics, "student")
     found |= {f"teacher/{name}": tensor for name, tensor in teacher.diagnostics.items()} if teacher else {}
     samples = list(_samples(context, found["student/val/scores"], labels, teacher.labels if teacher else None))

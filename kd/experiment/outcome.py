@@ -30,8 +30,8 @@ def measure_student(
 ) -> dict[str, Any]:
     """Measure the best student from its file, draw the pictures, write the evidence, print the table.
 
-    Returns the size that all are measured at, the metrics of the student, of the teacher (if there is one) and of the trivial baseline, and the share of
-    the way from baseline to teacher.
+    Returns the size that all are measured at, the metrics of the student, of the teacher (if there is one) and of the
+    trivial baseline, and the share of the way from baseline to teacher.
     """
     context, file = evaluator.context, folder / "student.safetensors"
     student = context.precision.place(saved.load_file(file))

@@ -20,7 +20,6 @@ from kd.system.world import World
 from kd.training.diagnostics import NOT_COUNTED, Diagnostics
 from kd.training.metrics import Confusion, predict_labels
 
-
 #: The labels of every picture of a split: N x H x W uint8, or H x W of each where sizes differ.
 Labels = Tensor | Sequence[Tensor]
 
@@ -95,9 +94,7 @@ def evaluate(network: Segmenter, loader: EvalLoader, precision: Precision, ignor
     return Evaluation(loss, sums.confusion, all_labels, agreement)
 
 
-def _logits(
-    predict: Callable[[Tensor], Tensor], batch: Batch, loader: EvalLoader
-) -> Iterator[tuple[slice, Tensor]]:
+def _logits(predict: Callable[[Tensor], Tensor], batch: Batch, loader: EvalLoader) -> Iterator[tuple[slice, Tensor]]:
     """A batch's logits: all rows at once, or those of a single picture in bands of rows, seen through windows."""
     height, width = batch.masks.shape[1:]
     if loader.windows is None:

@@ -69,9 +69,9 @@ def test_what_cannot_be_read_in_tiles_is_refused_by_name(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"a.tif cannot be read in tiles \(it is one piece, without tiles\)"):
         TiledTiff(tmp_path / "a.tif")
     Image.fromarray(photo()).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match="a.png is not a TIFF file"):
+    with pytest.raises(DataError, match=r"a\.png is not a TIFF file"):
         TiledTiff(tmp_path / "a.png")
     broken = tiled(tmp_path / "b.tif", photo())
     broken.write_bytes(broken.read_bytes()[:5000])
-    with pytest.raises(DataError, match="b.tif cannot be read in tiles"):
+    with pytest.raises(DataError, match=r"b\.tif cannot be read in tiles"):
         TiledTiff(broken).rows(0, 300)

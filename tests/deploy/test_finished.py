@@ -81,9 +81,11 @@ def test_a_student_says_how_pictures_are_brought_to_it(tmp_path, overrides, sizi
     assert ("sizing" in facts(run)) == (sizing.fit != "resize")
 
 
-@pytest.mark.parametrize("wrong", [{"fit": "squeeze"}, {"fit": "crop", "scale": 1e9}, {"fit": "crop", "window_overlap": "x"}])
+@pytest.mark.parametrize(
+    "wrong", [{"fit": "squeeze"}, {"fit": "crop", "scale": 1e9}, {"fit": "crop", "window_overlap": "x"}]
+)
 def test_a_sizing_that_is_none_is_refused(tmp_path, wrong):
     network = finished(tmp_path)
     saved.save(network, tmp_path / "student.safetensors", image_size=[32, 32], **wrong)
-    with pytest.raises(ModelError, match="student.safetensors: its (fit|scale|window_overlap) must be"):
+    with pytest.raises(ModelError, match=r"student\.safetensors: its (fit|scale|window_overlap) must be"):
         find(tmp_path)

@@ -285,7 +285,9 @@ class Sized(Source):
 
 
 SIZED = [
-    Sized(image_size=(32, 64), fit="crop", classes=classes, ignore_index=void) for classes in (1, 4) for void in (None, 9)
+    Sized(image_size=(32, 64), fit="crop", classes=classes, ignore_index=void)
+    for classes in (1, 4)
+    for void in (None, 9)
 ]
 
 
