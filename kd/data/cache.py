@@ -30,6 +30,7 @@ class Samples:
 
     def __init__(self, source: Source, records: dict[str, Records]) -> None:
         self.source, self._records = source, records
+        self._sizes: dict[tuple[str, int], tuple[int, int]] = {}  # of pictures of their own sizes, from headers
 
     def size(self, split: str) -> int:
         return self.source.size(split)
@@ -42,7 +43,7 @@ class Samples:
         records = self._records.get(split)
         if records is None or not 0 <= index < records.count:
             return self.source.read(split, index)
-        height, width = self.source.read_size(split, index)
+        height, width = self._size(split, index)
         record = np.empty(records.size_of(index), dtype=np.uint8)
         if record.size != 4 * height * width or not records.read_into(index, record.data):
             image, mask = self.source.read(split, index)
@@ -52,6 +53,11 @@ class Samples:
             self._store(split, records, index, record)
         pixels = height * width
         return record[: 3 * pixels].reshape(height, width, 3), record[3 * pixels :].reshape(height, width)
+
+    def _size(self, split: str, index: int) -> tuple[int, int]:
+        if (split, index) not in self._sizes:
+            self._sizes[split, index] = self.source.read_size(split, index)
+        return self._sizes[split, index]
 
     def _store(self, split: str, records: Records, index: int, record: np.ndarray) -> None:
         try:

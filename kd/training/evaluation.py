@@ -151,7 +151,7 @@ class _Sums:
         for confusion in (self.confusion, self.agreement):
             confusion.counts = world.total(confusion.counts)
         losses, counts = _floats(self._losses), _floats(self._pixels)
-        dealt = [list(zip(*bands, strict=True)) for bands in zip(losses, counts, strict=True)]
+        dealt = [list(zip(*of_batch, strict=True)) for of_batch in zip(losses, counts, strict=True)]
         means = list(chain.from_iterable(world.collect(dealt, batches)))
         pixels = sum(count for _, count in means)
         return math.fsum(starmap(mul, means)) / pixels if pixels else None
