@@ -60,7 +60,9 @@ def add_predict(verbs: Any) -> None:
         "--flips", nargs="?", const="h", default="", choices=("h", "hv"),
         help="average probabilities over the image and its mirror image (h), or over all four flips (hv)",
     )  # fmt: skip
-    predict.add_argument("--batch", type=int, default=8, metavar="N", help="images, or windows, computed together (default: 8)")
+    predict.add_argument(
+        "--batch", type=int, default=8, metavar="N", help="images, or windows, computed together (default: 8)"
+    )
     predict.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     predict.add_argument("--overwrite", action="store_true", help="write existing files again")
 

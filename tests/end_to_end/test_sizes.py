@@ -9,7 +9,7 @@ from pairs import save
 from PIL import Image
 
 SMALL = (
-    "backbone=tiny data=folder data.image_size=[32,32] trainer.batch_size=2 trainer.epochs=2 teacher.epochs=1 "
+    "backbone=tiny data=folder data.image_size=[32,32] trainer.batch_size=2 trainer.epochs=1 teacher.epochs=1 "
     "trainer.device=cpu tracking=none unfreeze=all augment.views=1 pictures=false"
 ).split()
 SIZES = [(40, 70), (33, 33), (20, 100)]
@@ -41,9 +41,8 @@ def test_crops_are_taught_from_the_cache_measured_whole_and_predicted_whole(root
     assert "results at the pictures' own size (windows of 32 x 32)" in said
     again, _ = trained(root, data, "again", *fit)
     live, _ = trained(root, data, "live", *fit, "teacher.cache=off", "data.cache=off", "trainer.workers=1")
-    other, _ = trained(root, data, "other", "data.fit=crop")
-    weights = [(folder / "student.safetensors").read_bytes() for folder in (first, again, live, other)]
-    assert weights[0] == weights[1] == weights[2] != weights[3]
+    weights = [(folder / "student.safetensors").read_bytes() for folder in (first, again, live)]
+    assert weights[0] == weights[1] == weights[2]
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (first, again)]
     assert summaries[0]["teacher_answers"]["computed"] > 0
     assert summaries[1]["teacher_answers"]["computed"] == 0
