@@ -50,5 +50,6 @@ def finished(folder: Path, *overrides: str, seed: int = 0) -> Network:
     run = RunFolder(folder)
     run.write_config(public(plain(compose([*TINY, *overrides]))))
     run.identify(id="0123456789abcdef")
-    saved.save(network, run / "student.safetensors", image_size=list(settings.data.image_size))
+    saved.save(network, run / "student.safetensors", image_size=list(settings.data.image_size),
+               **settings.data.sizing.facts())  # fmt: skip
     return network

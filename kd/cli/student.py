@@ -42,7 +42,8 @@ def add_predict(verbs: Any) -> None:
     predict = add_verb(
         verbs, "predict", _predict,
         help="write a run's student's predictions for images: masks, probabilities or overlays",
-        description="Write the student's prediction for each image, at the image's own size and under its name. "
+        description="Write the student's prediction for each image, at the image's own size and under its name. A "
+        "student that was trained on crops sees the whole image through windows, in tiles if it is a very large TIFF. "
         "Files that the same command has written are skipped, so that it can be repeated if interrupted; others are "
         "refused. Exits with 1 if an image could not be read; the others are written.",
         epilog="example: kd predict runs/2026-11-21/08-00-00-000000 ~/pictures -o masks",
@@ -59,7 +60,9 @@ def add_predict(verbs: Any) -> None:
         "--flips", nargs="?", const="h", default="", choices=("h", "hv"),
         help="average probabilities over the image and its mirror image (h), or over all four flips (hv)",
     )  # fmt: skip
-    predict.add_argument("--batch", type=int, default=8, metavar="N", help="batch size (default: 8)")
+    predict.add_argument(
+        "--batch", type=int, default=8, metavar="N", help="images, or windows, computed together (default: 8)"
+    )
     predict.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     predict.add_argument("--overwrite", action="store_true", help="write existing files again")
 

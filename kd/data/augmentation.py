@@ -25,6 +25,7 @@ import albumentations
 import cv2
 import numpy as np
 
+from kd.data.crops import Crop
 from kd.data.random_streams import key
 from kd.errors import ConfigError
 
@@ -39,11 +40,15 @@ _TRANSFORM = (albumentations.BasicTransform, albumentations.BaseCompose)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """`transforms` in order, each with its own probability. They are copied; none may change size or type."""
+    """`transforms` in order, each with its own probability. They are copied; none may change size or type.
+
+    `crop` comes before them: they see what is trained on.
+    """
 
     transforms: Sequence[Any]  # albumentations has no types
     seed: int
     ignore_index: int | None = None
+    crop: Crop | None = None
 
     def __post_init__(self) -> None:
         for position, transform in enumerate(self.transforms):
@@ -55,6 +60,8 @@ class Augmentation:
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, view: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """View `view` of sample `index`: image H x W x 3 uint8 and mask H x W uint8 of the same size."""
+        if self.crop is not None:
+            image, mask = self.crop(image, mask, view, index)
         number = key("view", self.seed, view, index)
         self._compose.set_random_state(np.random.Generator(np.random.Philox(key=number)), random.Random(number))
         try:

@@ -2,7 +2,8 @@
 
 In memory (shared by the loader's processes and by the successive trials of a process) or on disk (shared by all
 processes and later runs). Samples beyond the budget are read again each time. A sample is cached as returned by
-`Source.read`, before augmentation, under the fingerprint of its source; pictures without masks have their own.
+`Source.read`, before augmentation, under the fingerprint of its source; pictures without masks have their own. Samples
+of their own sizes (fit=crop) are cached in memory only.
 """
 
 import logging
@@ -14,7 +15,7 @@ import psutil
 from kd.data.source import SPLITS, Source
 from kd.data.unlabelled import UNLABELLED
 from kd.system.files import json_digest
-from kd.system.record_file import FileRecords, MemoryRecords, Records, create, describe, file_bytes
+from kd.system.record_file import FileRecords, MemoryRecords, Records, UnequalRecords, create, describe, file_bytes
 
 GB = 10**9
 SPARE = 2  # at most 1 / SPARE of the free memory is used
@@ -29,6 +30,7 @@ class Samples:
 
     def __init__(self, source: Source, records: dict[str, Records]) -> None:
         self.source, self._records = source, records
+        self._sizes: dict[tuple[str, int], tuple[int, int]] = {}  # of pictures of their own sizes, from headers
 
     def size(self, split: str) -> int:
         return self.source.size(split)
@@ -41,14 +43,21 @@ class Samples:
         records = self._records.get(split)
         if records is None or not 0 <= index < records.count:
             return self.source.read(split, index)
-        height, width = self.source.image_size
-        record = np.empty(records.size, dtype=np.uint8)
-        if not records.read_into(index, record.data):
+        height, width = self._size(split, index)
+        record = np.empty(records.size_of(index), dtype=np.uint8)
+        if record.size != 4 * height * width or not records.read_into(index, record.data):
             image, mask = self.source.read(split, index)
+            if image.size + mask.size != record.size or mask.shape != (height, width):  # the file has changed
+                return image, mask
             record[: image.size], record[image.size :] = image.reshape(-1), mask.reshape(-1)
             self._store(split, records, index, record)
         pixels = height * width
         return record[: 3 * pixels].reshape(height, width, 3), record[3 * pixels :].reshape(height, width)
+
+    def _size(self, split: str, index: int) -> tuple[int, int]:
+        if (split, index) not in self._sizes:
+            self._sizes[split, index] = self.source.read_size(split, index)
+        return self._sizes[split, index]
 
     def _store(self, split: str, records: Records, index: int, record: np.ndarray) -> None:
         try:
@@ -75,10 +84,13 @@ def _in_memory(source: Source) -> dict[str, Records]:
         del _memory[name]
     room = min(source.cache_gb * GB, psutil.virtual_memory().available / SPARE)
     records = {split: _memory[key] for split, key in keys.items() if key in _memory}
-    for split, count in _fitting(source, room).items():
-        if split not in records:
-            records[split] = _memory[keys[split]] = MemoryRecords(count, _record_bytes(source))
-    return records
+    if source.sizing.crops:
+        new = _unequal(source, [split for split in keys if split not in records], room)
+    else:
+        fitting = _fitting(source, room).items()
+        new = {split: MemoryRecords(count, _record_bytes(source)) for split, count in fitting if split not in records}
+    _memory.update({keys[split]: found for split, found in new.items()})
+    return records | new
 
 
 def _on_disk(source: Source, caches: Path) -> dict[str, Records]:
@@ -134,6 +146,21 @@ def _fitting(source: Source, room: float) -> dict[str, int]:
         counts[split] = int(min(size, max(room, 0) // each))
         room -= counts[split] * each
     return {split: count for split, count in counts.items() if count}
+
+
+def _unequal(source: Source, splits: list[str], room: float) -> dict[str, Records]:
+    """Records for as many samples of each split, which have their own sizes, as fit into `room` bytes."""
+    found: dict[str, Records] = {}
+    for split in splits:
+        sizes: list[int] = []
+        for index in range(_sizes(source)[split]):
+            height, width = source.read_size(split, index)
+            if (room := room - file_bytes(1, 4 * height * width)) < 0:
+                break
+            sizes.append(4 * height * width)
+        if sizes:
+            found[split] = UnequalRecords(sizes)
+    return found
 
 
 def _record_bytes(source: Source) -> int:

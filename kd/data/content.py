@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 
-from kd.data.decode import resized_labels
 from kd.data.source import Source
 from kd.errors import DataError, shown
 
@@ -58,7 +57,7 @@ def _shown_labels(source: Source, split: str, enough: Callable[[set[int]], bool]
     small, whole = set[int](), set[int]()
     for index in range(source.size(split)):
         mask = source.mask(split, index)
-        small |= _valid(source, resized_labels(mask, source.image_size))
+        small |= _valid(source, source.sizing.mask(mask, source.padding or 0))
         if enough(small):
             break
         whole |= _valid(source, mask)
@@ -66,4 +65,4 @@ def _shown_labels(source: Source, split: str, enough: Callable[[set[int]], bool]
 
 
 def _valid(source: Source, mask: np.ndarray) -> set[int]:
-    return set(np.unique(mask).tolist()) - {source.void}
+    return set(np.unique(mask).tolist()) - {source.ignored, source.padding}

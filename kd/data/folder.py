@@ -19,7 +19,7 @@ import numpy as np
 
 from kd.data import survey
 from kd.data.coding import MaskCoding, MaskOptions
-from kd.data.decode import mask_palette, picture_size, read_image, resized, resized_image
+from kd.data.decode import mask_palette, picture_size, read_image
 from kd.data.image_file import open_file
 from kd.data.layout import Fault, layout
 from kd.data.naming import Names
@@ -89,6 +89,7 @@ class Folder(Source):
             raise ValueError("root must name the folder with images/ and masks/, but is empty")
         object.__setattr__(self, "root", Path(self.root).expanduser())
         self._read_mask_options()
+        self._check_padding()
         names = Names.of(self.images, self.masks, self.split_lists, self.follow_links)
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "split_lists", names.split_lists)
@@ -115,11 +116,11 @@ class Folder(Source):
 
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         if split == UNLABELLED:
-            return resized_image(self.image(split, index), self.image_size), np.zeros(self.image_size, np.uint8)
+            return self.fitted(self.image(split, index))
         pair = self._pair(split, index)
         image, mask = read_image(pair.image), self._mask(pair)
         _same_size(pair, _size(image), _size(mask))
-        return resized(image, mask, self.image_size)
+        return self.fitted(image, mask)
 
     def files(self, split: str, index: int) -> tuple[Path, ...]:
         return self._unlabelled(index) if split == UNLABELLED else self._pair(split, index)
@@ -161,7 +162,7 @@ class Folder(Source):
 
     @cached_property
     def _fingerprint(self) -> str:
-        settings: list[object] = [VERSION, self.classes, *self.image_size, *self.coding.fingerprint]
+        settings: list[object] = [VERSION, self.classes, *self.image_size, *self.coding.fingerprint, *self._fit_facts()]
         content = [
             [split, stem + path.suffix, files.digest(path, open_file)]
             for split in SPLITS
@@ -176,7 +177,7 @@ class Folder(Source):
     @cached_property
     def _unlabelled_fingerprint(self) -> str | None:
         content = [[name, files.digest(path, open_file)] for name, path in self._sound.unlabelled]
-        return files.json_digest([VERSION, *self.image_size, content]) if content else None
+        return files.json_digest([VERSION, *self.image_size, *self._fit_facts(), content]) if content else None
 
     @cached_property
     def _sound(self) -> _Listing:
@@ -233,7 +234,7 @@ class Folder(Source):
             object.__setattr__(self, key, _frozen(getattr(self, key)))
 
     @property
-    def void(self) -> int | None:
+    def ignored(self) -> int | None:
         return self.coding.void
 
     @property

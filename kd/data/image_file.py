@@ -22,6 +22,10 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 MAX_PIXELS = 2**30 // 12  # a quarter of a GiB as RGB: Pillow's own limit, which any import may have disabled
 
 
+class TooLargeError(DataError):
+    """A picture has more pixels than are read at once."""
+
+
 class Header(NamedTuple):
     """The header of a file: Pillow's format and mode, and the size in pixels before applying the EXIF orientation."""
 
@@ -76,7 +80,10 @@ def opened(path: Path, prepare: Callable[["Picture"], None]) -> "Iterator[Pictur
                     raise Image.DecompressionBombError
                 prepare(picture)
         except Image.DecompressionBombError as error:
-            raise DataError(f"{shown(path)} has more than {MAX_PIXELS} pixels: scale it down") from error
+            raise TooLargeError(
+                f"{shown(path)} has more than {MAX_PIXELS} pixels: scale it down, or cut it up (kd predict also takes "
+                "a tiled TIFF, with a student that was trained by data.fit=crop)"
+            ) from error
         except Exception as error:  # decoders raise nearly anything: OSError, SyntaxError, struct.error
             known = ", ".join(FORMATS)
             reason = f"it is not one of {known}" if isinstance(error, UnidentifiedImageError) else error

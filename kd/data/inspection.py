@@ -148,7 +148,7 @@ def _digest(image: np.ndarray) -> bytes:
 def _counted(source: Source, mask: np.ndarray) -> tuple[int, ...]:
     """The number of pixels of each class, and last of void pixels."""
     counts = np.bincount(mask.ravel(), minlength=256)
-    void = 0 if source.void is None else counts[source.void]
+    void = 0 if source.ignored is None else counts[source.ignored]
     return (*counts[: len(source.class_names)].tolist(), int(void))
 
 

@@ -22,6 +22,7 @@ from kd.data.cache import Samples
 from kd.data.order import Order
 from kd.data.source import Source, whole_number
 from kd.data.unlabelled import UNLABELLED, BatchSize, Part, Passes
+from kd.data.windows import Windows
 from kd.errors import DataError, UserError
 from kd.system.world import SOLO, World
 
@@ -69,6 +70,7 @@ class Batch:
         answers: the teacher's stored logits, B x C x H x W float16, then its stored features, if any are asked for;
             None unless all of them are stored.
         unlabelled: the pictures without masks that come beside these samples; None for a batch without any.
+        content: B x H x W bool, which pixels show something of a picture and are no padding; None if all do.
     """
 
     images: torch.Tensor
@@ -77,6 +79,7 @@ class Batch:
     view: int
     answers: tuple[torch.Tensor, ...] | None = None
     unlabelled: "Batch | None" = None
+    content: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -89,6 +92,11 @@ class Batch:
         """The images of all parts, in their order."""
         return self.images if self.unlabelled is None else torch.cat([part.images for part in self.parts()])
 
+    def all_content(self) -> torch.Tensor | None:
+        """The `content` of all parts, in their order; None if there is no padding."""
+        contents = [part.content for part in self.parts() if part.content is not None]
+        return torch.cat(contents) if contents else None
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -100,7 +108,8 @@ class Batch:
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         answers = None if self.answers is None else tuple(map(change, self.answers))
         beside = None if self.unlabelled is None else self.unlabelled._each(change)
-        return Batch(change(self.images), change(self.masks), change(self.indices), self.view, answers, beside)
+        content = None if self.content is None else change(self.content)
+        return Batch(change(self.images), change(self.masks), change(self.indices), self.view, answers, beside, content)
 
 
 Request = list[Part]  # of one batch: the labelled samples, then the pictures without masks
@@ -165,12 +174,15 @@ class TrainLoader:
 class EvalLoader:
     """Every sample of a split once, in order, unaugmented; its length is the number of batches in the split.
 
-    With several processes, whole batches are dealt out among them in turn.
+    With several processes, whole batches are dealt out among them in turn. Pictures of their own sizes (fit=crop) come
+    one by one, to be seen through `windows`, `batch_size` of them at a time; else `windows` is None.
     """
 
     def __init__(self, source: Source | Samples, split: str, batch_size: int, loading: Loading = IN_PROCESS) -> None:
         whole_number("batch_size", batch_size, 1)
-        batches = _slices(list(range(source.size(split))), batch_size)
+        sizing = (source if isinstance(source, Source) else source.source).sizing
+        self.windows = Windows(sizing.image_size, sizing.window_overlap, batch_size) if sizing.crops else None
+        batches = _slices(list(range(source.size(split))), 1 if sizing.crops else batch_size)
         requests = [[Part(split, UNAUGMENTED, batch)] for batch in batches]
         self.world, self._batches = loading.world, len(requests)
         self._loader = _data_loader(_Batches(source), list(self.world.deal(requests)), loading)
@@ -188,6 +200,7 @@ class _Batches(Dataset[Batch | UserError]):
     def __init__(self, source: Source | Samples, augmentation: Augmentation | None = None,
                  stored: Stored | None = None) -> None:  # fmt: skip
         self._source, self._augmentation, self._stored = source, augmentation, stored or {}
+        self._settings = source if isinstance(source, Source) else source.source
 
     def __getitem__(self, request: Request) -> Batch | UserError:
         try:
@@ -197,13 +210,16 @@ class _Batches(Dataset[Batch | UserError]):
         return batches[0] if len(batches) == 1 else replace(batches[0], unlabelled=batches[1])
 
     def _batch(self, part: Part) -> Batch:
-        images, masks = zip(*(self._sample(part, index) for index in part.indices), strict=True)
+        samples = [self._sample(part, index) for index in part.indices]
+        images, masks = (np.stack(arrays) for arrays in zip(*samples, strict=True))
+        padding = self._settings.padding
         return Batch(
-            images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
-            masks=torch.from_numpy(np.stack(masks))[: 0 if part.split == UNLABELLED else None],
+            images=torch.from_numpy(images).permute(0, 3, 1, 2),
+            masks=torch.from_numpy(self._settings.voided(masks))[: 0 if part.split == UNLABELLED else None],
             indices=torch.tensor(part.indices, dtype=torch.int64),
             view=part.view,
             answers=self._answers(part),
+            content=None if padding is None else torch.from_numpy(masks != padding),
         )
 
     def _answers(self, part: Part) -> tuple[torch.Tensor, ...] | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.data.decode import read_image, read_mask, resized, resized_image
+from kd.data.decode import read_image, read_mask
 from kd.data.image_file import open_file
 from kd.data.pairing import Pair
 from kd.data.source import SPLITS, Source, known_split
@@ -72,12 +72,12 @@ class OxfordPet(Source):
 
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         if split == UNLABELLED:
-            return resized_image(self.image(split, index), self.image_size), np.zeros(self.image_size, np.uint8)
+            return self.fitted(self.image(split, index))
         image, mask = self.image(split, index), self.mask(split, index)
         if image.shape[:2] != mask.shape:
             name = self.name(split, index)
             raise DataError(f"{name} and its trimap differ in size: {self._advice}")
-        return resized(image, mask, self.image_size)
+        return self.fitted(image, mask)
 
     def files(self, split: str, index: int) -> tuple[Path, ...]:
         name = self._name(split, index)
@@ -97,11 +97,11 @@ class OxfordPet(Source):
     def fingerprint(self) -> str:
         # The files are the published ones, verified when downloaded, so names and settings suffice.
         names = {split: self._names[split] for split in SPLITS}
-        return json_digest([VERSION, self.image_size, self.ignore_index, names])
+        return json_digest([VERSION, self.image_size, self.ignore_index, names, *self._fit_facts()])
 
     def unlabelled_fingerprint(self) -> str | None:
         names = self._names[UNLABELLED]
-        return json_digest([VERSION, self.image_size, names]) if names else None
+        return json_digest([VERSION, self.image_size, names, *self._fit_facts()]) if names else None
 
     def check(self) -> None:
         """Download the data set if missing, and check that it is complete."""

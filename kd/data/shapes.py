@@ -19,7 +19,10 @@ from kd.data.unlabelled import UNLABELLED, kept_and_dropped
 from kd.system.files import json_digest
 
 #: Settings that change no sample with a mask; which of them keep theirs is in the fingerprint by itself.
-FREE = ("class_names", "cache", "cache_gb", "labelled", "unlabelled", "unlabelled_share")
+FREE = (
+    "class_names", "cache", "cache_gb", "labelled", "unlabelled", "unlabelled_share", "fit", "scale", "crop_foreground",
+    "window_overlap",
+)  # fmt: skip
 VERSION = 1  # part of every key: increase it whenever images change
 
 # Whether (x, y) is inside. Every shape is about the size of the unit disc, and none is a rotation of another.
@@ -98,7 +101,7 @@ class Shapes(Source):
 
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         image, mask = self._draw_sample(*self._drawing(split, index))
-        return image, np.zeros_like(mask) if split == UNLABELLED else mask
+        return self.fitted(image, None if split == UNLABELLED else mask)
 
     def _draw_sample(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         random = stream("shapes", VERSION, self.seed, split, index)
@@ -114,7 +117,7 @@ class Shapes(Source):
     def fingerprint(self) -> str:
         settings = {key: value for key, value in asdict(self).items() if key not in FREE}
         kept = [] if self.labelled is None else [self._drawn["train"]]
-        return json_digest(["shapes", VERSION, settings, *kept])
+        return json_digest(["shapes", VERSION, settings, *kept, *self._fit_facts()])
 
     def unlabelled_fingerprint(self) -> str | None:
         drawn = self._drawn[UNLABELLED]

@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kd.data.decode import picture_size
 from kd.data.layout import Fault
+from kd.data.sizing import Sizing
 from kd.data.unlabelled import check_labelled, check_share, pictures_per_batch
 
 SPLITS = ("train", "val", "test")
@@ -33,15 +35,21 @@ class Survey(NamedTuple):
 class Source(ABC):
     """Settings shared by all data sets; implementations add their own.
 
-    `image_size` is (height, width) in pixels, both multiples of 32; every sample is resized to it. `class_names` may be
-    empty: background and foreground for binary data (always), otherwise class_0, class_1, ... `labelled` is how many
-    training samples keep their masks, a fraction or a number (None: all); the others become pictures without masks,
-    which are `unlabelled_share` of each batch that a student learns from its teacher with. `cache` is where decoded
-    samples are cached (ram, disk or off), in at most `cache_gb` gigabytes; it changes no sample.
+    `image_size` is (height, width) in pixels, both multiples of 32. How pictures become that size is `fit` (with
+    `scale` and `window_overlap`: see `kd.data.sizing`); `crop_foreground` is the share of crops that must show a pixel
+    of a class other than the first. `class_names` may be empty: background and foreground for binary data (always),
+    otherwise class_0, class_1, ... `labelled` is how many training samples keep their masks, a fraction or a number
+    (None: all); the others become pictures without masks, which are `unlabelled_share` of each batch that a student
+    learns from its teacher with. `cache` is where decoded samples are cached (ram, disk or off), in at most `cache_gb`
+    gigabytes; it changes no sample.
     """
 
     classes: int = 1
     image_size: tuple[int, int] = (256, 256)
+    fit: str = "resize"
+    scale: float = 1.0
+    crop_foreground: float = 0.0
+    window_overlap: float = 0.25
     ignore_index: int | None = None
     class_names: tuple[str, ...] = ()
     labelled: int | float | None = None
@@ -52,6 +60,7 @@ class Source(ABC):
     def __post_init__(self) -> None:
         whole_number("classes", self.classes, 1, 255)
         object.__setattr__(self, "image_size", _image_size(self.image_size))
+        self._check_sizing()
         self._check_ignored()
         object.__setattr__(self, "class_names", _class_names(self.class_names, self.classes))
         check_labelled(self.labelled)
@@ -60,6 +69,10 @@ class Source(ABC):
             object.__setattr__(self, "cache", "off")
         if self.cache not in CACHES:
             raise ValueError(f"cache must be one of {', '.join(CACHES)}, but got {self.cache!r}")
+        if self.cache == "disk" and self.sizing.crops:
+            raise ValueError(
+                "cache=disk keeps samples of one size, and with fit=crop they have their own: use ram or off"
+            )
         if isinstance(self.cache_gb, bool) or not isinstance(self.cache_gb, int | float) or not self.cache_gb >= 0:
             raise ValueError(f"cache_gb must be a number of gigabytes, 0 or more, but got {self.cache_gb!r}")
 
@@ -67,10 +80,11 @@ class Source(ABC):
         """Raise ValueError unless `ignore_index` can be a label beside the classes."""
         if self.ignore_index is not None:
             whole_number("ignore_index", self.ignore_index, max(self.classes, 2), 255)
+        self._check_padding()
 
     @property
-    def void(self) -> int | None:
-        """The label of void pixels in the masks of `read`; None if there are none."""
+    def ignored(self) -> int | None:
+        """The label of the pixels that masks say are void; None if they say so of none."""
         return self.ignore_index
 
     @property
@@ -95,7 +109,10 @@ class Source(ABC):
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The RGB image (H x W x 3 uint8) and the mask (H x W uint8) of one sample, at `image_size`.
 
-        Mask values are classes or `void`. Raises DataError, naming the file, if the sample cannot be read.
+        With fit=crop they are at their own size times `scale`. `fitted` brings stored pictures there.
+
+        Mask values are classes, `ignored`, or `padding`. Raises DataError, naming the file, if the sample cannot be
+        read.
         """
 
     @abstractmethod
@@ -108,6 +125,66 @@ class Source(ABC):
     @abstractmethod
     def check(self) -> None:
         """Check the data quickly, before anything slow starts; raises DataError."""
+
+    @property
+    def sizing(self) -> Sizing:
+        """How pictures are brought to the size of networks."""
+        return Sizing(self.image_size, self.fit, self.scale, self.window_overlap)
+
+    @property
+    def padding(self) -> int | None:
+        """The value that masks have outside of their picture, which is no class and not void; None if nothing is."""
+        return None if self.fit == "resize" else 255 if self.ignored != 255 else 254
+
+    @property
+    def void(self) -> int | None:
+        """The value of pixels that count in no loss against labels, and in no metric; None if there can be none."""
+        return self.padding if self.ignored is None else self.ignored
+
+    def fitted(self, image: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """A picture and its mask, as they are stored, as `read` returns them; without a mask it is 0 in the picture."""
+        mask = np.zeros(image.shape[:2], np.uint8) if mask is None else mask
+        return self.sizing.image(image), self.sizing.mask(mask, self.padding or 0)
+
+    def voided(self, mask: np.ndarray) -> np.ndarray:
+        """A mask as `read` returns it, with `void` where it is outside of its picture."""
+        return mask if self.padding is None else np.where(mask == self.padding, np.uint8(self.void or 0), mask)
+
+    def read_size(self, split: str, index: int) -> tuple[int, int]:
+        """The (height, width) of what `read` returns, from the header of the file if there is one."""
+        if not self.sizing.crops:
+            return self.image_size
+        files = self.files(split, index)
+        if files:
+            return self.sizing.size_of(picture_size(files[0]))
+        height, width = self.read(split, index)[1].shape
+        return height, width
+
+    def view_facts(self) -> dict[str, object]:
+        """What decides the training views besides `fingerprint`; empty if nothing does."""
+        return {"crop_foreground": self.crop_foreground} if self.crop_foreground else {}
+
+    def measuring_facts(self) -> dict[str, object]:
+        """What decides a network's metrics besides `fingerprint`; empty if nothing does."""
+        return {"window_overlap": self.window_overlap} if self.sizing.crops else {}
+
+    def _fit_facts(self) -> list[object]:
+        """What `read` depends on besides `image_size`; empty for fit=resize."""
+        return [] if self.fit == "resize" else [self.fit, float(self.scale)]
+
+    def _check_sizing(self) -> None:
+        share, sizing = self.crop_foreground, self.sizing  # raises ValueError
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ValueError(f"crop_foreground must be a share from 0 to 1, but got {share!r}")
+        if share and not sizing.crops:
+            raise ValueError(f"crop_foreground={share:g} needs fit=crop, but fit is {self.fit}")
+
+    def _check_padding(self) -> None:
+        """Raise ValueError unless there is a value for padding beside the classes and void."""
+        if self.padding is not None and self.padding < self.classes:
+            raise ValueError(
+                f"classes must be 254 at most for fit={self.fit} with {self.void_option}, as padding needs one"
+            )
 
     def unlabelled_size(self) -> int:
         """The number of pictures without masks; 0 if the data has none, or `unlabelled_share` is 0.

@@ -10,6 +10,7 @@ import torch
 
 from kd.config.read import source as read_source
 from kd.data import Folder, OxfordPet, Source
+from kd.data.sizing import Sizing
 from kd.data.source import SIDE
 from kd.errors import ConfigError, DataError, ModelError, UserError
 from kd.networks import saved
@@ -31,16 +32,21 @@ class Finished:
     """The network of a run.
 
     Attributes:
-        image_size: (height, width) it was trained at.
+        sizing: how pictures are brought to the size that it was trained at.
         config: the run's configuration; empty if there is no config.yaml beside the weights.
         source: the data of that configuration, which may no longer exist.
     """
 
     weights: Path
     network: Network
-    image_size: tuple[int, int]
+    sizing: Sizing
     config: dict[str, Any]
     source: Source | None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """The (height, width) it was trained at: of its pictures, or of their crops."""
+        return self.sizing.image_size
 
     @property
     def folder(self) -> Path:
@@ -89,11 +95,19 @@ def find(path: Path) -> Finished:
             f"{file}: data.classes={source.classes}, but {weights.name} has {network.classes} logits; restore "
             "the file that the run wrote"
         )
-    return Finished(weights, network, _image_size(weights, source), config, source)
+    return Finished(weights, network, _sizing(weights, source), config, source)
 
 
-def _image_size(weights: Path, source: Source | None) -> tuple[int, int]:
-    noted = saved.saved_facts(weights).get("image_size")
+def _sizing(weights: Path, source: Source | None) -> Sizing:
+    facts = saved.saved_facts(weights)
+    size = _image_size(weights, source, facts.get("image_size"))
+    try:
+        return Sizing.of(size, facts)
+    except ValueError as error:
+        raise ModelError(f"{weights}: its {error}; give the folder of the run that made it") from error
+
+
+def _image_size(weights: Path, source: Source | None, noted: Any) -> tuple[int, int]:
     size = source.image_size if noted is None and source else noted
     if (
         not isinstance(size, list | tuple)
@@ -133,6 +147,7 @@ def facts(run: Finished) -> dict[str, str]:
         "input": f"images: N x 3 x H x W uint8, RGB, 0..255, {sides}; normalised inside",
         "output": "logits: N x C x H x W float32; C = 1: foreground where above 0, else the largest logit wins",
         "image_size": json.dumps([height, width]),
+        **({} if run.sizing.fit == "resize" else {"sizing": json.dumps(run.sizing.facts())}),
         "mean": json.dumps(mean),
         "std": json.dumps(std),
         "mask_values": json.dumps(run.mask_values),

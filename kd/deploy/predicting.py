@@ -31,7 +31,7 @@ def predict_pictures(path: Path, images: Path, out: Path, wanted: predictor.Want
     style = predictor.Style(wanted.kind, run.network.classes, run.mask_values, colours, run.mask_palette)
     network = precision.place(run.network)
     files = [digest(file) for file in (run.weights, run.weights.with_suffix(".json")) if file.exists()]
-    working = predictor.Predictor(network, run.image_size, precision, style, wanted.flips, files)
+    working = predictor.Predictor(network, run.sizing, precision, style, wanted.flips, files)
     jobs = _jobs(images, out, working, wanted.overwrite)
     with alone_in(out) as alone:
         for folder in {target.parent for _, target in jobs} if alone else ():

@@ -1,8 +1,10 @@
 """Predictions for images of any size and format, each written at its image's own size.
 
-An image is resized to the size that the network was trained at, as the loader does it, and its logits are resized back
-bilinearly before labels are taken: at the training size the result is exactly that of evaluation. Threads read and
-write while the network computes. Temperature is 1.
+An image is resized to the size that the network was trained at, as the loader does it (letterboxed, if it was trained
+so), and its logits are resized back bilinearly before labels are taken: at the training size the result is exactly that
+of evaluation. A network that was trained on crops sees the whole image through windows, as in evaluation, at the
+image's own size; a tiled TIFF that is too large to be read whole is read row by row. Threads read and write while the
+network computes. Temperature is 1.
 """
 
 import os
@@ -11,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,13 +25,17 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from kd.data.decode import read_image, resized_image
-from kd.data.image_file import open_file
+from kd.data.decode import read_image
+from kd.data.image_file import TooLargeError, open_file
 from kd.data.naming import IMAGE_SUFFIXES
+from kd.data.sizing import Sizing, inside
+from kd.data.tiled_tiff import TiledTiff
+from kd.data.windows import Windows
 from kd.deploy.provenance import save_array, save_picture
 from kd.errors import DataError, shown
 from kd.networks.network import Network
 from kd.networks.precision import Precision
+from kd.networks.sliding import bands
 from kd.system.files import digest, json_digest, write_atomically
 
 Kind = Literal["masks", "probabilities", "overlays"]
@@ -38,6 +45,7 @@ FLIPS: dict[str, list[tuple[int, ...]]] = {
     "hv": [(), (3,), (2,), (2, 3)],
 }  # axes of N x C x H x W that each forward pass flips
 VERSION = 1  # part of every mark: increase it whenever the same network writes something else for the same picture
+AHEAD = 2  # whole pictures that are read ahead, or wait to be written, since each may be large
 SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 
 
@@ -165,7 +173,7 @@ class Predictor:
     """A network and everything else that its predictions depend on."""
 
     network: Network
-    image_size: tuple[int, int]
+    sizing: Sizing
     precision: Precision
     style: Style
     flips: str = ""
@@ -173,7 +181,7 @@ class Predictor:
 
     def mark(self, picture: Path) -> str:
         """A digest of everything that the output of a picture depends on."""
-        made_by = [VERSION, *self.weights, self.image_size, self.flips, self.style.kind, list(self.style.values)]
+        made_by = [VERSION, *self.weights, self.sizing.image_size, self.flips, self.style.kind, list(self.style.values)]
         palette = [] if self.style.palette is None else [self.style.palette.hex()]
         return json_digest([made_by, digest(picture, open_file), *palette])
 
@@ -184,18 +192,18 @@ class Predictor:
             DiskError: an output cannot be written.
         """
         pending: deque[Future[None]] = deque()
+        together, ahead = (1, AHEAD) if self.sizing.crops else (batch, 2 * batch + threads)
         with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(threads) as writers:
-            reads = _ahead(readers, self._read, jobs, 2 * batch + threads)
-            while group := list(islice(reads, batch)):
+            reads = _ahead(readers, self._read, jobs, ahead)
+            while group := list(islice(reads, together)):
                 loaded = _loaded(group, tally)
                 if loaded:
                     started = time.perf_counter()
-                    images = torch.from_numpy(np.stack([each.small for each in loaded])).permute(0, 3, 1, 2)
-                    logits_NCHW = logits_of(self.network, images, self.precision, self.flips)
+                    found = [self._seen(loaded[0], batch)] if self.sizing.crops else self._together(loaded)
                     tally.network_seconds += time.perf_counter() - started
-                    for each, logits in zip(loaded, logits_NCHW, strict=True):
-                        pending.append(writers.submit(self._write, logits, each))
-                while len(pending) > 2 * threads:
+                    for each, result in zip(loaded, found, strict=True):
+                        pending.append(writers.submit(self._write, result, each))
+                while len(pending) > (AHEAD if self.sizing.crops else 2 * threads):
                     pending.popleft().result()
                 tally.written += len(loaded)
                 yield len(group)
@@ -203,26 +211,74 @@ class Predictor:
                 write.result()
 
     def _read(self, job: tuple[Path, Path]) -> "_Loaded":
-        picture = read_image(job[0])
-        small = resized_image(picture, self.image_size)
-        needed = picture if self.style.kind == "overlays" else picture.shape[:2]
-        return _Loaded(job[1], small, needed, self.mark(job[0]))
+        try:
+            picture = read_image(job[0])
+        except TooLargeError:
+            if not self.sizing.crops or self.sizing.scale != 1 or self.style.kind == "overlays":
+                raise
+            if job[0].suffix.lower() not in (".tif", ".tiff"):
+                raise
+            tiles = TiledTiff(job[0])
+            return _Loaded(job[1], tiles, tiles.size, tiles.size, self.mark(job[0]))
+        size = picture.shape[0], picture.shape[1]
+        needed = picture if self.style.kind == "overlays" else size
+        return _Loaded(job[1], self.sizing.image(picture), size, needed, self.mark(job[0]))
 
-    def _write(self, logits: np.ndarray, loaded: "_Loaded") -> None:
-        write, style = _WRITERS[self.style.kind], self.style
-        write_atomically(loaded.path, lambda temporary: write(style, logits, loaded.picture, temporary, loaded.mark))
+    def _together(self, loaded: Sequence["_Loaded"]) -> "list[Callable[[], np.ndarray]]":
+        """What becomes of each of several images, which the network sees at once; computed by who writes it."""
+        images = torch.from_numpy(np.stack([each.image for each in loaded])).permute(0, 3, 1, 2)
+        found = list(logits_of(self.network, images, self.precision, self.flips))
+        if self.sizing.fit == "letterbox":
+            places = [inside(each.size, self.sizing.image_size) for each in loaded]
+            cut = [each[:, y : y + h, x : x + w] for each, (y, x, h, w) in zip(found, places, strict=True)]
+            found = [np.ascontiguousarray(each) for each in cut]
+        return [partial(result_at, self.style, logits, each.size) for each, logits in zip(loaded, found, strict=True)]
+
+    def _seen(self, loaded: "_Loaded", batch: int) -> "Callable[[], np.ndarray]":
+        """What becomes of an image that the network sees through windows, `batch` of them at a time."""
+        windows = Windows(self.sizing.image_size, self.sizing.window_overlap, batch)
+        image = loaded.image
+        size = self.sizing.size_of(loaded.size)
+
+        def rows(top: int, bottom: int) -> Tensor:
+            part = image.rows(top, bottom) if isinstance(image, TiledTiff) else image[top:bottom]
+            return torch.from_numpy(np.ascontiguousarray(part)).permute(2, 0, 1)[None]
+
+        def predict(images: Tensor) -> Tensor:
+            return torch.from_numpy(logits_of(self.network, images, self.precision, self.flips))
+
+        found = ((top, logits[0].numpy()) for top, logits in bands(predict, rows, size, windows))
+        if size != loaded.size:
+            logits = np.concatenate([each for _, each in found], axis=1)
+            return partial(result_at, self.style, logits, loaded.size)
+        result = None
+        for top, logits in found:
+            part = result_at(self.style, logits, (logits.shape[1], logits.shape[2]))
+            if result is None:
+                result = np.empty((*part.shape[:-2], *size), part.dtype)
+            result[..., top : top + part.shape[-2], :] = part
+        assert result is not None
+        whole = result
+        return lambda: whole
+
+    def _write(self, result: "Callable[[], np.ndarray]", loaded: "_Loaded") -> None:
+        write, style, found = _WRITERS[self.style.kind], self.style, result()
+        write_atomically(loaded.path, lambda temporary: write(style, found, loaded.picture, temporary, loaded.mark))
 
 
 class _Loaded(NamedTuple):
-    """An image at the network's size, its output, and what writing that needs.
+    """An image as the network needs it, its output, and what writing that needs.
 
     Attributes:
+        image: at the network's size; for windows the whole image, or the file that its rows are read from.
+        size: its own (height, width).
         picture: the image itself for overlays, else its size.
         mark: what makes the output.
     """
 
     path: Path
-    small: np.ndarray
+    image: Any
+    size: tuple[int, int]
     picture: Any
     mark: str
 
@@ -238,24 +294,30 @@ def _loaded(group: Sequence[tuple[Any, Future[_Loaded]]], tally: Tally) -> list[
     return loaded
 
 
-def _write_mask(style: Style, logits: np.ndarray, size: tuple[int, int], path: Path, mark: str) -> None:
+def result_at(style: Style, logits_CHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """What is written of logits at a size: labels H x W uint8, or probabilities H x W uint16 or C x H x W float16."""
+    if style.kind != "probabilities":
+        return labels_at(logits_CHW, size)
+    found = probabilities_at(logits_CHW, size)
+    return np.round(found * 65535).astype(np.uint16) if style.classes == 1 else found.astype(np.float16)
+
+
+def _write_mask(style: Style, labels: np.ndarray, _: Any, path: Path, mark: str) -> None:
     values = np.asarray(style.values, np.uint8 if max(style.values) < 256 else np.uint16)
-    picture = Image.fromarray(values[labels_at(logits, size)])
+    picture = Image.fromarray(values[labels])
     if style.palette is not None:
         picture.putpalette(style.palette)
     save_picture(picture, path, mark)
 
 
-def _write_probabilities(style: Style, logits: np.ndarray, size: tuple[int, int], path: Path, mark: str) -> None:
-    found = probabilities_at(logits, size)
+def _write_probabilities(style: Style, found: np.ndarray, _: Any, path: Path, mark: str) -> None:
     if style.classes == 1:
-        save_picture(Image.fromarray(np.round(found * 65535).astype(np.uint16)), path, mark)
+        save_picture(Image.fromarray(found), path, mark)
     else:
-        save_array(found.astype(np.float16), path, mark)
+        save_array(found, path, mark)
 
 
-def _write_overlay(style: Style, logits: np.ndarray, picture: np.ndarray, path: Path, mark: str) -> None:
-    labels = labels_at(logits, picture.shape[:2])
+def _write_overlay(style: Style, labels: np.ndarray, picture: np.ndarray, path: Path, mark: str) -> None:
     assert style.colours is not None
     mixed = (picture.astype(np.uint16) + style.colours[labels]) // 2
     if style.classes == 1:  # background pixels keep the image

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from kd.data.image_file import open_file
 from kd.system.files import json_digest
@@ -44,7 +45,8 @@ def mark_of(path: Path) -> str | None:
                 file.seek(-LENGTH, os.SEEK_END)
                 text: Any = file.read()
             else:
-                with Image.open(file, formats=("PNG", "JPEG")) as picture:
+                kind = PngImageFile if path.suffix == ".png" else JpegImageFile
+                with kind(file) as picture:  # unlike Image.open, it bears masks of pictures that were read in tiles
                     text = picture.info.get("Software") or picture.info.get("comment")
     except Exception:  # decoders raise nearly anything; such a file was not written here
         return None

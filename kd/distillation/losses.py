@@ -14,6 +14,9 @@ precision cannot represent the small differences at a high temperature.
 Void pixels. The teacher has an opinion on them: with `on_void` its terms count all pixels, except TCKD and NCKD, which
 need a label. The task loss never counts them.
 
+Padding (`content`) shows nothing, so it counts nowhere: it is void in masks, and the teacher has no opinion on it, not
+even with `on_void`, nor in a picture without a mask. How much padding a batch has changes no term.
+
 Features. All positions of a feature map count: each has seen void and valid pixels alike.
 
 Pictures without masks. The batch may end with samples that have none: their pixels count in the teacher's terms, except
@@ -95,7 +98,8 @@ class DistillationLoss(torch.nn.Module):
         student B x C x H x W, mask L x H x W, teacher B x C x H x W (or None if no term needs it), raw logits and
         labels; features as `Pairs` of B x K x h x w, if that term has a weight -> `Terms` of scalars. L = B, unless the
         last B - L samples have no mask: all their pixels count in the terms of the teacher that need no label, and none
-        in the others.
+        in the others. `content`, B x H x W bool, are the pixels that are no padding, which counts nowhere and must be
+        void in the mask; None: all.
 
     Raises:
         ValueError: a weight is unknown or negative, all are 0, a term needs more classes, or class_weights are not
@@ -133,12 +137,13 @@ class DistillationLoss(torch.nn.Module):
         return self.settings.needs_teacher
 
     def forward(self, student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, temperature: float,
-                features: Pairs = ()) -> Terms:  # fmt: skip
+                features: Pairs = (), content_BHW: Tensor | None = None) -> Terms:  # fmt: skip
         _check_shapes(student_BCHW, mask_BHW, teacher_BCHW if self.needs_teacher else student_BCHW, self.classes)
         valid_LHW = None if self.ignore_index is None else mask_BHW != self.ignore_index
         terms = self._task(student_BCHW[: len(mask_BHW)], mask_BHW, valid_LHW)
         if self.needs_teacher and teacher_BCHW is not None:
-            terms = self._teaching((student_BCHW, teacher_BCHW), mask_BHW, temperature, valid_LHW) | terms
+            counted = content_BHW if self.settings.on_void else _counted(valid_LHW, content_BHW, len(student_BCHW))
+            terms = self._teaching((student_BCHW, teacher_BCHW), mask_BHW, temperature, (valid_LHW, counted)) | terms
             terms["features"] = lambda: self._features(features)
         computed = {name: term() for name, term in terms.items() if self._weight(name)}
         return Terms(loss=reduce(add, (self._weight(name) * term for name, term in computed.items())), **computed)
@@ -147,11 +152,12 @@ class DistillationLoss(torch.nn.Module):
         return float(getattr(self.settings, WEIGHT_OF[term]))
 
     def _teaching(
-        self, pair: tuple[Tensor, Tensor], mask_BHW: Tensor, temperature: float, valid: Tensor | None
-    ) -> dict[str, Callable[[], Tensor]]:
-        """The terms that compare the logits of student and teacher."""
-        own, total = self.settings, self.total
-        counted = None if own.on_void else _with_unlabelled(valid, len(pair[0]))
+        self, pair: tuple[Tensor, Tensor], mask_BHW: Tensor, temperature: float,
+        pixels: tuple[Tensor | None, Tensor | None],
+    ) -> dict[str, Callable[[], Tensor]]:  # fmt: skip
+        """The terms that compare the logits of student and teacher; `pixels` are the valid ones, L x H x W, and those
+        that count in terms that need no label, B x H x W."""
+        own, total, (valid, counted) = self.settings, self.total, pixels
         masked = pair[0][: len(mask_BHW)], pair[1][: len(mask_BHW)]
         return {
             "kl": lambda: self._kl(*pair, temperature, counted),
@@ -222,11 +228,13 @@ def _settings(weights: Mapping[str, Any], classes: int) -> LossSettings:
     return settings
 
 
-def _with_unlabelled(valid_LHW: Tensor | None, batch: int) -> Tensor | None:
-    """The valid pixels of the samples with a mask, and all pixels of the rest of the batch; None if all are valid."""
+def _counted(valid_LHW: Tensor | None, content_BHW: Tensor | None, batch: int) -> Tensor | None:
+    """The valid pixels of the samples with a mask, and the content of the rest of the batch; None if all count."""
     if valid_LHW is None or len(valid_LHW) == batch:
-        return valid_LHW
-    return torch.cat([valid_LHW, valid_LHW.new_ones(batch - len(valid_LHW), *valid_LHW.shape[1:])])
+        return valid_LHW if valid_LHW is not None else content_BHW
+    rest = batch - len(valid_LHW)
+    others = valid_LHW.new_ones(rest, *valid_LHW.shape[1:]) if content_BHW is None else content_BHW[-rest:]
+    return torch.cat([valid_LHW, others])
 
 
 def _check_shapes(student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, classes: int) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kd.data.augmentation import Augmentation
+from kd.data.crops import Crop
 from kd.data.loading import Stored, TrainLoader
 from kd.data.order import Order
 from kd.data.random_streams import key
@@ -103,9 +104,18 @@ def build_train_loader(
     """
     share = context.settings.trainer.oversample
     order = Order(seed, context.balance.repeats(share) if share else None)
-    settings, augmentation = context.settings, Augmentation(context.transforms, seed, context.data.void)
+    settings, augmentation = context.settings, _augmentation(context, seed)
     size = BatchSize(settings.trainer.batch_size, settings.unlabelled_per_batch if unlabelled else 0)
     return TrainLoader(context.samples, augmentation, size, order, context.loading, context.views, stored)
+
+
+def _augmentation(context: RunContext, seed: int) -> Augmentation:
+    """The views: a crop, if pictures have their own sizes, and the transforms, outside of which is void or padding."""
+    data, crop = context.data, None
+    if data.padding is not None and data.sizing.crops:
+        crop = Crop(data.image_size, seed, data.padding, len(data.class_names), data.crop_foreground)
+    outside = data.void if data.padding is None else data.padding
+    return Augmentation(context.transforms, seed, outside, crop)
 
 
 def build_diagnostics(

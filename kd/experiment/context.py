@@ -81,8 +81,13 @@ class RunContext:
 
     @property
     def views(self) -> int | None:
-        """The number of different views of a sample; 1 without augmentation, None for a new one in every epoch."""
-        return self.settings.augment.views if self.transforms else 1
+        """The number of different views of a sample; 1 if all are the same, None for a new one in every epoch."""
+        return self.settings.augment.views if self.transforms or self.data.sizing.crops else 1
+
+    @property
+    def evaluated_together(self) -> int:
+        """Samples in a batch of an evaluation: one, if pictures have their own sizes."""
+        return 1 if self.data.sizing.crops else self.settings.trainer.batch_size
 
     @property
     def loading(self) -> Loading:

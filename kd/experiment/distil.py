@@ -256,7 +256,7 @@ def _training_job(
         ),
         seed=settings.seed,
         objective=settings.objective[0],
-        reference=teacher.batches(settings.trainer.batch_size) if teacher else None,
+        reference=teacher.batches(context.evaluated_together) if teacher else None,
         label=label,
     )
 

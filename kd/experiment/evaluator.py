@@ -11,7 +11,7 @@ from kd.experiment.context import RunContext
 from kd.networks.cost import latency_ms, macs
 from kd.networks.network import Segmenter
 from kd.training.diagnostics import Diagnostics
-from kd.training.evaluation import Evaluation, evaluate
+from kd.training.evaluation import Evaluation, Labels, evaluate
 
 
 class Evaluator:
@@ -41,7 +41,7 @@ class Evaluator:
 
 def measure(
     evaluator: Evaluator, network: Segmenter, file: Path, diagnostics: Mapping[str, Diagnostics]
-) -> tuple[dict[str, Any], list[Tensor]]:
+) -> tuple[dict[str, Any], Labels]:
     """A network's size, speed and metrics on validation and test (if there is one), and its validation labels.
 
     `file` holds its weights; `diagnostics` are filled, by split. Processes share the evaluation; the first one measures
@@ -60,4 +60,4 @@ def measure(
     if context.data.size("test"):
         test = evaluator.evaluate(network, "test", diagnostics=diagnostics.get("test"))
         measured |= {f"test/{name}": value for name, value in test.metrics(network.class_names).items()}
-    return measured, validation.labels
+    return measured, validation.pictures()

@@ -25,6 +25,7 @@ from kd.run.folder import RunFolder
 from kd.system import tensor_file
 from kd.system.files import write_atomically, write_json
 from kd.training.diagnostics import Diagnostics, tensors
+from kd.training.evaluation import Labels
 
 MASKS = 512  # training masks, at most, that the trivial baseline is computed from
 SHOWN = 3  # worst and best samples, of each
@@ -33,16 +34,16 @@ SIDE = 256  # pixels of their pictures at most, so that a report can be mailed
 
 def student_diagnostics(context: RunContext, teacher: MeasuredTeacher | None) -> dict[str, Diagnostics]:
     """Empty diagnostics of a student, to be compared with the baseline, and on validation with its teacher."""
-    reference = teacher.batches(context.settings.trainer.batch_size) if teacher else None
+    reference = teacher.batches(context.evaluated_together) if teacher else None
     return build_diagnostics(context, _baseline(context), reference)
 
 
 def _baseline(context: RunContext) -> Tensor:
-    """The trivial baseline's labels, H x W uint8."""
+    """The trivial baseline's labels at the size of the network, H x W uint8."""
     data = context.data
 
     def mask(index: int) -> np.ndarray:
-        return context.samples.read("train", index)[1]
+        return resized_labels(data.voided(context.samples.read("train", index)[1]), data.image_size)
 
     return majority_labels(mask, data.size("train"), len(data.class_names), data.image_size, data.void)
 
@@ -51,10 +52,10 @@ def write_evidence(
     context: RunContext,
     folder: RunFolder,
     diagnostics: Mapping[str, Diagnostics],
-    labels: Tensor,
+    labels: Labels,
     teacher: MeasuredTeacher | None,
 ) -> None:
-    """Write the diagnostics of a student, whose `labels` over validation are N x H x W, and of its teacher."""
+    """Write the diagnostics of a student, with its `labels` over validation, and of its teacher."""
     found = tensors(diagnostics, "student")
     found |= {f"teacher/{name}": tensor for name, tensor in teacher.diagnostics.items()} if teacher else {}
     samples = list(_samples(context, found["student/val/scores"], labels, teacher.labels if teacher else None))
@@ -69,6 +70,7 @@ def _facts(context: RunContext, samples: list[dict[str, Any]]) -> dict[str, Any]
     return {
         "class_names": data.class_names,
         "ignore_index": data.void,
+        "measured_at": data.sizing.in_words,
         "images": {split: data.size(split) for split in ("train", *EVALUATED)},
         "baseline_masks": len(spaced(data.size("train"), MASKS)),
         "samples": samples,
@@ -76,7 +78,7 @@ def _facts(context: RunContext, samples: list[dict[str, Any]]) -> dict[str, Any]
     }
 
 
-def _samples(context: RunContext, scores: Tensor, labels: Tensor, teacher: Tensor | None) -> Iterator[dict[str, Any]]:
+def _samples(context: RunContext, scores: Tensor, labels: Labels, teacher: Labels | None) -> Iterator[dict[str, Any]]:
     """The validation samples with the student's worst and best scores, each with its pictures."""
     for end, indices in worst_and_best(scores).items():
         for index in indices:
@@ -84,13 +86,13 @@ def _samples(context: RunContext, scores: Tensor, labels: Tensor, teacher: Tenso
             yield {"end": end, "index": index, "name": name, "miou": float(scores[index]), "pictures": pictures}
 
 
-def sample(context: RunContext, index: int, student: Tensor, teacher: Tensor | None) -> dict[str, np.ndarray]:
+def sample(context: RunContext, index: int, student: Labels, teacher: Labels | None) -> dict[str, np.ndarray]:
     """A validation sample by index: image, truth, the student's labels and, if given, the teacher's.
 
-    `student` and `teacher` are labels over the whole split, N x H x W uint8.
+    `student` and `teacher` are labels over the whole split, H x W uint8 for each picture.
     """
     image, truth = context.samples.read("val", index)
-    found = {"image": image, "truth": truth, "student": student[index].numpy()}
+    found = {"image": image, "truth": context.data.voided(truth), "student": student[index].numpy()}
     return found if teacher is None else {**found, "teacher": teacher[index].numpy()}
 
 

@@ -4,18 +4,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from kd.data.source import spaced
 from kd.experiment.context import RunContext
 from kd.experiment.evaluator import Evaluator, measure
-from kd.experiment.evidence import baseline_metrics, sample, student_diagnostics, write_evidence
+from kd.experiment.evidence import baseline_metrics, sample, student_diagnostics, thumbnail, write_evidence
 from kd.experiment.measured_teacher import MeasuredTeacher
 from kd.networks import saved
 from kd.plan.timeline import Timeline
 from kd.run import console, plots
 from kd.run.folder import RunFolder
+from kd.training.evaluation import Labels
 from kd.training.quality import SPLITS, Compared, quality_metrics
 
 SAMPLES = 5  # in predictions.png, evenly spaced over the validation split
@@ -32,14 +30,13 @@ def measure_student(
 ) -> dict[str, Any]:
     """Measure the best student from its file, draw the pictures, write the evidence, print the table.
 
-    Returns the metrics of the student, of the teacher (if there is one) and of the trivial baseline, and the share of
-    the way from baseline to teacher.
+    Returns the size that all are measured at, the metrics of the student, of the teacher (if there is one) and of the
+    trivial baseline, and the share of the way from baseline to teacher.
     """
     context, file = evaluator.context, folder / "student.safetensors"
     student = context.precision.place(saved.load_file(file))
     diagnostics = student_diagnostics(context, teacher)
-    metrics, batches = measure(evaluator, student, file, diagnostics)
-    labels = torch.cat(batches)
+    metrics, labels = measure(evaluator, student, file, diagnostics)
     if metrics["val/miou"] != best["val/miou"]:
         log.warning("the saved student has val/miou %s, its epoch had %s", metrics["val/miou"], best["val/miou"])
     trivial = baseline_metrics(diagnostics, context.data.class_names)
@@ -51,11 +48,12 @@ def measure_student(
     write_evidence(context, folder, diagnostics, labels, teacher)
     averaged = _averaged(best, context.settings.objective[0], context.settings.optimizer.ema)
     compared = Compared(context.data.class_names, metrics, teacher.metrics if teacher else {}, trivial)
-    console.show(console.comparison(compared))
+    console.show(console.comparison(compared, context.data.sizing.in_words))
     console.say(*filter(None, [compared.against_teacher(), averaged]))
     if warning := compared.warning():
         console.say(f"warning  {warning}")
     return {
+        "measured_at": context.data.sizing.in_words,
         "student": metrics,
         **({"teacher": teacher.metrics} if teacher else {}),
         "baseline": trivial,
@@ -83,10 +81,12 @@ def _draw_curves(
     plots.draw_curves(folder.metrics(), best["epoch"], context.data.class_names, references, folder / "curves.png")
 
 
-def _draw_predictions(context: RunContext, folder: RunFolder, teacher: MeasuredTeacher | None, labels: Tensor) -> None:
-    """Draw the validation images with predictions; `labels` are the student's over validation, N x H x W."""
+def _draw_predictions(context: RunContext, folder: RunFolder, teacher: MeasuredTeacher | None, labels: Labels) -> None:
+    """Draw the validation images with predictions; `labels` are the student's over validation."""
     teacher_labels = teacher.labels if teacher else None
     samples = [sample(context, index, labels, teacher_labels) for index in spaced(len(labels), SAMPLES)]
+    if context.data.sizing.crops:
+        samples = [{name: thumbnail(each).numpy() for name, each in found.items()} for found in samples]
     plots.draw_predictions(samples, context.data.class_names, context.data.void, folder / "predictions.png")
 
 

@@ -67,6 +67,7 @@ def _provenance_of_views(context: RunContext, file: Path, one_by_one: bool, spli
         **provenance(context, file),
         **({"data": context.data.unlabelled_fingerprint()} if split == UNLABELLED else {}),
         "augment": settings.augment.transforms,
+        **context.data.view_facts(),
         "seed": settings.seed,
         "batch": [size, context.world.size] if batch else None,
         "albumentations": albumentations.__version__,

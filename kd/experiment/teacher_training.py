@@ -41,6 +41,8 @@ def fingerprint(settings: Settings) -> str:
         "network": settings.backbone.teacher.model_dump(),
         "weights": weights_digest(settings.backbone.teacher.weights),
         "data": settings.data.fingerprint(),
+        **settings.data.view_facts(),
+        **settings.data.measuring_facts(),
         "augment": settings.augment.transforms,
         "teacher": settings.trained_teacher.training,
         "optimizer": settings.optimizer.teachers_part,

@@ -120,7 +120,7 @@ def train(
 def _journal(job: TrainingJob, context: RunContext, folder: RunFolder | None) -> Journal | NullJournal:
     if folder is None:
         return NullJournal()
-    facts = {"image_size": list(context.data.image_size)}
+    facts = {"image_size": list(context.data.image_size), **context.data.sizing.facts()}
     minutes, trained = context.settings.trainer.checkpoint_minutes, job.distillation.trained
     return Journal(job.who, job.network, folder, job.objective, facts, minutes, trained)
 

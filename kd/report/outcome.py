@@ -54,6 +54,8 @@ def _notes(run: Run, compared: Compared) -> list[str]:
     if sentence := compared.against_teacher():
         share = run.student["parameters"] / run.teacher["parameters"]
         notes.append(f"{sentence} It has {share:.1%} of its teacher's parameters.")
+    if measured_at := run.summary.get("measured_at"):
+        notes.append(f"Measured at {measured_at}.")
     if masks := run.evidence.get("baseline_masks"):
         every = masks == mapping_at(run.evidence, "images").get("train")
         notes.append(

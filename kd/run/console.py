@@ -102,10 +102,10 @@ def quality_rows(class_names: Sequence[str]) -> list[tuple[str, str]]:
     return [(f"{split}/{name}", f"{shown}, {split}") for split in ("val", "test") for name, shown in metrics]
 
 
-def comparison(compared: Compared) -> Table:
+def comparison(compared: Compared, measured_at: str = "") -> Table:
     """Table of size, speed and quality of teacher and student, with the ratio of their sizes."""
     student, teacher, trivial = compared.student, compared.teacher, compared.trivial
-    table = Table(title="results", title_justify="left")
+    table = Table(title=f"results at {measured_at}" if measured_at else "results", title_justify="left")
     titles = ("teacher", "student", "ratio") if teacher else ("student",)
     for name in ("", *titles, "trivial"):
         table.add_column(name, justify="right" if name else "left")

@@ -130,7 +130,7 @@ def draw_predictions(
     """
     taught = ["teacher"] if "teacher" in samples[0] else []
     titles = ["image", "truth", *taught, "student", "where student and truth differ"]
-    width = samples[0]["image"].shape[1]
+    width = max(sample["image"].shape[1] for sample in samples)
     gap = max(2, round(0.03 * width))
     colours = class_colours(len(class_names))
     sheet = _sheet([[panel(title, sample, colours, ignore_index) for title in titles] for sample in samples], gap)
@@ -148,10 +148,13 @@ def draw_predictions(
 
 
 def _sheet(pictures: Sequence[Sequence[np.ndarray]], gap: int) -> np.ndarray:
-    """Rows of H x W x 3 uint8 pictures as one picture, with `gap` white pixels below and right of each."""
-    padding = ((0, gap), (0, gap), (0, 0))
-    rows = [np.concatenate([np.pad(each, padding, constant_values=255) for each in row], axis=1) for row in pictures]
-    return np.concatenate(rows)
+    """Rows of H x W x 3 uint8 pictures as one picture, with `gap` or more white pixels below and right of each."""
+    width = max(each.shape[1] for row in pictures for each in row) + gap
+
+    def framed(picture: np.ndarray) -> np.ndarray:
+        return np.pad(picture, ((0, gap), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
+
+    return np.concatenate([np.concatenate([framed(each) for each in row], axis=1) for row in pictures])
 
 
 def class_colours(count: int) -> np.ndarray:

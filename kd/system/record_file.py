@@ -19,8 +19,9 @@ import os
 import stat
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import FileIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ class Records(ABC):
         """
         if index >= self.count:
             return False
-        if record.nbytes != self.size:
-            raise ValueError(f"a record must have {self.size} bytes, but got {record.nbytes}")
+        if record.nbytes != self.size_of(index):
+            raise ValueError(f"a record must have {self.size_of(index)} bytes, but got {record.nbytes}")
         self._store(self._offset(index), record)
         self._store(HEADER + 8 * index, np.array([_checksum(record, index)], dtype="<u8").data.cast("B"))
         return True
@@ -87,6 +88,10 @@ class Records(ABC):
         target = memoryview(bytearray(self.size))
         return [int(index) for index in np.flatnonzero(self.filled()) if not self.read_into(int(index), target)]
 
+    def size_of(self, index: int) -> int:
+        """The bytes of a record."""
+        return self.size
+
     def _offset(self, index: int) -> int:
         return HEADER + 8 * self.count + index * self.size
 
@@ -100,9 +105,10 @@ class Records(ABC):
 class MemoryRecords(Records):
     """Records in memory, shared with processes forked later; a spawned process gets an empty instance."""
 
-    def __init__(self, count: int, size: int) -> None:
+    def __init__(self, count: int, size: int, content: int | None = None) -> None:
         super().__init__(count, size)
-        self._memory = mmap.mmap(-1, max(file_bytes(count, size), 1))
+        room = file_bytes(count, size) if content is None else file_bytes(count, 0) + content
+        self._memory = mmap.mmap(-1, max(room, 1))
 
     def _load(self, offset: int, target: memoryview) -> bool:
         target[:] = memoryview(self._memory)[offset : offset + target.nbytes]
@@ -113,6 +119,23 @@ class MemoryRecords(Records):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MemoryRecords, (0, self.size)
+
+
+class UnequalRecords(MemoryRecords):
+    """Records in memory of `sizes` bytes each."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self._starts = [0, *accumulate(sizes)]
+        super().__init__(len(sizes), max(sizes, default=0), self._starts[-1])
+
+    def size_of(self, index: int) -> int:
+        return self._starts[index + 1] - self._starts[index]
+
+    def _offset(self, index: int) -> int:
+        return HEADER + 8 * self.count + self._starts[index]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return UnequalRecords, ([],)
 
 
 class FileRecords(Records):

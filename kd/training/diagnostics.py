@@ -6,6 +6,7 @@ They need no second pass over the data: `kd.training.evaluation.evaluate` adds e
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kd.system.world import SOLO, World
@@ -20,7 +21,7 @@ class Diagnostics:
 
     Args:
         labels: number of labels; 2 for binary data.
-        baseline_HW: labels of a trivial baseline, to be evaluated on the same masks.
+        baseline_HW: labels of a trivial baseline, to be evaluated on the same masks, at the size of each.
         reference: a teacher's labels over the same split, batch by batch, to be compared with.
     """
 
@@ -34,14 +35,17 @@ class Diagnostics:
         self.right = Confusion(2, NOT_COUNTED, device)  # teacher right, student right
         self.scores: list[Tensor] = []
 
-    def add(self, index: int, logits_BCHW: Tensor, predicted_BHW: Tensor, mask_BHW: Tensor) -> None:
-        """Add the batch with number `index`."""
+    def calibrate(self, logits_BCHW: Tensor, predicted_BHW: Tensor, mask_BHW: Tensor) -> None:
+        """Add the logits of a batch, or of a part of its rows."""
+        self.calibration.add(logits_BCHW, predicted_BHW, mask_BHW, self.ignore_index)
+
+    def add(self, index: int, predicted_BHW: Tensor, mask_BHW: Tensor) -> None:
+        """Add the labels of the batch with number `index`."""
         counts_BLL = _counts_per_image(predicted_BHW, mask_BHW, self.labels, self.ignore_index)
         self.counts += counts_BLL.sum(dim=0)
         self.scores.append(_mean_iou(counts_BLL))
-        self.calibration.add(logits_BCHW, predicted_BHW, mask_BHW, self.ignore_index)
         if self.baseline_HW is not None:
-            self.baseline.add(self.baseline_HW.expand_as(mask_BHW), mask_BHW)
+            self.baseline.add(_at(self.baseline_HW, mask_BHW.shape[1:]).expand_as(mask_BHW), mask_BHW)
         if self.reference is not None:
             teacher_right = (self.reference[index].to(self.device) == mask_BHW).to(torch.uint8)
             if self.ignore_index is not None:
@@ -78,6 +82,13 @@ def tensors(by_split: Mapping[str, Diagnostics], who: str = "") -> dict[str, Ten
     """The tensors of several splits, named <who>/<split>/<name>."""
     prefix = f"{who}/" if who else ""
     return {f"{prefix}{split}/{name}": t for split, each in by_split.items() for name, t in each.tensors().items()}
+
+
+def _at(labels_HW: Tensor, size: torch.Size) -> Tensor:
+    """Labels at another size: each pixel takes the one at its centre."""
+    if labels_HW.shape == size:
+        return labels_HW
+    return F.interpolate(labels_HW[None, None].float(), size=tuple(size), mode="nearest-exact")[0, 0].to(torch.uint8)
 
 
 def _counts_per_image(predicted_BHW: Tensor, mask_BHW: Tensor, labels: int, ignore_index: int | None) -> Tensor:

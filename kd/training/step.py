@@ -159,7 +159,7 @@ class Stepper:
         with self.precision.autocast():
             logits, *features = self.replica(batch.all_images())
         pairs = list(zip(features, taught_features, strict=True))
-        terms = self.distillation.loss(logits, batch.masks, taught, temperature, pairs)
+        terms = self.distillation.loss(logits, batch.masks, taught, temperature, pairs, batch.all_content())
         self.scaler.scale(terms.loss / count).backward()
         return terms.scalars()
 

@@ -5,10 +5,14 @@ import os
 
 import pytest
 import torch
+from finished import finished
 
+from kd.data.sizing import Sizing
 from kd.deploy import find
 from kd.deploy.export import OnnxNetwork
 from kd.deploy.finished import facts
+from kd.errors import ModelError
+from kd.networks import saved
 
 
 def test_a_finished_run_is_what_its_folder_says(run):
@@ -57,3 +61,31 @@ def test_a_missing_or_damaged_run_json_costs_the_id_only(copy, text):
     if text is not None:
         (copy / "run.json").write_text(text)
     assert facts(find(copy))["run"] in ("", "[[]]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sizing"),
+    [
+        ([], Sizing((32, 32))),
+        (["data.fit=letterbox"], Sizing((32, 32), "letterbox")),
+        (["data.fit=crop", "data.scale=0.5", "data.window_overlap=0.5"], Sizing((32, 32), "crop", 0.5, 0.5)),
+    ],
+)
+def test_a_student_says_how_pictures_are_brought_to_it(tmp_path, overrides, sizing):
+    """In its own files: the run's configuration may be gone."""
+    finished(tmp_path, *overrides)
+    (tmp_path / "config.yaml").unlink()
+    run = find(tmp_path)
+    assert run.sizing == sizing
+    assert json.loads((tmp_path / "student.json").read_text()).get("fit", "resize") == sizing.fit
+    assert ("sizing" in facts(run)) == (sizing.fit != "resize")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"fit": "squeeze"}, {"fit": "crop", "scale": 1e9}, {"fit": "crop", "window_overlap": "x"}]
+)
+def test_a_sizing_that_is_none_is_refused(tmp_path, wrong):
+    network = finished(tmp_path)
+    saved.save(network, tmp_path / "student.safetensors", image_size=[32, 32], **wrong)
+    with pytest.raises(ModelError, match=r"student\.safetensors: its (fit|scale|window_overlap) must be"):
+        find(tmp_path)

@@ -1,5 +1,6 @@
 """Images of any size and format get the labels of evaluation, at their own size, and none is lost."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from finished import built, images, settings_of
+from pairs import put
 from PIL import Image
 
+from kd.data import Folder
 from kd.data.decode import read_image
 from kd.data.loading import EvalLoader
+from kd.data.sizing import Sizing
 from kd.deploy.predictor import FLIPS, Predictor, Style, Tally, labels_at, listed, logits_of, outputs, probabilities_at
 from kd.networks.precision import Precision
 from kd.training.evaluation import evaluate
+from tests.data.test_tiled_tiff import tiled
 
 CPU = Precision(torch.device("cpu"))
 
@@ -27,7 +32,7 @@ def trained(request):
 def predicted(network, data, jobs, kind="masks", flips="", batch=4):
     style = Style(kind, network.classes, range(len(network.class_names)), np.eye(3, 3, dtype=np.uint8) * 255)
     tally = Tally()
-    done = sum(Predictor(network, data.image_size, CPU, style, flips).run(jobs, batch, 2, tally))
+    done = sum(Predictor(network, data.sizing, CPU, style, flips).run(jobs, batch, 2, tally))
     assert done == len(jobs)
     return tally
 
@@ -136,7 +141,7 @@ def test_masks_have_the_values_of_the_training_masks(tmp_path):
     network, (path, *_) = built(settings), saved(settings.data, tmp_path / "in")
     for values, mode in (((0, 255), "L"), ((7, 40_000), "I;16")):
         style = Style("masks", 1, values)
-        list(Predictor(network, (32, 32), CPU, style).run([(path, tmp_path / "mask.png")], 1, 1, Tally()))
+        list(Predictor(network, Sizing((32, 32)), CPU, style).run([(path, tmp_path / "mask.png")], 1, 1, Tally()))
         with Image.open(tmp_path / "mask.png") as mask:
             assert (mask.mode, set(np.unique(np.array(mask)).tolist())) == (mode, set(values))
 
@@ -156,3 +161,71 @@ def test_a_folder_is_listed_with_its_folders_and_without_hidden_files_and_output
         (tmp_path / name).touch()
     assert listed(tmp_path, tmp_path / "out") == [Path("a.JPG"), Path("b/c.png")]
     assert listed(tmp_path / "notes.txt", tmp_path) == [Path("notes.txt")]
+
+
+# students of other fits
+
+
+def trained_by(fit, **more):
+    settings = settings_of("data.image_size=[64,64]")
+    data = replace(settings.data, image_size=(32, 32), fit=fit, **more)
+    return CPU.place(built(settings)), data
+
+
+@pytest.fixture
+def sized(tmp_path):
+    """Pictures of their own sizes, with masks, as a data folder."""
+    random = np.random.default_rng(0)
+    for index, size in enumerate([(40, 70), (32, 32), (9, 50), (100, 33)]):
+        image = random.integers(0, 256, (*size, 3), np.uint8)
+        for split in ("train", "val"):
+            put(tmp_path / "data", f"p{index}", image, (image[..., 0] > 99).astype(np.uint8), split=split)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_student_of_crops_predicts_at_every_picture_s_own_size_what_evaluation_counts(sized, tmp_path, batch):
+    network, _ = trained_by("crop")
+    data = Folder(sized, image_size=(32, 32), fit="crop")
+    jobs = [(path, tmp_path / path.name) for path in sorted((sized / "images" / "val").iterdir())]
+    assert not predicted(network, data, jobs, batch=batch).failures
+    expected = evaluate(network, EvalLoader(data, "val", batch), CPU, data.void, keep_labels=True).pictures()
+    for (_, target), labels in zip(jobs, expected, strict=True):
+        np.testing.assert_array_equal(np.array(Image.open(target)), labels.numpy())
+
+
+@pytest.mark.parametrize("kind", ["masks", "probabilities"])
+def test_a_tiled_tiff_beyond_the_limit_gives_what_it_gives_when_read_whole(sized, tmp_path, monkeypatch, kind):
+    network, data = trained_by("crop")
+    array = np.random.default_rng(1).integers(0, 256, (90, 120, 3), np.uint8)
+    path = tiled(tmp_path / "a.tif", array, (16, 48))
+    predicted(network, data, [(path, tmp_path / "whole.png")], kind)
+    for module in ("image_file", "tiled_tiff"):
+        monkeypatch.setattr(f"kd.data.{module}.MAX_PIXELS", 5000)
+    assert not predicted(network, data, [(path, tmp_path / "tiles.png")], kind).failures
+    whole, tiles = (np.array(Image.open(tmp_path / name)) for name in ("whole.png", "tiles.png"))
+    np.testing.assert_array_equal(whole, tiles)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    (error,) = predicted(network, data, [(tmp_path / "a.png", tmp_path / "b.png")], kind).failures
+    assert "has more than 5000 pixels: scale it down, or cut it up" in str(error)
+
+
+def test_a_student_of_letterboxed_pictures_sees_them_so_and_its_padding_is_cut_off(sized, tmp_path):
+    network, data = trained_by("letterbox")
+    image = np.random.default_rng(1).integers(0, 256, (32, 20, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    predicted(network, data, [(tmp_path / "a.png", tmp_path / "mask.png")])
+    padded = np.zeros((32, 32, 3), np.uint8)
+    padded[:, 6:26] = image
+    logits = logits_of(network, torch.from_numpy(padded).permute(2, 0, 1)[None], CPU)
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "mask.png")), logits[0, 0, :, 6:26] > 0)
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "crop"])
+@pytest.mark.parametrize("kind", ["masks", "probabilities", "overlays"])
+def test_every_kind_is_written_at_the_picture_s_own_size(sized, tmp_path, fit, kind):
+    network, data = trained_by(fit, **({"scale": 0.5} if fit == "crop" else {}))
+    jobs = [(path, tmp_path / f"{path.stem}.png") for path in sorted((sized / "images" / "val").iterdir())]
+    assert not predicted(network, data, jobs, kind, "h").failures
+    for path, target in jobs:
+        assert Image.open(path).size == Image.open(target).size

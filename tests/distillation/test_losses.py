@@ -718,3 +718,30 @@ def test_pooled_dice_ignores_a_class_that_no_process_has():
     student, mask = logits(5, 0), labels(2, 2)
     smp = DiceLoss("multiclass")(student, mask)
     assert pooled_dice(student, mask, None, lambda sums: sums).item() == pytest.approx(smp.item(), rel=1e-5)
+
+
+# padding
+
+
+EVERYTHING = {
+    "alpha": 0.3, "beta": 0.5, "cwd": 1.0, "dist_inter": 1.0, "dist_intra": 1.0, "tckd": 1.0, "nckd": 1.0, "gamma": 0.5,
+    "delta": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("on_void", [False, True])
+@pytest.mark.parametrize("labelled", [1, 2, 3])
+def test_padding_counts_in_no_term_whatever_its_amount_and_what_is_there(on_void, labelled):
+    """Nor with on_void, nor in a picture without a mask: the terms are those of the pictures without their padding."""
+    torch.manual_seed(0)
+    student, teacher = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    mask = torch.randint(0, 4, (labelled, 8, 8))
+    mask[:, 0, :3] = 9
+    loss = DistillationLoss({**EVERYTHING, "on_void": on_void}, 4, ignore_index=9)
+    plain = loss(student, mask, teacher, 2.0)
+    for pad in (1, 5):
+        grown = [F.pad(tensor, (pad, 0, 0, pad), value=value) for tensor, value in ((student, 50.0), (teacher, -50.0))]
+        content = F.pad(torch.ones(3, 8, 8, dtype=torch.bool), (pad, 0, 0, pad), value=False)
+        padded = loss(grown[0], F.pad(mask, (pad, 0, 0, pad), value=9), grown[1], 2.0, (), content)
+        for name, value in plain.scalars().items():
+            assert padded.scalars()[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name

@@ -83,7 +83,7 @@ def test_the_baselines_metrics_are_those_of_a_network_that_predicts_it():
     names, usual = ("background", "cell"), torch.tensor([[0, 1], [1, 1]])
     truth = torch.tensor([[[0, 1], [0, 1]], [[1, 1], [0, 0]]])
     seen, unseen = (Diagnostics(2, None, baseline_HW=usual) for _ in range(2))
-    seen.add(0, torch.zeros(2, 1, 2, 2), torch.zeros(2, 2, 2, dtype=torch.uint8), truth)
+    seen.add(0, torch.zeros(2, 2, 2, dtype=torch.uint8), truth)
     confusion = Confusion(2)
     confusion.add(usual.expand(2, 2, 2), truth)
     found = baseline_metrics({"val": seen, "test": unseen}, names)

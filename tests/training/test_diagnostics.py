@@ -31,7 +31,8 @@ def diagnosed(logits, predicted, mask, labels, void=None, batch=2, **more) -> di
     diagnostics = Diagnostics(labels, void, **more)
     for index, first in enumerate(range(0, len(mask), batch)):
         part = slice(first, first + batch)
-        diagnostics.add(index, logits[part], predicted[part], mask[part])
+        diagnostics.calibrate(logits[part], predicted[part], mask[part])
+        diagnostics.add(index, predicted[part], mask[part])
     diagnostics.gather()
     return diagnostics.tensors()
 

@@ -4,15 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import together
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from kd.data import Shapes, Source
-from kd.data.loading import EvalLoader
+from kd.data.loading import EvalLoader, Loading
 from kd.networks.network import Network
 from kd.networks.precision import Precision
 from kd.settings import NetworkSettings
+from kd.system.world import SOLO
 from kd.training.evaluation import evaluate
 
 CPU = Precision(torch.device("cpu"))
@@ -51,7 +53,7 @@ def network(source: Source, seed=0) -> Network:
 
 def evaluated(source: Source, split="val", batch_size=2, who=None, precision=CPU, **options):
     loader = EvalLoader(source, split, batch_size)
-    return evaluate(who or network(source), loader, precision, source.ignore_index, **options)
+    return evaluate(who or network(source), loader, precision, source.void, **options)
 
 
 def everything(source: Source, split="val", who=None) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
@@ -250,3 +252,103 @@ def test_half_precision_changes_metrics_only_slightly(name):
 def test_metrics_are_named_after_the_classes():
     names = SOURCES[2].class_names
     assert list(evaluated(SOURCES[2]).metrics(names)) == ["loss", "miou", "dice", *(f"iou/{name}" for name in names)]
+
+
+# pictures of their own sizes, and padding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sized(Source):
+    """Noise of another size for each sample; without `fit` other than crop, all are 40 x 70."""
+
+    sizes: tuple[tuple[int, int], ...] = ((32, 64), (40, 70), (100, 33), (20, 130), (65, 65))
+
+    def size(self, split):
+        return len(self.sizes)
+
+    def name(self, split, index):
+        return f"{split}_{index}"
+
+    def read(self, split, index):
+        random = np.random.default_rng([index, len(split)])
+        image = random.integers(0, 256, (*self.sizes[index], 3), dtype=np.uint8)
+        mask = random.integers(0, len(self.class_names), self.sizes[index], dtype=np.uint8)
+        if self.ignore_index is not None:
+            mask[:5] = self.ignore_index
+        return self.fitted(image, mask)
+
+    def fingerprint(self):
+        return ""
+
+    def check(self):
+        pass
+
+
+SIZED = [
+    Sized(image_size=(32, 64), fit="crop", classes=classes, ignore_index=void)
+    for classes in (1, 4)
+    for void in (None, 9)
+]
+
+
+@pytest.mark.parametrize("source", SIZED)
+def test_pictures_of_their_own_sizes_count_with_all_of_their_pixels(source):
+    """Reference: a network that sees single pixels, asked about whole pictures, for which windows are invisible."""
+    who, counts, losses, labels = network(source).eval(), np.zeros((len(source.class_names),) * 2, int), [], []
+    for index in range(5):
+        image, mask = source.read("val", index)
+        with torch.no_grad():
+            logits = who(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
+        guess = (logits[0, 0] > 0).long() if source.classes == 1 else logits[0].argmax(0)
+        labels.append(guess.numpy())
+        valid = mask != 9
+        np.add.at(counts, (mask[valid], guess.numpy()[valid]), 1)
+        two = torch.cat([torch.zeros_like(logits), logits], dim=1) if source.classes == 1 else logits
+        losses.append(F.cross_entropy(two, torch.from_numpy(mask)[None].long(), ignore_index=9, reduction="sum"))
+    found = evaluated(source, who=who, keep_labels=True)
+    different = sum((one != other.numpy()).sum() for one, other in zip(labels, found.pictures(), strict=True))
+    assert different <= 2  # of 10,000 pixels, where two logits are equal but for rounding
+    assert np.abs(found.confusion.counts.numpy() - counts).sum() <= 4
+    assert found.confusion.counts.sum() == counts.sum() == sum(map(int, found.confusion.counts.flatten()))
+    assert found.loss == pytest.approx((sum(losses) / counts.sum()).item(), rel=1e-5)
+
+
+def test_the_number_of_windows_computed_together_does_not_matter():
+    one, other = evaluated(SIZED[3], batch_size=1), evaluated(SIZED[3], batch_size=7)
+    assert torch.equal(one.confusion.counts, other.confusion.counts)
+    assert one.loss == pytest.approx(other.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("source", SIZED)
+def test_a_network_agrees_with_itself_at_every_size(source):
+    labels = evaluated(source, keep_labels=True).labels
+    assert evaluated(source, reference=labels).agreement == 1.0
+
+
+def test_crops_of_the_pictures_own_size_measure_what_resizing_does():
+    sources = [Sized(image_size=(32, 64), sizes=((32, 64),) * 3, fit=fit) for fit in ("resize", "letterbox", "crop")]
+    found = [evaluated(source, batch_size=1) for source in sources]
+    assert len({each.loss for each in found}) == 1
+    assert torch.equal(found[0].confusion.counts, found[2].confusion.counts)
+    assert torch.equal(found[0].confusion.counts, found[1].confusion.counts)
+
+
+@pytest.mark.parametrize("void", [None, 9, 255])
+def test_padding_is_not_measured(void):
+    source = Sized(image_size=(64, 64), fit="letterbox", ignore_index=void)
+    masks = [source.read("val", index)[1] for index in range(5)]
+    valid = sum(int(((mask != source.padding) & (mask != void)).sum()) for mask in masks)
+    found = evaluated(source)
+    assert found.confusion.counts.sum() == valid < 5 * 64 * 64
+    assert evaluated(source, batch_size=5).loss == pytest.approx(found.loss, rel=1e-5)
+
+
+def measured_together(world):
+    loader = EvalLoader(SIZED[3], "val", 2, Loading(world=world))
+    found = evaluate(network(SIZED[3]), loader, CPU, SIZED[3].void, keep_labels=True)
+    return found.loss, found.confusion.counts.tolist(), [each.tolist() for each in found.pictures()]
+
+
+def test_processes_that_share_pictures_of_their_own_sizes_measure_what_one_does():
+    alone = measured_together(SOLO)
+    assert all(found == alone for found in together.run(measured_together))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from kd.data import Source
+from kd.data.crops import cut
 from kd.data.loading import EvalLoader
 from kd.data.source import spaced
 from kd.deploy.export.check import HALF, Check, ExportError
@@ -175,8 +176,10 @@ def _figures(path: Path, found: Mapping[str, float], **more: Any) -> dict[str, A
 
 
 def _sample(data: Source, split: str, index: int) -> np.ndarray:
-    """One image of the data, 3 x H x W uint8."""
-    return np.ascontiguousarray(data.read(split, index)[0].transpose(2, 0, 1))
+    """One image of the data at the network's size, 3 x H x W uint8: of pictures of their own sizes, the middle."""
+    image, (height, width) = data.read(split, index)[0], data.image_size
+    middle = cut(image, ((image.shape[0] - height) // 2, (image.shape[1] - width) // 2), data.image_size, 0)
+    return np.ascontiguousarray(middle.transpose(2, 0, 1))
 
 
 def pictures(data: Source | None, image_size: tuple[int, int], count: int = 8) -> tuple[Tensor, str]:
