@@ -16,7 +16,7 @@ from kd.config.compose import TARGETS, known_keys, options, plain
 from kd.data import Source
 from kd.data.content import check_content
 from kd.errors import ConfigError, UserError, nearest
-from kd.networks.block_counts import BLOCK_COUNTS, FIXED_SIDES, FULL_DEPTH
+from kd.networks.block_counts import BLOCK_COUNTS, FIXED_SIDES, FULL_DEPTH, size_refusal
 from kd.networks.spec import find_weights, read_spec
 from kd.settings import OBJECTIVES, ForeignTeacher, NetworkSettings, Settings, TeacherFile, TrainedTeacher
 from kd.training.quality import quality_metrics
@@ -205,9 +205,10 @@ def _check_size(key: str, network: NetworkSettings, image_size: tuple[int, int])
     """
     if network.encoder in BLOCK_COUNTS and network.arch.lower() in FULL_DEPTH:
         side = FIXED_SIDES.get(network.encoder)
-        if side is None or image_size == (side, side):
-            return
-    elif not MAY_BE_FIXED.search(network.encoder):
+        if side is not None and image_size != (side, side):
+            raise size_refusal(key, network.encoder, image_size, (side,))
+        return
+    if not MAY_BE_FIXED.search(network.encoder):
         return
     from kd.networks.sizes import check_size
 

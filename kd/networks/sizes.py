@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kd.data.source import SIDE
-from kd.errors import ConfigError
+from kd.networks.block_counts import size_refusal
 from kd.networks.build import create
 from kd.networks.network import Network
 from kd.networks.trace import IMAGE_SIZES, on_meta
@@ -25,19 +25,7 @@ def check_size(settings: NetworkSettings, image_size: tuple[int, int], key: str)
         return
     asked = settings.model_copy(update={"weights": None, "normalisation": None})
     if sides := sides_instead(asked, image_size):
-        raise refusal(key, settings.encoder, image_size, sides)
-
-
-def refusal(key: str, encoder: str, image_size: tuple[int, int], sides: tuple[int, ...]) -> ConfigError:
-    """The error for a network that takes squares of these `sides` instead."""
-    (height, width), alone = image_size, " alone" if len(sides) == 1 else ""
-    squares = " or ".join(f"{side}x{side}" for side in sides)
-    return ConfigError(
-        f"{key}.encoder={encoder} does not take data.image_size=[{height},{width}]: it takes {squares}{alone}; set "
-        f"data.image_size=[{sides[0]},{sides[0]}], or choose an encoder that takes any size, such as tu-convnext_tiny, "
-        "mit_b0 or resnet18",
-        page="networks",
-    )
+        raise size_refusal(key, settings.encoder, image_size, sides)
 
 
 @lru_cache
