@@ -28,10 +28,20 @@ def check_size(settings: NetworkSettings, image_size: tuple[int, int], key: str)
         raise size_refusal(key, settings.encoder, image_size, sides)
 
 
+def check_built(network: Network, image_size: tuple[int, int], key: str) -> None:
+    """`check_size` of a network that is there already; nothing of it changes."""
+    if network.settings.encoder.startswith("tu-") and (sides := _sides_instead(network.body, image_size)):
+        raise size_refusal(key, network.settings.encoder, image_size, sides)
+
+
 @lru_cache
 def sides_instead(settings: NetworkSettings, image_size: tuple[int, int]) -> tuple[int, ...]:
     """The sides of the squares that a network takes, if it does not take `image_size`; empty if it does."""
-    body = on_meta(create(settings, 1, "", None))
+    return _sides_instead(create(settings, 1, "", None), image_size)
+
+
+def _sides_instead(body: nn.Module, image_size: tuple[int, int]) -> tuple[int, ...]:
+    body = on_meta(body)
     if _runs(body, image_size):
         return ()
     return tuple(side for side in sorted(IMAGE_SIZES) if _runs(body, (side, side)))
