@@ -17,14 +17,14 @@ from kd.config.compose import TARGETS, known_keys, options, plain
 from kd.data import Source
 from kd.data.content import check_content
 from kd.errors import ConfigError, UserError, nearest
-from kd.networks.block_counts import BLOCK_COUNTS, FIXED_SIDES, FULL_DEPTH
+from kd.networks.block_counts import BLOCK_COUNTS, FIXED_SIDES, FULL_DEPTH, size_refusal
 from kd.networks.spec import find_weights, read_spec
 from kd.settings import OBJECTIVES, ForeignTeacher, NetworkSettings, Settings, TeacherFile, TrainedTeacher
 from kd.training.quality import quality_metrics
 
 #: Names of timm's encoders that may take one image size alone.
 MAY_BE_FIXED = re.compile(
-    r"^tu-.*(vit|swin|mixer|mlp|former|beit|deit|eva|cait|coat|volo|xcit|twins|nest|hiera|pit_|tnt|_\d{3}(\D|$))"
+    r"^tu-.*(vit|swin|mixer|mlp|former|beit|deit|eva|cait|coat|volo|xcit|twins|nest|hiera|pit_|tnt|_(224|256|384|448|512)(\D|$))"
 )
 
 
@@ -205,26 +205,19 @@ def _networks(settings: Settings) -> list[tuple[str, NetworkSettings]]:
 def _check_size(key: str, network: NetworkSettings, image_size: tuple[int, int]) -> None:
     """Check that a network takes images of this size.
 
-    Only transformers of timm do not take every size. Those that the table does not know are built (slow).
+    Transformers of timm may take one size alone. Those that the table does not know are built (slow); any other network
+    is asked when it is built, before it trains (`kd.experiment.builders`).
     """
     if network.encoder in BLOCK_COUNTS and network.arch.lower() in FULL_DEPTH:
         side = FIXED_SIDES.get(network.encoder)
-        if side is None or image_size == (side, side):
-            return
-    elif not MAY_BE_FIXED.search(network.encoder):
+        if side is not None and image_size != (side, side):
+            raise size_refusal(key, network.encoder, image_size, (side,))
+        return
+    if not MAY_BE_FIXED.search(network.encoder):
         return
     from kd.networks.sizes import check_size
 
     check_size(network, image_size, key)
-
-
-def check_sizes(settings: Settings) -> None:
-    """Check that every network takes `data.image_size`, whatever its name: builds those that no table knows."""
-    from kd.networks.sizes import check_size
-
-    for key, network in _networks(settings):
-        if network.encoder not in BLOCK_COUNTS:
-            check_size(network, settings.data.image_size, key)
 
 
 def _few(names: tuple[str, ...]) -> str:

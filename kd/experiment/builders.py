@@ -16,7 +16,7 @@ from kd.distillation.features import Learner, feature_shapes
 from kd.distillation.losses import DistillationLoss
 from kd.errors import ConfigError
 from kd.experiment.context import RunContext
-from kd.networks import build
+from kd.networks import build, sizes
 from kd.networks.network import Network
 from kd.networks.precision import compiled
 from kd.settings import TrainedTeacher
@@ -28,10 +28,17 @@ EVALUATED = ("val", "test")  # splits that a finished network is evaluated on, i
 
 
 def build_network(context: RunContext, who: str, seed: int) -> Network:
-    """The backbone's student or teacher on the device; random weights are drawn from `seed`."""
+    """The backbone's student or teacher on the device; random weights are drawn from `seed`.
+
+    Raises:
+        ModelError: it cannot be built.
+        ConfigError: it does not take images of the data's size.
+    """
     settings, data = getattr(context.settings.backbone, who), context.data
     torch.manual_seed(seed)
-    network = context.precision.place(build.build(settings, data.classes, data.class_names, f"backbone.{who}"))
+    built = build.build(settings, data.classes, data.class_names, f"backbone.{who}")
+    sizes.check_built(built, data.image_size, f"backbone.{who}")
+    network = context.precision.place(built)
     return compiled(network) if context.settings.trainer.compile else network
 
 

@@ -14,7 +14,6 @@ from typing import Any, cast
 from kd import tracking
 from kd.config import resume
 from kd.config.compose import public
-from kd.config.read import check_sizes
 from kd.config.transforms import build_transforms
 from kd.distillation.teacher import CachedTeacher
 from kd.errors import RunError, UserError
@@ -132,7 +131,6 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
     _prepare(folder, job)
     console.say(f"run      {folder.path}", *pictures.lines(job.settings), *pictures.warnings(job.settings))
     console.say(*pictures.balance_lines(job.settings, lambda: context.balance))
-    check_sizes(job.settings)
     began, evaluator = time.perf_counter(), Evaluator(context)
     student = build_network(context, "student", job.settings.seed)  # a missing file of weights ends the run now
     check_features(context, student)

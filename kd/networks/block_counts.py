@@ -8,6 +8,8 @@ The counts are for depth 5 and output stride 32, so for the architectures listed
 the encoder (PSPNet) or dilate it (DeepLab, PAN).
 """
 
+from kd.errors import ConfigError
+
 FULL_DEPTH = {"unet", "unetplusplus", "manet", "linknet", "fpn", "upernet", "segformer"}
 
 _NAMES = {
@@ -46,3 +48,15 @@ BLOCK_COUNTS: dict[str, int] = {name: count for count, names in _NAMES.items() f
 
 #: The side in pixels of the only images that an encoder of the table takes; the others take any multiple of 32.
 FIXED_SIDES = {"tu-swin_tiny_patch4_window7_224": 224}
+
+
+def size_refusal(key: str, encoder: str, image_size: tuple[int, int], sides: tuple[int, ...]) -> ConfigError:
+    """The error for a network that takes squares of these `sides` instead."""
+    (height, width), alone = image_size, " alone" if len(sides) == 1 else ""
+    squares = " or ".join(f"{side}x{side}" for side in sides)
+    return ConfigError(
+        f"{key}.encoder={encoder} does not take data.image_size=[{height},{width}]: it takes {squares}{alone}; set "
+        f"data.image_size=[{sides[0]},{sides[0]}], or choose an encoder that takes any size, such as tu-convnext_tiny, "
+        "mit_b0 or resnet18",
+        page="networks",
+    )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kd.data.source import SIDE
-from kd.errors import ConfigError
+from kd.networks.block_counts import size_refusal
 from kd.networks.build import create
 from kd.networks.network import Network
 from kd.networks.trace import IMAGE_SIZES, on_meta
@@ -25,25 +25,23 @@ def check_size(settings: NetworkSettings, image_size: tuple[int, int], key: str)
         return
     asked = settings.model_copy(update={"weights": None, "normalisation": None})
     if sides := sides_instead(asked, image_size):
-        raise refusal(key, settings.encoder, image_size, sides)
+        raise size_refusal(key, settings.encoder, image_size, sides)
 
 
-def refusal(key: str, encoder: str, image_size: tuple[int, int], sides: tuple[int, ...]) -> ConfigError:
-    """The error for a network that takes squares of these `sides` instead."""
-    (height, width), alone = image_size, " alone" if len(sides) == 1 else ""
-    squares = " or ".join(f"{side}x{side}" for side in sides)
-    return ConfigError(
-        f"{key}.encoder={encoder} does not take data.image_size=[{height},{width}]: it takes {squares}{alone}; set "
-        f"data.image_size=[{sides[0]},{sides[0]}], or choose an encoder that takes any size, such as tu-convnext_tiny, "
-        "mit_b0 or resnet18",
-        page="networks",
-    )
+def check_built(network: Network, image_size: tuple[int, int], key: str) -> None:
+    """`check_size` of a network that is there already; nothing of it changes."""
+    if network.settings.encoder.startswith("tu-") and (sides := _sides_instead(network.body, image_size)):
+        raise size_refusal(key, network.settings.encoder, image_size, sides)
 
 
 @lru_cache
 def sides_instead(settings: NetworkSettings, image_size: tuple[int, int]) -> tuple[int, ...]:
     """The sides of the squares that a network takes, if it does not take `image_size`; empty if it does."""
-    body = on_meta(create(settings, 1, "", None))
+    return _sides_instead(create(settings, 1, "", None), image_size)
+
+
+def _sides_instead(body: nn.Module, image_size: tuple[int, int]) -> tuple[int, ...]:
+    body = on_meta(body)
     if _runs(body, image_size):
         return ()
     return tuple(side for side in sorted(IMAGE_SIZES) if _runs(body, (side, side)))

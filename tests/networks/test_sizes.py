@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from kd.config.compose import compose
-from kd.config.read import check_sizes, read
+from kd.config.read import read
 from kd.deploy.export.check import Check
 from kd.errors import ConfigError
 from kd.networks import build
 from kd.networks.block_counts import BLOCK_COUNTS, FIXED_SIDES
-from kd.networks.sizes import sides_instead, takes, takes_other_sizes
+from kd.networks.sizes import check_built, sides_instead, takes, takes_other_sizes
 from kd.settings import NetworkSettings
 
 SWIN, VIT = "tu-swin_tiny_patch4_window7_224", "tu-vit_tiny_patch16_224"
@@ -39,8 +39,7 @@ def test_a_teacher_of_one_size_is_refused_only_if_it_is_trained():
 
 @pytest.mark.parametrize("encoder", ["tu-convnext_atto", "tu-pvt_v2_b0", "tu-mobilenetv3_small_050", "resnet18"])
 def test_an_encoder_that_takes_any_size_passes(encoder):
-    settings = read(compose([*student(encoder), "loss=hard_only", "data.image_size=[64,96]"]), look_at_data=False)
-    check_sizes(settings)
+    read(compose([*student(encoder), "loss=hard_only", "data.image_size=[64,96]"]), look_at_data=False)
     assert sides_instead(NetworkSettings(arch="unet", encoder=encoder), (64, 96)) == ()
 
 
@@ -55,6 +54,9 @@ def test_a_finished_network_of_one_size_is_checked_at_that_size_alone():
     torch.manual_seed(0)
     network = build.build(NetworkSettings(arch="dpt", encoder=VIT), 1, ("background", "foreground"), "x").eval()
     assert takes(network, (224, 224))
+    check_built(network, (224, 224), "backbone.student")
+    with pytest.raises(ConfigError, match="it takes 224x224 alone"):
+        check_built(network, (64, 64), "backbone.student")
     assert not takes_other_sizes(network, (224, 224))
     check = Check.of(network, torch.zeros(2, 3, 224, 224, dtype=torch.uint8), "noise")
     assert [tuple(batch.shape) for batch in check.batches] == [(2, 3, 224, 224), (1, 3, 224, 224)]
