@@ -71,8 +71,10 @@ def _prose(docstring: str) -> str:
 
 def _table(file: Path, prefix: str) -> str:
     """A table of the keys of a file, with the allowed values if the settings have a type for them."""
-    rows = [(f"`{prefix}{key.name}`", f"`{_short(key.default)}`", _allowed(f"{prefix}{key.name}", file.stem), key.comment)
-            for key in keys(file)]  # fmt: skip
+    rows = [
+        (f"`{prefix}{key.name}`", f"`{_short(key.default)}`", _allowed(f"{prefix}{key.name}", file.stem), key.comment)
+        for key in keys(file)
+    ]
     if not rows:
         return "No keys.\n"
     titles = ("key", "default", "allowed", "")
