@@ -227,12 +227,18 @@ class Predictor:
     def _together(self, loaded: Sequence["_Loaded"]) -> "list[Callable[[], np.ndarray]]":
         """What becomes of each of several images, which the network sees at once; computed by who writes it."""
         images = torch.from_numpy(np.stack([each.image for each in loaded])).permute(0, 3, 1, 2)
-        found = list(logits_of(self.network, images, self.precision, self.flips))
-        if self.sizing.fit == "letterbox":
-            places = [inside(each.size, self.sizing.image_size) for each in loaded]
-            cut = [each[:, y : y + h, x : x + w] for each, (y, x, h, w) in zip(found, places, strict=True)]
-            found = [np.ascontiguousarray(each) for each in cut]
-        return [partial(result_at, self.style, logits, each.size) for each, logits in zip(loaded, found, strict=True)]
+        found = logits_of(self.network, images, self.precision, self.flips)
+        return [
+            partial(result_at, self.style, self._without_padding(logits, each.size), each.size)
+            for each, logits in zip(loaded, found, strict=True)
+        ]
+
+    def _without_padding(self, logits_CHW: np.ndarray, own: tuple[int, int]) -> np.ndarray:
+        """The logits of a picture of the size `own`, without those of the padding around it."""
+        if self.sizing.fit != "letterbox":
+            return logits_CHW
+        top, left, height, width = inside(own, self.sizing.image_size)
+        return np.ascontiguousarray(logits_CHW[:, top : top + height, left : left + width])
 
     def _seen(self, loaded: "_Loaded", batch: int) -> "Callable[[], np.ndarray]":
         """What becomes of an image that the network sees through windows, `batch` of them at a time."""

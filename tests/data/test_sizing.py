@@ -7,8 +7,12 @@ from hypothesis import strategies as st
 from pairs import put
 
 from kd.data import Folder, Shapes
+from kd.data.augmentation import Augmentation
 from kd.data.cache import cached
+from kd.data.crops import Crop
+from kd.data.loading import TrainLoader
 from kd.data.sizing import Sizing, inside
+from kd.data.unlabelled import BatchSize
 
 SIDES = st.tuples(st.integers(1, 300), st.integers(1, 300))
 
@@ -125,3 +129,22 @@ def test_the_fingerprint_says_how_pictures_are_fitted_and_is_the_old_one_without
 
 def test_fingerprints_of_before_there_were_fits_hold():
     assert Shapes(train=6, val=2, test=1).fingerprint() == "8ea34c38d58a9dea33bf14f72683616a"
+
+
+@pytest.mark.parametrize("fit", ["resize", "letterbox", "crop"])
+@pytest.mark.parametrize("void", [None, 9, 255])
+def test_a_batch_says_which_pixels_are_content_and_its_masks_say_void_elsewhere(folder, fit, void):
+    source = Folder(folder, image_size=(64, 64), fit=fit, ignore_index=void, labelled=3)
+    crop = Crop((64, 64), 0, source.padding, 2) if fit == "crop" else None
+    views = Augmentation((), 0, source.padding, crop)
+    (batch,) = TrainLoader(source, views, BatchSize(3, 2), 0).epoch(0)
+    assert batch.masks.shape == (3, 64, 64)
+    if fit == "resize":
+        assert batch.all_content() is None
+        return
+    assert np.array_equal(batch.masks == source.void, ~batch.content)
+    assert not batch.images.permute(0, 2, 3, 1)[~batch.content].any()
+    assert batch.images.permute(0, 2, 3, 1)[batch.content].any(-1).all()
+    assert batch.all_content().shape == (5, 64, 64)
+    assert batch.unlabelled.masks.shape == (0, 64, 64)
+    assert 0 < batch.all_content().float().mean() < 1
