@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import kd.data
 import kd.plan
+from kd.config.quick import shortened
 from kd.config.typed import readable
 from kd.errors import ConfigError, without_credentials
 from kd.system.installation import INSTALLED, PACKAGE, train_command
@@ -109,7 +110,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"{missing[0]} has no value; set it: {missing[0]}=...")
     try:
-        return container(cfg)
+        return shortened(container(cfg))
     except OmegaConfBaseException as error:
         raise ConfigError(
             f"{getattr(error, 'full_key', '') or 'configuration'}: {str(error.msg or error).splitlines()[0]}"

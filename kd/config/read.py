@@ -110,7 +110,7 @@ def _check_plan(settings: Settings) -> None:
     if first is not None and first >= epochs:
         raise ConfigError(
             f"unfreeze.start_epoch={first} is beyond the last epoch, {epochs - 1} (trainer.epochs={epochs}, counted "
-            "from 0); lower it, train longer, or set unfreeze=frozen"
+            "from 0); lower it, train longer, or set unfreeze=frozen; for a short try, quick=true shortens it all"
         )
     lengths = {"trainer.epochs": epochs}
     if settings.loss.needs_teacher and isinstance(settings.teacher, TrainedTeacher):

@@ -197,6 +197,7 @@ class Folder(Source):
             )
         found = layout(root, self.names)
         pairs, faults, notes = split(found, self.fractions, self.lossy_masks)
+        pairs = {name: dict(self._limited([*each.items()])) for name, each in pairs.items()}
         kept, dropped = kept_and_dropped([*pairs["train"]], self.labelled)
         train = [*pairs["train"].items()]
         without = tuple((stem + pair.image.suffix, pair.image) for stem, pair in (train[index] for index in dropped))
@@ -207,7 +208,8 @@ class Folder(Source):
             return _Listing(listed, stems, (), faults, notes)
         given = None if self.unlabelled is None else Path(self.unlabelled)
         pictures, more, also = without_masks(found, given)
-        return _Listing(listed, stems, (*without, *pictures.items()), [*faults, *more], [*notes, *also])
+        beside = self._limited([*without, *pictures.items()])
+        return _Listing(listed, stems, (*beside,), [*faults, *more], [*notes, *also])
 
     def _pair(self, split: str, index: int) -> Pair:
         if not 0 <= index < self.size(split):

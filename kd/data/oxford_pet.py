@@ -118,13 +118,14 @@ class OxfordPet(Source):
         if not (self.folder / "annotations" / "trainval.txt").is_file():
             self._download()
         trainval, test = (self._listed(split) for split in ("trainval", "test"))
-        val = val_stems(trainval, self.val_fraction, shown(self.folder))
-        train = [name for name in trainval if name not in val]
+        held_out = val_stems(trainval, self.val_fraction, shown(self.folder))
+        val = self._limited([name for name in trainval if name in held_out])
+        train = self._limited([name for name in trainval if name not in held_out])
         kept, dropped = kept_and_dropped(train, self.labelled)
         return {
             "train": [train[index] for index in kept],
-            "val": [name for name in trainval if name in val],
-            "test": test,
+            "val": val,
+            "test": self._limited(test),
             UNLABELLED: [train[index] for index in dropped] if self.unlabelled_share else [],
         }
 

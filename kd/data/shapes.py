@@ -117,6 +117,7 @@ class Shapes(Source):
     def fingerprint(self) -> str:
         settings = {key: value for key, value in asdict(self).items() if key not in FREE}
         kept = [] if self.labelled is None else [self._drawn["train"]]
+        kept += [] if self.limit is None else [self._drawn[split] for split in SPLITS]
         return json_digest(["shapes", VERSION, settings, *kept, *self._fit_facts()])
 
     def unlabelled_fingerprint(self) -> str | None:
@@ -130,7 +131,8 @@ class Shapes(Source):
     @cached_property
     def _drawn(self) -> dict[str, list[tuple[str, int]]]:
         """What each sample of a split is drawn as: a training sample that loses its mask stays the same picture."""
-        drawn = {split: [(split, index) for index in range(getattr(self, split))] for split in (*SPLITS, UNLABELLED)}
+        numbers = {split: self._limited(range(getattr(self, split))) for split in (*SPLITS, UNLABELLED)}
+        drawn = {split: [(split, index) for index in indices] for split, indices in numbers.items()}
         train = drawn["train"]
         kept, dropped = kept_and_dropped([f"train_{index:05d}" for _, index in train], self.labelled)
         drawn["train"] = [train[index] for index in kept]

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from kd.data.decode import picture_size
 from kd.data.layout import Fault
 from kd.data.sizing import Sizing
 from kd.data.unlabelled import check_labelled, check_share, pictures_per_batch
+
+T = TypeVar("T")
 
 SPLITS = ("train", "val", "test")
 CACHES = ("ram", "disk", "off")
@@ -38,7 +40,8 @@ class Source(ABC):
     `image_size` is (height, width) in pixels, both multiples of 32. How pictures become that size is `fit` (with
     `scale` and `window_overlap`: see `kd.data.sizing`); `crop_foreground` is the share of crops that must show a pixel
     of a class other than the first. `class_names` may be empty: background and foreground for binary data (always),
-    otherwise class_0, class_1, ... `labelled` is how many training samples keep their masks, a fraction or a number
+    otherwise class_0, class_1, ... `limit` is the most samples that each split
+    keeps, spread evenly over it. `labelled` is how many training samples keep their masks, a fraction or a number
     (None: all); the others become pictures without masks, which are `unlabelled_share` of each batch that a student
     learns from its teacher with. `cache` is where decoded samples are cached (ram, disk or off), in at most `cache_gb`
     gigabytes; it changes no sample.
@@ -52,6 +55,7 @@ class Source(ABC):
     window_overlap: float = 0.25
     ignore_index: int | None = None
     class_names: tuple[str, ...] = ()
+    limit: int | None = None
     labelled: int | float | None = None
     unlabelled_share: float = 0.5
     cache: str = "ram"
@@ -63,6 +67,8 @@ class Source(ABC):
         self._check_sizing()
         self._check_ignored()
         object.__setattr__(self, "class_names", _class_names(self.class_names, self.classes))
+        if self.limit is not None:
+            whole_number("limit", self.limit, 1)
         check_labelled(self.labelled)
         check_share(self.unlabelled_share)
         if self.cache is False:  # type: ignore[comparison-overlap]  # YAML reads off as False
@@ -167,6 +173,10 @@ class Source(ABC):
     def measuring_facts(self) -> dict[str, object]:
         """What decides a network's metrics besides `fingerprint`; empty if nothing does."""
         return {"window_overlap": self.window_overlap} if self.sizing.crops else {}
+
+    def _limited(self, items: Sequence[T]) -> list[T]:
+        """The samples of a split that `limit` leaves, spread evenly over all."""
+        return [*items] if self.limit is None else [items[index] for index in spaced(len(items), self.limit)]
 
     def _fit_facts(self) -> list[object]:
         """What `read` depends on besides `image_size`; empty for fit=resize."""

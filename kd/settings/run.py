@@ -294,6 +294,7 @@ class Settings(Group):
     ]
     tracking: Tracking
     pictures: bool = True  # missing in older configurations
+    quick: bool = False  # has been applied to the other values
 
     @field_validator("objective", mode="before")
     @classmethod
