@@ -88,14 +88,14 @@ def _as_json(plan: "EpochPlan") -> dict[str, object]:
 
 
 def _print_table(timeline: "Timeline") -> None:
-    """Print a row for each number of unfrozen blocks; epochs are counted from 0."""
+    """Print a row for each phase; epochs are counted from 1 here, and from 0 in JSON."""
     rows = [("epochs", "temperature", "unfrozen", "what trains", "lr decoder", "lr encoder")]
     for phase in timeline.phases():
         first, last = phase[0], phase[-1]
         unfrozen = first.unfrozen_blocks
         rows.append(
             (
-                _span(f"{first.epoch}", f"{last.epoch}", "-"),
+                _span(f"{first.epoch + 1}", f"{last.epoch + 1}", "-"),
                 _span(f"{first.temperature:.2f}", f"{last.temperature:.2f}"),
                 f"{unfrozen} of {timeline.blocks}",
                 _what_trains(unfrozen, timeline.blocks),

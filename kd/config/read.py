@@ -109,8 +109,9 @@ def _check_plan(settings: Settings) -> None:
     epochs, first = settings.trainer.epochs, settings.unfreeze.first_epoch
     if first is not None and first >= epochs:
         raise ConfigError(
-            f"unfreeze.start_epoch={first} is beyond the last epoch, {epochs - 1} (trainer.epochs={epochs}, counted "
-            "from 0); lower it, train longer, or set unfreeze=frozen; for a short try, quick=true shortens it all"
+            f"unfreeze.start_epoch={first}: the decoder trains alone for so many epochs, and trainer.epochs={epochs} "
+            "leaves none for the encoder; lower it, train longer, or set unfreeze=frozen; for a short try, quick=true "
+            "shortens everything"
         )
     lengths = {"trainer.epochs": epochs}
     if settings.loss.needs_teacher and isinstance(settings.teacher, TrainedTeacher):

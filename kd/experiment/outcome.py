@@ -70,7 +70,7 @@ def _averaged(best: Mapping[str, Any], objective: str, decay: float) -> str | No
     average, raw = (console.figure(best.get(f"val/{who}/{metric}")) for who in ("average", "raw"))
     saved, left = ("the average of the weights", "raw") if best["val/averaged"] else ("the raw weights", "average")
     own, other = (average, raw) if best["val/averaged"] else (raw, average)
-    return f"student  {saved} of epoch {best['epoch']} saved: {objective} {own}, {left} {other} (ema={decay:g})"
+    return f"student  {saved} of epoch {best['epoch'] + 1} saved: {objective} {own}, {left} {other} (ema={decay:g})"
 
 
 def _draw_curves(

@@ -8,10 +8,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 from kd.plan.schedules import Schedule, progress
 from kd.plan.unfreeze import Policy
+
+
+def from_one(epoch: Any) -> Any:
+    """An epoch as people count them, from 1; files count from 0. What is no whole number stays as it is."""
+    return epoch + 1 if isinstance(epoch, int) and not isinstance(epoch, bool) else epoch
 
 
 @dataclass(frozen=True)

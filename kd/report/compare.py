@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any
 
+from kd.plan.timeline import from_one
 from kd.report import pictures
 from kd.report.elements import (
     Cell,
@@ -156,7 +157,7 @@ def _calibration(runs: Letters) -> Section | None:
 def _cost(runs: Letters) -> Section:
     def spent(run: Run) -> list[Any]:
         return [figure(run.summary.get("total_seconds"), form=".1f"), len(run.records),
-                figure(run.summary.get("best_epoch"), form="d")]  # fmt: skip
+                figure(from_one(run.summary.get("best_epoch")), form="d")]  # fmt: skip
 
     columns = [spent(run) for run in runs.values()]
     titles = ("total seconds", "epochs", "best epoch")

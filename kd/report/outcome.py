@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from kd.plan.timeline import from_one
 from kd.report import pictures
 from kd.report.elements import (
     Cell,
@@ -50,7 +51,11 @@ def results(run: Run, others: Others) -> Section | None:
 
 
 def _notes(run: Run, compared: Compared) -> list[str]:
-    notes = [f"Best epoch {run.summary['best_epoch']}, chosen on validation."] if "best_epoch" in run.summary else []
+    notes = (
+        [f"Best epoch {from_one(run.summary['best_epoch'])}, chosen on validation."]
+        if "best_epoch" in run.summary
+        else []
+    )
     if sentence := compared.against_teacher():
         share = run.student["parameters"] / run.teacher["parameters"]
         notes.append(f"{sentence} It has {share:.1%} of its teacher's parameters.")
@@ -89,7 +94,7 @@ def facts_of_best(run: Run) -> Facts:
     return facts([
         ("epochs trained", len(run.records)),
         ("best val/miou so far", None if best is None else figure(best["val/miou"])),
-        ("in epoch", None if best is None else best["epoch"]),
+        ("in epoch", None if best is None else from_one(best["epoch"])),
         ("planned epochs", run.summary.get("planned_epochs")),
     ])  # fmt: skip
 
@@ -123,7 +128,7 @@ def curves(run: Run) -> Section | None:
         lambda path: plots.draw_curves(run.records, best, run.class_names, references, path)
     )
     unfrozen = [
-        f"{after['unfrozen_blocks']} from epoch {after['epoch']}"
+        f"{after['unfrozen_blocks']} from epoch {from_one(after['epoch'])}"
         for before, after in pairwise(run.records)
         if after["unfrozen_blocks"] != before["unfrozen_blocks"]
     ]

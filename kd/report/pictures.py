@@ -91,7 +91,7 @@ def overlay(runs: Mapping[str, Sequence[Mapping[str, Any]]], alone: Set[str] = f
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_title(title, fontsize=10, loc="left")
     for ax in axes[2:]:
-        ax.set_xlabel("epoch (0 is the first)")
+        ax.set_xlabel("epoch")
     for ax in (axes[0], *axes[2:]):
         ax.set_ylim(bottom=0)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -101,7 +101,7 @@ def overlay(runs: Mapping[str, Sequence[Mapping[str, Any]]], alone: Set[str] = f
 
 def _overlay(ax: Axes, number: int, label: str, records: Sequence[Mapping[str, Any]], name: str) -> None:
     """One run's curve of one metric, over the epochs that have it."""
-    points = [(record["epoch"], record[name]) for record in records if record.get(name) is not None]
+    points = [(record["epoch"] + 1, record[name]) for record in records if record.get(name) is not None]
     style: dict[str, Any] = {"drawstyle": "steps-mid"} if name == "unfrozen_blocks" else {"marker": "."}
     dashes, colour = DASHES[number % len(DASHES)], RUNS[number % len(RUNS)]
     ax.plot([x for x, _ in points], [y for _, y in points], dashes, color=colour, label=label, linewidth=1.5, **style)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from kd.plan.timeline import from_one
 from kd.report import pictures
 from kd.report.elements import SHADES, Cell, Folded, Picture, Section, Table, Text, facts, figure, row
 from kd.report.run_files import Run
@@ -96,7 +97,7 @@ def agreement(run: Run) -> Section | None:
     blocks: list[Any] = []
     if best:
         share = figure(best[0]["val/teacher_agreement"], "best.val/teacher_agreement")
-        blocks.append(facts([("pixels labelled alike, validation", share), ("best epoch", best[0]["epoch"])]))
+        blocks.append(facts([("pixels labelled alike, validation", share), ("best epoch", from_one(best[0]["epoch"]))]))
     if counts is not None and counts.sum():
         (neither, student), (teacher, both) = (counts.double() / counts.sum()).tolist()
         rows = [

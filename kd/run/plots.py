@@ -43,7 +43,7 @@ def _save(figure: Figure, path: Path) -> None:
 def draw_timeline(timeline: Timeline, path: Path) -> None:
     """Draw temperature, unfrozen blocks and learning rates over the epochs of a plan."""
     plans = list(timeline)
-    epochs = [plan.epoch for plan in plans]
+    epochs = [plan.epoch + 1 for plan in plans]
     figure, (heat, blocks, rates) = _panels(3)
     heat.plot(epochs, [plan.temperature for plan in plans], color=WARM, marker=".")
     heat.set(ylabel="temperature", title="plan: temperature, unfrozen encoder blocks, learning rates")
@@ -51,16 +51,16 @@ def draw_timeline(timeline: Timeline, path: Path) -> None:
 
     shown = np.array([[depth < plan.unfrozen_blocks for plan in plans] for depth in range(timeline.blocks)])
     blocks.imshow(shown, aspect="auto", origin="lower", cmap=ListedColormap(["#e8edf2", STUDENT]), vmin=0, vmax=1,
-                  extent=(-0.5, len(plans) - 0.5, 0.5, timeline.blocks + 0.5))  # fmt: skip
+                  extent=(0.5, len(plans) + 0.5, 0.5, timeline.blocks + 0.5))  # fmt: skip
     blocks.set(ylabel="encoder block", yticks=range(1, timeline.blocks + 1))
     blocks.set_yticklabels(_block_names(timeline.blocks), fontsize=8)
     blocks.set_title("encoder blocks: unfrozen (blue), frozen (grey)", fontsize=9, loc="left")
 
     rates.plot(epochs, [plan.lr_decoder for plan in plans], color=GREY, marker=".", label="decoder")
-    unfrozen = [(plan.epoch, plan.lr_encoder) for plan in plans if plan.unfrozen_blocks]
+    unfrozen = [(plan.epoch + 1, plan.lr_encoder) for plan in plans if plan.unfrozen_blocks]
     if unfrozen:
         rates.plot(*zip(*unfrozen, strict=True), color=STUDENT, marker=".", label="deepest encoder block")
-    rates.set(ylabel="learning rate", xlabel="epoch (0 is the first)", yscale="log")
+    rates.set(ylabel="learning rate", xlabel="epoch", yscale="log")
     rates.legend(frameon=False)
     _save(figure, path)
 
@@ -95,8 +95,8 @@ def draw_curves(
         level = references.get(who, {}).get(decisive)
         if level is not None:
             quality.axhline(level, color=colour, linewidth=1, label=f"{decisive} of {who}")
-    quality.axvline(best_epoch, color=GREY, linewidth=1, linestyle="-.", label="best epoch")
-    quality.set(xlabel="epoch (0 is the first)", ylabel="validation", ylim=(0, 1))
+    quality.axvline(best_epoch + 1, color=GREY, linewidth=1, linestyle="-.", label="best epoch")
+    quality.set(xlabel="epoch", ylabel="validation", ylim=(0, 1))
     quality.legend(frameon=False, ncols=2, fontsize=8, loc="best")
     _mark_unfreezing((loss, quality), records)
     _save(figure, path)
@@ -104,7 +104,7 @@ def draw_curves(
 
 def _figures(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
     """Epochs that have a figure, and the figures; None becomes NaN, a gap in the line."""
-    found = [(record["epoch"], record[name]) for record in records if name in record]
+    found = [(record["epoch"] + 1, record[name]) for record in records if name in record]
     return [epoch for epoch, _ in found], [np.nan if value is None else value for _, value in found]
 
 
@@ -113,8 +113,8 @@ def _mark_unfreezing(axes: Sequence[Axes], records: Sequence[Mapping[str, Any]])
     for before, after in pairwise(records):
         if after["unfrozen_blocks"] > before["unfrozen_blocks"]:
             for ax in axes:
-                ax.axvline(after["epoch"], color=GREY, linewidth=0.6, alpha=0.6, zorder=0)
-            axes[0].text(after["epoch"], 1.0, f" {after['unfrozen_blocks']}", fontsize=7, color=GREY, va="bottom",
+                ax.axvline(after["epoch"] + 1, color=GREY, linewidth=0.6, alpha=0.6, zorder=0)
+            axes[0].text(after["epoch"] + 1, 1.0, f" {after['unfrozen_blocks']}", fontsize=7, color=GREY, va="bottom",
                          transform=axes[0].get_xaxis_transform())  # fmt: skip
     axes[0].set_title(
         "grey lines: an encoder block is unfrozen (number of unfrozen blocks above)", fontsize=9, loc="left", pad=14

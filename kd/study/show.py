@@ -7,6 +7,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
 from kd.errors import shown
+from kd.plan.timeline import from_one
 from kd.study.comparison import LEAST_GAIN, Arm, Spread, Verdict, metrics_of, unequal
 from kd.study.results import Results
 
@@ -31,8 +32,8 @@ def best_trials(results: Results, count: int = 5) -> Table:
     for name in _also(results):
         found = (trial.user_attrs.get(name) for trial in shown)
         table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in found))
-    for title, fact in (("epochs", "epochs"), ("best epoch", "best_epoch")):
-        table.add_row(title, *(_plain(trial.user_attrs.get(fact)) for trial in shown))
+    table.add_row("epochs", *(_plain(trial.user_attrs.get("epochs")) for trial in shown))
+    table.add_row("best epoch", *(_plain(from_one(trial.user_attrs.get("best_epoch"))) for trial in shown))
     table.add_section()
     for name in results.space.searched:
         table.add_row(name, *(_plain(trial.params.get(name)) for trial in shown))

@@ -72,7 +72,7 @@ class Replica:
         others = [rank for rank, each in enumerate(digests) if each != digests[0]]
         if others:
             raise RunError(
-                f"epoch {epoch}: the weights of process {', '.join(map(str, others))} differ from those of "
+                f"epoch {epoch + 1}: the weights of process {', '.join(map(str, others))} differ from those of "
                 "process 0; resume from the last checkpoint with resume=<run folder>, on machines with the same GPUs, "
                 "libraries and weight files"
             )

@@ -101,7 +101,7 @@ class StepLog:
         wrong = {f"train/{name}": value for each in terms for name, value in each.items() if not math.isfinite(value)}
         shown = wrong or {"the norm of the gradient": norm}
         return DivergedError(
-            f"{' and '.join(f'{name} is {value}' for name, value in shown.items())} in epoch {self.epoch}, step "
+            f"{' and '.join(f'{name} is {value}' for name, value in shown.items())} in epoch {self.epoch + 1}, step "
             f"{step}; lower optimizer.lr, train in trainer.precision=fp32 (it was {self.precision.name}), or skip "
             "such steps with trainer.nonfinite=skip",
             self.epoch,
@@ -121,7 +121,7 @@ class StepLog:
         self.check()
         if not self.sizes or scale < LEAST_SCALE:
             raise DivergedError(
-                f"no step of epoch {self.epoch} was taken: the loss or gradient of each was not finite; lower "
+                f"no step of epoch {self.epoch + 1} was taken: the loss or gradient of each was not finite; lower "
                 f"optimizer.lr, or train in trainer.precision=fp32 (it was {self.precision.name})",
                 self.epoch,
             )

@@ -87,7 +87,7 @@ def test_preview_says_what_a_recipe_does_besides_the_usual(capsys):
     assert "rates      polynomial decay, power 0.9, after 2 epochs of warm-up; constant within an epoch" in text
     assert "weights    their average over the steps (decay 0.99) is measured beside the raw ones; the better" in text
     table = text.splitlines()
-    assert table[1].split()[0] == "0-1"
+    assert table[1].split()[0] == "1-2"
     assert "3.3e-03 -> 6.4e-03" in table[1]
     assert not any(line.startswith(("optimizer", "rates", "weights")) for line in preview(capsys).splitlines())
 

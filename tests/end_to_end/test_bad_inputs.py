@@ -152,7 +152,7 @@ CONFIGURATIONS = [
     ("schedule=piecewise schedule.at=[0,1]", ["schedule.at and temperatures", "2 and 4"]),
     ("unfreeze.rate=0", ["unfreeze.rate", "1 or more", "0"]),
     ("unfreeze.start_epoch=-1", ["unfreeze.start_epoch", "-1"]),
-    ("unfreeze.start_epoch=25", ["unfreeze.start_epoch=25 is beyond the last epoch, 24"]),
+    ("unfreeze.start_epoch=25", ["unfreeze.start_epoch=25: the decoder trains alone", "trainer.epochs=25 leaves none"]),
     ("unfreeze.max_blocks=0", ["unfreeze.max_blocks", "1 or more"]),
     ("data.image_size=[100,100]", ["data.image_size", "multiples of 32", "[96,96] or [128,128]"]),
     ("data.image_size=128", ["data.image_size", "[height,width]"]),
@@ -231,7 +231,7 @@ TRAINING = [
     ("-m schedule=constant", ["schedule.final is searched by the study temperature_unfreeze", "hydra/sweeper=basic"]),
     (
         "-m unfreeze=progressive trainer.epochs=3",
-        ["unfreeze.start_epoch=4 is beyond the last epoch", "searches this key", "hydra/sweeper=basic"],
+        ["unfreeze.start_epoch=4: the decoder trains alone", "searches this key", "hydra/sweeper=basic"],
     ),
     ("data=folder data.root=~/no/such/place", [str(Path.home() / "no/such/place"), "is not a folder"]),
     ("data=folder data.root=/no/set#2", ["data.root=/no/set#2 is not a folder"]),

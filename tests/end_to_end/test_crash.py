@@ -330,6 +330,6 @@ def test_a_diverging_training_reports_where_and_keeps_the_batch(tmp_path):
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     found = json.loads((run_folder(tmp_path) / "nonfinite.json").read_text())
-    assert f"in epoch {found['epoch']}, step {found['step']}" in done.stderr
+    assert f"in epoch {found['epoch'] + 1}, step {found['step']}" in done.stderr
     assert len(found["samples"]) == 4
     assert found["samples"][0] in done.stderr

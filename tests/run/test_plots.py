@@ -71,7 +71,7 @@ def plan(policy, epochs=12, blocks=7, schedule=None) -> Timeline:
 )
 def test_the_plan_is_drawn_as_it_is(timeline, drawn):
     heat, blocks, rates = drawn(draw_timeline, timeline).axes
-    epochs = list(range(timeline.epochs))
+    epochs = list(range(1, timeline.epochs + 1))
     assert heat.lines[0].get_xdata().tolist() == epochs
     assert heat.lines[0].get_ydata().tolist() == [step.temperature for step in timeline]
     shown = blocks.images[0].get_array()
@@ -82,7 +82,7 @@ def test_the_plan_is_drawn_as_it_is(timeline, drawn):
     unfrozen = [step for step in timeline if step.unfrozen_blocks]
     if unfrozen:
         x, y = lines(rates)["deepest encoder block"]
-        assert (x.tolist(), y.tolist()) == ([s.epoch for s in unfrozen], [s.lr_encoder for s in unfrozen])
+        assert (x.tolist(), y.tolist()) == ([s.epoch + 1 for s in unfrozen], [s.lr_encoder for s in unfrozen])
     else:
         assert list(lines(rates)) == ["decoder"]
 
@@ -119,14 +119,14 @@ def test_curves_are_the_records(drawn):
     expected = {"train/loss", "train/kl", "train/mse", "train/ce", "train/dice", "val/loss"}
     assert set(lines(loss)) == expected
     for name in expected:
-        assert lines(loss)[name].tolist() == [list(range(8)), [r[name] for r in records]]
+        assert lines(loss)[name].tolist() == [list(range(1, 9)), [r[name] for r in records]]
     shown = lines(quality)
     quality_of_two = {"val/iou/foreground", "val/dice/foreground", "val/miou", "val/teacher_agreement"}
     levels = {"val/iou/foreground of teacher": 0.75, "val/iou/foreground of trivial": 0.0}
     assert set(shown) == quality_of_two | set(levels) | {"best epoch"}
     assert shown["val/miou"][1].tolist() == [r["val/miou"] for r in records]
     assert {name: set(shown[name][1]) for name in levels} == {name: {value} for name, value in levels.items()}
-    assert set(shown["best epoch"][0]) == {5.0}
+    assert set(shown["best epoch"][0]) == {6.0}
 
 
 def test_curves_of_several_classes_show_means_over_classes(drawn):
@@ -139,7 +139,7 @@ def test_curves_mark_the_epochs_in_which_blocks_are_unfrozen(drawn):
     records = [record(epoch, unfrozen) for epoch, unfrozen in enumerate([0, 0, 1, 1, 4, 4])]
     figure = drawn(draw_curves, records, 0, NAMES, {})
     for axes in figure.axes:
-        assert [line.get_xdata()[0] for line in axes.lines if line.get_label().startswith("_")] == [2, 4]
+        assert [line.get_xdata()[0] for line in axes.lines if line.get_label().startswith("_")] == [3, 5]
     assert [text.get_text().strip() for text in figure.axes[0].texts] == ["1", "4"]
 
 
@@ -148,7 +148,7 @@ def test_a_curve_joins_the_validated_epochs(drawn):
     for epoch in (0, 2):
         del records[epoch]["val/miou"]
     epochs, values = lines(drawn(draw_curves, records, 1, NAMES, {}).axes[1])["val/miou"]
-    assert list(epochs) == [1, 3]
+    assert list(epochs) == [2, 4]
     assert not np.isnan(values).any()
 
 

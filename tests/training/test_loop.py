@@ -583,7 +583,7 @@ def test_a_nonfinite_loss_ends_the_training(value):
     with torch.no_grad():
         network.body.head.bias.fill_(value)
     epochs = train(network, validate=lambda: calls.append(1) or {})
-    with pytest.raises(DivergedError, match=r"^train/loss is (nan|inf) .* in epoch 0, step 0; lower .*fp32") as caught:
+    with pytest.raises(DivergedError, match=r"^train/loss is (nan|inf) .* in epoch 1, step 0; lower .*fp32") as caught:
         next(epochs)
     assert isinstance(caught.value, UserError)
     assert "\n" not in str(caught.value)

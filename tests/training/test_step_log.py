@@ -55,7 +55,7 @@ def poisoned(at=(0, 2), gradient_only=False, **more):
 @pytest.mark.parametrize("gradient_only", [False, True], ids=["loss", "gradient"])
 def test_a_nonfinite_step_ends_the_training_and_is_named(gradient_only):
     _, items, batches = poisoned(gradient_only=gradient_only)
-    with pytest.raises(DivergedError, match=r"in epoch 0, step 2; .*trainer.nonfinite=skip") as caught:
+    with pytest.raises(DivergedError, match=r"in epoch 1, step 2; .*trainer.nonfinite=skip") as caught:
         list(items)
     expected = [("train", index) for index in list(batches.inner.epoch(0))[2].indices.tolist()]
     assert (caught.value.epoch, caught.value.step, list(caught.value.samples)) == (0, 2, expected)
