@@ -41,6 +41,7 @@ ARMS = {
     "t2": [*TEMPERATURE, "schedule.initial=2"],
     "t4": [*TEMPERATURE, "schedule.initial=4"],
     "cwd": ["loss=cwd"],
+    "cwd_falling": ["loss=cwd", "loss.cwd_temperature=null"],
     "dist": ["loss=dist"],
     "standardised": ["loss=standardised"],
     "dkd": ["loss=dkd"],
@@ -62,6 +63,7 @@ REFERENCES = ("third", "long", "unfreeze")
 LABELS = {
     "alone": "no teacher",
     **{f"t{t}": f"`loss=soft_targets`, constant temperature {t}" for t in (1, 2, 4)},
+    "cwd_falling": "`loss=cwd`, temperature falling from 4 to 1",
     "both": "`loss=soft_targets loss.cwd=3`",
     "long": "60 epochs: no teacher",
     "long_soft_targets": "60 epochs: `loss=soft_targets`",

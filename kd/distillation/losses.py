@@ -158,15 +158,17 @@ class DistillationLoss(torch.nn.Module):
         """The terms that compare the logits of student and teacher; `pixels` are the valid ones, L x H x W, and those
         that count in terms that need no label, B x H x W."""
         own, total, (valid, counted) = self.settings, self.total, pixels
+        of_cwd, of_dist = own.cwd_temperature or temperature, own.dist_temperature or temperature
+        of_dkd = own.dkd_temperature or temperature
         masked = pair[0][: len(mask_BHW)], pair[1][: len(mask_BHW)]
         return {
             "kl": lambda: self._kl(*pair, temperature, counted),
             "mse": lambda: soft_targets.logits_mse(*pair, counted, total),
-            "cwd": lambda: structure.channel_wise_kl(*pair, own.cwd_temperature, counted, total),
-            "dist_inter": lambda: structure.inter_class_relation(*pair, own.dist_temperature, counted, total),
-            "dist_intra": lambda: structure.intra_class_relation(*pair, own.dist_temperature, counted, total),
-            "tckd": lambda: soft_targets.target_kl(*masked, mask_BHW, own.dkd_temperature, valid, total),
-            "nckd": lambda: soft_targets.other_classes_kl(*masked, mask_BHW, own.dkd_temperature, valid, total),
+            "cwd": lambda: structure.channel_wise_kl(*pair, of_cwd, counted, total),
+            "dist_inter": lambda: structure.inter_class_relation(*pair, of_dist, counted, total),
+            "dist_intra": lambda: structure.intra_class_relation(*pair, of_dist, counted, total),
+            "tckd": lambda: soft_targets.target_kl(*masked, mask_BHW, of_dkd, valid, total),
+            "nckd": lambda: soft_targets.other_classes_kl(*masked, mask_BHW, of_dkd, valid, total),
         }
 
     def _kl(self, student: Tensor, teacher: Tensor, temperature: float, counted: Tensor | None) -> Tensor:

@@ -52,7 +52,8 @@ class LossSettings(Group):
 
     total = alpha T^2 KL + beta MSE(logits) + cwd CWD + dist_inter and dist_intra DIST + tckd TCKD + nckd NCKD
     + features MSE(features) or CWD(features) + gamma CE + delta Dice + focal Focal + tversky Tversky + jaccard Jaccard
-    + lovasz Lovasz. A term of weight 0 is not computed. T is the schedule's; the others' temperatures are constants.
+    + lovasz Lovasz. A term of weight 0 is not computed. T is the schedule's; the others' temperatures are constants, or
+    the schedule's if they are null.
     `standardise` is of the KL's logits. `on_void`: the teacher's terms count void pixels, too. `class_weights`: one per
     class (for binary data: background, foreground), or auto, from the training masks.
     """
@@ -60,13 +61,13 @@ class LossSettings(Group):
     alpha: NonNegative = 0.0
     beta: NonNegative = 0.0
     cwd: NonNegative = 0.0
-    cwd_temperature: Positive = 4.0
+    cwd_temperature: Positive | None = 4.0
     dist_inter: NonNegative = 0.0
     dist_intra: NonNegative = 0.0
-    dist_temperature: Positive = 1.0
+    dist_temperature: Positive | None = 1.0
     tckd: NonNegative = 0.0
     nckd: NonNegative = 0.0
-    dkd_temperature: Positive = 4.0
+    dkd_temperature: Positive | None = 4.0
     features: NonNegative = 0.0
     feature_stages: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (5,)
     feature_term: Literal["mse", "cwd"] = "mse"

@@ -745,3 +745,17 @@ def test_padding_counts_in_no_term_whatever_its_amount_and_what_is_there(on_void
         padded = loss(grown[0], F.pad(mask, (pad, 0, 0, pad), value=9), grown[1], 2.0, (), content)
         for name, value in plain.scalars().items():
             assert padded.scalars()[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("term", "own"), [("cwd", "cwd"), ("dist_intra", "dist"), ("dist_inter", "dist"), ("tckd", "dkd"), ("nckd", "dkd")]
+)
+def test_a_term_without_a_temperature_of_its_own_follows_the_schedule(term, own):
+    student, teacher, mask = logits(3, 0), logits(3, 1), labels(3, 2)
+
+    def value(its_own, scheduled):
+        loss = DistillationLoss({term: 1.0, f"{own}_temperature": its_own}, 3)
+        return loss(student, mask, teacher, scheduled).loss.item()
+
+    assert value(None, 2.5) == value(2.5, 1.0)
+    assert value(None, 2.5) != value(None, 1.5)
