@@ -18,10 +18,10 @@ from kd.data.source import SPLITS, Source, known_split, whole_number
 from kd.data.unlabelled import UNLABELLED, kept_and_dropped
 from kd.system.files import json_digest
 
-#: Settings that change no sample with a mask; which of them keep theirs is in the fingerprint by itself.
+#: Settings that change no sample with a mask; which samples there are is in the fingerprint by itself.
 FREE = (
     "class_names", "cache", "cache_gb", "labelled", "unlabelled", "unlabelled_share", "fit", "scale", "crop_foreground",
-    "window_overlap",
+    "window_overlap", "limit",
 )  # fmt: skip
 VERSION = 1  # part of every key: increase it whenever images change
 

@@ -36,9 +36,10 @@ THREE_CLASSES = {
 
 def _auto_or_list(value: Any) -> Any:
     """Refuse anything but null, auto and a list in words of its own; pydantic would complain of each alternative."""
-    if value is None or value == "auto" or isinstance(value, list | tuple):
+    numbers = isinstance(value, list | tuple) and all(isinstance(each, int | float) and each >= 0 for each in value)
+    if value is None or value == "auto" or numbers:
         return value
-    raise ValueError("should be null, auto, or a list with a weight for each class, such as [1,5]")
+    raise ValueError("should be null, auto, or a list with a weight for each class, 0 or more, such as [1,5]")
 
 
 ClassWeights = Annotated[

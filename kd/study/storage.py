@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import optuna
 from filelock import FileLock, Timeout
@@ -101,7 +102,8 @@ class Database:
 
     def __str__(self) -> str:
         try:
-            return make_url(self.url).set(query={}).render_as_string(hide_password=True)
+            shown = make_url(self.url).set(query={}).render_as_string(hide_password=True)
+            return without_credentials(unquote(shown))  # sqlalchemy takes #token=... for a part of the name
         except ArgumentError:
             return without_credentials(self.url)
 

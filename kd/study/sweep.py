@@ -151,8 +151,9 @@ class StudySweeperImpl(OptunaSweeperImpl):
         first = next(Space(searched, tuple(kept), {}, {}).corners())
         groups = [f"{name}={value}" for name, value in first.items() if "." not in name]
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, [*kept, *groups])
-        for name in searched.keys() - {key_of(line) for line in typed}:
-            if "." in name and OmegaConf.select(cfg, name, default=ABSENT) == ABSENT:
+        own = {key_of(line) for line in typed}
+        for name in searched:
+            if "." in name and name not in own and OmegaConf.select(cfg, name, default=ABSENT) == ABSENT:
                 raise ConfigError(
                     f"{name} is searched by the study {self.study_name}, and the chosen {name.partition('.')[0]} has "
                     "no such key; for a plain grid of what you typed add hydra/sweeper=basic, or choose another study, "

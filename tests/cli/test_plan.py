@@ -35,13 +35,12 @@ def test_the_table_has_a_column_of_unfrozen_blocks(capsys):
 
 
 def test_preview_prints_the_reference_table(capsys):
-    # The source counts epochs from 1: 1-5, 6-8, 9-11, ..., 24 and later.
-    expected = [(0, 4, 0), (5, 7, 1), (8, 10, 2), (11, 13, 3), (14, 16, 4), (17, 19, 5), (20, 22, 6), (23, 49, 7)]
+    expected = [(1, 5, 0), (6, 8, 1), (9, 11, 2), (12, 14, 3), (15, 17, 4), (18, 20, 5), (21, 23, 6), (24, 50, 7)]
     assert rows(preview(capsys, REFERENCE)) == expected
 
 
 def test_preview_prints_the_table_of_the_guide(capsys):
-    expected = [(0, 9, 0), (10, 14, 1), (15, 19, 2), (20, 24, 3), (25, 29, 4), (30, 34, 5), (35, 39, 6), (40, 49, 7)]
+    expected = [(1, 10, 0), (11, 15, 1), (16, 20, 2), (21, 25, 3), (26, 30, 4), (31, 35, 5), (36, 40, 6), (41, 50, 7)]
     assert rows(preview(capsys, GUIDE)) == expected
 
 

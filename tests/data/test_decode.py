@@ -56,7 +56,10 @@ def bomb(request, tmp_path):
 def test_an_image_with_too_many_pixels_is_refused_in_one_line(read, bomb):
     with pytest.raises(DataError) as caught:
         read(bomb)
-    assert str(caught.value) == f"{bomb} has more than {MAX_PIXELS} pixels: scale it down"
+    assert str(caught.value) == (
+        f"{bomb} has more than {MAX_PIXELS} pixels: scale it down, or cut it up (kd predict also takes a tiled TIFF, "
+        "with a student that was trained by data.fit=crop)"
+    )
 
 
 def test_a_bomb_is_refused_before_memory_is_allocated(bomb):

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pairs import mask, picture, put, save
 
-from kd.config.compose import compose, quoted
+from kd.config.compose import compose
 from kd.config.read import read
+from kd.config.typed import readable
 from kd.data import Folder
 from kd.data.check import check
 from kd.data.naming import IMAGE_SUFFIXES, SPELLINGS, Template
@@ -185,7 +186,7 @@ def test_invalid_names_are_refused(options, message):
 def test_a_template_may_be_typed_without_quotes_for_hydra(text, plus):
     found = read(compose(["data=folder", "data.root=x", f"{plus}data.masks={text}"]), look_at_data=False).data
     assert found.masks == text.strip("'\"")
-    assert quoted(["data.x=1", "a={b:c}", "-m"]) == ["data.x=1", "a={b:c}", "-m"]
+    assert readable(["data.x=1", "a={b:c}", "-m"]) == ["data.x=1", "a={b:c}", "-m"]
 
 
 # Lists

@@ -72,7 +72,7 @@ def test_sizes_are_checked(arguments, message):
 
 
 def test_padding_needs_a_value_of_its_own():
-    with pytest.raises(ValueError, match="classes must be 254 at most for fit=letterbox with ignore_index=255"):
+    with pytest.raises(ValueError, match=r"254 at most for fit=letterbox with data\.ignore_index=255"):
         Folder("x", classes=255, ignore_index=255, fit="letterbox")
     assert Folder("x", classes=255, fit="crop").padding == 255
     source = Folder("x", classes=254, ignore_index=255, fit="crop")

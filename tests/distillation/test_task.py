@@ -196,7 +196,7 @@ def test_a_batch_of_classes_without_weight_is_zero_and_not_nan():
         ([1, 2], 3, "loss.class_weights has 2 weights and should have 3, one per class"),
         ([1, 2, 3], 1, r"3 weights and should have two \(background, foreground\)"),
         ([0, 0], 1, "class_weights are all 0"),
-        ([1, -1], 1, "greater than or equal to 0"),
+        ([1, -1], 1, "a weight for each class, 0 or more"),
         ("auto", 1, "class_weights=auto are taken from the training masks"),
         ("median", 1, "null, auto, or a list"),
     ],

@@ -228,7 +228,10 @@ TRAINING = [
         "-m unfreeze=all seed=1,2",
         ["is searched by the study temperature_unfreeze", "the chosen unfreeze has no such key", "hydra/sweeper=basic"],
     ),
-    ("-m schedule=constant", ["schedule.final is searched by the study temperature_unfreeze", "hydra/sweeper=basic"]),
+    (
+        "-m schedule=constant unfreeze=progressive",
+        ["schedule.final is searched by the study temperature_unfreeze", "hydra/sweeper=basic"],
+    ),
     (
         "-m unfreeze=progressive trainer.epochs=3",
         ["unfreeze.start_epoch=4: the decoder trains alone", "searches this key", "hydra/sweeper=basic"],

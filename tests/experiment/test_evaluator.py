@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from kd.config.compose import compose
 from kd.config.read import read
@@ -67,8 +66,10 @@ def test_measurements_are_size_speed_and_the_metrics_of_validation_and_test(stor
     for split in ("val", "test"):
         evaluated = evaluator.evaluate(network, split).metrics(names)
         assert {name: found[f"{split}/{name}"] for name in evaluated} == evaluated
-    assert torch.cat(labels).shape == (3, 32, 32)
-    assert evaluator.evaluate(network, "val", labels).agreement == 1.0
+    assert labels.shape == (3, 32, 32)
+    assert (
+        evaluator.evaluate(network, "val", labels.split(evaluator.context.settings.trainer.batch_size)).agreement == 1.0
+    )
 
 
 def test_measuring_fills_the_diagnostics_of_each_split(stored):

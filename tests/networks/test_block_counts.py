@@ -35,5 +35,5 @@ def test_reading_the_table_imports_nothing():
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert [name for name in printed.split() if name.partition(".")[0] not in sys.stdlib_module_names] == [
-        "kd", "kd.networks", "kd.networks.block_counts",
+        "kd", "kd.errors", "kd.networks", "kd.networks.block_counts",
     ]  # fmt: skip

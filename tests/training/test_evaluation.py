@@ -163,7 +163,7 @@ class Painted(Source):
 
     inside: int = 0
     frame: int = 0
-    void: bool = False
+    all_void: bool = False
 
     def size(self, split):
         return 3
@@ -177,7 +177,7 @@ class Painted(Source):
         mask = np.random.default_rng([index, 1]).integers(0, len(self.class_names), (height, width), dtype=np.uint8)
         if self.ignore_index is not None:
             outside = np.ones((height, width), bool)
-            outside[4:-4, 4:-4] = self.void
+            outside[4:-4, 4:-4] = self.all_void
             image[outside] = np.random.default_rng([index, 2, self.frame]).integers(0, 256, (outside.sum(), 3))
             mask[outside] = self.ignore_index
         return image, mask
@@ -204,7 +204,7 @@ def test_void_pixels_change_no_metric(classes):
 
 @pytest.mark.parametrize("classes", [1, 3])
 def test_an_all_void_split_has_no_metrics(classes):
-    source = Painted(classes=classes, image_size=(32, 32), ignore_index=VOID, void=True)
+    source = Painted(classes=classes, image_size=(32, 32), ignore_index=VOID, all_void=True)
     labels = evaluated(source, keep_labels=True).labels
     found = evaluated(source, reference=labels)
     assert set(found.metrics(source.class_names).values()) == {None}

@@ -101,7 +101,7 @@ def test_an_epoch_without_a_step_ends_the_training():
     network = hand_made()
     with torch.no_grad():
         network.body.head.bias.fill_(float("nan"))
-    with pytest.raises(DivergedError, match="no step of epoch 0 was taken"):
+    with pytest.raises(DivergedError, match="no step of epoch 1 was taken"):
         next(train(network, recipe=SKIP))
 
 
