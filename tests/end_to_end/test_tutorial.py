@@ -9,10 +9,10 @@ import pytest
 from kd.config.compose import PROJECT
 
 SMALL = (
-    "backbone=tiny data.image_size=[32,32] trainer.batch_size=2 teacher.epochs=1 trainer.device=cpu augment=none "
+    "backbone=tiny data.image_size=[64,64] trainer.batch_size=2 teacher.epochs=1 trainer.device=cpu augment=none "
     "unfreeze.start_epoch=1 unfreeze.rate=1"
 ).split()
-EPOCHS = ("trainer.epochs=40", "trainer.epochs=2")
+EPOCHS = ("trainer.epochs=40", "trainer.epochs=6")
 STUDY = ["hydra.sweeper.n_trials=2"]
 WINNER = ["seed=0,1"]
 VERDICT = ["--trials=2", "--seeds=2"]
@@ -31,8 +31,11 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture
 def place(tmp_path):
-    for number, split in enumerate(["train"] * 4 + ["val", "test"] * 2):
-        pairs.put(tmp_path / "my_data", f"{number}", pairs.picture(value=number), split=split)
+    """Half of each picture is red, the left or the right one, and the other half is the foreground."""
+    for number, split in enumerate(["train"] * 8 + ["val"] * 2 + ["test"] * 2):
+        turn = slice(None, None, 1 if number % 2 else -1)
+        image, labels = pairs.picture(value=10 * number)[:, turn], pairs.mask()[:, turn]
+        pairs.put(tmp_path / "my_data", f"{number}", image, labels, split=split)
     pairs.save(pairs.picture(), tmp_path / "pictures" / "new.png")
     return tmp_path
 
@@ -44,7 +47,7 @@ def smaller(words: list[str]) -> list[str]:
         more = (WINNER if "sweeps=winner" in words else STUDY) if "-m" in words else []
         return [*words, *SMALL, *more]
     if words[:2] == ["kd", "verdict"]:
-        return [*words, *VERDICT, *SMALL]
+        return [*words[:2], *VERDICT, *words[2:], *SMALL]
     return [*words, *SMALL] if words[1] in ("check", "preview") else words
 
 
