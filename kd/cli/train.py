@@ -32,13 +32,12 @@ def run(arguments: Sequence[str]) -> None:
     from kd.config.hydra_errors import one_line_errors  # heavy: hydra
 
     before = sys.argv
-    sys.argv = [_program(arguments), *arguments]  # Hydra reads it
     try:
         with one_line_errors():
             from kd.config.typed import readable
             from kd.experiment.train import main
 
-            sys.argv = [sys.argv[0], *readable(arguments)]
+            sys.argv = [_program(arguments), *readable(arguments)]  # Hydra reads it
             main()
     finally:
         sys.argv = before

@@ -5,10 +5,9 @@ The values that result are those of the run: they stand in its config.yaml, its 
 
 from typing import Any
 
-#: The most that is left of a number: two steps an epoch, and of a plan of four epochs two with all of the encoder's
-#: first blocks.
+#: The most that is left of each number. Of four epochs, three train one, two and three blocks of the encoder.
 MOST = {"trainer.epochs": 4, "teacher.epochs": 2, "unfreeze.start_epoch": 1, "unfreeze.rate": 1, "optimizer.warmup": 1}
-STEPS = 2
+STEPS = 2  # in an epoch
 
 
 def shortened(config: dict[str, Any]) -> dict[str, Any]:
@@ -27,7 +26,7 @@ def shortened(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cut(group: Any, name: str, most: int) -> None:
-    """Lower a number of a group; what is none is judged, and refused, with the other settings."""
+    """Lower a number of a group. Anything else is left for the check of all settings, which refuses it."""
     if not isinstance(group, dict) or name not in group:
         return
     value = group[name]

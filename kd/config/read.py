@@ -77,11 +77,13 @@ def _instantiate(group: str, node: Any) -> Any:
         raise ConfigError(
             f"{group}._target_={node['_target_']} is not what a configuration may build; {options(group)}"
         )
-    known = [f"{group}.{name}" for name in signature(TARGETS[group][str(node["_target_"])]).parameters]
-    if unknown := [key for each in node if each != "_target_" and (key := f"{group}.{each}") not in known]:
-        raise ConfigError(f"{unknown[0]} is not an option of the chosen {group}; {nearest(unknown[0], known)}")
+    build, given = TARGETS[group][str(node["_target_"])], {key: node[key] for key in node if key != "_target_"}
+    known = signature(build).parameters
+    if unknown := [f"{group}.{key}" for key in given if key not in known]:
+        advice = nearest(unknown[0], [f"{group}.{key}" for key in known])
+        raise ConfigError(f"{unknown[0]} is not an option of the chosen {group}; {advice}")
     try:  # not hydra's instantiate, which resolves interpolations: this may be another person's configuration
-        return TARGETS[group][str(node["_target_"])](**{key: node[key] for key in node if key != "_target_"})
+        return build(**given)
     except UserError:
         raise
     except (ValueError, TypeError) as error:

@@ -6,7 +6,7 @@ resume, and in every trial of a study. The 95 transforms of albumentations 2.0.8
 verified to be pure this way, with OpenCV 5.0.
 
 Geometric transforms move masks by nearest neighbour. Outside the image the mask is filled with `ignore_index`, or with
-background if there is none; transforms that reflect or wrap fill it with classes instead. Exception: GridElasticDeform
+background if that is None; transforms that reflect or wrap fill it with classes instead. Exception: GridElasticDeform
 always fills its mask with 0.
 """
 

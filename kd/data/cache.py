@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from kd.data.source import SPLITS, Source
+from kd.data.naming import SPLITS
+from kd.data.source import Source
 from kd.data.unlabelled import UNLABELLED
 from kd.system.files import json_digest
 from kd.system.record_file import FileRecords, MemoryRecords, Records, UnequalRecords, create, describe, file_bytes

@@ -15,7 +15,8 @@ import numpy as np
 from kd.data.content import MEASURED, lacking
 from kd.data.inspection import InspectedSample, Problem, inspect_samples, relative_message, relative_name, root_of
 from kd.data.layout import Fault
-from kd.data.source import SPLITS, Source
+from kd.data.naming import SPLITS
+from kd.data.source import Source
 from kd.data.unlabelled import UNLABELLED
 from kd.errors import shown
 

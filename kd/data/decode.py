@@ -38,6 +38,11 @@ def read_image(path: Path) -> np.ndarray:
         return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
+def height_width(array: np.ndarray) -> tuple[int, int]:
+    """The size of an image (H x W x channels) or of a mask (H x W)."""
+    return array.shape[0], array.shape[1]
+
+
 class ColourMaskError(DataError):
     """A mask is in colour where one channel of values is expected."""
 

@@ -18,15 +18,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kd.data import survey
-from kd.data.coding import MaskCoding, MaskOptions
-from kd.data.decode import mask_palette, picture_size, read_image
+from kd.data.coding import MaskCoding
+from kd.data.decode import height_width, mask_palette, picture_size, read_image
 from kd.data.image_file import open_file
 from kd.data.layout import Fault, layout
-from kd.data.naming import Names
+from kd.data.mask_options import MaskOptions
+from kd.data.naming import SPLITS, Names
 from kd.data.orientation import other_size
 from kd.data.pairing import Pair, without_masks
 from kd.data.palettes import renumbers
-from kd.data.source import SPLITS, Source, Survey, default_names, known_split, spaced
+from kd.data.source import Source, Survey, default_names, known_split, spaced
 from kd.data.splitting import Fractions, split
 from kd.data.unlabelled import UNLABELLED, kept_and_dropped
 from kd.errors import DataError, shown
@@ -119,7 +120,7 @@ class Folder(Source):
             return self.fitted(self.image(split, index))
         pair = self._pair(split, index)
         image, mask = read_image(pair.image), self._mask(pair)
-        _same_size(pair, _size(image), _size(mask))
+        _same_size(pair, height_width(image), height_width(mask))
         return self.fitted(image, mask)
 
     def files(self, split: str, index: int) -> tuple[Path, ...]:
@@ -150,7 +151,7 @@ class Folder(Source):
             raise errors[0].error
         pairs = [pair for split in SPLITS for pair in self._sound.pairs[split]]
         for index in spaced(len(pairs), SAMPLE):
-            _same_size(pairs[index], picture_size(pairs[index].image), _size(self._mask(pairs[index])))
+            _same_size(pairs[index], picture_size(pairs[index].image), height_width(self._mask(pairs[index])))
         for index in spaced(self.unlabelled_size(), SAMPLE):
             picture_size(self._sound.unlabelled[index][1])
 
@@ -251,10 +252,6 @@ class Folder(Source):
 def _same_size(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> None:
     if image != mask:
         raise DataError(other_size([str(path) for path in pair], [image, mask], pair.image))
-
-
-def _size(array: np.ndarray) -> tuple[int, int]:
-    return array.shape[0], array.shape[1]
 
 
 def _frozen(value: Any) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.data.listing import counted, entries, is_clutter, is_folder
-from kd.data.naming import SPELLINGS, SPLIT, Names, Template, spelled
+from kd.data.naming import SPELLINGS, SPLIT, SPLITS, Names, Template, spelled
 from kd.errors import DataError, shown
 
 DEFAULT = Names.of(images="images/{split}", masks="masks/{split}")
@@ -60,9 +60,9 @@ class Layout(NamedTuple):
 def layout(root: Path, names: Names = DEFAULT) -> Layout:
     """The folders below `root`; raises DataError if it cannot be listed."""
     found = Layout(root, {}, {}, [], names)
-    of_images = tuple(SPELLINGS) if names.images.has_split else ("train", "val", "test")
+    of_images = tuple(SPELLINGS) if names.images.has_split else SPLITS
     found.images.update(_folders(found, names.images, of_images))
-    found.masks.update(_folders(found, names.masks, ("train", "val", "test")))
+    found.masks.update(_folders(found, names.masks, SPLITS))
     return found
 
 

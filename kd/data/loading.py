@@ -180,7 +180,7 @@ class EvalLoader:
 
     def __init__(self, source: Source | Samples, split: str, batch_size: int, loading: Loading = IN_PROCESS) -> None:
         whole_number("batch_size", batch_size, 1)
-        sizing = (source if isinstance(source, Source) else source.source).sizing
+        sizing = _settings_of(source).sizing
         self.windows = Windows(sizing.image_size, sizing.window_overlap, batch_size) if sizing.crops else None
         batches = _slices(list(range(source.size(split))), 1 if sizing.crops else batch_size)
         requests = [[Part(split, UNAUGMENTED, batch)] for batch in batches]
@@ -194,13 +194,17 @@ class EvalLoader:
         return _batches_of(self._loader)
 
 
+def _settings_of(source: Source | Samples) -> Source:
+    return source if isinstance(source, Source) else source.source
+
+
 class _Batches(Dataset[Batch | UserError]):
     """Maps requests to batches, inside the workers."""
 
     def __init__(self, source: Source | Samples, augmentation: Augmentation | None = None,
                  stored: Stored | None = None) -> None:  # fmt: skip
         self._source, self._augmentation, self._stored = source, augmentation, stored or {}
-        self._settings = source if isinstance(source, Source) else source.source
+        self._settings = _settings_of(source)
 
     def __getitem__(self, request: Request) -> Batch | UserError:
         try:

@@ -23,6 +23,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 SPLIT, STEM = "{split}", "{stem}"
+SPLITS = ("train", "val", "test")
 
 #: Names of each split in folders and lists, in any case; the first is ours.
 SPELLINGS = {
@@ -206,9 +207,8 @@ def _checked_lists(lists: Any) -> str | tuple[tuple[str, str], ...] | None:
         return lists
     paths = dict(lists) if isinstance(lists, Mapping | list | tuple) else {}
     paths = {split: path for split, path in paths.items() if path is not None}
-    splits = ("train", "val", "test")
-    if "train" not in paths or not set(paths) <= {*splits}:
+    if "train" not in paths or not set(paths) <= {*SPLITS}:
         raise ValueError(f"split_lists must have a path for train, and may have one for val and test, but got {lists}")
     for path in paths.values():
         check_path("split_lists", path, (), absolute=True)
-    return tuple((split, paths[split]) for split in splits if split in paths)
+    return tuple((split, paths[split]) for split in SPLITS if split in paths)

@@ -16,8 +16,9 @@ import numpy as np
 
 from kd.data.decode import read_image, read_mask
 from kd.data.image_file import open_file
+from kd.data.naming import SPLITS
 from kd.data.pairing import Pair
-from kd.data.source import SPLITS, Source, known_split
+from kd.data.source import Source, known_split
 from kd.data.splitting import check_val_fraction, val_stems
 from kd.data.unlabelled import UNLABELLED, kept_and_dropped
 from kd.errors import DataError, shown

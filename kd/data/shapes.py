@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kd.data.naming import SPLITS
 from kd.data.random_streams import stream
-from kd.data.source import SPLITS, Source, known_split, whole_number
+from kd.data.source import Source, known_split, whole_number
 from kd.data.unlabelled import UNLABELLED, kept_and_dropped
 from kd.system.files import json_digest
 
@@ -79,7 +80,7 @@ class Shapes(Source):
         if not self.class_names and self.classes > 1:
             object.__setattr__(self, "class_names", ("background", *KINDS)[: self.classes])
         super().__post_init__()
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             whole_number(split, getattr(self, split), 1)
         whole_number("unlabelled", self.unlabelled, 0)
         whole_number("seed", self.seed, 0)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kd.data.decode import resized_image, resized_labels
+from kd.data.decode import height_width, resized_image, resized_labels
 
 FITS = ("resize", "letterbox", "crop")
 LEAST_SCALE, MOST_SCALE = 1 / 64, 64.0
@@ -82,16 +82,16 @@ class Sizing:
 
     def image(self, picture: np.ndarray) -> np.ndarray:
         """An image (H x W x channels uint8) at its size, padded with black to `image_size` if letterboxed."""
-        return self._padded(resized_image(picture, self.size_of(_size(picture))), 0)
+        return self._padded(resized_image(picture, self.size_of(height_width(picture))), 0)
 
     def mask(self, labels: np.ndarray, padding: int) -> np.ndarray:
         """Labels (H x W uint8) aligned with `image`; those of the padding are `padding`."""
-        return self._padded(resized_labels(labels, self.size_of(_size(labels))), padding)
+        return self._padded(resized_labels(labels, self.size_of(height_width(labels))), padding)
 
     def _padded(self, array: np.ndarray, value: int) -> np.ndarray:
         if self.fit != "letterbox" or array.shape[:2] == self.image_size:
             return array
-        top, left, height, width = inside(_size(array), self.image_size)
+        top, left, height, width = inside(height_width(array), self.image_size)
         padded = np.full((*self.image_size, *array.shape[2:]), value, array.dtype)
         padded[top : top + height, left : left + width] = array
         return padded
@@ -113,10 +113,6 @@ def _factor(own: tuple[int, int], size: tuple[int, int]) -> float:
 
 def _times(own: tuple[int, int], factor: float) -> tuple[int, int]:
     return max(1, round(own[0] * factor)), max(1, round(own[1] * factor))
-
-
-def _size(array: np.ndarray) -> tuple[int, int]:
-    return array.shape[0], array.shape[1]
 
 
 def _is_number(value: object) -> bool:

@@ -16,12 +16,12 @@ import numpy as np
 
 from kd.data.decode import picture_size
 from kd.data.layout import Fault
+from kd.data.naming import SPLITS
 from kd.data.sizing import Sizing
 from kd.data.unlabelled import check_labelled, check_share, pictures_per_batch
 
 T = TypeVar("T")
 
-SPLITS = ("train", "val", "test")
 CACHES = ("ram", "disk", "off")
 SIDE = 32  # encoders halve the image five times
 

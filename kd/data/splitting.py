@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from kd.data.image_file import open_file
 from kd.data.layout import Fault, Layout
 from kd.data.listing import Found, counted, inside
-from kd.data.naming import IMAGE_SUFFIXES, SPELLINGS, SPLIT
+from kd.data.naming import IMAGE_SUFFIXES, SPELLINGS, SPLIT, SPLITS
 from kd.data.pairing import Files, Pair, files_of, nothing_to_train, paired, pairs_of
 from kd.data.random_streams import key
+from kd.data.source import whole_number
 from kd.errors import DataError, shown
 
-SPLITS = ("train", "val", "test")
 Pairs = dict[str, dict[str, Pair]]  # by split and stem, both in order
 
 
@@ -28,7 +28,7 @@ class Splitting(NamedTuple):
 
 @dataclass(frozen=True)
 class Fractions:
-    """How much of train becomes val and test where there is none; `seed` chooses which.
+    """How much of train becomes val or test, where that split is missing; `seed` chooses which pictures.
 
     A sample's place follows from its name and the seed, so that more samples never move others between the splits.
 
@@ -49,8 +49,7 @@ class Fractions:
                 f"test_fraction={self.test} and data.val_fraction={self.val} leave nothing for train: together they "
                 "must be below 1"
             )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"split_seed must be a whole number, 0 or more, but got {self.seed!r}")
+        whole_number("split_seed", self.seed, 0)
 
 
 def check_val_fraction(value: float) -> None:
@@ -78,7 +77,7 @@ def split(found: Layout, fractions: Fractions, lossy_masks: bool = False) -> Spl
 
 
 def _split_off(splitting: Splitting, fractions: Fractions, where: Path) -> None:
-    """Let a part of train become val, and test, where there is none."""
+    """Make a part of train val or test, where that split is missing."""
     pairs, faulty = splitting.pairs, {fault.split for fault in splitting.faults}
     stems = [*pairs["train"]]
     chosen: dict[str, frozenset[str]] = {}

@@ -25,7 +25,7 @@ MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 
 class TiledTiff:
-    """A TIFF file, by rows. Raises DataError if it is none, or cannot be read in parts."""
+    """A TIFF file, by rows. Raises DataError if it is not TIFF, or cannot be read in parts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -80,7 +80,7 @@ def find(path: Path) -> Finished:
     """Load the network of a run: the student in a run folder, or a file of weights.
 
     Raises:
-        ModelError: there is no network, or it cannot be built.
+        ModelError: the network is missing, or cannot be built.
         ConfigError, RunError: the folder's config.yaml is damaged.
     """
     weights = find_weights(path, "run", ("student.safetensors", "teacher.safetensors"))

@@ -11,6 +11,7 @@ from rich.progress import Progress
 from kd.deploy import predictor
 from kd.deploy.finished import Finished, device_of, find
 from kd.deploy.provenance import mark_of
+from kd.deploy.style import Kind, Style
 from kd.errors import DataError, shown
 from kd.networks.precision import Precision, hold_memory
 from kd.run import console
@@ -28,7 +29,7 @@ def predict_pictures(path: Path, images: Path, out: Path, wanted: predictor.Want
         hold_memory()
     precision = Precision(place)
     colours = _colours(run, wanted.kind)
-    style = predictor.Style(wanted.kind, run.network.classes, run.mask_values, colours, run.mask_palette)
+    style = Style(wanted.kind, run.network.classes, run.mask_values, colours, run.mask_palette)
     network = precision.place(run.network)
     files = [digest(file) for file in (run.weights, run.weights.with_suffix(".json")) if file.exists()]
     working = predictor.Predictor(network, run.sizing, precision, style, wanted.flips, files)
@@ -74,7 +75,7 @@ def _check_maker(done: Jobs, working: predictor.Predictor, out: Path) -> None:
         )
 
 
-def _colours(run: Finished, kind: predictor.Kind) -> Any:
+def _colours(run: Finished, kind: Kind) -> Any:
     if kind != "overlays":
         return None
     from kd.run.plots import class_colours  # heavy: matplotlib
@@ -90,7 +91,7 @@ def _check_apart(jobs: Jobs, out: Path) -> None:
             raise DataError(f"-o {shown(out)}: {shown(target)} is one of the images; give another folder")
 
 
-def _say_speed(tally: predictor.Tally, seconds: float, kind: predictor.Kind, out: Path) -> None:
+def _say_speed(tally: predictor.Tally, seconds: float, kind: Kind, out: Path) -> None:
     console.say(
         f"predict  {tally.written} {kind} in {seconds:.1f} s ({tally.written / seconds:.1f} images/s; network alone "
         f"{tally.written / tally.network_seconds:.1f} images/s): {out}"

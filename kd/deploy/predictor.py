@@ -10,35 +10,32 @@ network computes. Temperature is 1.
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from kd.data.decode import read_image
+from kd.data.decode import height_width, read_image
 from kd.data.image_file import TooLargeError, open_file
 from kd.data.naming import IMAGE_SUFFIXES
 from kd.data.sizing import Sizing, inside
 from kd.data.tiled_tiff import TiledTiff
 from kd.data.windows import Windows
-from kd.deploy.provenance import save_array, save_picture
+from kd.deploy.style import WRITERS, Kind, Style, result_at
 from kd.errors import DataError, shown
 from kd.networks.network import Network
 from kd.networks.precision import Precision
 from kd.networks.sliding import bands
 from kd.system.files import digest, json_digest, write_atomically
 
-Kind = Literal["masks", "probabilities", "overlays"]
 FLIPS: dict[str, list[tuple[int, ...]]] = {
     "": [()],
     "h": [(), (3,)],
@@ -57,26 +54,6 @@ class Wanted:
     flips: str = ""
     batch: int = 8
     overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class Style:
-    """How predictions are written: masks have `values[i]` for label i, overlays `colours[i]`.
-
-    `palette`, red, green and blue of each label, is that of masks in colour, which store the label as its index.
-    """
-
-    kind: Kind
-    classes: int
-    values: Sequence[int]
-    colours: np.ndarray | None = None
-    palette: bytes | None = None
-
-    @property
-    def suffix(self) -> str:
-        if self.kind == "overlays":
-            return ".jpg"
-        return ".npy" if self.kind == "probabilities" and self.classes > 1 else ".png"
 
 
 @dataclass
@@ -142,32 +119,6 @@ def _mean_probability(logits_KNCHW: Tensor) -> Tensor:
     return logits_KNCHW.log_softmax(2).logsumexp(0)
 
 
-def labels_at(logits_CHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Labels at another size, H x W uint8; computed class by class, since all logits of a photo would fill memory."""
-    if len(logits_CHW) == 1:
-        return (_resized(logits_CHW[0], size) > 0).astype(np.uint8)
-    best, labels = _resized(logits_CHW[0], size), np.zeros(size, np.uint8)
-    for label in range(1, len(logits_CHW)):
-        plane = _resized(logits_CHW[label], size)
-        labels[plane > best] = label
-        np.maximum(best, plane, out=best)
-    return labels
-
-
-def probabilities_at(logits_CHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Probabilities at another size: H x W of the foreground, or C x H x W."""
-    planes = np.stack([_resized(plane, size) for plane in logits_CHW])
-    if len(planes) == 1:
-        return (np.tanh(planes[0] / 2) + 1) / 2
-    planes -= planes.max(0)
-    np.exp(planes, out=planes)
-    return planes / planes.sum(0)
-
-
-def _resized(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR)
-
-
 @dataclass(frozen=True)
 class Predictor:
     """A network and everything else that its predictions depend on."""
@@ -214,13 +165,12 @@ class Predictor:
         try:
             picture = read_image(job[0])
         except TooLargeError:
-            if not self.sizing.crops or self.sizing.scale != 1 or self.style.kind == "overlays":
-                raise
-            if job[0].suffix.lower() not in (".tif", ".tiff"):
+            by_rows = self.sizing.crops and self.sizing.scale == 1 and self.style.kind != "overlays"
+            if not by_rows or job[0].suffix.lower() not in (".tif", ".tiff"):
                 raise
             tiles = TiledTiff(job[0])
             return _Loaded(job[1], tiles, tiles.size, tiles.size, self.mark(job[0]))
-        size = picture.shape[0], picture.shape[1]
+        size = height_width(picture)
         needed = picture if self.style.kind == "overlays" else size
         return _Loaded(job[1], self.sizing.image(picture), size, needed, self.mark(job[0]))
 
@@ -268,7 +218,7 @@ class Predictor:
         return lambda: whole
 
     def _write(self, result: "Callable[[], np.ndarray]", loaded: "_Loaded") -> None:
-        write, style, found = _WRITERS[self.style.kind], self.style, result()
+        write, style, found = WRITERS[self.style.kind], self.style, result()
         write_atomically(loaded.path, lambda temporary: write(style, found, loaded.picture, temporary, loaded.mark))
 
 
@@ -298,44 +248,6 @@ def _loaded(group: Sequence[tuple[Any, Future[_Loaded]]], tally: Tally) -> list[
         except DataError as error:
             tally.failures.append(error)
     return loaded
-
-
-def result_at(style: Style, logits_CHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """What is written of logits at a size: labels H x W uint8, or probabilities H x W uint16 or C x H x W float16."""
-    if style.kind != "probabilities":
-        return labels_at(logits_CHW, size)
-    found = probabilities_at(logits_CHW, size)
-    return np.round(found * 65535).astype(np.uint16) if style.classes == 1 else found.astype(np.float16)
-
-
-def _write_mask(style: Style, labels: np.ndarray, _: Any, path: Path, mark: str) -> None:
-    values = np.asarray(style.values, np.uint8 if max(style.values) < 256 else np.uint16)
-    picture = Image.fromarray(values[labels])
-    if style.palette is not None:
-        picture.putpalette(style.palette)
-    save_picture(picture, path, mark)
-
-
-def _write_probabilities(style: Style, found: np.ndarray, _: Any, path: Path, mark: str) -> None:
-    if style.classes == 1:
-        save_picture(Image.fromarray(found), path, mark)
-    else:
-        save_array(found, path, mark)
-
-
-def _write_overlay(style: Style, labels: np.ndarray, picture: np.ndarray, path: Path, mark: str) -> None:
-    assert style.colours is not None
-    mixed = (picture.astype(np.uint16) + style.colours[labels]) // 2
-    if style.classes == 1:  # background pixels keep the image
-        mixed = np.where(labels[..., None] == 0, picture, mixed)
-    save_picture(Image.fromarray(mixed.astype(np.uint8)), path, mark, quality=92)
-
-
-_WRITERS: Mapping[str, Callable[..., None]] = {
-    "masks": _write_mask,
-    "probabilities": _write_probabilities,
-    "overlays": _write_overlay,
-}
 
 
 def _ahead(

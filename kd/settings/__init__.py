@@ -6,6 +6,7 @@ No torch here: an invalid value is reported before anything slow is imported.
 from kd.settings.group import Group
 from kd.settings.keys import RESULT_NEUTRAL, changes_no_result, flat, is_under, result_differences, same_result
 from kd.settings.loss import TASK_KEYS, TASK_TERMS, TEACHING_KEYS, TEACHING_TERMS, LossSettings
+from kd.settings.optimizer import Optimizer
 from kd.settings.run import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -14,7 +15,6 @@ from kd.settings.run import (
     ForeignTeacher,
     NetworkSettings,
     Normalisation,
-    Optimizer,
     Settings,
     TeacherFile,
     Tracking,

@@ -146,14 +146,12 @@ class StudySweeperImpl(OptunaSweeperImpl):
     def _in_process(self) -> bool:
         return type(self.launcher).__name__ == IN_PROCESS
 
-    def _check_searched(self, searched: Mapping[str, Any], kept: Sequence[str], typed: Sequence[str]) -> None:
+    def _check_exist(self, own: Iterable[str], space: Space) -> None:
         """Check that the keys which the study searches of its own accord exist beside what was typed."""
-        first = next(Space(searched, tuple(kept), {}, {}).corners())
-        groups = [f"{name}={value}" for name, value in first.items() if "." not in name]
-        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, [*kept, *groups])
-        own = {key_of(line) for line in typed}
-        for name in searched:
-            if "." in name and name not in own and OmegaConf.select(cfg, name, default=ABSENT) == ABSENT:
+        groups = {name: value for name, value in next(space.corners()).items() if "." not in name}
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, space.overrides(groups))
+        for name in own:
+            if "." in name and OmegaConf.select(cfg, name, default=ABSENT) == ABSENT:
                 raise ConfigError(
                     f"{name} is searched by the study {self.study_name}, and the chosen {name.partition('.')[0]} has "
                     "no such key; for a plain grid of what you typed add hydra/sweeper=basic, or choose another study, "
@@ -174,9 +172,10 @@ class StudySweeperImpl(OptunaSweeperImpl):
     def _space(self, overrides: Sequence[str], typed: Sequence[str]) -> tuple[Space, Settings]:
         """The search space and the settings of its first corner; every corner is composed and checked like a run."""
         searched, kept = hydra_options.search_space(overrides)
-        self._check_searched(searched, kept, typed)
         kept = (*kept, *self._one_teacher(searched, kept))
         space = Space(searched, kept, {}, {})
+        own = [name for name in searched if name not in {key_of(line) for line in typed}]
+        self._check_exist(own, space)
         settings: Settings | None = None
         config: dict[str, Any] = {}
         for corner in space.corners():
@@ -184,7 +183,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
             try:
                 found = read(cfg, look_at_data=settings is None)
             except ConfigError as error:
-                raise self._explained(error, searched.keys() - {key_of(line) for line in typed}) from error
+                raise self._explained(error, own) from error
             if settings is None:
                 settings = found
                 plan = "grid" if hydra_options.is_grid(self.options["sampler"]) else "suggested"

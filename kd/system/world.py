@@ -129,7 +129,7 @@ class World(Rank):
         return bool(self.highest(int(flag)))
 
     def agree(self, error: UserError | None) -> None:
-        """Raise an error of one process in all of them; do nothing if there is none. A collective."""
+        """Raise an error of one process in all of them; do nothing without an error. A collective."""
         if not self.any(error is not None):
             return
         messages = self.gather(error and str(error))
@@ -196,7 +196,7 @@ SOLO = World()
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """Connect to the other processes until the block ends or `leave` is called; `SOLO` if there are none.
+    """Connect to the other processes until the block ends or `leave` is called; `SOLO` without others.
 
     Raises:
         RunError: the processes could not connect, or one of them failed; the message says which, and why.

@@ -15,8 +15,8 @@ from kd.config.read import read
 from kd.config.typed import readable
 from kd.data import Folder
 from kd.data.check import check
-from kd.data.naming import IMAGE_SUFFIXES, SPELLINGS, Template
-from kd.data.splitting import SPLITS, Fractions
+from kd.data.naming import IMAGE_SUFFIXES, SPELLINGS, SPLITS, Template
+from kd.data.splitting import Fractions
 from kd.errors import ConfigError, DataError
 
 

@@ -15,7 +15,8 @@ from kd.data import Folder
 from kd.data.decode import read_image
 from kd.data.loading import EvalLoader
 from kd.data.sizing import Sizing
-from kd.deploy.predictor import FLIPS, Predictor, Style, Tally, labels_at, listed, logits_of, outputs, probabilities_at
+from kd.deploy.predictor import FLIPS, Predictor, Tally, listed, logits_of, outputs
+from kd.deploy.style import Style, labels_at, probabilities_at
 from kd.networks.precision import Precision
 from kd.training.evaluation import evaluate
 from tests.data.test_tiled_tiff import tiled

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from kd.config.compose import compose, plain
 from kd.config.read import checked
-from kd.settings import ForeignTeacher, Optimizer, TrainedTeacher, more_is_better
+from kd.settings import ForeignTeacher, TrainedTeacher, more_is_better
 
 
 def config(*overrides: str) -> dict:
@@ -16,12 +16,6 @@ def config(*overrides: str) -> dict:
                                                  ("student/latency_ms", False)])  # fmt: skip
 def test_quality_is_maximized_and_cost_minimized(objective, more):
     assert more_is_better(objective) is more
-
-
-def test_the_learning_rate_cannot_rise():
-    with pytest.raises(ValidationError, match=r"min_lr must not be above lr=0\.001"):
-        Optimizer(lr=1e-3, min_lr=1e-2, weight_decay=0, betas=(0.9, 0.99), encoder_lr_scale=1, depth_decay=1,
-                  clip_norm=None)  # fmt: skip
 
 
 def test_the_cache_of_a_teacher_is_no_part_of_its_training():
