@@ -118,6 +118,16 @@ def without_credentials(text: str) -> str:
     return SECRET.sub(r"\1***", CREDENTIALS.sub("//***@", text))
 
 
+def check_address(key: str, address: str) -> None:
+    """Check that a server's address has no white space, at which `without_credentials` would end.
+
+    Raises:
+        ConfigError: it has; the message names the key alone.
+    """
+    if re.match(r"(?!sqlite|file)[^/]*://.*\s", address, re.DOTALL):
+        raise ConfigError(f"{key} holds white space, which an address cannot; write %20 for a space in it")
+
+
 class DivergedError(UserError):
     """A loss or a gradient is not finite.
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
 
 from kd.data import Source
+from kd.errors import check_address
 from kd.plan.schedules import Schedule
 from kd.plan.timeline import Timeline
 from kd.plan.unfreeze import Policy
@@ -206,6 +207,12 @@ class Tracking(Group):
     run_name: str | None
     tags: dict[str, str]
     registered_name: Annotated[str, Field(pattern=r"^[\w .-]{1,200}$")] | None = Field(None, alias="register")
+
+    @field_validator("uri")
+    @classmethod
+    def _check_uri(cls, uri: str | None) -> str | None:
+        check_address("tracking.uri", uri or "")
+        return uri
 
     @model_validator(mode="after")
     def _check_register(self) -> "Tracking":

@@ -27,7 +27,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from kd.errors import SECRET, StudyError, one_line, without_credentials
+from kd.errors import SECRET, StudyError, check_address, one_line, without_credentials
 from kd.system.installation import install_command
 from kd.system.untrusted import UnreadableError, regular
 
@@ -92,6 +92,7 @@ class Database:
     grace: int = 120
 
     def __post_init__(self) -> None:
+        check_address("hydra.sweeper.storage (KD_STORAGE, or --storage)", self.url)
         try:
             url = make_url(self.url)
             persistent = url.get_backend_name() == "postgresql" or url.database not in (None, "", ":memory:")

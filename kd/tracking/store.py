@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from kd.errors import ConfigError, UserError, without_credentials
+from kd.errors import ConfigError, UserError, check_address, without_credentials
 from kd.settings import Tracking
 from kd.system.files import clear_leftovers, write_atomically
 
@@ -81,6 +81,7 @@ class Store:
         Raises:
             ConfigError: MLflow does not support the kind of address.
         """
+        check_address("MLFLOW_TRACKING_URI, or --uri,", self.uri)
         import mlflow
         from mlflow.exceptions import MlflowException
         from mlflow.store.db.db_types import DATABASE_ENGINES

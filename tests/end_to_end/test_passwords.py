@@ -19,7 +19,7 @@ SMALL = [
     "data.test=4", "trainer.batch_size=4", "trainer.epochs=1", "trainer.device=cpu", "pictures=false",
 ]  # fmt: skip
 
-signs = st.text("a1/@:?#%&=+~!*()[]{};,.'\"\\<>|^`ä", max_size=6)
+signs = st.text("a1 \t/@:?#%&=+~!*()[]{};,.'\"\\<>|^`ä", max_size=6)
 passwords = st.tuples(signs, signs).map(TOKEN.join)
 places = st.sampled_from([
     "://me:{raw}@127.0.0.1:9/db", "://:{raw}@127.0.0.1:9/db", "://{quoted}@127.0.0.1:9/db",
