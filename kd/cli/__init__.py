@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
         data.add_check,
         student.add_export,
         student.add_predict,
+        student.add_evaluate,
         student.add_bench_model,
         runs.add_sync,
         runs.add_ui,

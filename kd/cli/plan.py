@@ -42,6 +42,8 @@ def _preview(arguments: argparse.Namespace) -> None:
         print()
     else:
         _print_table(timeline)
+        if timeline.schedule is None:
+            print("nothing is distilled (no term of the loss needs a teacher), so there is no temperature")
         for line in _recipe(settings.optimizer):
             print(line)
         if settings.data.may_have_unlabelled() and settings.loss.teaches_without_masks:
@@ -83,20 +85,21 @@ def _as_json(plan: "EpochPlan") -> dict[str, object]:
         "epoch": plan.epoch,
         "temperature": plan.temperature,
         "unfrozen_blocks": plan.unfrozen_blocks,
-        "lr": {"decoder": plan.lr_decoder, "encoder": plan.lr_encoder},
+        "lr": {"decoder": plan.lr_decoder, "encoder": plan.lr_encoder if plan.unfrozen_blocks else None},
     }
 
 
 def _print_table(timeline: "Timeline") -> None:
     """Print a row for each phase; epochs are counted from 1 here, and from 0 in JSON."""
-    rows = [("epochs", "temperature", "unfrozen", "what trains", "lr decoder", "lr encoder")]
+    heat = timeline.schedule is not None
+    rows = [("epochs", *(["temperature"] if heat else []), "unfrozen", "what trains", "lr decoder", "lr encoder")]
     for phase in timeline.phases():
         first, last = phase[0], phase[-1]
         unfrozen = first.unfrozen_blocks
         rows.append(
             (
                 _span(f"{first.epoch + 1}", f"{last.epoch + 1}", "-"),
-                _span(f"{first.temperature:.2f}", f"{last.temperature:.2f}"),
+                *([_span(f"{first.temperature:.2f}", f"{last.temperature:.2f}")] if heat else []),
                 f"{unfrozen} of {timeline.blocks}",
                 _what_trains(unfrozen, timeline.blocks),
                 _span(f"{first.lr_decoder:.1e}", f"{last.lr_decoder:.1e}"),

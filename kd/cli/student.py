@@ -1,4 +1,4 @@
-"""Using a finished student: `kd export`, `kd predict`, `kd bench-model`."""
+"""Using a finished student: `kd export`, `kd predict`, `kd evaluate`, `kd bench-model`."""
 
 import argparse
 import sys
@@ -74,6 +74,37 @@ def _predict(arguments: argparse.Namespace) -> None:
     wanted = deploy.Wanted(arguments.kind, arguments.flips, arguments.batch, arguments.overwrite)
     if not deploy.predict_pictures(arguments.run, arguments.images, arguments.out, wanted, arguments.device):
         sys.exit(1)
+
+
+def add_evaluate(verbs: Any) -> None:
+    evaluate = add_verb(
+        verbs, "evaluate", _evaluate,
+        help="score a run's student, or an ONNX file exported from it, on other pictures with masks",
+        description="Score a run's student on pictures with masks: IoU and Dice over a whole split, beside those of a "
+        "prediction of the most frequent class everywhere. Pictures are brought to the size of the training, unless "
+        "--native compares at each picture's own.",
+        epilog="example: kd evaluate runs/2026-11-21/08-00-00-000000 data=folder data.root=other_clinic --native",
+    )  # fmt: skip
+    evaluate.add_argument("run", type=Path, help="a run folder, a .safetensors file with its .json, or export/*.onnx")
+    evaluate.add_argument(
+        "overrides", nargs="*", metavar="override",
+        help="the data, as for kd train: data=folder data.root=...; data.root=... alone changes the run's own",
+    )  # fmt: skip
+    evaluate.add_argument("--split", choices=("train", "val", "test"), help="default: test, or val if there is none")
+    evaluate.add_argument("--native", action="store_true", help="compare at each picture's own size")
+    evaluate.add_argument(
+        "--batch", type=int, default=8, metavar="N", help="images, or windows, computed together (default: 8)"
+    )
+    evaluate.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    evaluate.add_argument("--json", action="store_true", help="print the results as JSON")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    _at_least("--batch", arguments.batch, 1)
+    from kd import deploy  # heavy: torch
+
+    asked = deploy.Question(arguments.overrides, arguments.split, arguments.native, arguments.batch, arguments.device)
+    deploy.evaluate_run(arguments.run, asked, arguments.json)
 
 
 def add_bench_model(verbs: Any) -> None:

@@ -46,9 +46,14 @@ def labels_at(logits_CHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return labels
 
 
+def logits_at(logits_CHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Logits at another size, C x H x W, by bilinear interpolation."""
+    return np.stack([_resized(plane, size) for plane in logits_CHW])
+
+
 def probabilities_at(logits_CHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Probabilities at another size: H x W of the foreground, or C x H x W."""
-    planes = np.stack([_resized(plane, size) for plane in logits_CHW])
+    planes = logits_at(logits_CHW, size)
     if len(planes) == 1:
         return (np.tanh(planes[0] / 2) + 1) / 2
     planes -= planes.max(0)

@@ -136,12 +136,12 @@ class DistillationLoss(torch.nn.Module):
         """Whether any term uses the teacher."""
         return self.settings.needs_teacher
 
-    def forward(self, student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, temperature: float,
+    def forward(self, student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, temperature: float | None,
                 features: Pairs = (), content_BHW: Tensor | None = None) -> Terms:  # fmt: skip
         _check_shapes(student_BCHW, mask_BHW, teacher_BCHW if self.needs_teacher else student_BCHW, self.classes)
         valid_LHW = None if self.ignore_index is None else mask_BHW != self.ignore_index
         terms = self._task(student_BCHW[: len(mask_BHW)], mask_BHW, valid_LHW)
-        if self.needs_teacher and teacher_BCHW is not None:
+        if self.needs_teacher and teacher_BCHW is not None and temperature is not None:
             counted = content_BHW if self.settings.on_void else _counted(valid_LHW, content_BHW, len(student_BCHW))
             terms = self._teaching((student_BCHW, teacher_BCHW), mask_BHW, temperature, (valid_LHW, counted)) | terms
             terms["features"] = lambda: self._features(features)

@@ -148,6 +148,9 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
         checkpoint.remove(folder.path)
     _register(job)
     console.say(f"run      {folder.path}")
+    if job.trial is None:
+        pages = ["kd ui"] if job.settings.tracking.enabled else []
+        console.say_next(shlex.join(["kd", "report", str(folder.path)]), *pages)
     return _returned(objectives)
 
 

@@ -15,6 +15,7 @@ from kd.config import resume
 from kd.config.compose import check_deletions, plain
 from kd.config.read import checked
 from kd.errors import ConfigError, UserError, without_credentials
+from kd.experiment.naming import run_name
 from kd.settings import Settings
 from kd.study.hydra_options import TrialJob, trial_job
 
@@ -28,7 +29,7 @@ class Job:
     Attributes:
         config: the composed configuration as plain containers, for config.yaml.
         folder: the run folder.
-        name: a display name, made of the overrides.
+        name: the name that MLflow lists it under.
         choices: the option chosen in each config group.
         overrides: the command line's overrides, without passwords.
         fresh: whether the folder is new.
@@ -78,8 +79,8 @@ def job(cfg: DictConfig) -> Job:
         if not group.startswith(("hydra/", "sweeps@"))
     }
     trial = trial_job(settings.root)
-    name = f"{trial.sweeper['study_name']} {trial.number}" if trial else hydra.job.override_dirname or "defaults"
     overrides = [without_credentials(override) for override in typed]
+    name = f"trial {trial.number}" if trial else run_name(settings, choices, overrides)
     resumed = cfg.resume is not None and not fresh
     return Job(settings, config, folder, name, choices, overrides, fresh, trial, resumed)
 

@@ -12,18 +12,20 @@ MAX_NAMED = 3  # files named in one warning, beside the first
 
 
 def counts(settings: Settings) -> dict[str, int]:
-    """Training pictures with masks and without, and how many of the latter come beside each batch."""
+    """Training pictures with masks and without, how many of the latter come beside each batch, and the other splits."""
     data = settings.data
     return {
         "labelled": data.size("train"),
         "unlabelled": data.unlabelled_size(),
         "unlabelled_per_batch": settings.unlabelled_per_batch,
+        "val": data.size("val"),
+        "test": data.size("test"),
     }
 
 
 def lines(settings: Settings) -> list[str]:
     """What the run does with the pictures without masks, in one line; empty for data without any."""
-    labelled, unlabelled, beside = counts(settings).values()
+    labelled, unlabelled, beside, *_ = counts(settings).values()
     if not unlabelled:
         return []
     if not beside:

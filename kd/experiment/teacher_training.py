@@ -20,7 +20,6 @@ from kd.experiment.evaluator import Evaluator
 from kd.experiment.measured_teacher import MeasuredTeacher, measured_teacher
 from kd.experiment.trainer import TrainingJob, train
 from kd.networks.spec import find_weights, is_file
-from kd.plan.schedules import Constant
 from kd.plan.timeline import Timeline
 from kd.plan.unfreeze import All
 from kd.run import checkpoint, console, plots
@@ -127,7 +126,9 @@ def _tidy(settings: Settings, folder: RunFolder) -> None:
 def _labels(settings: Settings, folder: RunFolder) -> tracking.Labels:
     parameters = {"encoder": settings.backbone.teacher.encoder, **settings.trained_teacher.training}
     tags = {"role": "teacher", "teacher": folder.path.name}
-    return tracking.Labels(f"teacher {folder.path.name}", tags, parameters=parameters)
+    return tracking.Labels(
+        f"teacher {settings.backbone.teacher.encoder}, {folder.path.name}", tags, parameters=parameters
+    )
 
 
 def _training_job(context: RunContext) -> TrainingJob:
@@ -138,7 +139,7 @@ def _training_job(context: RunContext) -> TrainingJob:
         settings.optimizer.rates, lr=teacher.lr, min_lr=min(settings.optimizer.min_lr, teacher.lr),
         encoder_lr_scale=teacher.encoder_lr_scale, depth_decay=1.0,
     )  # fmt: skip
-    timeline = Timeline(Constant(1.0), All(), rates, teacher.epochs, len(network.partition.blocks))
+    timeline = Timeline(None, All(), rates, teacher.epochs, len(network.partition.blocks))
     loss = build_loss(context, {"gamma": teacher.gamma, "delta": teacher.delta})
     distillation = Distillation(network, loss, timeline)
     return TrainingJob("teacher", distillation, teacher.seed, weight_decay=teacher.weight_decay)

@@ -59,11 +59,12 @@ class LearningRates:
 class EpochPlan:
     """The values that one epoch trains with.
 
-    `lr_blocks` holds one learning rate per encoder block, deepest first, frozen or not.
+    `temperature` is None where nothing is distilled. `lr_blocks` holds one learning rate per encoder block, deepest
+    first, frozen or not.
     """
 
     epoch: int
-    temperature: float
+    temperature: float | None
     unfrozen_blocks: int
     lr_decoder: float
     lr_blocks: tuple[float, ...]
@@ -83,6 +84,8 @@ class EpochPlan:
 class Timeline:
     """The plan of a run of `epochs` epochs for an encoder with `blocks` blocks; `timeline[e]` is epoch e's.
 
+    `schedule` is None where nothing is distilled.
+
     >>> from kd.plan import Linear, Progressive
     >>> rates = LearningRates(lr=1e-3, min_lr=0, encoder_lr_scale=0.5)
     >>> plan = Timeline(Linear(4, 1), Progressive(start_epoch=1, rate=1), rates, epochs=4, blocks=2)
@@ -92,7 +95,7 @@ class Timeline:
     (0.001, 0.0005, 0.0005)
     """
 
-    schedule: Schedule
+    schedule: Schedule | None
     unfreeze: Policy
     rates: LearningRates
     epochs: int
@@ -107,9 +110,10 @@ class Timeline:
     def __getitem__(self, epoch: int) -> EpochPlan:
         if not 0 <= epoch < self.epochs:
             raise IndexError(f"epoch must be in 0..{self.epochs - 1}, but got {epoch}")
+        schedule = self.schedule
         return EpochPlan(
             epoch=epoch,
-            temperature=float(self.schedule(progress(epoch, self.epochs))),
+            temperature=None if schedule is None else float(schedule(progress(epoch, self.epochs))),
             unfrozen_blocks=self.unfreeze(epoch, self.blocks),
             lr_decoder=self.rates.decoder(epoch, self.epochs),
             lr_blocks=tuple(self.rates.block(depth, epoch, self.epochs) for depth in range(self.blocks)),

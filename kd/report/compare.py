@@ -102,8 +102,7 @@ def _curves(runs: Letters) -> Section | None:
     if not records:
         return None
     caption = "Validation quality, training loss (each run's own terms), temperature and unfrozen blocks by epoch."
-    alone = {letter for letter, run in runs.items() if run.learns_alone}
-    picture = Picture(pictures.overlay(records, alone), "curves of all runs, overlaid", caption)
+    picture = Picture(pictures.overlay(records), "curves of all runs, overlaid", caption)
     return Section("curves", "Learning curves", [picture])
 
 

@@ -2,7 +2,7 @@
 
 import io
 import tempfile
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +78,14 @@ OVERLAID = (("val/miou", "mIoU, val"), ("train/loss", "loss, training"), ("tempe
             ("unfrozen_blocks", "unfrozen encoder blocks"))  # fmt: skip
 
 
-def overlay(runs: Mapping[str, Sequence[Mapping[str, Any]]], alone: Set[str] = frozenset()) -> bytes:
-    """Records of several runs over their epochs, a colour each; runs in `alone` have no teacher, so no temperature."""
+def overlay(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
+    """Records of several runs over their epochs, a colour each; what learned without a teacher has no temperature."""
     figure, grid = plt.subplots(2, 2, figsize=(10, 6.4))
     figure.subplots_adjust(left=0.07, right=0.985, top=0.94, bottom=0.13, hspace=0.3, wspace=0.17)
     axes: list[Axes] = list(grid.flat)
     for ax, (name, title) in zip(axes, OVERLAID, strict=True):
         for number, (label, records) in enumerate(runs.items()):
-            if name != "temperature" or label not in alone:
-                _overlay(ax, number, label, records, name)
+            _overlay(ax, number, label, records, name)
         ax.spines[["top", "right"]].set_visible(False)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_title(title, fontsize=10, loc="left")

@@ -111,7 +111,7 @@ def _experiment(run: Run) -> list[tuple[str, Any]]:
         ("data", group("data")),
         ("images", sizes or None),
         ("training pictures", _pictures(mapping_at(run.identity, "pictures"))),
-        ("temperature", group("schedule")),
+        ("temperature", None if run.learns_alone else group("schedule")),
         ("unfreezing", group("unfreeze")),
         ("loss", group("loss")),
         ("optimiser", group("optimizer")),

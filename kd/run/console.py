@@ -1,7 +1,9 @@
 """Console output during and after a run: a live display on a terminal, plain lines elsewhere."""
 
 import io
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +14,8 @@ from kd.data.loading import Batch, TrainLoader
 from kd.data.unlabelled import BatchSize
 from kd.system.terminal import can_move, to_log
 from kd.training.quality import Compared, metric_title, quality_metrics
+
+QUIET = 60.0  # seconds between two lines within an epoch where there is no terminal
 
 console = Console(highlight=False, markup=False)  # names may have [brackets]
 
@@ -32,7 +36,7 @@ class ProgressLoader:
         self.display.set_steps(epoch * self.steps() + start)
         for batch in self.loader.epoch(epoch, start):
             yield batch
-            self.display.advance()
+            self.display.advance(sum(self.batch_size()))
 
 
 class Display:
@@ -46,7 +50,8 @@ class Display:
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[last]}"),
             console=console, disable=not can_move(console),
         )  # fmt: skip
-        self.task = self.progress.add_task(who, total=epochs * steps, last="")
+        self.task, self.steps = self.progress.add_task(who, total=epochs * steps, last=""), steps
+        self._said = time.monotonic()
 
     def __enter__(self) -> "Display":
         self.progress.start()
@@ -59,20 +64,35 @@ class Display:
         """Set the number of steps that are done, as after a resume."""
         self.progress.update(self.task, completed=steps)
 
-    def advance(self) -> None:
+    def advance(self, images: int) -> None:
+        """Count a step of so many images; without a terminal, print a line every QUIET seconds."""
         self.progress.advance(self.task)
+        if self.progress.disable and time.monotonic() - self._said > QUIET:
+            self._say_progress(images)
+
+    def _say_progress(self, images: int) -> None:
+        """Print the step within the epoch, the speed of the last steps and the time left for all epochs."""
+        task, self._said = self.progress.tasks[0], time.monotonic()
+        done = int(task.completed)
+        left = "" if task.time_remaining is None else f"  {timedelta(seconds=round(task.time_remaining))} left"
+        say(
+            f"{self.who} {done // self.steps + 1:>3}/{self.epochs}  step {done % self.steps} of {self.steps}  "
+            f"{(task.speed or 0) * images:.1f} img/s{left}"
+        )
 
     def epoch(self, record: Mapping[str, Any], best: bool) -> None:
         """Print one line for an epoch, above the bar on a terminal."""
         quality = "  ".join(f"{metric_title(name)} {figure(record.get(f'val/{name}'))}" for name in self.metrics)
+        heat = record.get("temperature")
         line = (
-            f"{self.who} {record['epoch'] + 1:>3}/{self.epochs}  T {record['temperature']:.2f}  "
+            f"{self.who} {record['epoch'] + 1:>3}/{self.epochs}  {'' if heat is None else f'T {heat:.2f}  '}"
             f"unfrozen {record['unfrozen_blocks']}  lr {record['lr/decoder']:.1e}  loss {record['train/loss']:.4f}  "
             f"{quality}  {record['images_per_second']:.1f} img/s"
             f"{_whose_weights(record)}{'  *' if best else ''}"
         )
         self.progress.console.print(line, soft_wrap=True, markup=False)
         to_log(line)
+        self._said = time.monotonic()
         self.progress.update(self.task, last=f"best {self.objective} marked *")
 
 
@@ -126,6 +146,11 @@ def say(*lines: str) -> None:
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
         to_log(line)
+
+
+def say_next(*commands: str) -> None:
+    """Print the commands to type next, one per line."""
+    say(*(f"{'next' if number == 0 else '':<9}{command}" for number, command in enumerate(commands)))
 
 
 def tell(parts: Iterable[Table | str]) -> None:

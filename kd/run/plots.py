@@ -41,13 +41,14 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def draw_timeline(timeline: Timeline, path: Path) -> None:
-    """Draw temperature, unfrozen blocks and learning rates over the epochs of a plan."""
+    """Draw temperature (if anything is distilled), unfrozen blocks and learning rates over the epochs of a plan."""
     plans = list(timeline)
     epochs = [plan.epoch + 1 for plan in plans]
-    figure, (heat, blocks, rates) = _panels(3)
-    heat.plot(epochs, [plan.temperature for plan in plans], color=WARM, marker=".")
-    heat.set(ylabel="temperature", title="plan: temperature, unfrozen encoder blocks, learning rates")
-    heat.set_ylim(bottom=0)
+    figure, (*heat, blocks, rates) = _panels(2 if timeline.schedule is None else 3)
+    for ax in heat:
+        ax.plot(epochs, np.array([plan.temperature for plan in plans], float), color=WARM, marker=".")
+        ax.set(ylabel="temperature", ylim=(0, None))
+    figure.suptitle(f"plan: {'temperature, ' if heat else ''}unfrozen encoder blocks, learning rates")
 
     shown = np.array([[depth < plan.unfrozen_blocks for plan in plans] for depth in range(timeline.blocks)])
     blocks.imshow(shown, aspect="auto", origin="lower", cmap=ListedColormap(["#e8edf2", STUDENT]), vmin=0, vmax=1,

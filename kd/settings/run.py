@@ -282,4 +282,5 @@ class Settings(Group):
 
     def timeline(self, blocks: int) -> Timeline:
         """The student's training plan for an encoder of `blocks` blocks."""
-        return Timeline(self.schedule, self.unfreeze, self.optimizer.rates, self.trainer.epochs, blocks)
+        schedule = self.schedule if self.loss.needs_teacher else None
+        return Timeline(schedule, self.unfreeze, self.optimizer.rates, self.trainer.epochs, blocks)

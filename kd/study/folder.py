@@ -11,6 +11,8 @@ All but the run folders is generated from the study's database, and generated ag
 """
 
 import os
+import shlex
+import sys
 import uuid
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -24,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kd import tracking
 from kd.config.compose import CONF, project_root
-from kd.errors import StudyError, shown
+from kd.errors import StudyError, shown, without_credentials
 from kd.run import console
 from kd.settings import Settings
 from kd.study import pictures
@@ -95,6 +97,7 @@ class StudyFolder:
             )
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        database = self.ledger.database
         with self._lock():
             results = self._update()
             if results.complete:
@@ -105,7 +108,21 @@ class StudyFolder:
                 plots = [(path, "plots") for path in tracking.files(self.path / "plots", ".png")]
                 self.shown = replace(self.shown, artifacts=(*((path, None) for path in made), *plots))
         interrupted = error is not None and not isinstance(error, Exception)
+        if interrupted:
+            self._say_interrupted()
+        elif results.complete:
+            storage = [] if database.url == default_url(self.root) else ["--storage", str(database)]
+            pages = ["kd ui"] if self.settings.enabled else []
+            console.say_next(shlex.join(["kd", "report", self.ledger.name, *storage]), *pages)
         self.mirror.finish("FINISHED" if error is None else "KILLED" if interrupted else "FAILED")
+
+    def _say_interrupted(self) -> None:
+        """Print what became of the trials that ran, and the command that resumes the study."""
+        tally, target = self.ledger.tally(), self.ledger.budget.trials
+        numbers = ", ".join(str(trial.number) for trial in tally.to_retry)
+        kept = f"; what trial {numbers} had trained is kept" if numbers else ""
+        console.say(f"study    {self.ledger.name}: interrupted, {tally.finished} of {target} trials are finished{kept}")
+        console.say(f"resume   {train_command()} {without_credentials(shlex.join(sys.argv[1:]))}")
 
     def after(self, number: int) -> None:
         """Print how a trial ended, and update the table and the parent run."""
@@ -120,7 +137,7 @@ class StudyFolder:
         results = Results.of(self.ledger.storage, self.ledger.name)
         text = table(results)
         write_atomically(self.path / "trials.csv", lambda path: path.write_text(text, encoding="utf-8"))
-        self.shown = replace(self.shown, points=_timed(results), lost=_lost(results))
+        self.shown = replace(self.shown, points=_timed(results) | _so_far(results), lost=_lost(results))
         self.mirror.refresh()
         if (run_id := self.mirror.run_id) and results.study.user_attrs.get(PARENT) != run_id:
             results.study.set_user_attr(PARENT, run_id)
@@ -135,6 +152,19 @@ def _timed(results: Results) -> dict[tuple[str, int], tuple[float, int]]:
         for number, values in points(results.trials, results.space.objectives).items()
         for name, value in values.items()
     }
+
+
+def _so_far(results: Results) -> dict[tuple[str, int], tuple[float, int]]:
+    """The best value, its trial, and how many trials have ended in which state: a point per ended trial."""
+    ended = [trial.datetime_complete for trial in results.trials if trial.state.is_finished()]
+    values: dict[str, float] = {}
+    if results.best and len(results.space.objectives) == 1:
+        best = results.best[0]
+        values = {f"best/{next(iter(results.space.objectives))}": best.values[0], "best_trial": best.number}
+    states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+    values |= {f"trials/{name}": results.count(state) for name, state in states.items()}
+    when = max((round(time.timestamp() * 1000) for time in ended if time), default=0)
+    return {(name, len(ended)): (float(value), when) for name, value in values.items()} if ended else {}
 
 
 def _lost(results: Results) -> frozenset[str]:

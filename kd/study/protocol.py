@@ -219,5 +219,7 @@ def _step(title: str, arguments: Sequence[str]) -> None:
         except signals.Interrupted as end:
             process.send_signal(end.number)
             code = process.wait()
+    if code > 128:
+        console.say(f"resume   {shlex.join(['kd', *sys.argv[1:]])}")
     if code != 0:
         sys.exit(code)

@@ -49,6 +49,7 @@ class Stored:
     params: set[str] = field(default_factory=set)
     tags: dict[str, str] = field(default_factory=dict)
     points: set[tuple[str, int]] = field(default_factory=set)
+    data: bool = False
     digests: dict[str, str] = field(default_factory=dict)
 
 
@@ -113,7 +114,8 @@ class Delivery:
         data = run.data
         histories = {name: self._call("get_metric_history", self.run_id, name) for name in data.metrics}
         points = {(name, point.step) for name, history in histories.items() for point in history}
-        return Stored(run.info.status, set(data.params), dict(data.tags), points, _digests(data.tags))
+        inputs = bool(run.inputs and run.inputs.dataset_inputs)
+        return Stored(run.info.status, set(data.params), dict(data.tags), points, inputs, _digests(data.tags))
 
     def _get(self, run_id: str) -> Any:
         """The run with MLflow's id; None if it is missing, deleted or not ours."""
@@ -154,7 +156,8 @@ class Delivery:
         from mlflow.exceptions import MlflowException
 
         rejected = None
-        for part in (self._parameters, self._tags, self._points, self._artifacts, self._lost, self._status):
+        parts = (self._parameters, self._tags, self._data, self._points, self._artifacts, self._lost, self._status)
+        for part in parts:
             try:
                 part(shown, stored)
             except MlflowException as error:
@@ -195,6 +198,20 @@ class Delivery:
         for batch in _batches(missing, POINTS):
             self._log(metrics=batch)
             stored.points |= {(point.key, point.step) for point in batch}
+
+    def _data(self, shown: Shown, stored: Stored) -> None:
+        """Send what the run learned from, once."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        if shown.data is None or stored.data:
+            return
+        source = json.dumps({"uri": shown.data.folder})
+        profile = json.dumps({split: count for split, count in shown.data.sizes.items() if count})
+        dataset = Dataset(_key(shown.data.name), shown.data.digest, "local", source, profile=profile)
+        tag = InputTag("mlflow.data.context", "training")
+        self._call("log_inputs", self.run_id, [DatasetInput(dataset, [tag])])
+        self.sent["data"] += 1
+        stored.data = True
 
     def _log(self, **entities: list[Any]) -> None:
         self._call("log_batch", self.run_id, **entities)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kd.tracking.delivery import Delivery, Target
-from kd.tracking.shown import Shown
+from kd.tracking.shown import RUNNING, Shown
 from kd.tracking.store import OPENING_SECONDS, Store, brief
 
 PATIENCE = 10.0  # seconds without a successful call after which the end of a run stops waiting
@@ -95,7 +95,9 @@ class Mirror(NullRun):
     def _deliver(self) -> None:
         try:
             shown = self._source()
-            self._delivery.update(replace(shown, status=self._status or shown.status))
+            if self._status and shown.status == RUNNING:  # a study's run, or run.json could not be written
+                shown = replace(shown, status=self._status)
+            self._delivery.update(shown)
             self._failed = False
         except Exception as error:  # each transport and store raises its own kinds
             self._failed = True

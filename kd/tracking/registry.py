@@ -14,7 +14,9 @@ from kd.tracking.folder import known_run, opened, store_of, sync_command
 from kd.tracking.store import Store, TrackingError, brief
 
 WEIGHTS = "kd.weights"  # a tag of a model version: the digest of its weights
-ARTIFACTS = "model"  # the model's folder among the run's artifacts
+ARTIFACTS = "model"
+STUDENT, MODEL_TYPE = "student", "segmentation"
+NOT_IN_NAMES = "/:.%\"'"  # of MLflow's models
 
 
 def wanted_name(path: Path) -> str | None:
@@ -59,20 +61,40 @@ def _register(store: Store, run_id: str, name: str, model: Any, weights: str) ->
     for known in client.search_model_versions(f"run_id = '{run_id}'"):
         if known.name == name and known.tags.get(WEIGHTS) == weights:
             return str(known.version)
-    with tempfile.TemporaryDirectory() as temporary:
-        _save(model, run_id, Path(temporary) / ARTIFACTS)
-        client.log_artifacts(run_id, str(Path(temporary) / ARTIFACTS), ARTIFACTS)
+    logged = _logged_model(client, run_id, model, weights)
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACTS}"
-    made = client.create_model_version(name, source, run_id, tags={WEIGHTS: weights}, await_creation_for=0)
+    made = client.create_model_version(
+        name, logged.artifact_location, run_id, tags={WEIGHTS: weights}, await_creation_for=0, model_id=logged.model_id
+    )
     return str(made.version)
 
 
-def _save(model: Any, run_id: str, path: Path) -> None:
+def _logged_model(client: Any, run_id: str, model: Any, weights: str) -> Any:
+    """The run's student among MLflow's models, with its figures; logged unless it is there already."""
+    from mlflow.entities import LoggedModelStatus, Metric
+
+    run = client.get_run(run_id)
+    experiments = [run.info.experiment_id]
+    for known in client.search_logged_models(experiments, f"source_run_id = '{run_id}'"):
+        if known.tags.get(WEIGHTS) == weights and known.status == LoggedModelStatus.READY:
+            return known
+    name = "".join("_" if char in NOT_IN_NAMES else char for char in run.info.run_name or STUDENT)
+    logged = client.create_logged_model(experiments[0], name, run_id, tags={WEIGHTS: weights}, model_type=MODEL_TYPE)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / ARTIFACTS
+        _save(model, run_id, path, logged.model_id)
+        client.log_model_artifacts(logged.model_id, str(path))
+    figures = [(name, value) for name, value in run.data.metrics.items() if name.startswith(f"{STUDENT}/")]
+    points = [Metric(name, value, run.info.end_time or 0, 0, logged.model_id, run_id=run_id) for name, value in figures]
+    client.log_batch(run_id, metrics=points)
+    return client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+
+
+def _save(model: Any, run_id: str, path: Path, model_id: str) -> None:
     """Save an ONNX model in MLflow's format: MLmodel, model.onnx and the requirements for serving it."""
     import mlflow.onnx
     import numpy as np
@@ -87,7 +109,7 @@ def _save(model: Any, run_id: str, path: Path) -> None:
     mlflow.onnx.save_model(
         model,
         str(path),
-        mlflow_model=Model(artifact_path=ARTIFACTS, run_id=run_id),
+        mlflow_model=Model(artifact_path=ARTIFACTS, run_id=run_id, model_id=model_id),
         signature=signature,
         pip_requirements=[f"{library}=={version(library)}" for library in ("onnx", "onnxruntime", "numpy")],
         metadata={each.key: each.value for each in model.metadata_props},

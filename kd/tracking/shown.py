@@ -22,6 +22,7 @@ class Shown:
         points: {(metric, step): (value, time)}, the time in milliseconds since 1970.
         artifacts: files, each with its folder among the run's artifacts (None: the top level).
         begun, ended: milliseconds since 1970.
+        data: what the run learned from; None if unknown.
         lost: ids of other runs whose process has died, and which must no longer look as if they were running.
     """
 
@@ -33,7 +34,18 @@ class Shown:
     status: str = RUNNING
     begun: int | None = None
     ended: int | None = None
+    data: "Data | None" = None
     lost: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set as MLflow lists it: its name, digest, folder and the number of pictures in each split."""
+
+    name: str
+    digest: str
+    folder: str
+    sizes: Mapping[str, int]
 
 
 def of_folder(folder: SavedRun, ended: bool = False) -> Shown:
@@ -44,6 +56,8 @@ def of_folder(folder: SavedRun, ended: bool = False) -> Shown:
     facts, records = folder.identity(), folder.metrics()
     status = KILLED if ended and facts["status"] == RUNNING else facts["status"]
     summary = folder.summary() if status != RUNNING else {}
+    if status == FINISHED and summary.get("state") == "pruned":
+        status = KILLED  # the nearest that MLflow has
     end = facts["ended"] or (records[-1].get("time") if records else None) or facts["begun"]
     return Shown(
         name=facts["name"],
@@ -54,7 +68,19 @@ def of_folder(folder: SavedRun, ended: bool = False) -> Shown:
         status=status,
         begun=_milliseconds(facts["begun"]),
         ended=None if status == RUNNING else _milliseconds(end),
+        data=_data(facts, folder.config()),
     )
+
+
+def _data(facts: Mapping[str, Any], config: Mapping[str, Any]) -> Data | None:
+    """The data set of a run; older runs, and teachers, do not say all of it."""
+    name, digest, sizes = facts["choices"].get("data"), facts.get("data_fingerprint"), mapping_at(facts, "pictures")
+    if not name or not digest or not sizes:
+        return None
+    root = mapping_at(config, "data").get("root")
+    name = Path(str(root)).name if name == "folder" and root else str(name)
+    counted = {"train": "labelled", "unlabelled": "unlabelled", "val": "val", "test": "test"}
+    return Data(name, digest[:36], str(root or ""), {split: sizes.get(key, 0) for split, key in counted.items()})
 
 
 def files(folder: Path, ending: str = "") -> list[Path]:

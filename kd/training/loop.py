@@ -82,13 +82,17 @@ class EpochResult:
     measured: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def metrics(self) -> dict[str, float | None]:
-        """One flat record, under the names that the run folder and MLflow use."""
+        """One flat record, under the names that the run folder and MLflow use.
+
+        Without the temperature if nothing is distilled, and without lr/encoder while the encoder is frozen.
+        """
+        plan = self.plan
         return {
-            "epoch": self.plan.epoch,
-            "temperature": self.plan.temperature,
-            "unfrozen_blocks": self.plan.unfrozen_blocks,
-            "lr/decoder": self.plan.lr_decoder,
-            "lr/encoder": self.plan.lr_encoder,
+            "epoch": plan.epoch,
+            **({} if plan.temperature is None else {"temperature": plan.temperature}),
+            "unfrozen_blocks": plan.unfrozen_blocks,
+            "lr/decoder": plan.lr_decoder,
+            **({"lr/encoder": plan.lr_encoder} if plan.unfrozen_blocks else {}),
             **{f"train/{name}": value for name, value in self.train.items()},
             **{f"val/{name}": value for name, value in self.val.items()},
             "seconds": self.seconds,

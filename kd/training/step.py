@@ -137,7 +137,7 @@ class Stepper:
         self.optimizer, self.scaler = optimizer_for(self.trained, recipe), precision.scaler()
         self.average = Average(distillation.student, recipe.averaging) if recipe.averaging else None
 
-    def step(self, number: int, batches: Sequence[Batch], temperature: float, log: StepLog) -> None:
+    def step(self, number: int, batches: Sequence[Batch], temperature: float | None, log: StepLog) -> None:
         """Update the weights once, by the mean gradient of `batches`, and log what came of it.
 
         A skipped step leaves the network's buffers (batch-norm statistics) unchanged, too.
@@ -152,7 +152,7 @@ class Stepper:
             for buffer, before in zip(self.trained.buffers(), saved, strict=True):
                 buffer.copy_(before)
 
-    def _backward(self, batch: Batch, temperature: float, count: int) -> dict[str, Tensor]:
+    def _backward(self, batch: Batch, temperature: float | None, count: int) -> dict[str, Tensor]:
         """Add 1 / `count` of a batch's gradients to those that are there; returns the terms of its loss."""
         teacher = self.distillation.teacher
         taught, *taught_features = (None,) if teacher is None else teacher(batch)

@@ -52,7 +52,7 @@ def test_json_has_one_object_per_epoch_of_the_training_plan(capsys):
             "epoch": plan.epoch,
             "temperature": plan.temperature,
             "unfrozen_blocks": plan.unfrozen_blocks,
-            "lr": {"decoder": plan.lr_decoder, "encoder": plan.lr_blocks[0]},
+            "lr": {"decoder": plan.lr_decoder, "encoder": plan.lr_blocks[0] if plan.unfrozen_blocks else None},
         }
         for plan in timeline
     ]

@@ -80,7 +80,7 @@ def test_two_processes_train_like_one(undisturbed, root):
     found, expected = metrics(only_run(undisturbed[0])), metrics(only_run(root))
     for two, one in zip(found, expected, strict=True):
         for name in ("epoch", "temperature", "unfrozen_blocks", "lr/decoder", "lr/encoder"):
-            assert two[name] == one[name]
+            assert two.get(name) == one.get(name)
         assert two["train/loss"] == pytest.approx(one["train/loss"], rel=0.02)
     assert found[0]["train/loss"] == pytest.approx(expected[0]["train/loss"], rel=2e-3)
 

@@ -136,12 +136,37 @@ def test_no_figure_is_cut_however_narrow_the_terminal_is(width, monkeypatch):
 def test_an_epoch_is_one_plain_line_without_a_terminal(capsys):
     with Display("student", 30, 4, "val/miou") as display:
         for _ in range(4):
-            display.advance()
+            display.advance(2)
         display.epoch(RECORD, best=True)
         display.epoch({**RECORD, "epoch": 2}, best=False)
     first, second = capsys.readouterr().out.splitlines()
     assert first == "student   2/30  T 3.25  unfrozen 2  lr 1.0e-03  loss 1.2346  mIoU 0.5000  12.3 img/s  *"
     assert second == "student   3/30  T 3.25  unfrozen 2  lr 1.0e-03  loss 1.2346  mIoU 0.5000  12.3 img/s"
+
+
+def test_without_a_teacher_a_line_has_no_temperature(capsys):
+    with Display("student", 30, 4, "val/miou") as display:
+        display.epoch({name: value for name, value in RECORD.items() if name != "temperature"}, best=False)
+    assert capsys.readouterr().out.startswith("student   2/30  unfrozen 2  lr 1.0e-03  loss 1.2346  ")
+
+
+def test_a_long_epoch_says_how_far_it_is_where_there_is_no_terminal(capsys, monkeypatch):
+    seconds = iter(range(0, 1000, 31))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(seconds))
+    with Display("student", 3, 10, "val/miou") as display:
+        display.set_steps(10)
+        for _ in range(6):
+            display.advance(4)
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.sub(r"[0-9.]+ img/s.*", "", line) for line in lines] == [
+        f"student   2/3  step {step} of 10  " for step in (2, 4, 6)
+    ]
+    assert all(re.search(r"  [0-9]+\.[0-9] img/s  [0-9]+:[0-9]{2}:[0-9]{2} left$", line) for line in lines)
+
+
+def test_the_next_commands_stand_below_one_another(capsys):
+    console.say_next("kd report x", "kd ui")
+    assert capsys.readouterr().out == "next     kd report x\n         kd ui\n"
 
 
 def test_an_epoch_without_figures_is_printed_too(capsys):
@@ -166,7 +191,7 @@ def test_a_table_has_no_colours_without_a_terminal(capsys):
 def test_on_a_terminal_a_bar_moves_under_the_lines(terminal):
     with Display("student", 2, 4, "val/miou") as display:
         for _ in range(4):
-            display.advance()
+            display.advance(2)
         display.epoch(RECORD, best=True)
         assert display.progress.tasks[0].completed == 4
         assert display.progress.tasks[0].total == 8

@@ -1,5 +1,7 @@
 """Each plot is a valid PNG in every corner case, and shows the numbers it was given."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -85,6 +87,11 @@ def test_the_plan_is_drawn_as_it_is(timeline, drawn):
         assert (x.tolist(), y.tolist()) == ([s.epoch + 1 for s in unfrozen], [s.lr_encoder for s in unfrozen])
     else:
         assert list(lines(rates)) == ["decoder"]
+
+
+def test_without_a_teacher_no_temperature_is_drawn(drawn):
+    figure = drawn(draw_timeline, replace(plan(All()), schedule=None))
+    assert [ax.get_ylabel() for ax in figure.axes] == ["encoder block", "learning rate"]
 
 
 def test_blocks_are_named_from_the_deepest_to_the_stem(drawn):

@@ -274,13 +274,34 @@ def test_every_trial_is_a_child_of_the_studys_run(home, whole, half):
 def test_all_sweepers_of_a_study_share_its_parent_run(home, whole, half):
     assert the_study(home).user_attrs["mlflow_run"] == half.parent
     assert [key for key, run in runs(home).items() if run.data.tags["role"] == "study"] == [half.parent]
-    assert {run.info.status for run in runs(home).values()} == {"FINISHED"}
+    pruned = {run.info.run_id for run in runs(home).values() if run.data.tags.get("state") == "pruned"}
+    assert pruned
+    assert {key: run.info.status for key, run in runs(home).items()} == {
+        key: "KILLED" if key in pruned else "FINISHED" for key in runs(home)
+    }
 
 
 def test_the_studys_run_has_a_point_for_every_finished_trial(home, whole, half):
     assert [half.complete, half.pruned] == half.expected
     assert points(home, half.parent, "val/miou") == expected_points(home, TrialState.COMPLETE)
     assert points(home, half.parent, "val/miou_pruned") == expected_points(home, TrialState.PRUNED)
+
+
+def test_the_studys_run_has_its_best_trial_and_its_counts(home, whole, half):
+    trials, found = the_study(home).get_trials(), runs(home)[half.parent].data.metrics
+    assert (found["best/val/miou"], found["best_trial"]) == (
+        the_study(home).best_value,
+        the_study(home).best_trial.number,
+    )
+    counted = {state: sum(trial.state.name.lower() == state for trial in trials) for state in ("complete", "pruned")}
+    assert counted["complete"] + counted["pruned"] == 4
+    assert {name: found[f"trials/{name}"] for name in (*counted, "failed")} == {**counted, "failed": 0}
+    assert points(home, half.parent, "trials/failed")[-1][0] == 4
+
+
+def test_a_trials_run_is_named_by_its_number(home, whole, half):
+    children = [run for run in runs(home).values() if run.data.tags.get("mlflow.parentRunId") == half.parent]
+    assert sorted(run.info.run_name for run in children) == [f"trial {number}" for number in range(4)]
 
 
 def test_the_studys_run_has_its_search_space_and_results(home, whole, half):

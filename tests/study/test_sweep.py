@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import signal
 import time
 from collections.abc import Callable
@@ -146,8 +147,8 @@ def broken_off(tmp_path_factory):
     interrupted = ended(interrupted)
     continued, last = ended(begin(*command)), ended(begin(*command))
     return SimpleNamespace(
-        root=root, after_the_kill=after_the_kill, interrupted=interrupted, continued=continued, last=last,
-        trials=trials(root),
+        root=root, arguments=command[1:], after_the_kill=after_the_kill, interrupted=interrupted,
+        continued=continued, last=last, trials=trials(root),
     )  # fmt: skip
 
 
@@ -167,6 +168,10 @@ def test_a_killed_trial_is_retried_under_a_new_number_with_the_same_parameters(b
 def test_ctrl_c_stops_a_study_at_once_and_its_trial_is_retried(broken_off):
     assert broken_off.interrupted.code == 130
     assert broken_off.interrupted.err.splitlines()[-1] == "interrupted"
+    *_, said, resume = broken_off.interrupted.out.splitlines()
+    assert said.endswith(": interrupted, 1 of 3 trials are finished; what trial 2 had trained is kept")
+    assert resume.startswith("resume   python train.py -m ")
+    assert shlex.split(resume)[1:] == ["python", "train.py", "-m", *broken_off.arguments]
     stopped = broken_off.trials[2]
     assert stopped.state == TrialState.FAIL
     assert failure(stopped)["kind"] == "interrupted"

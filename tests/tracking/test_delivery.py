@@ -15,7 +15,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from kd.tracking.delivery import Delivery, Target, _key
-from kd.tracking.shown import Shown
+from kd.tracking.shown import Data, Shown
 
 
 class Failing:
@@ -61,7 +61,7 @@ class Failing:
     def do_create_run(self, experiment, start_time=None, tags=None, run_name=None):
         run_id = f"run{len(self.runs)}"
         self.runs[run_id] = SimpleNamespace(
-            status="RUNNING", alive=True, tags=dict(tags), params={}, points=[], files={}, name=run_name
+            status="RUNNING", alive=True, tags=dict(tags), params={}, points=[], files={}, name=run_name, datasets=[]
         )
         return self._shown(run_id)
 
@@ -80,6 +80,7 @@ class Failing:
         stage = "active" if run.alive else "deleted"
         return SimpleNamespace(
             info=SimpleNamespace(run_id=run_id, status=run.status, lifecycle_stage=stage),
+            inputs=SimpleNamespace(dataset_inputs=run.datasets),
             data=SimpleNamespace(params=dict(run.params), tags=dict(run.tags), metrics={p.key: p for p in run.points}),
         )
 
@@ -94,6 +95,10 @@ class Failing:
         run.points += [new for new in metrics if (new.key, new.step, new.value, new.timestamp) not in there]
         run.params |= {param.key: param.value for param in params}
         run.tags |= {tag.key: tag.value for tag in tags}
+
+    def do_log_inputs(self, run_id, datasets):
+        there = {each.dataset.digest for each in self.runs[run_id].datasets}
+        self.runs[run_id].datasets += [each for each in datasets if each.dataset.digest not in there]
 
     def do_log_artifact(self, run_id, path, folder=None):
         self.runs[run_id].files[(path.name, folder)] = path.read_bytes()
@@ -126,7 +131,8 @@ def delivery(client, identity="me", **options) -> Delivery:
 
 def shown(epochs: int, **changes) -> Shown:
     points = {(name, epoch): (epoch / 4, 1000 + epoch) for epoch in range(epochs) for name in ("a", "b")}
-    return replace(Shown("r", {"role": "x"}, {"p": 1, "q": [2]}, points), **changes)
+    data = Data("cells", "d1", "/cells", {"train": 8, "val": 2})
+    return replace(Shown("r", {"role": "x"}, {"p": 1, "q": [2]}, points, data=data), **changes)
 
 
 def expected(found: Shown):

@@ -55,7 +55,12 @@ def test_no_file_of_a_registered_model_is_a_pickle(registered):
     client = mlflow.MlflowClient(uri)
     (version,) = client.search_model_versions("name = 'nuclei finder'")
     assert version.run_id == RunFolder(folder).identity()["tracking"]["run_id"]
-    path = root / "mlruns" / "artifacts" / version.run_id / "artifacts" / "model"
+    (logged,) = client.search_logged_models(["1"], f"source_run_id = '{version.run_id}'")
+    assert (version.source, logged.status.name) == (logged.artifact_location, "READY")
+    figures = {metric.key: metric.value for metric in logged.metrics}
+    summary = json.loads((folder / "summary.json").read_text())["student"]
+    assert figures["student/val/miou"] == summary["val/miou"]
+    path = root / "mlruns" / "artifacts" / "models" / logged.model_id / "artifacts"
     names = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
     names.discard("registered_model_meta")  # MLflow's note on having loaded it: YAML
     assert names == {"MLmodel", "model.onnx", "conda.yaml", "python_env.yaml", "requirements.txt"}

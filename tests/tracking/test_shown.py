@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kd.run.folder import RunFolder
-from kd.tracking.shown import files, of_folder
+from kd.tracking.shown import Data, files, of_folder
 
 FACTS = {
     "id": "1", "name": "a run", "begun": 100.0, "ended": None, "status": "RUNNING", "tags": {"role": "student"},
@@ -108,6 +108,23 @@ def test_a_run_whose_process_died_was_killed_at_its_last_epoch(folder):
     epoch(folder, 0)
     shown = of_folder(folder, ended=True)
     assert (shown.status, shown.ended) == ("KILLED", 200_250)
+
+
+def test_a_pruned_run_has_the_nearest_status_that_mlflow_has(folder):
+    folder.write_summary({"state": "pruned"})
+    ended(folder)
+    assert of_folder(folder).status == "KILLED"
+    assert of_folder(folder).tags["state"] == "pruned"
+
+
+def test_the_data_set_is_shown_with_its_digest_and_sizes(folder):
+    folder.identify(choices={"data": "folder"}, data_fingerprint="f" * 40)
+    folder.write_config({"data": {"root": "/data/my_cells"}})
+    assert of_folder(folder).data is None
+    folder.identify(pictures={"labelled": 8, "unlabelled": 5, "unlabelled_per_batch": 2, "val": 3, "test": 0})
+    assert of_folder(folder).data == Data(
+        "my_cells", "f" * 36, "/data/my_cells", {"train": 8, "unlabelled": 5, "val": 3, "test": 0}
+    )
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED"])

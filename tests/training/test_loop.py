@@ -286,7 +286,7 @@ def test_a_mode_changed_by_validation_does_not_matter():
 
 def test_a_record_has_the_names_that_users_look_for():
     validate = lambda: {"loss": 0.5, "miou": None, "iou/foreground": 0.25, "teacher_agreement": 1.0}  # noqa: E731
-    result = next(train(hand_made(), validate=validate))
+    result = next(train(hand_made(), plan(policy=All()), validate=validate))
     record = result.metrics()
     assert list(record) == [
         "epoch", "temperature", "unfrozen_blocks", "lr/decoder", "lr/encoder",
@@ -307,13 +307,18 @@ def test_records_show_the_plan():
     for result in train(hand_made(), timeline, HARD, who=None):
         expected = timeline[result.plan.epoch]
         record = result.metrics()
-        assert {name: record[name] for name in PLANNED} == {
+        assert {name: record.get(name) for name in PLANNED} == {
             "epoch": expected.epoch,
             "temperature": expected.temperature,
             "unfrozen_blocks": expected.unfrozen_blocks,
             "lr/decoder": expected.lr_decoder,
-            "lr/encoder": expected.lr_blocks[0],
+            "lr/encoder": expected.lr_blocks[0] if expected.unfrozen_blocks else None,
         }
+
+
+def test_without_a_teacher_a_record_has_no_temperature():
+    timeline = replace(plan(), schedule=None)
+    assert all("temperature" not in result.metrics() for result in train(hand_made(), timeline, HARD, who=None))
 
 
 @pytest.mark.parametrize(
