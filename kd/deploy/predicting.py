@@ -78,7 +78,7 @@ def _check_maker(done: Jobs, working: predictor.Predictor, out: Path) -> None:
 def _colours(run: Finished, kind: Kind) -> Any:
     if kind != "overlays":
         return None
-    from kd.run.plots import class_colours  # heavy: matplotlib
+    from kd.run.predictions import class_colours  # heavy: matplotlib
 
     return class_colours(len(run.network.class_names))
 

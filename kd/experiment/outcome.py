@@ -4,7 +4,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from kd.data.source import spaced
+from kd.errors import shown
 from kd.experiment.context import RunContext
 from kd.experiment.evaluator import Evaluator, measure
 from kd.experiment.evidence import baseline_metrics, sample, student_diagnostics, thumbnail, write_evidence
@@ -13,6 +17,7 @@ from kd.networks import saved
 from kd.plan.timeline import Timeline
 from kd.run import console, plots
 from kd.run.folder import RunFolder
+from kd.run.predictions import draw_predictions
 from kd.training.evaluation import Labels
 from kd.training.quality import SPLITS, Compared, quality_metrics
 
@@ -44,7 +49,7 @@ def measure_student(
         if not (folder / "timeline.png").exists():
             plots.draw_timeline(timeline, folder / "timeline.png")
         _draw_curves(context, folder, best, teacher, trivial)
-        _draw_predictions(context, folder, teacher, labels)
+        _draw_predictions(context, folder, teacher, labels, diagnostics["val"].scores)
     write_evidence(context, folder, diagnostics, labels, teacher)
     averaged = _averaged(best, context.settings.objective[0], context.settings.optimizer.ema)
     compared = Compared(context.data.class_names, metrics, teacher.metrics if teacher else {}, trivial)
@@ -78,16 +83,22 @@ def _draw_curves(
     trivial: Mapping[str, Any],
 ) -> None:  # fmt: skip
     references = {"teacher": teacher.metrics if teacher else {}, "trivial": trivial}
-    plots.draw_curves(folder.metrics(), best["epoch"], context.data.class_names, references, folder / "curves.png")
+    names, weights = context.data.class_names, context.settings.loss.weights
+    plots.draw_curves(folder.metrics(), best["epoch"], names, references, folder / "curves.png", weights)
 
 
-def _draw_predictions(context: RunContext, folder: RunFolder, teacher: MeasuredTeacher | None, labels: Labels) -> None:
-    """Draw the validation images with predictions; `labels` are the student's over validation."""
+def _draw_predictions(context: RunContext, folder: RunFolder, teacher: MeasuredTeacher | None, labels: Labels,
+                      scores: Sequence[Tensor]) -> None:  # fmt: skip
+    """Draw validation images with predictions; the student's `labels` and, by batch, `scores` (mIoU) are over all."""
     teacher_labels = teacher.labels if teacher else None
-    samples = [sample(context, index, labels, teacher_labels) for index in spaced(len(labels), SAMPLES)]
+    chosen, by_picture = spaced(len(labels), SAMPLES), torch.cat(list(scores))
+    samples: list[dict[str, Any]] = [sample(context, index, labels, teacher_labels) for index in chosen]
     if context.data.sizing.crops:
         samples = [{name: thumbnail(each).numpy() for name, each in found.items()} for found in samples]
-    plots.draw_predictions(samples, context.data.class_names, context.data.void, folder / "predictions.png")
+    data = context.data
+    for index, found in zip(chosen, samples, strict=True):
+        found["note"] = f"{shown(data.name('val', index))}   mIoU {by_picture[index]:.3f}"
+    draw_predictions(samples, data.class_names, data.void, folder / "predictions.png", data.sizing.in_words)
 
 
 def study_facts(summary: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:

@@ -156,7 +156,8 @@ def _train(evaluator: Evaluator, folder: RunFolder) -> None:
     with tracking.run(settings.tracking, settings.root, folder, _labels(settings, folder), continued=resumed) as mirror:
         best = train(_training_job(context), evaluator, folder, mirror)
         if settings.pictures:
-            plots.draw_curves(folder.metrics(), best["epoch"], context.data.class_names, {}, folder / "curves.png")
+            names, weights = context.data.class_names, {"ce": teacher.gamma, "dice": teacher.delta}
+            plots.draw_curves(folder.metrics(), best["epoch"], names, {}, folder / "curves.png", weights)
         metrics = measured_teacher(Evaluator(context.solo()), file).metrics
         folder.write_summary({"best_epoch": best["epoch"], "epochs": teacher.epochs, "teacher": metrics})
     checkpoint.remove(folder.path)

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from kd.errors import shown
 from kd.report.elements import SHADES, Page
-from kd.run.plots import class_colours
+from kd.run.predictions import class_colours
 
 HERE = Path(__file__).parent
 

@@ -18,7 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
-from kd.run.plots import GREY, STUDENT, TEACHER, WARM, class_colours, panel
+from kd.run.plots import GREY, STUDENT, TEACHER, WARM
+from kd.run.predictions import class_colours, panel
 from kd.training.calibration import BINS, expected_error
 
 WHOSE = {"teacher": TEACHER, "student": STUDENT}

@@ -1,8 +1,9 @@
-"""Plots of a run: plan, learning curves, predictions. Each function draws one PNG."""
+"""Plots of a run: its plan and its learning curves. Each function draws one PNG."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib
@@ -14,7 +15,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from kd.plan.timeline import Timeline
 from kd.settings import TASK_TERMS, TEACHING_TERMS
@@ -24,10 +24,13 @@ from kd.training.quality import quality_metrics
 TEACHER, STUDENT, WARM, GREY = "#7a5195", "#1f77b4", "#d1495b", "#8a8a8a"
 
 
-def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
-    """`count` axes below one another over the same epochs; fixed margins, since fitting them costs another drawing."""
+def _panels(count: int, beside: float = 0.97) -> tuple[Figure, Sequence[Axes]]:
+    """`count` axes below one another over the same epochs; fixed margins, since fitting them costs another drawing.
+
+    `beside` is where they end, for legends beside them.
+    """
     figure, axes = plt.subplots(count, 1, figsize=(8, 7), sharex=True)
-    figure.subplots_adjust(left=0.11, right=0.97, top=0.94, bottom=0.08, hspace=0.16)
+    figure.subplots_adjust(left=0.11, right=beside, top=0.94, bottom=0.08, hspace=0.16)
     figure.align_ylabels()
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
@@ -35,7 +38,8 @@ def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
     return figure, axes
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically, and close it."""
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
     plt.close(figure)
 
@@ -63,7 +67,7 @@ def draw_timeline(timeline: Timeline, path: Path) -> None:
         rates.plot(*zip(*unfrozen, strict=True), color=STUDENT, marker=".", label="deepest encoder block")
     rates.set(ylabel="learning rate", xlabel="epoch", yscale="log")
     rates.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _block_names(blocks: int) -> list[str]:
@@ -72,35 +76,54 @@ def _block_names(blocks: int) -> list[str]:
 
 def draw_curves(
     records: Sequence[Mapping[str, Any]], best_epoch: int, class_names: Sequence[str],
-    references: Mapping[str, Mapping[str, Any]], path: Path,
+    references: Mapping[str, Mapping[str, Any]], path: Path, weights: Mapping[str, float] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Draw loss terms and validation figures over epochs, marking the epochs in which blocks are unfrozen.
 
-    `references` maps "teacher" and "trivial" to their figures, for a level of the decisive metric.
+    `references` maps "teacher" and "trivial" to their figures, for a level of the decisive metric. `weights` are those
+    of the loss's terms, which are drawn as they enter the sum.
     """
-    figure, (loss, quality) = _panels(2)
-    for name in ("train/loss", *(f"train/{term}" for term in (*TEACHING_TERMS, *TASK_TERMS)), "val/loss"):
-        if any(name in record for record in records):
-            width = 2.2 if name.endswith("/loss") else 1.0
-            loss.plot(*_figures(records, name), label=name, linewidth=width, marker=".")
-    loss.set(ylabel="loss", yscale="log")
-    loss.legend(frameon=False, ncols=3, fontsize=8)
+    taught = any("val/teacher_agreement" in record for record in records)
+    figure, (loss, quality, *apart) = _panels(3 if taught else 2, beside=0.76)
+    _draw_losses(loss, records, weights)
+    _draw_quality(quality, records, class_names, references)
+    for ax in apart:
+        epochs, agreement = _figures(records, "val/teacher_agreement")
+        ax.plot(epochs, 1 - np.array(agreement), color=TEACHER, marker=".", label="student and teacher differ")
+        ax.set(ylabel="share of pixels", ylim=(0, None))
+    for ax in (quality, *apart):
+        ax.axvline(best_epoch + 1, color=GREY, linewidth=1, linestyle="-.", label="best epoch")
+    for ax in (loss, quality, *apart):
+        ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    figure.axes[-1].set_xlabel("epoch")
+    _mark_unfreezing((loss, quality, *apart), records)
+    save(figure, path)
 
+
+def _draw_losses(ax: Axes, records: Sequence[Mapping[str, Any]], weights: Mapping[str, float]) -> None:
+    terms = {f"train/{term}": weights.get(term, 1.0) for term in (*TEACHING_TERMS, *TASK_TERMS)}
+    for name, weight in {"train/loss": 1.0, **terms, "val/loss": 1.0}.items():
+        if any(name in record for record in records):
+            epochs, values = _figures(records, name)
+            width = 2.2 if name.endswith("/loss") else 1.0
+            label = name if weight == 1 else f"{weight:g} × {name}"
+            ax.plot(epochs, weight * np.array(values), label=label, linewidth=width, marker=".")
+    ax.set(ylabel="loss", yscale="log")
+
+
+def _draw_quality(ax: Axes, records: Sequence[Mapping[str, Any]], class_names: Sequence[str],
+                  references: Mapping[str, Mapping[str, Any]]) -> None:  # fmt: skip
     decisive, *others = (f"val/{metric}" for metric in quality_metrics(class_names))
-    styles = {decisive: "-", **dict(zip(others, ("--", "-."), strict=False)), "val/teacher_agreement": ":"}
-    for name, style in styles.items():
+    for name, style in {decisive: "-", **dict(zip(others, ("--", "-."), strict=False))}.items():
         if any(name in record for record in records):
             width = 2.2 if name == decisive else 1.0
-            quality.plot(*_figures(records, name), style, color=STUDENT, label=name, linewidth=width, marker=".")
-    for who, colour in (("teacher", TEACHER), ("trivial", GREY)):
+            ax.plot(*_figures(records, name), style, color=STUDENT, label=name, linewidth=width, marker=".")
+    levels = (("teacher", "of the teacher", TEACHER), ("trivial", "of a trivial prediction", GREY))
+    for who, of, colour in levels:
         level = references.get(who, {}).get(decisive)
         if level is not None:
-            quality.axhline(level, color=colour, linewidth=1, label=f"{decisive} of {who}")
-    quality.axvline(best_epoch + 1, color=GREY, linewidth=1, linestyle="-.", label="best epoch")
-    quality.set(xlabel="epoch", ylabel="validation", ylim=(0, 1))
-    quality.legend(frameon=False, ncols=2, fontsize=8, loc="best")
-    _mark_unfreezing((loss, quality), records)
-    _save(figure, path)
+            ax.axhline(level, color=colour, linewidth=1, label=of)
+    ax.set(ylabel="validation", ylim=(0, 1))
 
 
 def _figures(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
@@ -120,61 +143,3 @@ def _mark_unfreezing(axes: Sequence[Axes], records: Sequence[Mapping[str, Any]])
     axes[0].set_title(
         "grey lines: an encoder block is unfrozen (number of unfrozen blocks above)", fontsize=9, loc="left", pad=14
     )
-
-
-def draw_predictions(
-    samples: Sequence[Mapping[str, np.ndarray]], class_names: Sequence[str], ignore_index: int | None, path: Path
-) -> None:
-    """Draw a row per sample: image, truth, teacher (if any), student, and the student's errors.
-
-    Each sample maps `image` to H x W x 3 uint8, and `truth`, `student` and optionally `teacher` to H x W uint8 labels.
-    """
-    taught = ["teacher"] if "teacher" in samples[0] else []
-    titles = ["image", "truth", *taught, "student", "where student and truth differ"]
-    width = max(sample["image"].shape[1] for sample in samples)
-    gap = max(2, round(0.03 * width))
-    colours = class_colours(len(class_names))
-    sheet = _sheet([[panel(title, sample, colours, ignore_index) for title in titles] for sample in samples], gap)
-    inches, head, foot = 2.2 * len(titles), 0.3, 0.2 + 0.2 * -(-len(class_names) // 6)
-    tall = inches * sheet.shape[0] / sheet.shape[1]
-    figure = plt.figure(figsize=(inches, tall + head + foot))
-    ax = figure.add_axes((0.005, foot / (tall + head + foot), 0.99, tall / (tall + head + foot)))
-    ax.imshow(sheet, interpolation="nearest", aspect="auto")
-    ax.set_axis_off()
-    for column, title in enumerate(titles):
-        ax.text(column * (width + gap) + width / 2, -gap, title, fontsize=9, ha="center", va="bottom")
-    handles = [Line2D([], [], marker="s", linestyle="", color=colours[i] / 255) for i in range(len(class_names))]
-    figure.legend(handles, class_names, loc="lower center", ncols=min(len(class_names), 6), frameon=False, fontsize=8)
-    _save(figure, path)
-
-
-def _sheet(pictures: Sequence[Sequence[np.ndarray]], gap: int) -> np.ndarray:
-    """Rows of H x W x 3 uint8 pictures as one picture, with `gap` or more white pixels below and right of each."""
-    width = max(each.shape[1] for row in pictures for each in row) + gap
-
-    def framed(picture: np.ndarray) -> np.ndarray:
-        return np.pad(picture, ((0, gap), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
-
-    return np.concatenate([np.concatenate([framed(each) for each in row], axis=1) for row in pictures])
-
-
-def class_colours(count: int) -> np.ndarray:
-    """`count` RGB colours (uint8), one per label; the first is dark, for background."""
-    palette = np.array([*matplotlib.color_sequences["tab20"], *matplotlib.color_sequences["tab20b"]])[:, :3] * 255
-    repeated = palette[np.arange(max(count - 1, 0)) % len(palette)]
-    return np.concatenate([[[40, 40, 48]], repeated]).astype(np.uint8)[:count]
-
-
-def panel(title: str, sample: Mapping[str, np.ndarray], colours: np.ndarray, ignore_index: int | None) -> np.ndarray:
-    """One picture of `draw_predictions`, H x W x 3 uint8: the image, labels by name, or the student's errors."""
-    if title == "image":
-        return sample["image"]
-    truth = sample["truth"]
-    void = np.zeros_like(truth, bool) if ignore_index is None else truth == ignore_index
-    if title.startswith("where"):
-        wrong = (sample["student"] != truth) & ~void
-        grey = sample["image"].mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.6 + 80
-        return np.where(wrong[..., None], (209, 73, 91), grey).astype(np.uint8)
-    labels = sample[title]
-    panel = colours[np.minimum(labels, len(colours) - 1)]
-    return np.where((void & (title == "truth"))[..., None], 255, panel).astype(np.uint8)

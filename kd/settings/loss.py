@@ -114,6 +114,11 @@ class LossSettings(Group):
         return self
 
     @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term in the sum, by the term's name in metrics."""
+        return {term: float(getattr(self, key)) for term, key in {**TEACHING_TERMS, **TASK_TERMS}.items()}
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether any term uses the teacher; if none does, no teacher is built."""
         return any(getattr(self, name) for name in TEACHING_TERMS.values())

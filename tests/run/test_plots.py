@@ -2,45 +2,17 @@
 
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from PIL import Image
 
 from kd.plan.schedules import Constant, Cosine
 from kd.plan.timeline import LearningRates, Timeline
 from kd.plan.unfreeze import All, AtEpoch, Frozen, Progressive
-from kd.run import plots
-from kd.run.plots import class_colours, draw_curves, draw_predictions, draw_timeline
+from kd.run.plots import draw_curves, draw_timeline
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 RATES = LearningRates(1e-3, 1e-6, 0.3, 0.5)
-VOID = 255
-RED = (209, 73, 91)
-
-
-@pytest.fixture
-def drawn(tmp_path, monkeypatch):
-    """Draw with a function of kd.run.plots: checks the file, returns the figure."""
-    figures, save = [], plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, path: (figures.append(figure), save(figure, path)))
-
-    def draw(function, *args):
-        path = tmp_path / "pictures" / "picture.png"
-        function(*args, path)
-        with Image.open(path) as picture:
-            picture.verify()
-        with Image.open(path) as picture:
-            assert picture.format == "PNG"
-            assert min(picture.size) >= 64
-            assert len(np.unique(np.asarray(picture.convert("L")))) > 10  # something is drawn
-        assert [file.name for file in path.parent.iterdir()] == ["picture.png"]
-        assert plt.get_fignums() == []
-        return figures[-1]
-
-    yield draw
-    plt.close("all")
 
 
 def lines(axes) -> dict[str, np.ndarray]:
@@ -122,24 +94,38 @@ NAMES = ["background", "foreground"]
 def test_curves_are_the_records(drawn):
     records = [record(epoch, unfrozen=epoch // 2, miou=epoch / 10) for epoch in range(8)]
     references = {"teacher": {"val/iou/foreground": 0.75}, "trivial": {"val/iou/foreground": 0.0}}
-    loss, quality = drawn(draw_curves, records, 5, NAMES, references).axes
+    loss, quality, apart = drawn(draw_curves, records, 5, NAMES, references).axes
     expected = {"train/loss", "train/kl", "train/mse", "train/ce", "train/dice", "val/loss"}
     assert set(lines(loss)) == expected
     for name in expected:
         assert lines(loss)[name].tolist() == [list(range(1, 9)), [r[name] for r in records]]
     shown = lines(quality)
-    quality_of_two = {"val/iou/foreground", "val/dice/foreground", "val/miou", "val/teacher_agreement"}
-    levels = {"val/iou/foreground of teacher": 0.75, "val/iou/foreground of trivial": 0.0}
+    quality_of_two = {"val/iou/foreground", "val/dice/foreground", "val/miou"}
+    levels = {"of the teacher": 0.75, "of a trivial prediction": 0.0}
     assert set(shown) == quality_of_two | set(levels) | {"best epoch"}
     assert shown["val/miou"][1].tolist() == [r["val/miou"] for r in records]
     assert {name: set(shown[name][1]) for name in levels} == {name: {value} for name, value in levels.items()}
     assert set(shown["best epoch"][0]) == {6.0}
+    assert lines(apart)["student and teacher differ"][1] == pytest.approx(
+        [1 - r["val/teacher_agreement"] for r in records]
+    )
+
+
+def test_terms_are_drawn_as_they_enter_the_sum(drawn):
+    loss, *_ = drawn(draw_curves, [record(0), record(1)], 1, NAMES, {}, weights={"kl": 0.3, "mse": 1.0}).axes
+    assert lines(loss)["0.3 × train/kl"][1] == pytest.approx([0.3 * 0.1] * 2)
+    assert {"train/mse", "train/ce", "train/loss"} < set(lines(loss))
+
+
+def test_without_a_teacher_there_is_no_panel_of_differences(drawn):
+    records = [without(record(epoch), "val/teacher") for epoch in range(3)]
+    assert len(drawn(draw_curves, records, 1, NAMES, {}).axes) == 2
 
 
 def test_curves_of_several_classes_show_means_over_classes(drawn):
     names, references = ["sky", "road", "car"], {"teacher": {"val/miou": 0.6}}
     shown = lines(drawn(draw_curves, [record(0), record(1)], 1, names, references).axes[1])
-    assert set(shown) == {"val/miou", "val/dice", "val/teacher_agreement", "val/miou of teacher", "best epoch"}
+    assert set(shown) == {"val/miou", "val/dice", "of the teacher", "best epoch"}
 
 
 def test_curves_mark_the_epochs_in_which_blocks_are_unfrozen(drawn):
@@ -187,84 +173,3 @@ def test_a_curve_of_one_epoch_is_visible(drawn):
     points = [line for figure in figures for axes in figure.axes for line in axes.lines if len(line.get_xdata()) == 1]
     assert len(points) == 11
     assert {line.get_label() for line in points if line.get_marker() in ("None", "", None)} == set()
-
-
-# the predictions
-
-
-def sample(classes, size=(32, 48), teacher=True, seed=0, void=False):
-    random = np.random.default_rng(seed)
-    labels = {name: random.integers(0, classes, size, dtype=np.uint8) for name in ("truth", "student", "teacher")}
-    if void:
-        labels["truth"][:4] = VOID
-    if not teacher:
-        del labels["teacher"]
-    return {"image": random.integers(0, 256, (*size, 3), dtype=np.uint8), **labels}
-
-
-def names(count):
-    return [f"class number {number}" for number in range(count)]
-
-
-def panels(figure, rows=1) -> dict[str, np.ndarray]:
-    """The pictures of the first of so many rows, by title; they stand on one sheet."""
-    axes = figure.axes[0]
-    sheet, titles = np.asarray(axes.images[0].get_array()), [text.get_text() for text in axes.texts]
-    pitch, width = sheet.shape[1] // len(titles), round(2 * axes.texts[0].get_position()[0])
-    height = sheet.shape[0] // rows - (pitch - width)
-    return {title: sheet[:height, at * pitch : at * pitch + width] for at, title in enumerate(titles)}
-
-
-@pytest.mark.parametrize(
-    ("count", "classes", "void", "teacher"),
-    [(1, 2, None, True), (1, 2, VOID, False), (3, 3, 11, True), (2, 12, VOID, True), (1, 45, None, False)],
-)
-def test_predictions_are_drawn(count, classes, void, teacher, drawn):
-    samples = [sample(classes, teacher=teacher, seed=seed, void=void == VOID) for seed in range(count)]
-    figure = drawn(draw_predictions, samples, names(classes), void)
-    titles = ["image", "truth", *(["teacher"] if teacher else []), "student", "where student and truth differ"]
-    found = panels(figure, count)
-    assert list(found) == titles
-    assert {picture.shape for picture in found.values()} == {(32, 48, 3)}
-    assert np.array_equal(found["image"], samples[0]["image"])
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == names(classes)
-
-
-@pytest.mark.parametrize("size", [(32, 320), (320, 32)])
-def test_predictions_of_any_shape_are_drawn(size, drawn):
-    drawn(draw_predictions, [sample(3, size)], names(3), None)
-
-
-def test_panels_show_labels_in_the_colours_of_their_classes(drawn):
-    shown = sample(12, void=True)
-    found, colours = panels(drawn(draw_predictions, [shown], names(12), VOID)), class_colours(12)
-    assert np.array_equal(found["image"], shown["image"])
-    for name in ("teacher", "student"):
-        assert np.array_equal(found[name], colours[shown[name]])
-    void = shown["truth"] == VOID
-    assert np.array_equal(found["truth"][~void], colours[shown["truth"][~void]])
-    assert (found["truth"][void] == 255).all()
-
-
-def test_the_last_panel_marks_the_valid_pixels_with_errors(drawn):
-    shown = sample(3, void=True)
-    found = panels(drawn(draw_predictions, [shown], names(3), VOID))["where student and truth differ"]
-    wrong = (shown["student"] != shown["truth"]) & (shown["truth"] != VOID)
-    assert 0 < wrong.sum() < wrong.size
-    assert np.array_equal((found == RED).all(axis=2), wrong)
-
-
-def test_a_perfect_student_has_nothing_marked(drawn):
-    shown = sample(3)
-    shown["student"] = shown["truth"]
-    found = panels(drawn(draw_predictions, [shown], names(3), None))["where student and truth differ"]
-    assert (found[..., 0] == found[..., 1]).all()  # grey
-
-
-@pytest.mark.parametrize("count", [1, 2, 12, 20, 41, 255])
-def test_there_is_a_colour_for_each_class(count):
-    colours = class_colours(count)
-    assert (colours.shape, colours.dtype) == ((count, 3), np.uint8)
-    assert len(np.unique(colours, axis=0)) == min(count, 41)
-    assert colours[0].max() < 64
-    assert np.array_equal(colours, class_colours(count + 1)[:count])

@@ -1,0 +1,92 @@
+"""predictions.png: images, truth, teacher, student and errors side by side, a row for each sample."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from kd.run.plots import save
+
+MISSED, INVENTED = (209, 73, 91), (242, 192, 55)
+#: The last panel's title.
+ERRORS = "where student and truth differ"
+
+
+def draw_predictions(
+    samples: Sequence[Mapping[str, Any]], class_names: Sequence[str], ignore_index: int | None, path: Path,
+    measured_at: str = "",
+) -> None:  # fmt: skip
+    """Draw a row per sample: image, truth, teacher (if any), student, and the student's errors.
+
+    Each sample maps `image` to H x W x 3 uint8, and `truth`, `student` and optionally `teacher` to H x W uint8 labels;
+    `note`, if there is one, stands below its row. `measured_at` says at which size the scores are.
+    """
+    taught = ["teacher"] if "teacher" in samples[0] else []
+    titles = ["image", "truth", *taught, "student", ERRORS]
+    width = max(sample["image"].shape[1] for sample in samples)
+    gap = max(2, round(0.03 * width))
+    below = round(0.09 * width) + gap if any("note" in sample for sample in samples) else gap
+    colours, binary = class_colours(len(class_names)), len(class_names) == 2
+    rows = [[panel(title, sample, colours, ignore_index) for title in titles] for sample in samples]
+    sheet = _sheet(rows, gap, below)
+    inches, head, foot = 2.2 * len(titles), 0.3, 0.4 + 0.2 * -(-(len(class_names) + 2) // 6)
+    tall = inches * sheet.shape[0] / sheet.shape[1]
+    figure = Figure(figsize=(inches, tall + head + foot))
+    ax = figure.add_axes((0.005, foot / (tall + head + foot), 0.99, tall / (tall + head + foot)))
+    ax.imshow(sheet, interpolation="nearest", aspect="auto")
+    ax.set_axis_off()
+    for column, title in enumerate(titles):
+        ax.text(column * (width + gap) + width / 2, -gap, title, fontsize=9, ha="center", va="bottom")
+    ends = np.cumsum([row[0].shape[0] + below for row in rows])
+    for end, sample in zip(ends, samples, strict=True):
+        if "note" in sample:
+            ax.text(0, end - below, sample["note"], fontsize=8, va="top", parse_math=False)
+    squares = {name: colours[number] for number, name in enumerate(class_names)}
+    errors = {"missed": MISSED, "invented": INVENTED} if binary else {"wrong": MISSED}
+    shades = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in (*squares.values(), *errors.values())]
+    handles = [Line2D([], [], marker="s", linestyle="", color=shade) for shade in shades]
+    names = [*squares, *errors]
+    figure.legend(handles, names, loc="lower center", ncols=min(len(names), 6), frameon=False, fontsize=8,
+                  title=f"at {measured_at}" if measured_at else None, title_fontsize=8)  # fmt: skip
+    save(figure, path)
+
+
+def _sheet(pictures: Sequence[Sequence[np.ndarray]], gap: int, below: int) -> np.ndarray:
+    """Rows of H x W x 3 uint8 pictures as one: `gap` or more white pixels right of each, and `below` below it."""
+    width = max(each.shape[1] for row in pictures for each in row) + gap
+
+    def framed(picture: np.ndarray) -> np.ndarray:
+        return np.pad(picture, ((0, below), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
+
+    return np.concatenate([np.concatenate([framed(each) for each in row], axis=1) for row in pictures])
+
+
+def class_colours(count: int) -> np.ndarray:
+    """`count` RGB colours (uint8), one per label; the first is dark, for background."""
+    palette = np.array([*matplotlib.color_sequences["tab20"], *matplotlib.color_sequences["tab20b"]])[:, :3] * 255
+    repeated = palette[np.arange(max(count - 1, 0)) % len(palette)]
+    return np.concatenate([[[40, 40, 48]], repeated]).astype(np.uint8)[:count]
+
+
+def panel(title: str, sample: Mapping[str, np.ndarray], colours: np.ndarray, ignore_index: int | None) -> np.ndarray:
+    """One picture of `draw_predictions`, H x W x 3 uint8: the image, labels by name, or the student's errors.
+
+    For two classes, foreground that the student missed and that it invented differ in colour.
+    """
+    if title == "image":
+        return sample["image"]
+    truth = sample["truth"]
+    void = np.zeros_like(truth, bool) if ignore_index is None else truth == ignore_index
+    if title.startswith("where"):
+        wrong = (sample["student"] != truth) & ~void
+        invented = wrong & (truth == 0) & (len(colours) == 2)
+        grey = sample["image"].mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.6 + 80
+        marked = np.where(wrong[..., None], MISSED, grey)
+        return np.where(invented[..., None], INVENTED, marked).astype(np.uint8)
+    labels = sample[title]
+    panel = colours[np.minimum(labels, len(colours) - 1)]
+    return np.where((void & (title == "truth"))[..., None], 255, panel).astype(np.uint8)
