@@ -8,7 +8,7 @@ from typing import Any
 
 from kd.system.installation import NAME, version
 
-COMPOSING = ("train", "preview", "check", "verdict", "ui")  # verbs that take overrides
+COMPOSING = ("train", "preview", "check", "evaluate", "verdict", "ui")  # verbs that take overrides
 
 
 def add_train(verbs: Any) -> None:

@@ -33,7 +33,6 @@ PLOTS = {
     "param_importances": "The share of the objective's variance that each parameter explains.",
     "intermediate_values": "Best value so far by epoch, for each trial; lines that end early were pruned.",
     "slice": "The objective over each parameter.",
-    "parallel_coordinate": "All parameters of each trial, joined.",
     "pareto_front": "Trials that no other trial beats in every objective.",
     "timeline": "When each trial ran.",
 }

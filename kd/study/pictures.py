@@ -1,20 +1,13 @@
-"""Optuna's plots of a study, each as a PNG file and as an interactive HTML page."""
+"""A study's plots: pictures of our own (`plots`), and Optuna's interactive pages of the same names."""
 
 import logging
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
-import numpy as np
 import optuna.visualization as pages
-import optuna.visualization.matplotlib as pictures
 
+from kd.study.plots import picture
 from kd.study.results import Results
 from kd.system.files import write_atomically
 
@@ -22,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def draw(results: Results, folder: Path) -> list[str]:
-    """Draw the plots that a study has enough trials for, as <name>.png and <name>.html; returns their names.
+    """Draw the plots that a study has enough trials for, as <name>.html and most as <name>.png; returns their names.
 
     The pages share one plotly.min.js, so that they open offline.
     """
@@ -33,13 +26,12 @@ def draw(results: Results, folder: Path) -> list[str]:
 
 
 def _draw(name: str, arguments: dict[str, Any], results: Results, folder: Path) -> bool:
-    """Draw one plot in both formats. A plot that optuna cannot draw only logs a warning."""
-    function = f"plot_{name}"
+    """Draw one plot in both formats. A plot that cannot be drawn only logs a warning."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # each matplotlib plot warns that it is experimental
-            _picture(getattr(pictures, function), results, arguments, folder / f"{name}.png")
-            figure = getattr(pages, function)(results.study, **arguments)
+            warnings.simplefilter("ignore")
+            picture(name, results, folder / f"{name}.png")
+            figure = getattr(pages, f"plot_{name}")(results.study, **arguments)
         write_atomically(folder / f"{name}.html", lambda path: _page(figure, path))
     except (ValueError, TypeError, RuntimeError, KeyError, IndexError) as error:
         log.warning("the plot %s could not be drawn (%s)", name, error)
@@ -70,16 +62,6 @@ def _fanova() -> Any:
     from optuna.importance import FanovaImportanceEvaluator
 
     return FanovaImportanceEvaluator(seed=0)
-
-
-def _picture(plot: Callable[..., Any], results: Results, arguments: dict[str, Any], path: Path) -> None:
-    axes = plot(results.study, **arguments)
-    figure = np.asarray(axes).flat[0].figure
-    figure.set_size_inches(max(9, 3.2 * np.asarray(axes).size), 5)
-    # "tight" cannot place a colour bar that several axes share
-    figure.set_layout_engine("tight" if np.asarray(axes).size == 1 else "constrained")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
-    plt.close(figure)
 
 
 def _page(figure: Any, path: Path) -> None:

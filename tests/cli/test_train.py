@@ -76,6 +76,7 @@ def test_completion_is_installed_for_one_word():
         ("kd ", {*cli.verbs(cli.parser())}),
         ("kd train sched", {"schedule=", "schedule."}),
         ("/some/where/kd preview schedule=c", {"schedule=constant", "schedule=cosine"}),
+        ("kd evaluate runs/mine data=ca", {"data=camvid"}),
         ("kd export runs/", set()),
     ],
 )

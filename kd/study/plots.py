@@ -1,0 +1,193 @@
+"""A study as pictures, in the style of a run's: each function draws one PNG from the trials."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from kd.run.plots import GREY, STUDENT, TEACHER, WARM, save
+from kd.study.results import Results
+
+PRUNED = "#e0a030"
+#: Colour and title of each way in which a trial ends.
+STATES = {
+    TrialState.COMPLETE: (STUDENT, "complete"), TrialState.PRUNED: (PRUNED, "pruned"),
+    TrialState.FAIL: (WARM, "failed"), TrialState.RUNNING: (GREY, "running"),
+}  # fmt: skip
+MOST_NAMES = 12  # categories that are named on an axis
+
+Drawing = Callable[[Results, Path], None]
+
+
+def _canvas(columns: int = 1, height: float = 4.2) -> tuple[Figure, list[Axes]]:
+    figure, axes = plt.subplots(
+        1, columns, figsize=(max(8.0, 3.2 * columns), height), squeeze=False, sharey=columns > 1, layout="constrained"
+    )
+    for ax in axes.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes.flat)
+
+
+def history(results: Results, path: Path) -> None:
+    """The objective of every trial in order, and the best so far."""
+    objective, (figure, (ax,)) = _objective(results), _canvas()
+    for state in (TrialState.COMPLETE, TrialState.PRUNED):
+        found = [(trial.number, _last(trial)) for trial in results.trials if trial.state == state]
+        found = [(number, value) for number, value in found if value is not None]
+        if found:
+            colour, title = STATES[state]
+            ax.plot(*zip(*found, strict=True), "o" if state == TrialState.COMPLETE else "x", color=colour, label=title)
+    numbers = [trial.number for trial in results.complete]
+    ax.step(numbers, _best_so_far(results), where="post", color=TEACHER, linewidth=1.5, label="best so far")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel="trial", ylabel=objective)
+    ax.legend(frameon=False, fontsize=8)
+    save(figure, path)
+
+
+def _best_so_far(results: Results) -> list[float]:
+    pick, best, found = (max if results.space.directions == ["maximize"] else min), math.nan, []
+    for trial in results.complete:
+        best = trial.values[0] if math.isnan(best) else pick(best, trial.values[0])
+        found.append(best)
+    return found
+
+
+def _last(trial: FrozenTrial) -> float | None:
+    """A trial's objective; of a pruned one what it had reported."""
+    if trial.values:
+        return trial.values[0]
+    return trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
+
+
+def curves(results: Results, path: Path) -> None:
+    """What every trial reported after each epoch; the best trial is thick."""
+    figure, (ax,) = _canvas()
+    best, titled = results.best[0].number if results.best else None, set()
+    for trial in results.trials:
+        if trial.intermediate_values:
+            colour, title = STATES.get(trial.state, (GREY, "waiting"))
+            thick = trial.number == best
+            label = f"trial {best}, the best" if thick else None if title in titled else title
+            titled |= set() if thick else {title}
+            points = sorted(trial.intermediate_values.items())
+            ax.plot(*zip(*points, strict=True), color=TEACHER if thick else colour, label=label, marker=".",
+                    linewidth=2.4 if thick else 0.9, alpha=1 if thick else 0.7, zorder=3 if thick else 2)  # fmt: skip
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel="epoch", ylabel=f"{_objective(results)}, best so far")
+    ax.legend(frameon=False, fontsize=8)
+    save(figure, path)
+
+
+def slices(results: Results, path: Path) -> None:
+    """The objective over each searched parameter."""
+    searched = list(results.space.searched)
+    figure, axes = _canvas(len(searched))
+    best = results.best[0].number
+    for ax, name in zip(axes, searched, strict=True):
+        found = [trial for trial in results.complete if name in trial.params]
+        places = _places(ax, name, found)
+        for trial, place in zip(found, places, strict=True):
+            ax.plot(place, trial.values[0], "o", color=TEACHER if trial.number == best else STUDENT,
+                    markersize=8 if trial.number == best else 5, alpha=0.8)  # fmt: skip
+        ax.set_xlabel(name, fontsize=9)
+    axes[0].set_ylabel(_objective(results))
+    save(figure, path)
+
+
+def _places(ax: Axes, name: str, trials: list[FrozenTrial]) -> list[float]:
+    """Where trials stand along a parameter's axis, which is set up for it."""
+    if not trials:
+        return []
+    distribution = trials[0].distributions[name]
+    values = [trial.params[name] for trial in trials]
+    if isinstance(distribution, CategoricalDistribution):
+        names = [str(choice) for choice in distribution.choices]
+        ax.set_xticks(range(len(names)), names if len(names) <= MOST_NAMES else [""] * len(names), fontsize=8)
+        ax.tick_params(axis="x", rotation=0 if max(map(len, names)) <= 8 else 30)
+        return [float(names.index(str(value))) for value in values]
+    if getattr(distribution, "log", False):
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_locator(NullLocator())
+    return [float(value) for value in values]
+
+
+def importances(results: Results, path: Path) -> None:
+    """The share of the objective's variance that each parameter explains."""
+    shares = dict(reversed(results.importances().items()))
+    figure, (ax,) = _canvas(height=1.2 + 0.4 * len(shares))
+    ax.barh(list(shares), list(shares.values()), color=STUDENT, height=0.6)
+    for row, share in enumerate(shares.values()):
+        ax.text(share, row, f" {share:.2f}", va="center", fontsize=8)
+    ax.set(xlabel=f"share of the variance of {_objective(results)} (fANOVA)", xlim=(0, 1.08))
+    save(figure, path)
+
+
+def timeline(results: Results, path: Path) -> None:
+    """When each trial ran, in hours from the first start, and how it ended."""
+    ran = [trial for trial in results.trials if trial.datetime_start]
+    starts = [trial.datetime_start.timestamp() for trial in ran if trial.datetime_start]
+    ends = [(trial.datetime_complete or trial.datetime_start).timestamp() for trial in ran]  # type: ignore[union-attr]
+    unit, title = (3600, "hours") if ends and max(ends) - min(starts) > 7200 else (60, "minutes")
+    figure, (ax,) = _canvas(height=min(9.0, 1.4 + 0.16 * len(ran)))
+    titled: set[str] = set()
+    for trial, start, end in zip(ran, starts, ends, strict=True):
+        colour, name = STATES.get(trial.state, (GREY, "waiting"))
+        ax.barh(trial.number, (end - start) / unit, left=(start - min(starts)) / unit, color=colour, height=0.8,
+                label=None if name in titled else name)  # fmt: skip
+        titled.add(name)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.invert_yaxis()
+    ax.set(xlabel=f"{title} from the first start", ylabel="trial")
+    if titled:
+        ax.legend(frameon=False, fontsize=8)
+    save(figure, path)
+
+
+def front(results: Results, path: Path) -> None:
+    """All complete trials by their first two objectives; those that no other beats in all stand out."""
+    figure, (ax,) = _canvas()
+    best = {trial.number for trial in results.best}
+    groups = (("other trials", GREY, results.complete), ("Pareto front", TEACHER, results.best))
+    for title, colour, trials in groups:
+        found = [trial.values[:2] for trial in trials if title == "Pareto front" or trial.number not in best]
+        if found:
+            ax.plot(*zip(*found, strict=True), "o", color=colour, label=title)
+    for trial in results.best:
+        ax.annotate(f" {trial.number}", trial.values[:2], fontsize=8)
+    one, other, *_ = results.space.objectives
+    ax.set(xlabel=one, ylabel=other)
+    ax.legend(frameon=False, fontsize=8)
+    save(figure, path)
+
+
+def _objective(results: Results) -> str:
+    return next(iter(results.space.objectives))
+
+
+#: Optuna's name of each plot, under which its page lies beside the picture, and what draws the picture.
+DRAWINGS: Mapping[str, Drawing] = {
+    "optimization_history": history, "timeline": timeline, "intermediate_values": curves, "slice": slices,
+    "param_importances": importances, "pareto_front": front,
+}  # fmt: skip
+
+
+def picture(name: str, results: Results, path: Path) -> bool:
+    """Draw a plot by Optuna's name; returns False for one that exists as a page alone."""
+    draw: Any = DRAWINGS.get(name)
+    if draw is not None:
+        draw(results, path)
+    return draw is not None
