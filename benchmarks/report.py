@@ -12,23 +12,23 @@ from kd.system.files import write_atomically
 
 HIDDEN = ("machine", "versions", "seconds_per_step", "sections", "study_sizes")
 TITLES = {
-    "warm_over_student": "distilling, warm cache / student alone",
-    "cold_over_live": "distilling, cold cache / live teacher",
-    "live_over_student": "distilling, live teacher / student alone",
-    "live_over_parts": "live / (student alone + teacher alone)",
-    "epoch_over_steps": "epoch with its loader / its steps",
-    "warm_epoch_over_student_epoch": "whole epochs: warm cache / student alone",
-    "hand_written_over_warm": "loop by hand / warm cache",
-    "hand_written_channels_last_over_warm": "loop by hand, channels last / warm cache",
-    "hand_written_over_live": "loop by hand / live teacher",
-    "study_speedup": "study: stock sweeper / ours, seconds",
+    "warm_over_student": "distilling with cached logits, over training the student alone",
+    "cold_over_live": "distilling while the cache is filled, over a live teacher",
+    "live_over_student": "distilling with a live teacher, over training the student alone",
+    "live_over_parts": "distilling with a live teacher, over student and teacher one after the other",
+    "epoch_over_steps": "an epoch with its data loading, over its steps alone",
+    "warm_epoch_over_student_epoch": "whole epochs with cached logits, over the student alone",
+    "hand_written_over_warm": "a loop written by hand, over distilling with cached logits",
+    "hand_written_channels_last_over_warm": "the same in channels-last layout",
+    "hand_written_over_live": "a loop written by hand, over a live teacher",
+    "study_speedup": "a study by Hydra's stock sweeper, over ours, in time",
     "study_best": "study: best value",
     "study_seconds": "study: seconds",
     "study_cpu_seconds": "study: CPU seconds",
     "study_epochs": "study: epochs trained",
     "equal_metrics": "trained to the end",
     "startup_cpu_seconds": "start, CPU seconds",
-    "tracking_share": "checkpoints and MLflow / epoch of 30 s",
+    "tracking_share": "checkpoints and MLflow, share of an epoch of 30 s",
     "tracking_seconds": "checkpoints and MLflow, seconds per epoch",
     "images_per_second": "images per second",
     "transforms_us": "microseconds per image",
@@ -104,5 +104,7 @@ def _cell(value: Any) -> str:
 
 def _figure(value: Any) -> str:
     if isinstance(value, int | float):
+        if 0.1 <= abs(value) < 10 and isinstance(value, float):
+            return f"{value:.2f}"
         return f"{value:.3g}" if abs(value) < 1e3 else f"{value:,.0f}"
     return "-" if value is None else str(value)

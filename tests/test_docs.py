@@ -327,7 +327,7 @@ def test_every_picture_is_drawn_and_shown(site):
 
 
 def test_every_option_has_its_place_in_the_reference(site):
-    text = (site / "configuration.html").read_text()
+    text = (site / "options.html").read_text()
     options = [path.relative_to(CONF) for path in CONF.glob("*/*.yaml")]
     assert len(options) > 30
     for option in options:
@@ -353,6 +353,11 @@ def test_every_decision_is_listed(site):
 
 
 # the reference
+
+
+def test_the_page_of_options_is_what_conf_says():
+    """`python docs/hooks/reference.py` writes it again."""
+    assert (PROJECT / "docs" / "options.md").read_text() == reference.options_page()
 
 
 TABLES = [CONF / "config.yaml", reference.STUDY, *(

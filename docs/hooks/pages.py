@@ -11,7 +11,7 @@ from mkdocs.structure.pages import Page
 
 #: Pages at the project root, by their path in the site.
 AT_THE_ROOT = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
-GENERATED = {"configuration.md": reference.configuration, "cli.md": reference.commands}
+GENERATED = {"cli.md": reference.commands}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:

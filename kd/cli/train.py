@@ -57,5 +57,7 @@ def complete(arguments: Sequence[str], verbs: Collection[str]) -> None:
     if not space:
         print("\n".join(name for name in verbs if name.startswith(verb)))
     elif verb in COMPOSING:
+        if verb == "evaluate":  # its first word is a run
+            rest = rest.lstrip().partition(" ")[2]
         os.environ["COMP_LINE"] = f"{program} {rest}"
         run(arguments)

@@ -143,7 +143,7 @@ def _check_objective(settings: Settings) -> None:
         if objective == "val/teacher_agreement" and not settings.loss.needs_teacher:
             raise ConfigError(
                 "objective=val/teacher_agreement needs a teacher, and no term of this loss uses one; choose "
-                "loss=soft_targets, or another objective"
+                "loss=cwd, or another objective"
             )
     if not settings.objective:
         raise ConfigError(f"objective is empty; choose from {', '.join(sorted(known))}")

@@ -12,7 +12,7 @@ LEFT_OUT = ("schedule.initial", "schedule.final", "seed", "data.root", "root", "
 
 
 def run_name(settings: Settings, choices: Mapping[str, str], typed: Sequence[str]) -> str:
-    """A run's name, such as "b0 from b3, soft_targets, cosine 4-1, camvid, rate=3, seed 2".
+    """A run's name, such as "b0 from b3, cwd, cosine 4-1, camvid, rate=3, seed 2".
 
     `choices` are the options of the config groups, `typed` the command line's overrides; of those, the first MOST that
     are not in the name yet are added, each whole.

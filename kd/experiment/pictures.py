@@ -31,7 +31,7 @@ def lines(settings: Settings) -> list[str]:
     if not beside:
         return [
             f"data     {unlabelled} pictures without masks are not used: no term of the loss can learn from them "
-            "(loss=soft_targets has one that can)"
+            "(loss=cwd has one that can)"
         ]
     size = min(settings.trainer.batch_size, labelled)
     return [

@@ -116,6 +116,16 @@ SIZES = (
 )
 
 
+def by_kind(name: str, value: float | None) -> str:
+    """A metric as text: whole numbers of parameters and bytes, a decimal of milliseconds, else four decimals.
+
+    >>> by_kind("student/parameters", 2198257.0), by_kind("val/miou", 0.5)
+    ('2,198,257', '0.5000')
+    """
+    form = next((form for key, _, form in SIZES if name.rpartition("/")[2] == key), ".4f")
+    return figure(round(value) if value is not None and form == ",d" else value, form)
+
+
 def quality_rows(class_names: Sequence[str]) -> list[tuple[str, str]]:
     """A network's quality, the decisive metric first: key among its figures, title."""
     metrics = [(name, metric_title(name)) for name in quality_metrics(class_names)]

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 
 from kd.run.plots import save
@@ -27,13 +28,30 @@ def draw_predictions(
     """
     taught = ["teacher"] if "teacher" in samples[0] else []
     titles = ["image", "truth", *taught, "student", ERRORS]
+    errors = {"missed": MISSED, "invented": INVENTED} if len(class_names) == 2 else {"wrong": MISSED}
+    figure = _figure(samples, titles, class_names, ignore_index, errors)
+    if measured_at:
+        figure.legends[0].set_title(f"at {measured_at}", FontProperties(size=8))
+    save(figure, path)
+
+
+def draw_side_by_side(
+    samples: Sequence[Mapping[str, Any]], class_names: Sequence[str], ignore_index: int | None, path: Path
+) -> None:
+    """Draw a row per sample: what it maps names to, image, truth and labels of several networks, in its own order."""
+    save(_figure(samples, [*samples[0]], class_names, ignore_index, {}), path)
+
+
+def _figure(samples: Sequence[Mapping[str, Any]], titles: Sequence[str], class_names: Sequence[str],
+            ignore_index: int | None, errors: Mapping[str, tuple[int, int, int]]) -> Figure:  # fmt: skip
+    """The panels of each sample in a row under their titles, its note below, and a legend of classes and `errors`."""
     width = max(sample["image"].shape[1] for sample in samples)
     gap = max(2, round(0.03 * width))
     below = round(0.09 * width) + gap if any("note" in sample for sample in samples) else gap
-    colours, binary = class_colours(len(class_names)), len(class_names) == 2
+    colours = class_colours(len(class_names))
     rows = [[panel(title, sample, colours, ignore_index) for title in titles] for sample in samples]
     sheet = _sheet(rows, gap, below)
-    inches, head, foot = 2.2 * len(titles), 0.3, 0.4 + 0.2 * -(-(len(class_names) + 2) // 6)
+    inches, head, foot = 2.2 * len(titles), 0.3, 0.4 + 0.2 * -(-(len(class_names) + len(errors)) // 6)
     tall = inches * sheet.shape[0] / sheet.shape[1]
     figure = Figure(figsize=(inches, tall + head + foot))
     ax = figure.add_axes((0.005, foot / (tall + head + foot), 0.99, tall / (tall + head + foot)))
@@ -45,14 +63,11 @@ def draw_predictions(
     for end, sample in zip(ends, samples, strict=True):
         if "note" in sample:
             ax.text(0, end - below, sample["note"], fontsize=8, va="top", parse_math=False)
-    squares = {name: colours[number] for number, name in enumerate(class_names)}
-    errors = {"missed": MISSED, "invented": INVENTED} if binary else {"wrong": MISSED}
-    shades = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in (*squares.values(), *errors.values())]
+    named = {**{name: colours[number] for number, name in enumerate(class_names)}, **errors}
+    shades = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in named.values()]
     handles = [Line2D([], [], marker="s", linestyle="", color=shade) for shade in shades]
-    names = [*squares, *errors]
-    figure.legend(handles, names, loc="lower center", ncols=min(len(names), 6), frameon=False, fontsize=8,
-                  title=f"at {measured_at}" if measured_at else None, title_fontsize=8)  # fmt: skip
-    save(figure, path)
+    figure.legend(handles, [*named], loc="lower center", ncols=min(len(named), 6), frameon=False, fontsize=8)
+    return figure
 
 
 def _sheet(pictures: Sequence[Sequence[np.ndarray]], gap: int, below: int) -> np.ndarray:

@@ -179,7 +179,7 @@ def _ending(trial: FrozenTrial, results: Results) -> str:
     if trial.state not in FINISHED:
         return trial.state.name.lower()
     values = zip(results.space.objectives, trial.values, strict=True)
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in values)
+    shown = "  ".join(f"{name} {console.by_kind(name, value)}" for name, value in values)
     if trial.state == TrialState.PRUNED:
         return f"pruned after {trial.user_attrs.get('epochs')} epochs  {shown}"
     best = len(results.space.objectives) == 1 and results.best and results.best[0].number == trial.number

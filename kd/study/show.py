@@ -8,6 +8,7 @@ from rich.table import Table
 
 from kd.errors import shown
 from kd.plan.timeline import from_one
+from kd.run.console import by_kind
 from kd.study.comparison import LEAST_GAIN, Arm, Spread, Verdict, metrics_of, unequal
 from kd.study.results import Results
 
@@ -28,10 +29,10 @@ def best_trials(results: Results, count: int = 5) -> Table:
     for trial in shown:
         table.add_column(str(trial.number), justify="right")
     for index, name in enumerate(results.space.objectives):
-        table.add_row(name, *(f"{trial.values[index]:.4f}" for trial in shown))
+        table.add_row(name, *(by_kind(name, trial.values[index]) for trial in shown))
     for name in _also(results):
         found = (trial.user_attrs.get(name) for trial in shown)
-        table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in found))
+        table.add_row(name, *(by_kind(name, value) for value in found))
     table.add_row("epochs", *(_plain(trial.user_attrs.get("epochs")) for trial in shown))
     table.add_row("best epoch", *(_plain(from_one(trial.user_attrs.get("best_epoch"))) for trial in shown))
     table.add_section()
@@ -146,14 +147,15 @@ def list_studies(studies: Sequence[Results]) -> Table:
     for name in ("study", "finished", "running", "failed", "best"):
         table.add_column(name, justify="left" if name == "study" else "right")
     for results in studies:
-        best = _values(results.best[0]) if results.best else "-"
+        best = _values(results, results.best[0]) if results.best else "-"
         states = (str(results.count(state)) for state in (TrialState.RUNNING, TrialState.FAIL))
         table.add_row(shown(results.name), str(results.finished), *states, best)
     return table
 
 
-def _values(trial: FrozenTrial) -> str:
-    return ", ".join(f"{value:.4f}" for value in trial.values)
+def _values(results: Results, trial: FrozenTrial) -> str:
+    named = zip(results.space.objectives, trial.values, strict=True)
+    return ", ".join(by_kind(name, value) for name, value in named)
 
 
 def _difference(one: float, other: float) -> tuple[str, str, str]:

@@ -9,22 +9,22 @@ from kd.experiment.naming import run_name
 
 def name(*typed: str, **choices: str) -> str:
     settings = checked(plain(compose(list(typed))), look_at_data=False)
-    usual = {"backbone": "b0_from_b3", "loss": "soft_targets", "schedule": "cosine", "data": "shapes"}
+    usual = {"backbone": "b0_from_b3", "loss": "cwd", "schedule": "cosine", "data": "shapes"}
     return run_name(settings, {**usual, **choices}, list(typed))
 
 
 @pytest.mark.parametrize(
     ("typed", "choices", "expected"),
     [
-        ([], {}, "b0 from b3, soft_targets, cosine 4-1, shapes"),
+        ([], {}, "b0 from b3, cwd, cosine 4-1, shapes"),
         (["schedule=constant", "schedule.initial=2"], {"schedule": "constant"},
-         "b0 from b3, soft_targets, constant 2, shapes"),
+         "b0 from b3, cwd, constant 2, shapes"),
         (["loss=hard_only", "seed=3"], {"loss": "hard_only"}, "b0 alone, hard_only, shapes, seed 3"),
-        (["backbone=tiny"], {"backbone": "tiny"}, "tiny, soft_targets, cosine 4-1, shapes"),
+        (["backbone=tiny"], {"backbone": "tiny"}, "tiny, cwd, cosine 4-1, shapes"),
         (["unfreeze=all", "optimizer.lr=0.01", "tracking.experiment=x"], {},
-         "b0 from b3, soft_targets, cosine 4-1, shapes, unfreeze=all, lr=0.01"),
+         "b0 from b3, cwd, cosine 4-1, shapes, unfreeze=all, lr=0.01"),
         (["trainer.epochs=9", "trainer.batch_size=4", "unfreeze.rate=1", "data.val=4"],
-         {}, "b0 from b3, soft_targets, cosine 4-1, shapes, epochs=9, batch_size=4, rate=1"),
+         {}, "b0 from b3, cwd, cosine 4-1, shapes, epochs=9, batch_size=4, rate=1"),
     ],
 )  # fmt: skip
 def test_a_name_says_what_a_run_is_made_of(typed, choices, expected):

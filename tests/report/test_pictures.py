@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from kd.report import pictures
-from kd.run.plots import class_colours
+from kd.run.predictions import class_colours
 from kd.training.calibration import BINS
 
 
