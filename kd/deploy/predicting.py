@@ -93,9 +93,14 @@ def _check_apart(jobs: Jobs, out: Path) -> None:
 
 def _say_speed(tally: predictor.Tally, seconds: float, kind: Kind, out: Path) -> None:
     console.say(
-        f"predict  {tally.written} {kind} in {seconds:.1f} s ({tally.written / seconds:.1f} images/s; network alone "
-        f"{tally.written / tally.network_seconds:.1f} images/s): {out}"
+        f"predict  {tally.written} {kind} in {seconds:.1f} s ({_speed(tally.written, seconds)}; network alone "
+        f"{_speed(tally.written, tally.network_seconds)}): {out}"
     )
+
+
+def _speed(images: int, seconds: float) -> str:
+    """Images per second, or seconds per image where that is slow."""
+    return f"{images / seconds:.1f} images/s" if images >= seconds else f"{seconds / images:.1f} s an image"
 
 
 def _progress(steps: Iterator[int], total: int) -> Iterator[int]:

@@ -27,7 +27,7 @@ from kd.report.run_files import DAMAGES, Run
 from kd.settings import changes_no_result, flat
 from kd.system.installation import train_command
 from kd.training.calibration import expected_error
-from kd.training.quality import SPLITS
+from kd.training.quality import SPLITS, Compared, metric_title
 
 MOST = len(ascii_uppercase)
 
@@ -36,7 +36,7 @@ def compare(runs: Sequence[Run]) -> Page:
     """Page of two or more runs."""
     letters = dict(zip(ascii_uppercase, runs, strict=False))
     sections, missing = [], [f"{letter}: {line}" for letter, run in letters.items() for line in run.missing]
-    for part in (_runs, _differences, _curves, _results, _per_class, _calibration, _cost, _reproduce):
+    for part in (_runs, _outcome, _differences, _curves, _results, _per_class, _calibration, _cost, _reproduce):
         try:
             section = part(letters)
         except DAMAGES as error:
@@ -57,6 +57,30 @@ def _runs(runs: Letters) -> Section:
              f"{' (without a teacher)' if run.learns_alone else ''}") for letter, run in runs.items()]  # fmt: skip
     shown = facts(rows)
     return Section("runs", "Runs", [shown], [shown])
+
+
+def _outcome(runs: Letters) -> Section | None:
+    """Which student is better by the decisive figure, and what stands in the way of saying so."""
+    measured = {letter: run for letter, run in runs.items() if run.student}
+    if len(measured) < 2:
+        return None
+    first = next(iter(measured.values()))
+    key = Compared(first.class_names, first.student, {}, {}).decisive
+    split, _, metric = key.partition("/")
+    values = {letter: run.student[key] for letter, run in measured.items() if run.student.get(key) is not None}
+    if len(values) < 2:
+        return None
+    (best, most), (second, less), *_ = sorted(values.items(), key=lambda pair: -pair[1])
+    lines = [
+        f"{best} has the best student: {metric_title(metric)} {most:.4f} on {SPLITS[split]}, {most - less:+.4f} "
+        f"against {second}. One run is one seed, so this alone says little: kd verdict compares two recipes over seeds."
+    ]
+    sizes = {letter: str(run.summary.get("measured_at", "")) for letter, run in measured.items()}
+    blocks: list[Any] = [Text(lines)]
+    if len({*sizes.values()}) > 1:
+        listed = "; ".join(f"{letter} at {size or 'an unknown size'}" for letter, size in sizes.items())
+        blocks.append(Text([f"The figures are of different sizes, and cannot be compared: {listed}."], "warning"))
+    return Section("outcome", "Which is better?", blocks, blocks)
 
 
 def _differences(runs: Letters) -> Section:

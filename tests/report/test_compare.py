@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import browser
 from mlflow_server import Server
@@ -15,15 +16,33 @@ def test_runs_show_their_differences_and_their_figures_side_by_side(distilled, a
         shown = {key: value for key, value in expected.items() if "teacher" not in key or "iou/" not in key}
         assert {key: page.numbers[key] for key in shown} == {key: {value} for key, value in shown.items()}
     assert page.sections == [
-        "runs", "differences", "curves", "results", "per-class", "calibration", "cost", "reproduce",
+        "runs", "outcome", "differences", "curves", "results", "per-class", "calibration", "cost", "reproduce",
     ]  # fmt: skip
     assert "B, without a teacher" in page.text
     assert "Temperature and teacher settings have no effect in B: no teacher." in page.text
     rows = page.text.split("settingAB")[1].split("settings that do not change the result")[0]
     assert re.search(r"seed\s*0\s*7", rows)
-    assert "loss.alpha" in rows
+    assert "loss.cwd" in rows
     assert "optimizer.lr" not in rows
     assert list((root / "runs" / "reports").glob("*.html"))
+
+
+def test_the_better_student_is_named_with_the_difference(distilled, alone):
+    values = {"A": summary_of(distilled)["student"], "B": summary_of(alone)["student"]}
+    key = "test/miou"
+    better, worse = sorted(values, key=lambda letter: -values[letter][key])
+    gain = values[better][key] - values[worse][key]
+    text = Parsed(write(distilled, alone)).text
+    assert f"{better} has the best student: mIoU {values[better][key]:.4f} on test" in text
+    assert f"{gain:+.4f} against {worse}." in text
+
+
+def test_figures_of_different_sizes_are_told_apart(distilled, tmp_path):
+    other = shutil.copytree(distilled, tmp_path / "other")
+    summary = json.loads((other / "summary.json").read_text())
+    (other / "summary.json").write_text(json.dumps(summary | {"measured_at": "64 x 64 pixels (resized)"}))
+    assert "The figures are of different sizes, and cannot be compared: A at" in write(distilled, other)
+    assert "different sizes" not in write(distilled, distilled)
 
 
 def test_a_run_and_itself_do_not_differ(distilled):
