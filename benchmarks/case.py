@@ -104,7 +104,7 @@ class Case:
     @classmethod
     def of(cls, sizes: Sizes, overrides: list[str]) -> "Case":
         """The case of a configuration; the batch and the precision are those of `sizes`, unless it has its own."""
-        default = [f"trainer.precision={sizes.precision}", f"trainer.batch_size={sizes.batch}"]
+        default = ["loss=soft_targets", f"trainer.precision={sizes.precision}", f"trainer.batch_size={sizes.batch}"]
         return cls(sizes, bench_of([*default, *overrides]))
 
     @cached_property

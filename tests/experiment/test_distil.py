@@ -195,7 +195,7 @@ def test_pictures_without_masks_are_counted_everywhere_and_train_no_other_teache
     folder = folder_of(done)
     assert "24 pictures with masks, 10 without: each batch has 8 with and 8 without" in done.stdout
     assert "trained before" in done.stdout
-    counts = {"labelled": 24, "unlabelled": 10, "unlabelled_per_batch": 8}
+    counts = {"labelled": 24, "unlabelled": 10, "unlabelled_per_batch": 8, "val": 8, "test": 8}
     identity, summary = (json.loads((folder / name).read_text()) for name in ("run.json", "summary.json"))
     assert identity["pictures"] == summary["pictures"] == counts
     assert identity["inputs"]["the pictures without masks"]
@@ -203,7 +203,7 @@ def test_pictures_without_masks_are_counted_everywhere_and_train_no_other_teache
     before = json.loads((folder_of(distilled) / "run.json").read_text())
     assert before["data_fingerprint"] == identity["data_fingerprint"]
     assert before["inputs"]["the pictures without masks"] is None
-    assert before["pictures"] == {"labelled": 24, "unlabelled": 0, "unlabelled_per_batch": 0}
+    assert before["pictures"] == {**counts, "unlabelled": 0, "unlabelled_per_batch": 0}
 
 
 def test_features_are_learnt_in_training_and_exist_nowhere_else(distilled, home):
