@@ -7,8 +7,7 @@ the global one, and a resumed run would differ. A UserError is returned as a val
 without a worker's traceback around it.
 """
 
-import os
-import signal
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
@@ -24,9 +23,13 @@ from kd.data.source import Source, whole_number
 from kd.data.unlabelled import UNLABELLED, BatchSize, Part, Passes
 from kd.data.windows import Windows
 from kd.errors import DataError, UserError
+from kd.system import signals
 from kd.system.world import SOLO, World
 
 UNAUGMENTED = -1
+
+# Two lines of torch's about cores, wherever more workers are asked for than there are cores.
+warnings.filterwarnings("ignore", message="This DataLoader will create")
 
 
 class StoredAnswers(Protocol):
@@ -263,23 +266,19 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """Limit OpenCV to one thread, since workers are the parallelism, and leave the group's signals to the main process.
-
-    Ctrl-C, or a scheduler's SIGTERM to the process group, must not end a worker: the main process finishes its step and
-    may need another batch for that.
-    """
+    """Limit OpenCV to one thread, since workers are the parallelism, and leave signals to the main process."""
     import cv2
 
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)  # out of the group: a worker that ignored SIGTERM could not be terminated by the loader
+    signals.leave_to_main_process()
 
 
 def _batches_of(loader: "DataLoader[Batch | UserError]") -> Iterator[Batch]:
     """The loader's batches; a UserError from a worker is raised here."""
+    with signals.blocked():
+        batches = iter(loader)  # starts the workers, the first time
     try:
-        for batch in loader:
+        for batch in batches:
             if isinstance(batch, UserError):
                 _shut_down_workers(loader)
                 raise batch
