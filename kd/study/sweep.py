@@ -28,11 +28,13 @@ from kd.study.ledger import Budget, Ledger, NoClaim
 from kd.study.space import ABSENT, PICTURES, Direction, Space, key_of
 from kd.study.storage import holds_password
 from kd.system import signals
+from kd.system.resources import TRIALS_AT_ONCE
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0  # how often to look for a trial to run, and for workers that stopped responding
 IN_PROCESS = "BasicLauncher"
+ON_THIS_MACHINE = ("JoblibLauncher", "LocalLauncher")  # joblib, submitit_local: all trials share this machine
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL; there psutil's SIGTERM kills
 #: The keys of a teacher that is trained first, which follow the student's unless they are set.
 FOLLOWED = {
@@ -280,6 +282,8 @@ class StudySweeperImpl(OptunaSweeperImpl):
             for name, distribution in ledger.space.searched.items()
         }
         gpu = [] if slot is None else [f"++hydra.job.env_set.KD_SLOT='{slot}'"]  # selects one of several GPUs
+        if type(self.launcher).__name__ in ON_THIS_MACHINE:  # divides its cores and memory
+            gpu.append(f"++hydra.job.env_set.{TRIALS_AT_ONCE}='{self.n_jobs}'")
         this = worker.this_process()
 
         def started_elsewhere() -> bool:
