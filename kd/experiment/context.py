@@ -12,7 +12,7 @@ from kd.data.cache import Samples, cached
 from kd.data.class_balance import ClassBalance, class_balance
 from kd.data.loading import Loading
 from kd.errors import ConfigError
-from kd.networks.precision import Precision, choose_device, hold_memory, limit_threads, repeat_bit_for_bit
+from kd.networks.precision import Precision, choose_device, hold_memory, limit_threads, repeat_bit_for_bit, use_tf32
 from kd.settings import Settings
 from kd.system.resources import cores, free_memory, trials_at_once
 from kd.system.signals import Stop
@@ -52,6 +52,8 @@ class RunContext:
         _check_batch(settings, world)
         device = choose_device(settings.trainer.device, world)
         repeat_bit_for_bit(settings.trainer.deterministic)
+        if device.type == "cuda":
+            use_tf32()
         if device.type == "cpu":
             hold_memory()
             limit_threads()

@@ -43,6 +43,14 @@ class Precision:
         return network.to(self.device, memory_format=network.layout)  # type: ignore[call-overload]  # stubs lack it
 
 
+def use_tf32() -> None:
+    """Compute convolutions and products of fp32 in TF32, on GPUs that have it: 8 bits of exponent, 10 of fraction.
+
+    torch's own defaults are TF32 for convolutions and fp32 for products. NVIDIA_TF32_OVERRIDE=0 switches it off.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+
+
 def hold_memory() -> None:
     """Make glibc keep freed memory for the next tensor, unless the user has configured it.
 

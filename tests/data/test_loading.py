@@ -75,6 +75,17 @@ def test_workers_change_nothing_in_any_epoch_and_order(two_workers):
         assert all_same(alone.epoch(epoch), two_workers.epoch(epoch))
 
 
+def test_an_epoch_prepared_in_advance_is_the_same(two_workers):
+    alone = loader()
+    list(two_workers.epoch(0))
+    for epoch, begun in ((1, 0), (2, 3), (3, 0)):  # the second is resumed in its middle
+        two_workers.prepare_next(4)
+        two_workers.prepare_next(4)
+        assert all_same(alone.epoch(epoch, begun), two_workers.epoch(epoch, begun))
+    two_workers.prepare_next(4)  # there is no fifth
+    assert not two_workers._prepared
+
+
 def test_workers_persist_across_epochs(two_workers):
     list(two_workers.epoch(0))
     first = {worker.pid for worker in two_workers._loader._iterator._workers}

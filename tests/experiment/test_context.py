@@ -16,6 +16,8 @@ TINY = [
     "data.image_size=[32,32]", "data.train=8", "data.val=3", "data.test=2", "optimizer.lr=0.01",
 ]  # fmt: skip
 
+OF_FOUR = World(0, 4, 0, 4)
+
 
 def context(*overrides, transforms=(), world=SOLO) -> RunContext:
     return RunContext.of(read(compose([*TINY, "unfreeze=all", *overrides])), transforms, world=world)
@@ -32,8 +34,8 @@ def test_on_a_cpu_the_workers_are_the_main_process_unless_asked_for():
         (1, 1, SOLO, 1),
         (64, 1, SOLO, 63),
         (64, 4, SOLO, 15),
-        (64, 1, World(0, 4, 0, 4), 15),
-        (64, 4, World(0, 4, 0, 4), 3),
+        (64, 1, OF_FOUR, 15),
+        (64, 4, OF_FOUR, 3),
     ],
 )
 def test_on_a_gpu_workers_are_a_share_of_the_cores_that_the_job_has(given, trials, world, workers, monkeypatch):
