@@ -77,6 +77,8 @@ def run(job: Job | None) -> float | tuple[float, ...] | None:
     reports its outcome to the study.
     """
     with signals.listen() as stop, joined() as world:
+        if job is not None and world.size > 1:
+            job.settings.data.fingerprint()  # travels with it: no other process reads the files for it
         shared = world.broadcast(job)
         if shared is None:
             raise ValueError("the first process was given no job")
