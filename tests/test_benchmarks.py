@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench, machine, report, screen, terms
+from benchmarks import bench, crowd, machine, report, screen, terms
 from benchmarks.case import QUICK, Case, folder_of
 from benchmarks.elsewhere import elsewhere
 from benchmarks.hand_written import Loop, total_loss
@@ -101,6 +101,13 @@ def test_a_convolution_forward_and_backward_is_three_times_its_forward_pass(grou
 
     assert machine.operations(turn(True)) == 3 * by_hand
     assert machine.operations(turn(False)) == 2 * by_hand  # frozen weights need no gradient
+
+
+def test_a_crowd_of_workers_ends_a_study_with_exactly_its_trials(tmp_path):
+    url = f"sqlite:///{tmp_path}/studies.db"
+    claims = crowd.simulated(url, workers=3, trials=5, seconds=0.0)
+    assert len(claims) >= 5 + 3  # and a last one of each worker
+    assert crowd.ledger(url, 5).tally().finished == 5
 
 
 def test_a_peak_is_operations_over_the_time_of_a_product():
