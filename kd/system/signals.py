@@ -91,14 +91,14 @@ def blocked() -> Iterator[None]:
 
     This process gets the signals that arrive meanwhile at the end of the block.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, JOBS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
         yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, JOBS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def leave_to_main_process() -> None:
