@@ -9,8 +9,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 
@@ -28,6 +26,8 @@ def cores() -> int:
 
 def free_memory() -> int:
     """The bytes that this process may still allocate: free on the machine, and below the limits of its cgroup."""
+    import psutil  # POSIX only in part; nothing that must start quickly asks for memory
+
     return max(0, min([psutil.virtual_memory().available, *_rooms()]))
 
 
