@@ -33,7 +33,7 @@ STUDY = [
     "-m", *SMALL, "schedule=cosine", "schedule.final=1.0", "optimizer.encoder_lr_scale=0.3",
     "hydra/sweeper/pruner=none", "hydra.sweeper.n_trials=2",
 ]  # fmt: skip
-TIMES = ("time", "seconds", "images_per_second")
+TIMES = ("time", "seconds", "seconds_waiting", "images_per_second")
 
 
 def start(root: Path, arguments: list[str]) -> subprocess.Popen:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench, machine, report, screen, terms
+from benchmarks import bench, crowd, machine, report, screen, terms
 from benchmarks.case import QUICK, Case, folder_of
 from benchmarks.elsewhere import elsewhere
 from benchmarks.hand_written import Loop, total_loss
@@ -87,6 +87,27 @@ def test_the_exponent_of_a_power_law_is_its_power(power):
 def test_a_matrix_product_is_counted_as_two_operations_per_element_of_a_row_and_column():
     left, right = torch.ones(4, 5), torch.ones(5, 6)
     assert machine.operations(iter(left @ right for _ in repeat(None))) == 2 * 4 * 5 * 6
+
+
+@pytest.mark.parametrize("groups", [1, 4, 96])
+def test_a_convolution_forward_and_backward_is_three_times_its_forward_pass(groups):
+    """96 channels, 8 x 8 pixels, a 3 x 3 kernel: 2 x 9 x 96 / groups operations for each of 96 x 64 outputs."""
+    images, weights = torch.zeros(1, 96, 8, 8, requires_grad=True), torch.zeros(96, 96 // groups, 3, 3)
+    by_hand = 2 * 9 * (96 // groups) * 96 * 64
+
+    def turn(trained):
+        weights.requires_grad_(trained)
+        yield torch.nn.functional.conv2d(images, weights, padding=1, groups=groups).sum().backward()
+
+    assert machine.operations(turn(True)) == 3 * by_hand
+    assert machine.operations(turn(False)) == 2 * by_hand  # frozen weights need no gradient
+
+
+def test_a_crowd_of_workers_ends_a_study_with_exactly_its_trials(tmp_path):
+    url = f"sqlite:///{tmp_path}/studies.db"
+    claims = crowd.simulated(url, workers=3, trials=5, seconds=0.0)
+    assert len(claims) >= 5 + 3  # and a last one of each worker
+    assert crowd.ledger(url, 5).tally().finished == 5
 
 
 def test_a_peak_is_operations_over_the_time_of_a_product():

@@ -98,6 +98,7 @@ REFERENCE = {
             "b0_from_b3_temp_prog",
             {**REFERENCE, "unfreeze.start_epoch": 5, "unfreeze.rate": 3, "optimizer.encoder_lr_scale": 0.3},
         ),
+        ("b0_from_b3_gpu", {"trainer.batch_size": 32, "optimizer.lr": 2.8e-4, "schedule.initial": 4.0}),
         (
             "temp_prog_guide",
             {**REFERENCE, "unfreeze.start_epoch": 10, "unfreeze.rate": 5, "optimizer.encoder_lr_scale": 0.1},

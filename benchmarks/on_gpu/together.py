@@ -126,4 +126,4 @@ def _meet(rank: int, size: int, file: Path, backend: str) -> World:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     if size == 1:
         return SOLO
-    return World(rank, size, rank, size, dist.new_group(backend="gloo"), store)
+    return World(rank, size, rank, size, objects=dist.new_group(backend="gloo"), store=store)

@@ -47,6 +47,7 @@ def checked(config: dict[str, Any], look_at_data: bool = True) -> Settings:
         settings = Settings(**config)
     except ValidationError as error:
         raise ConfigError(_first_mistake(error)) from error
+    settings.data.keep_findings(settings.root / "runs" / "cache" / "files")
     _check_plan(settings)
     _check_loss(settings)
     _check_objective(settings)

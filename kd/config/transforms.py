@@ -9,6 +9,7 @@ from typing import Any
 import albumentations
 from pydantic import ValidationError
 
+from kd.data.fog import RandomFog
 from kd.errors import ConfigError, nearest
 
 _CLASSES = [
@@ -19,6 +20,7 @@ _CLASSES = [
 
 #: Every allowed transform, as `albumentations.<Class>` and by the module that defines it.
 TRANSFORMS = {f"{place}.{kind.__name__}": kind for kind in _CLASSES for place in ("albumentations", kind.__module__)}
+TRANSFORMS |= {name: RandomFog for name, kind in TRANSFORMS.items() if kind is albumentations.RandomFog}  # faster
 PUBLIC = [f"albumentations.{kind.__name__}" for kind in _CLASSES]
 
 

@@ -10,13 +10,13 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from kd.data.naming import SPLITS
 from kd.data.source import Source
 from kd.data.unlabelled import UNLABELLED
 from kd.system.files import json_digest
 from kd.system.record_file import FileRecords, MemoryRecords, Records, UnequalRecords, create, describe, file_bytes
+from kd.system.resources import free_memory, trials_at_once
 
 GB = 10**9
 SPARE = 2  # at most 1 / SPARE of the free memory is used
@@ -83,7 +83,7 @@ def _in_memory(source: Source) -> dict[str, Records]:
     keys = {split: (key, split) for split, key in _fingerprints(source).items()}
     for name in set(_memory) - set(keys.values()):  # caches of other data are dropped to free their memory
         del _memory[name]
-    room = min(source.cache_gb * GB, psutil.virtual_memory().available / SPARE)
+    room = min(source.cache_gb * GB, free_memory() / trials_at_once() / SPARE)
     records = {split: _memory[key] for split, key in keys.items() if key in _memory}
     if source.sizing.crops:
         new = _unequal(source, [split for split in keys if split not in records], room)

@@ -4,7 +4,6 @@ Errors would stop or mislead training; warnings are for a person to judge. Image
 so a copy is found under another name or format, but not after lossy compression.
 """
 
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from kd.data.naming import SPLITS
 from kd.data.source import Source
 from kd.data.unlabelled import UNLABELLED
 from kd.errors import shown
+from kd.system.resources import cores
 
 RARE = 0.01  # fraction of a split's valid pixels below which a class causes a warning
 
@@ -73,7 +73,7 @@ def check(
     survey = whole.survey()
     todo = [(split, index) for split in SPLITS for index in range(whole.size(split))]
     todo += [(UNLABELLED, index) for index in range(whole.unlabelled_size())]
-    inspected = list(watch(inspect_samples(whole, todo, headers, workers or os.cpu_count() or 1), len(todo)))
+    inspected = list(watch(inspect_samples(whole, todo, headers, workers or cores()), len(todo)))
     samples = [sample for sample in inspected if sample.split != UNLABELLED]
     pictures = inspected[len(samples) :]
     splits = {split: _summed(source, [sample for sample in samples if sample.split == split]) for split in SPLITS}

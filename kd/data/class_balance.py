@@ -1,7 +1,6 @@
 """How many pixels of each class the training masks have, and what follows: class weights, and pictures to repeat."""
 
 import math
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kd.data.source import Source
+from kd.system.resources import cores
 
 ENET = 1.02  # the constant c of the weights: no weight is above 1 / ln(c), 50.5
 
@@ -67,7 +67,7 @@ def class_balance(source: Source) -> ClassBalance:
     """
     key = source.fingerprint()
     if key not in _known:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding leaves the interpreter's lock
+        with ThreadPoolExecutor(min(8, cores())) as pool:  # decoding leaves the interpreter's lock
             counts = list(pool.map(lambda index: _counted(source, index), range(source.size("train"))))
         _known[key] = ClassBalance(source.class_names, np.stack(counts))
     return _known[key]

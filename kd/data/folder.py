@@ -22,6 +22,7 @@ from kd.data.coding import MaskCoding
 from kd.data.decode import height_width, mask_palette, picture_size, read_image
 from kd.data.image_file import open_file
 from kd.data.layout import Fault, layout
+from kd.data.manifest import Manifest
 from kd.data.mask_options import MaskOptions
 from kd.data.naming import SPLITS, Names
 from kd.data.orientation import other_size
@@ -140,6 +141,14 @@ class Folder(Source):
     def fingerprint(self) -> str:
         return self._fingerprint
 
+    def keep_findings(self, folder: Path) -> None:
+        name = files.json_digest(str(Path(self.root).absolute()))[:16]
+        self.__dict__["_manifest"] = Manifest(folder / f"{name}.json")
+
+    @cached_property
+    def _manifest(self) -> Manifest:
+        return Manifest(None)
+
     def unlabelled_fingerprint(self) -> str | None:
         return self._unlabelled_fingerprint
 
@@ -164,21 +173,30 @@ class Folder(Source):
     @cached_property
     def _fingerprint(self) -> str:
         settings: list[object] = [VERSION, self.classes, *self.image_size, *self.coding.fingerprint, *self._fit_facts()]
-        content = [
-            [split, stem + path.suffix, files.digest(path, open_file)]
+        listed = [
+            (split, stem, path)
             for split in SPLITS
             for stem, pair in zip(self._sound.stems[split], self._sound.pairs[split], strict=True)
             for path in pair
         ]
-        masks = (pair.mask for split in SPLITS for pair in self._sound.pairs[split])
-        if not self.coding.coloured and any(renumbers(palette) for palette in map(mask_palette, masks) if palette):
+        digests = self._digests([path for _, _, path in listed])
+        content = [
+            [split, stem + path.suffix, digest] for (split, stem, path), digest in zip(listed, digests, strict=True)
+        ]
+        masks = [pair.mask for split in SPLITS for pair in self._sound.pairs[split]]
+        if not self.coding.coloured and any(self._manifest.find("greys", masks, _has_greys)):
             settings.append("greys")  # of palettes are the values, and not the indices
         return files.json_digest([settings, content])
 
     @cached_property
     def _unlabelled_fingerprint(self) -> str | None:
-        content = [[name, files.digest(path, open_file)] for name, path in self._sound.unlabelled]
+        pictures = self._sound.unlabelled
+        digests = self._digests([path for _, path in pictures])
+        content = [[name, digest] for (name, _), digest in zip(pictures, digests, strict=True)]
         return files.json_digest([VERSION, *self.image_size, *self._fit_facts(), content]) if content else None
+
+    def _digests(self, paths: Sequence[Path]) -> list[str]:
+        return self._manifest.find("digest", paths, lambda path: files.digest(path, open_file))
 
     @cached_property
     def _sound(self) -> _Listing:
@@ -247,6 +265,12 @@ class Folder(Source):
     @property
     def lossy_masks(self) -> bool:
         return self.coding.threshold is not None
+
+
+def _has_greys(mask: Path) -> bool:
+    """Whether a mask's palette numbers greys in another order than their values."""
+    palette = mask_palette(mask)
+    return palette is not None and renumbers(palette)
 
 
 def _same_size(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> None:

@@ -6,7 +6,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from signal import SIG_IGN, SIGINT, signal
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from kd.data.orientation import other_size
 from kd.data.source import Source
 from kd.data.unlabelled import UNLABELLED
 from kd.errors import DataError, shown
+from kd.system import signals
 
 _source: Source  # in a worker process: the data it inspects
 CHUNK = 32  # samples per task of a worker process
@@ -64,13 +64,15 @@ def inspect_samples(
         return (inspect_sample(source, split, index, headers) for split, index in todo)
     pool = ProcessPoolExecutor(min(workers, len(chunks)), initializer=_start_worker, initargs=(source,))
     # Everything is submitted here, before a progress bar starts a thread that forked workers would inherit.
-    return _gathered(pool, [pool.submit(_inspect_chunk, chunk, headers) for chunk in chunks])
+    with signals.blocked():
+        results = [pool.submit(_inspect_chunk, chunk, headers) for chunk in chunks]
+    return _gathered(pool, results)
 
 
 def _start_worker(source: Source) -> None:
     global _source  # sent once per worker, since it may list a million files
     _source = source
-    signal(SIGINT, SIG_IGN)  # the main process handles Ctrl-C
+    signals.leave_to_main_process()
 
 
 def _inspect_chunk(chunk: list[tuple[str, int]], headers: bool) -> list[InspectedSample]:

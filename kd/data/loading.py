@@ -7,11 +7,10 @@ the global one, and a resumed run would differ. A UserError is returned as a val
 without a worker's traceback around it.
 """
 
-import os
-import signal
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,9 +23,13 @@ from kd.data.source import Source, whole_number
 from kd.data.unlabelled import UNLABELLED, BatchSize, Part, Passes
 from kd.data.windows import Windows
 from kd.errors import DataError, UserError
+from kd.system import signals
 from kd.system.world import SOLO, World
 
 UNAUGMENTED = -1
+
+# Two lines of torch's about cores, wherever more workers are asked for than there are cores.
+warnings.filterwarnings("ignore", message="This DataLoader will create")
 
 
 class StoredAnswers(Protocol):
@@ -143,6 +146,7 @@ class TrainLoader:
             Passes(pictures, self._size.unlabelled, self._order.seed, views) if self._size.unlabelled else None
         )
         self._requests: list[Request] = []
+        self._begun, self._prepared = -1, False  # the last epoch that was asked for, and whether only in advance
         self._loader = _data_loader(_Batches(source, augmentation, stored), self._requests, loading)
 
     def steps(self) -> int:
@@ -156,13 +160,25 @@ class TrainLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, without loading the first `start`; one epoch at a time."""
         whole_number("start", start, 0, self.steps())
+        if not (self._prepared and (epoch, start) == (self._begun, 0)):
+            self._fill(epoch, start)
+        self._prepared = False
+        yield from _batches_of(self._loader, self._iterator)
+
+    def prepare_next(self, epochs: int) -> None:
+        """Let idle workers load the first batches of the next of `epochs` epochs, while the last one is evaluated."""
+        if self._loader.num_workers and not self._prepared and 0 <= self._begun < epochs - 1:
+            self._fill(self._begun + 1, 0)
+            self._prepared = True
+
+    def _fill(self, epoch: int, start: int) -> None:
         batches = _slices(self._order.epoch(epoch, self._samples), self._size.labelled)[: self.steps()]
         view = epoch if self._views is None else epoch % self._views
         first = epoch * self.steps()
         self._requests[:] = [
             self._request(Part("train", view, batches[step]), first + step) for step in range(start, len(batches))
         ]
-        yield from _batches_of(self._loader)
+        self._begun, self._iterator = epoch, _begun(self._loader)
 
     def _request(self, labelled: Part, step: int) -> Request:
         """This process's share of a batch, at a step counted over all epochs."""
@@ -191,7 +207,7 @@ class EvalLoader:
         return self._batches
 
     def __iter__(self) -> Iterator[Batch]:
-        return _batches_of(self._loader)
+        return _batches_of(self._loader, _begun(self._loader))
 
 
 def _settings_of(source: Source | Samples) -> Source:
@@ -263,27 +279,27 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """Limit OpenCV to one thread, since workers are the parallelism, and leave the group's signals to the main process.
-
-    Ctrl-C, or a scheduler's SIGTERM to the process group, must not end a worker: the main process finishes its step and
-    may need another batch for that.
-    """
+    """Limit OpenCV to one thread, since workers are the parallelism, and leave signals to the main process."""
     import cv2
 
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)  # out of the group: a worker that ignored SIGTERM could not be terminated by the loader
+    signals.leave_to_main_process()
 
 
-def _batches_of(loader: "DataLoader[Batch | UserError]") -> Iterator[Batch]:
-    """The loader's batches; a UserError from a worker is raised here."""
+def _begun(loader: "DataLoader[Batch | UserError]") -> Iterator[Batch | UserError]:
+    """The loader's batches, of which its workers load the first; starts the workers, the first time."""
+    with signals.blocked():
+        return iter(loader)
+
+
+def _batches_of(loader: "DataLoader[Batch | UserError]", batches: Iterator[Batch | UserError]) -> Iterator[Batch]:
+    """The batches; a UserError from a worker is raised here."""
     try:
-        for batch in loader:
+        for batch in batches:
             if isinstance(batch, UserError):
                 _shut_down_workers(loader)
                 raise batch
-            yield cast(Batch, batch)
+            yield batch
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

@@ -128,6 +128,9 @@ class Source(ABC):
         It is that of the samples with masks: pictures without masks, which a teacher is not trained on, have their own.
         """
 
+    def keep_findings(self, folder: Path) -> None:  # noqa: B027 (most sources have no files)
+        """Keep what is found in files below `folder`, for other processes; nothing where there are no files."""
+
     @abstractmethod
     def check(self) -> None:
         """Check the data quickly, before anything slow starts; raises DataError."""

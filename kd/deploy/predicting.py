@@ -16,6 +16,7 @@ from kd.errors import DataError, shown
 from kd.networks.precision import Precision, hold_memory
 from kd.run import console
 from kd.system.files import alone_in, clear_leftovers, digest
+from kd.system.resources import cores
 from kd.system.terminal import can_move
 
 QUIET = 10  # seconds between two lines of progress where there is no terminal
@@ -45,7 +46,7 @@ def predict_pictures(path: Path, images: Path, out: Path, wanted: predictor.Want
 
 def _predict(working: predictor.Predictor, jobs: Jobs, wanted: predictor.Wanted, out: Path) -> predictor.Tally:
     tally, started = predictor.Tally(), time.perf_counter()
-    for _ in _progress(working.run(jobs, wanted.batch, min(8, os.cpu_count() or 1), tally), len(jobs)):
+    for _ in _progress(working.run(jobs, wanted.batch, min(8, cores()), tally), len(jobs)):
         pass
     if tally.written:
         _say_speed(tally, time.perf_counter() - started, wanted.kind, out)

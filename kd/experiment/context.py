@@ -1,6 +1,5 @@
 """What all trainings and evaluations of a run share: settings, data, device, worker processes, training processes."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,10 +12,14 @@ from kd.data.cache import Samples, cached
 from kd.data.class_balance import ClassBalance, class_balance
 from kd.data.loading import Loading
 from kd.errors import ConfigError
-from kd.networks.precision import Precision, choose_device, hold_memory, repeat_bit_for_bit
+from kd.networks.precision import Precision, choose_device, hold_memory, limit_threads, repeat_bit_for_bit, use_tf32
 from kd.settings import Settings
+from kd.system.resources import cores, free_memory, trials_at_once
 from kd.system.signals import Stop
 from kd.system.world import SOLO, World
+
+AHEAD = 3  # batches that a worker holds: two that it was asked for ahead of time, and the one it hands over
+MEMORY_SHARE = 4  # the part of the free memory that these may take, as 1 / MEMORY_SHARE
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,13 @@ class RunContext:
         _check_batch(settings, world)
         device = choose_device(settings.trainer.device, world)
         repeat_bit_for_bit(settings.trainer.deterministic)
+        if device.type == "cuda":
+            use_tf32()
         if device.type == "cpu":
             hold_memory()
+            limit_threads()
         precision = Precision(device, settings.trainer.precision, settings.trainer.channels_last)
-        workers = _worker_count(settings.trainer.workers, device, world)
+        workers = _worker_count(settings, device, world)
         return cls(settings, transforms, precision, workers, stop or Stop(), world)
 
     def solo(self) -> "RunContext":
@@ -95,12 +101,22 @@ class RunContext:
         return Loading(self.workers, self.precision.device.type == "cuda", self.world)
 
 
-def _worker_count(asked: int | str, device: torch.device, world: World) -> int:
-    """Loader workers per process; auto means none on a CPU, whose cores are busy training."""
+def _worker_count(settings: Settings, device: torch.device, world: World) -> int:
+    """Loader workers per process; auto means none on a CPU, whose cores are busy training.
+
+    On a GPU: this process's share of the cores, all but one, while the batches that they hold fit into the memory.
+    """
+    asked, data = settings.trainer.workers, settings.data
     if not isinstance(asked, str):
         return asked
-    cores = max(1, (os.cpu_count() or 1) // world.local_size)
-    return min(8, cores) if device.type == "cuda" else 0
+    if device.type != "cuda":
+        return 0
+    sharing = world.local_size * trials_at_once()
+    height, width = data.image_size
+    batch = settings.trainer.batch_size / world.size * 4 * height * width  # an image and a mask of 8 bits
+    room = free_memory() / sharing / MEMORY_SHARE / (AHEAD * batch)
+    steps = max(1, data.size("train") // settings.trainer.batch_size)
+    return max(1, min(cores() // sharing - 1, steps, int(room)))
 
 
 def _check_batch(settings: Settings, world: World) -> None:

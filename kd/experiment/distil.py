@@ -77,6 +77,8 @@ def run(job: Job | None) -> float | tuple[float, ...] | None:
     reports its outcome to the study.
     """
     with signals.listen() as stop, joined() as world:
+        if job is not None and world.size > 1:
+            job.settings.data.fingerprint()  # travels with it: no other process reads the files for it
         shared = world.broadcast(job)
         if shared is None:
             raise ValueError("the first process was given no job")
@@ -114,7 +116,7 @@ def _join(job: Job, stop: signals.Stop, world: World) -> None:
     student = build_network(evaluator.context, "student", job.settings.seed)
     check_features(evaluator.context, student)
     teacher = teacher_training.obtain(evaluator) if job.settings.loss.needs_teacher else None
-    training_job = _training_job(evaluator.context, student, teacher)
+    training_job = _training_job(evaluator.context, student, teacher, job.trial is not None)
     train(training_job, evaluator, None, tracking.NullRun())
     _logit_counts(training_job, world)
     world.leave()
@@ -217,7 +219,7 @@ def _train_and_measure(current: _Run, mirror: tracking.NullRun) -> dict[str, Any
     if job.trial:  # any other run does not wait for the store
         trial.note({"mlflow_run": mirror.run_id})
     label = f"trial {job.trial.number} " if job.trial else ""
-    training_job = _training_job(context, current.student, current.teacher, label)
+    training_job = _training_job(context, current.student, current.teacher, job.trial is not None, label)
     timeline, measured = training_job.distillation.timeline, {}
     if job.settings.pictures and not job.trial:  # a trial's pictures are only drawn if it completes
         plots.draw_timeline(timeline, folder / "timeline.png")
@@ -240,7 +242,7 @@ def _train_and_measure(current: _Run, mirror: tracking.NullRun) -> dict[str, Any
 
 
 def _training_job(
-    context: RunContext, student: Network, teacher: MeasuredTeacher | None, label: str = ""
+    context: RunContext, student: Network, teacher: MeasuredTeacher | None, of_study: bool, label: str = ""
 ) -> TrainingJob:
     """The distillation that a run's settings ask for."""
     settings, learner = context.settings, None
@@ -252,7 +254,7 @@ def _training_job(
             student,
             build_loss(context, settings.loss.model_dump()),
             settings.timeline(len(student.partition.blocks)),
-            build_teacher(context, teacher.file, settings.trainer.epochs) if teacher else None,
+            build_teacher(context, teacher.file, settings.trainer.epochs, of_study) if teacher else None,
             learner,
         ),
         seed=settings.seed,

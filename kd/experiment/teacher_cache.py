@@ -25,19 +25,25 @@ from kd.system.record_file import describe, file_bytes
 GB = 10**9
 
 
-def build_teacher(context: RunContext, file: Path, epochs: int) -> Teacher:
-    """The teacher with the weights of `file`, as `teacher.cache` says, for a training of `epochs` epochs."""
+def build_teacher(context: RunContext, file: Path, epochs: int, of_study: bool = False) -> Teacher:
+    """The teacher with the weights of `file`, as `teacher.cache` says, for a training of `epochs` epochs.
+
+    On a GPU, answers that nobody is going to read are not written: those to views that never come again, unless the
+    training is a trial `of_study`, whose other trials see the same.
+    """
     one_by_one = context.precision.device.type == "cpu" and context.views is not None
     stages = context.settings.loss.stages
     live = LiveTeacher(lambda: teacher_network(context, file), context.precision, one_by_one, stages)
     if context.settings.teacher.cache == "off":
         return live
     splits = ("train", UNLABELLED) if context.settings.unlabelled_per_batch else ("train",)
-    shapes, caches = _shapes(context, live), {}
+    shapes, caches, stores = _shapes(context, live), {}, _stores(context, of_study)
+    if context.settings.teacher.cache == "auto" and not stores and context.world.is_main:
+        console.say("teacher  logits are not stored, since no view comes again: augment.views=<number> lets them")
     for split in splits:
         facts = _provenance_of_views(context, file, one_by_one, split)
-        caches[split] = [_cache(context, file, facts, split, answer) for answer in shapes.items()]
-    if context.world.is_main:
+        caches[split] = [_cache(context, file, facts, split, answer, stores) for answer in shapes.items()]
+    if context.world.is_main and caches["train"][0].writable:
         _report_room(caches, [min(count, context.views or count) for count in _views(context, epochs)])
     return CachedTeacher(live, caches)
 
@@ -76,9 +82,15 @@ def _provenance_of_views(context: RunContext, file: Path, one_by_one: bool, spli
     }
 
 
-def _cache(
-    context: RunContext, file: Path, facts: dict[str, Any], split: str, answer: tuple[int | None, Shape]
-) -> LogitCache:
+def _stores(context: RunContext, of_study: bool) -> bool:
+    """Whether answers are written: always on a CPU, where a teacher costs more than a disk (docs/cache.md)."""
+    if context.settings.teacher.cache != "auto":
+        return False
+    return of_study or context.views is not None or context.precision.device.type == "cpu"
+
+
+def _cache(context: RunContext, file: Path, facts: dict[str, Any], split: str, answer: tuple[int | None, Shape],
+           stores: bool) -> LogitCache:  # fmt: skip
     """The cache of the logits (stage None), or of a stage's features, which have a folder of their own; described."""
     teacher, data, (stage, shape) = context.settings.teacher, context.data, answer
     facts = facts if stage is None else {**facts, "features of stage": stage}
@@ -86,7 +98,7 @@ def _cache(
         cache_folder(context) / "teacher" / cache_key(facts),
         data.unlabelled_size() if split == UNLABELLED else data.size(split),
         shape,
-        writable=teacher.cache == "auto",
+        writable=stores,
         budget=teacher.cache_gb * GB,
     )
     if context.world.is_main and cache.writable:

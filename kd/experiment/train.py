@@ -17,7 +17,7 @@ from kd.config.compose import CONF, WHITELIST
 from kd.config.hydra_errors import one_line_errors
 from kd.experiment.job import job
 from kd.study.hydra_options import check_recipes
-from kd.system.launch import current_rank, hush, refuse_a_study, throw_folder_away
+from kd.system.launch import current_rank, hush, refuse_a_study, refuse_separate_tasks, throw_folder_away
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -27,6 +27,7 @@ def main() -> None:
     """Do what `sys.argv` says, as Hydra reads it: one job, a study with -m, or help, completion and the like."""
     hush()
     refuse_a_study(sys.argv)
+    refuse_separate_tasks(sys.argv)
     check_recipes()
     hydra.main(config_path=str(CONF), config_name="config", execution_whitelist=WHITELIST)(task)()
 

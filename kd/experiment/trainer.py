@@ -156,6 +156,7 @@ def _fit(
     context = evaluator.context
 
     def validate() -> dict[str, float | None]:
+        loader.loader.prepare_next(job.epochs)
         return evaluator.evaluate(job.network, "val", job.reference).metrics(job.network.class_names)
 
     recipe = build_recipe(context, job.seed, job.weight_decay, job.objective if job.who == "student" else None)

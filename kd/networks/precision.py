@@ -13,6 +13,7 @@ from torch import nn
 from kd.errors import ConfigError
 from kd.networks.network import Network, Segmenter
 from kd.system.launch import Rank
+from kd.system.resources import cores
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,6 +43,14 @@ class Precision:
         return network.to(self.device, memory_format=network.layout)  # type: ignore[call-overload]  # stubs lack it
 
 
+def use_tf32() -> None:
+    """Compute convolutions and products of fp32 in TF32, on GPUs that have it: 8 bits of exponent, 10 of fraction.
+
+    torch's own defaults are TF32 for convolutions and fp32 for products. NVIDIA_TF32_OVERRIDE=0 switches it off.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+
+
 def hold_memory() -> None:
     """Make glibc keep freed memory for the next tensor, unless the user has configured it.
 
@@ -54,6 +63,12 @@ def hold_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-3, 2**30)
         mallopt(-1, 2**31 - 1)
+
+
+def limit_threads() -> None:
+    """Use no more threads than a container's quota of cores, which torch does not know; OMP_NUM_THREADS goes first."""
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cores():
+        torch.set_num_threads(cores())
 
 
 def compiled(network: Network) -> Network:
@@ -113,13 +128,13 @@ def _local_device(name: str, rank: Rank) -> torch.device:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and not gpus):
         return torch.device("cpu")
-    if gpus < rank.local_size:
+    if not rank.own_gpus or (gpus < rank.local_size and gpus != 1):  # one: the launcher may have given each its own
         raise ConfigError(
             f"trainer.device={name}: this machine has {gpus} GPU(s) for {rank.local_size} processes; start as many "
             "(--nproc-per-node), or use cpu",
             page="gpus",
         )
-    return torch.device("cuda", rank.local_rank)
+    return torch.device("cuda", rank.gpu(gpus))
 
 
 def repeat_bit_for_bit(wanted: bool) -> None:

@@ -150,10 +150,12 @@ def cost(run: Run) -> Section | None:
     figures, memory = run.student, mapping_at(run.evidence, "memory")
     speeds = [r["images_per_second"] for r in run.records if r.get("images_per_second") is not None]
     epochs = [r["seconds"] for r in run.records if r.get("seconds") is not None]
+    waits = [r["seconds_waiting"] / r["seconds"] for r in run.records if r.get("seconds_waiting") and r.get("seconds")]
     rows = [
         ("total time", _clock(run.summary.get("total_seconds"))),
         ("epochs", len(run.records) or None),
         ("steps of one epoch", f"{statistics.median(epochs):.1f} s (median)" if epochs else None),
+        ("of that, waiting for data", f"{statistics.median(waits):.0%} (median)" if waits else None),
         ("training speed", f"{statistics.median(speeds):.1f} images/s (median over epochs)" if speeds else None),
         ("peak memory of the process", _bytes(memory.get("process_bytes"))),
         ("peak memory of the GPU", _bytes(memory.get("device_bytes"))),

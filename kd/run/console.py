@@ -16,6 +16,7 @@ from kd.system.terminal import can_move, to_log
 from kd.training.quality import Compared, metric_title, quality_metrics
 
 QUIET = 60.0  # seconds between two lines within an epoch where there is no terminal
+WORTH_A_REMEDY = 0.1  # of an epoch's time
 
 console = Console(highlight=False, markup=False)  # names may have [brackets]
 
@@ -88,12 +89,18 @@ class Display:
             f"{self.who} {record['epoch'] + 1:>3}/{self.epochs}  {'' if heat is None else f'T {heat:.2f}  '}"
             f"unfrozen {record['unfrozen_blocks']}  lr {record['lr/decoder']:.1e}  loss {record['train/loss']:.4f}  "
             f"{quality}  {record['images_per_second']:.1f} img/s"
-            f"{_whose_weights(record)}{'  *' if best else ''}"
+            f"{_waiting(record)}{_whose_weights(record)}{'  *' if best else ''}"
         )
         self.progress.console.print(line, soft_wrap=True, markup=False)
         to_log(line)
         self._said = time.monotonic()
         self.progress.update(self.task, last=f"best {self.objective} marked *")
+
+
+def _waiting(record: Mapping[str, Any]) -> str:
+    """How much of an epoch went by waiting for data, if that is worth a remedy (docs/speed.md)."""
+    share = record.get("seconds_waiting", 0.0) / (record["seconds"] or 1.0)
+    return "" if share < WORTH_A_REMEDY else f"  {share:.0%} waiting for data"
 
 
 def _whose_weights(record: Mapping[str, Any]) -> str:

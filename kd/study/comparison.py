@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.storages import RDBStorage
-
 from kd.settings import TEACHING_KEYS, TEACHING_TERMS, changes_no_result, is_under, more_is_better, same_result
 from kd.study.recipe import winner_name
 from kd.study.results import Results, ours_in
 from kd.study.space import PICTURES, describe
+from kd.study.storage import Storage
 
 CONFIDENCE = 0.95
 #: The least gain that is worth a teacher, in the unit of the metric: what credible papers report at least, 0.4 points.
@@ -74,7 +73,7 @@ class Arm:
     winners: Results | None = None
 
     @classmethod
-    def of(cls, storage: RDBStorage, study: Results) -> "Arm":
+    def of(cls, storage: Storage, study: Results) -> "Arm":
         """The arm of a study in a database."""
         name = winner_name(study.name)
         return cls(study, ours_in(storage, name))

@@ -1,6 +1,6 @@
 """A study's folder, which holds its trials' run folders, and the parent of their MLflow runs.
 
-trials.csv                  one row per trial, updated while the study runs
+trials.csv                  one row per trial; while the study runs, those of trials that end are appended
 experiment/best.yaml        the best trial as a recipe: python train.py --config-dir <this folder> experiment=best
 sweeps/winner.yaml          the best trial over seeds: python train.py -m --config-dir <this folder> sweeps=winner
 
@@ -21,7 +21,6 @@ from pathlib import Path
 from types import TracebackType
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from kd import tracking
@@ -35,9 +34,9 @@ from kd.study.comparison import Arm, partner
 from kd.study.hydra_options import check_name, overrides_as_values
 from kd.study.ledger import FINISHED, Ledger, failure
 from kd.study.recipe import recipe, winner_study
-from kd.study.results import Results, all_in, ours_in, points, table
+from kd.study.results import Results, all_in, line, ours_in, points, table
 from kd.study.space import describe
-from kd.study.storage import Database, default_url
+from kd.study.storage import Database, Storage, default_url
 from kd.system.files import clear_leftovers, write_atomically
 from kd.system.installation import train_command
 from kd.system.untrusted import check_below
@@ -127,16 +126,21 @@ class StudyFolder:
     def after(self, number: int) -> None:
         """Print how a trial ended, and update the table and the parent run."""
         with self._lock():
-            results = self._update()
+            results = self._update(number)
         trial = results.trials[number]
         finished = sum(results.count(state) for state in FINISHED)
         target = self.ledger.budget.trials
         console.say(f"trial    {number}: {_ending(trial, results)}  ({finished} of {target} finished)")
 
-    def _update(self) -> Results:
+    def _update(self, ended: int | None = None) -> Results:
+        """Write the table, or append the trial that `ended` to it, and update the parent run."""
         results = Results.of(self.ledger.storage, self.ledger.name)
-        text = table(results)
-        write_atomically(self.path / "trials.csv", lambda path: path.write_text(text, encoding="utf-8"))
+        path = self.path / "trials.csv"
+        if ended is None or path.is_symlink() or not path.is_file():
+            _write(path, table(results))
+        else:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line(results, ended))
         self.shown = replace(self.shown, points=_timed(results) | _so_far(results), lost=_lost(results))
         self.mirror.refresh()
         if (run_id := self.mirror.run_id) and results.study.user_attrs.get(PARENT) != run_id:
@@ -191,8 +195,7 @@ def write(results: Results, path: Path, draw: bool = True) -> list[str]:
     """Write the table, recipes and plots of a study into its folder; returns the names of the plots."""
     for name in MADE:
         check_below(path, path / name / "any")
-    text = table(results)
-    write_atomically(path / "trials.csv", lambda file: file.write_text(text, encoding="utf-8"))
+    _write(path / "trials.csv", table(results))
     for name, trial in _winners(results).items():
         _write(path / "experiment" / f"{name}.yaml", recipe_of(results, trial))
     if "best" in _winners(results) and results.trivial is None:
@@ -253,14 +256,14 @@ def show(name: str | None, against: str | None, url: str | None, write_files: bo
             _show(check_name(name), against, storage, root / "runs" / "studies" / name, write_files)
 
 
-def _list(storage: RDBStorage) -> None:
+def _list(storage: Storage) -> None:
     ours, others = all_in(storage)
     console.show(tables.list_studies(ours))
     if others:
         console.say(f"others   not created by this sweeper, and left out: {', '.join(map(shown, others))}")
 
 
-def _show(name: str, against: str | None, storage: RDBStorage, path: Path, write_files: bool) -> None:
+def _show(name: str, against: str | None, storage: Storage, path: Path, write_files: bool) -> None:
     results = Results.of(storage, name)
     console.say(tables.overview(results))
     console.show(tables.best_trials(results))
@@ -276,7 +279,7 @@ def _show(name: str, against: str | None, storage: RDBStorage, path: Path, write
         console.say(f"plots    {', '.join(drawn)}") if drawn else None
 
 
-def _compare(results: Results, against: str | None, storage: RDBStorage) -> None:
+def _compare(results: Results, against: str | None, storage: Storage) -> None:
     """Print the comparison with another study (by default that without a teacher), and the verdict over seeds."""
     other = against or partner(results.name)
     compared = Results.of(storage, against) if against else ours_in(storage, other)

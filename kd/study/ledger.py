@@ -196,7 +196,7 @@ class Ledger:
             return self._fail_dead_trials(self.study)
 
     def _fail_dead_trials(self, study: Study) -> list[FrozenTrial]:
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        running = self.storage.running(study._study_id)
         dead = set()
         for trial in running:
             claimed_by = trial.user_attrs.get("worker")  # missing if a claim was killed midway, under this very lock
@@ -204,10 +204,12 @@ class Ledger:
                 study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
                 dead.add(trial.number)
         optuna.storages.fail_stale_trials(study)
-        now = study.get_trials(deepcopy=False)
-        silent = (now[trial.number] for trial in running if trial.number not in dead)
-        lost = dead | {t.number for t in silent if t.state == TrialState.FAIL and "failure" not in t.user_attrs}
-        return [trial for trial in running if trial.number in lost]
+        still = {trial.number for trial in self.storage.running(study._study_id)}
+        ended = [trial for trial in running if trial.number not in still | dead]
+        silent = {
+            trial.number for trial in map(self.storage.get_trial, (t._trial_id for t in ended)) if _is_lost(trial)
+        }
+        return [trial for trial in running if trial.number in dead | silent]
 
     def _check_failures(self, tally: Tally) -> None:
         new = [trial for trial in tally.given_up if trial.number not in self._given_up_before]
@@ -218,6 +220,11 @@ class Ledger:
                 f"study {self.name} stops: {len(new)} trials failed for good, the last of them trial {last.number}: "
                 f"{failure(last)['reason']}; fix that, then repeat the command to continue"
             )
+
+
+def _is_lost(trial: FrozenTrial) -> bool:
+    """Whether a trial has failed without anyone reporting why."""
+    return trial.state == TrialState.FAIL and "failure" not in trial.user_attrs
 
 
 def _position(trials: Sequence[FrozenTrial]) -> int:

@@ -11,13 +11,13 @@ from typing import Any
 
 import optuna
 from optuna import Study
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as TrialState  # exported for kd.report, which does not import optuna
 
 from kd.errors import StudyError, nearest
 from kd.study.ledger import FINISHED, epochs_of, failure, history
 from kd.study.space import Space
+from kd.study.storage import Storage
 
 FIGURES = {"student/test/miou": "test/miou", "student/latency_ms": "latency_ms"}  # column: user attribute of a trial
 
@@ -36,7 +36,7 @@ class Results:
     trials: Sequence[FrozenTrial]
 
     @classmethod
-    def of(cls, storage: RDBStorage, name: str) -> "Results":
+    def of(cls, storage: Storage, name: str) -> "Results":
         """Load a study.
 
         Raises:
@@ -114,7 +114,7 @@ class Results:
         )
 
 
-def ours_in(storage: RDBStorage, name: str) -> Results | None:
+def ours_in(storage: Storage, name: str) -> Results | None:
     """A study of this sweeper by name; None if unknown, or another program's."""
     try:
         return Results.of(storage, name) if name in names_in(storage) else None
@@ -122,13 +122,13 @@ def ours_in(storage: RDBStorage, name: str) -> Results | None:
         return None
 
 
-def all_in(storage: RDBStorage) -> tuple[list[Results], list[str]]:
+def all_in(storage: Storage) -> tuple[list[Results], list[str]]:
     """All studies of this sweeper in a database, and the names of those that are other programs'."""
     found = {name: ours_in(storage, name) for name in names_in(storage)}
     return [each for each in found.values() if each], [name for name, each in found.items() if each is None]
 
 
-def names_in(storage: RDBStorage) -> list[str]:
+def names_in(storage: Storage) -> list[str]:
     """The names of all studies in a database."""
     return list(optuna.study.get_all_study_names(storage))
 
@@ -160,10 +160,17 @@ def _row(trial: FrozenTrial, space: Space) -> dict[str, Any]:
 def table(results: Results) -> str:
     """The rows as CSV."""
     lines = rows(results)
+    return _csv([list(lines[0]) if lines else ["trial"], *([*line.values()] for line in lines)])
+
+
+def line(results: Results, number: int) -> str:
+    """The row of a trial as CSV, without the names of the columns."""
+    return _csv([[*_row(results.trials[number], results.space).values()]])
+
+
+def _csv(lines: Iterable[list[Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]) if lines else ["trial"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
+    csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
 
 

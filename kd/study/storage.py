@@ -21,9 +21,10 @@ from urllib.parse import unquote
 import optuna
 from filelock import FileLock, Timeout
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
+from optuna.storages import RDBStorage, _CachedStorage
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import create_engine, text
-from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -50,6 +51,24 @@ DAMAGES = (
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+class Storage(_CachedStorage):
+    """Optuna's storage with its cache of finished trials.
+
+    `optuna.load_study` would give a bare `RDBStorage` a new cache each time, and read all trials of the study again.
+    """
+
+    _backend: RDBStorage
+
+    @property
+    def engine(self) -> Engine:
+        """SQLAlchemy's engine."""
+        return self._backend.engine
+
+    def running(self, study_id: int) -> list[FrozenTrial]:
+        """The running trials; reads no others."""
+        return self._backend.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,))
 
 
 class Unreachable(StudyError):
@@ -149,7 +168,7 @@ class Database:
         reason = without_credentials(one_line(str(error) or type(error).__name__))[:300]
         return StudyError(f"the study database {self} is damaged ({reason}); restore it from a copy")
 
-    def open(self) -> RDBStorage:
+    def open(self) -> Storage:
         """Optuna's storage for the database. Its tables are created once, even by several processes at a time.
 
         Raises:
@@ -243,22 +262,26 @@ class Database:
         return Unreachable(f"the study database {self} cannot be used ({reason}); {HINT}")
 
 
-@cache  # one connection pool per process and database
-def _open(database: Database) -> RDBStorage:
+@cache  # one connection pool and one cache of trials per process and database
+def _open(database: Database) -> Storage:
     if database.file is not None:
         try:
             database.file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise database._unreachable(error) from error
-    engine = {"connect_args": database.connection, "pool_pre_ping": database.file is None}
+    engine: dict[str, Any] = {"connect_args": database.connection}
+    if database.file is None:  # a process keeps one connection of the server's few, and gives others back after use
+        engine |= {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 15}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with database.lock("schema"):
         try:
-            return RDBStorage(
-                database.address.render_as_string(hide_password=False),
-                engine_kwargs=engine,
-                heartbeat_interval=database.heartbeat,
-                grace_period=database.grace,
+            return Storage(
+                RDBStorage(
+                    database.address.render_as_string(hide_password=False),
+                    engine_kwargs=engine,
+                    heartbeat_interval=database.heartbeat,
+                    grace_period=database.grace,
+                )
             )
         except (SQLAlchemyError, ImportError, RuntimeError, OSError) as error:
             raise database._unreachable(error) from error

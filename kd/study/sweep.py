@@ -1,6 +1,7 @@
 """The sweeper: claims a trial, launches its job and records how it ended, until the study is complete."""
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -28,11 +29,14 @@ from kd.study.ledger import Budget, Ledger, NoClaim
 from kd.study.space import ABSENT, PICTURES, Direction, Space, key_of
 from kd.study.storage import holds_password
 from kd.system import signals
+from kd.system.resources import TRIALS_AT_ONCE
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0  # how often to look for a trial to run, and for workers that stopped responding
 IN_PROCESS = "BasicLauncher"
+ON_OTHER_MACHINES = ("SlurmLauncher", "RayAWSLauncher")
+ON_THIS_MACHINE = ("JoblibLauncher", "LocalLauncher")  # joblib, submitit_local: all trials share this machine
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL; there psutil's SIGTERM kills
 #: The keys of a teacher that is trained first, which follow the student's unless they are set.
 FOLLOWED = {
@@ -94,8 +98,22 @@ class StudySweeperImpl(OptunaSweeperImpl):
         pruner = hydra_options.pruner(self.options["pruner"])
         ledger = Ledger(database, self.study_name, space, sampler, pruner, budget)
         with StudyFolder(ledger, settings, Path(self.sweep_dir)) as output:
+            if warning := self._shared_disk(settings):
+                console.say(f"warning  {warning}")
             console.say(f"study    {self.study_name}: {ledger.tally().finished} of {budget.trials} trials are finished")
             self._work(ledger, output)
+
+    def _shared_disk(self, settings: Settings) -> str:
+        """A warning if jobs on several machines would write to MLflow's sqlite file; else empty."""
+        elsewhere = type(self.launcher).__name__ in ON_OTHER_MACHINES
+        address = settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:"
+        if not (elsewhere and settings.tracking.enabled and address.startswith("sqlite:")):
+            return ""
+        return (
+            "the jobs of several machines share MLflow's sqlite file, which a network disk does not lock safely; start "
+            f"`mlflow server --backend-store-uri sqlite:///{settings.root}/mlruns/mlflow.db --host 0.0.0.0` on one "
+            "machine and set MLFLOW_TRACKING_URI=http://<machine>:5000, or add tracking=none"
+        )
 
     def _budget(self, space: Space) -> Budget:
         grid = hydra_options.is_grid(self.options["sampler"])
@@ -280,6 +298,8 @@ class StudySweeperImpl(OptunaSweeperImpl):
             for name, distribution in ledger.space.searched.items()
         }
         gpu = [] if slot is None else [f"++hydra.job.env_set.KD_SLOT='{slot}'"]  # selects one of several GPUs
+        if type(self.launcher).__name__ in ON_THIS_MACHINE:  # divides its cores and memory
+            gpu.append(f"++hydra.job.env_set.{TRIALS_AT_ONCE}='{self.n_jobs}'")
         this = worker.this_process()
 
         def started_elsewhere() -> bool:

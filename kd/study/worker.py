@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from optuna.storages import RDBStorage
+
+from kd.study.storage import Storage
 
 
 def this_process() -> dict[str, Any]:
@@ -41,7 +42,7 @@ def signal_child(worker: dict[str, Any] | None, which: signal.Signals) -> bool:
 
 
 @contextmanager
-def heartbeat(storage: RDBStorage, trial_id: int, over: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def heartbeat(storage: Storage, trial_id: int, over: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Record heartbeats of a trial from a thread until the block ends, or until `over` returns True."""
     stop = threading.Event()
 

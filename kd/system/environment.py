@@ -1,6 +1,5 @@
 """What a run ran on: versions, machine, device. No user name, no host name, no path."""
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from kd.system.installation import NAME
 from kd.system.installation import version as version_of_ours
+from kd.system.resources import cores
 
 #: The packages whose version may change results.
 PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations",
@@ -22,7 +22,7 @@ def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": processor(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         **({"cuda": torch.version.cuda} if device.type == "cuda" else {}),

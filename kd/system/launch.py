@@ -1,4 +1,4 @@
-"""This process's rank, from torchrun's variables or from its submitit task.
+"""This process's rank, from torchrun's variables, from its submitit task or from its task of a Slurm step.
 
 Light, because composing a configuration needs it before torch is imported.
 """
@@ -24,12 +24,18 @@ class Rank:
     Attributes:
         rank: its number among `size`; process 0 decides, writes and prints.
         local_rank: its number among the `local_size` on its machine.
+        own_gpus: whether each process sees a GPU that no other does; true until they have compared them.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    own_gpus: bool = True
+
+    def gpu(self, visible: int) -> int:
+        """The index of this process's GPU among the visible ones; a single one is 0 (srun --gpus-per-task=1)."""
+        return 0 if visible == 1 else self.local_rank
 
 
 def current_rank() -> Rank:
@@ -39,12 +45,35 @@ def current_rank() -> Rank:
 
         if submitit.JobEnvironment().num_tasks == 1:
             return Rank()
-        # Every process sees all GPUs of its machine, as under torchrun, and uses the one of its local rank.
+        # If every process sees all GPUs of its machine, as under torchrun, it uses the one of its local rank.
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    elif tasks_of_step() > 1 and all(os.environ.get(name) for name in NEEDED[2:]):
+        for name, value in _of_slurm().items():
+            os.environ.setdefault(name, value)
     if not all(os.environ.get(name) for name in NEEDED):
         return Rank()
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     return Rank(rank, size, int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+
+
+def tasks_of_step() -> int:
+    """The tasks that srun has started together with this one; 1 without srun, or if RANK or WORLD_SIZE is set."""
+    if os.environ.get("RANK") or os.environ.get("WORLD_SIZE") or os.environ.get("SUBMITIT_EXECUTOR"):
+        return 1
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+
+
+def _of_slurm() -> dict[str, str]:
+    """torchrun's variables, from those of a task that srun started."""
+    slurm = os.environ
+    counts: list[str] = []
+    for part in slurm.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):  # such as 4(x2),3
+        count, _, times = part.rstrip(")").partition("(x")
+        counts += [count] * int(times or 1)
+    return {
+        "RANK": slurm["SLURM_PROCID"], "WORLD_SIZE": slurm["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": slurm["SLURM_LOCALID"], "LOCAL_WORLD_SIZE": counts[int(slurm["SLURM_NODEID"])],
+    }  # fmt: skip
 
 
 def folder_of_this_process(folder: str) -> str:
@@ -64,6 +93,21 @@ def hush() -> None:
     if current_rank().rank > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
         warnings.simplefilter("ignore")
+
+
+def refuse_separate_tasks(arguments: Sequence[str]) -> None:
+    """Refuse to train once in each of the tasks that srun has started, unless they are workers of a study.
+
+    Raises:
+        ConfigError: srun has started several, and nothing says where they meet.
+    """
+    count = tasks_of_step()
+    if count > 1 and not {"-m", "--multirun"} & set(arguments) and current_rank().size == 1:
+        raise ConfigError(
+            f"srun has started {count} tasks, each of which would train alone: to train together, export MASTER_ADDR "
+            "(the first node) and MASTER_PORT before srun; for separate runs, export WORLD_SIZE=1",
+            page="gpus",
+        )
 
 
 def refuse_a_study(arguments: Sequence[str]) -> None:

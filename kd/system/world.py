@@ -206,12 +206,12 @@ def joined() -> Iterator[World]:
         yield SOLO
         return
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
-    cuda = torch.cuda.is_available() and here.local_rank < torch.cuda.device_count()
-    if cuda:
-        torch.cuda.set_device(here.local_rank)
     try:
         store, _, _ = next(rendezvous("env://", timeout=CONNECT_TIMEOUT))
-        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        own_gpus = own(store, here, _gpu(here))
+        if own_gpus:
+            torch.cuda.set_device(here.gpu(torch.cuda.device_count()))
+        backend = "cpu:gloo,cuda:nccl" if own_gpus else "gloo"
         dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size, timeout=CONNECT_TIMEOUT)
         objects = dist.new_group(backend="gloo", timeout=OBJECT_TIMEOUT)
     except RuntimeError as error:
@@ -220,10 +220,25 @@ def joined() -> Iterator[World]:
             f"{os.environ['MASTER_PORT']} ({_brief(error)}); check that all are started and can reach that address",
             page="gpus",
         ) from error
-    world = World(here.rank, here.size, here.local_rank, here.local_size, objects, store)
+    world = World(here.rank, here.size, here.local_rank, here.local_size, own_gpus, objects, store)
     with world.reporting_errors():
         yield world
         world.leave()
+
+
+def own(store: Any, here: Rank, gpu: str) -> bool:
+    """Whether each process has a GPU of its own, named `gpu`, which NCCL needs. The same in all of them."""
+    store.set(f"kd/gpu/{here.rank}", gpu)
+    found = [store.get(f"kd/gpu/{rank}").decode() for rank in range(here.size)]
+    return all(found) and len(set(found)) == here.size
+
+
+def _gpu(here: Rank) -> str:
+    """A name of this process's GPU that no other GPU has; empty if it has none."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if here.gpu(count) >= count:
+        return ""
+    return str(torch.cuda.get_device_properties(here.gpu(count)).uuid)
 
 
 def _is_lost(error: RuntimeError) -> bool:

@@ -8,6 +8,8 @@ hence at least 1/2. Reference: Guo, Pleiss, Sun, Weinberger, "On Calibration of 
 import torch
 from torch import Tensor
 
+from kd.training.counting import counted
+
 BINS = 15
 COLUMNS = ("pixels", "right", "confidence")  # of a bin: two counts and a sum
 
@@ -36,8 +38,8 @@ class Calibration:
         if ignore_index is not None:
             bins = bins.masked_fill((mask_BHW == ignore_index).flatten(), BINS)
         right = (predicted_BHW == mask_BHW).flatten()
-        counted = torch.bincount(2 * bins + right, minlength=2 * (BINS + 1)).view(BINS + 1, 2)
-        self.counts += torch.stack([counted.sum(1), counted[:, 1]], dim=1)
+        found = counted(2 * bins + right, 2 * (BINS + 1)).view(BINS + 1, 2)
+        self.counts += torch.stack([found.sum(1), found[:, 1]], dim=1)
         self.sums.index_add_(0, bins, sure.to(self.sums.dtype))
 
     def table(self) -> Tensor:

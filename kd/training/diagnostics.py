@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kd.system.world import SOLO, World
 from kd.training.calibration import Calibration
+from kd.training.counting import counted
 from kd.training.metrics import Confusion
 
 NOT_COUNTED = 255  # no network predicts this label: there are at most 255 of them
@@ -98,8 +99,8 @@ def _counts_per_image(predicted_BHW: Tensor, mask_BHW: Tensor, labels: int, igno
     pairs += torch.arange(images, device=pairs.device).view(-1, 1, 1) * cells
     if ignore_index is not None:
         pairs = pairs.masked_fill(mask_BHW == ignore_index, images * cells)
-    counted = torch.bincount(pairs.flatten(), minlength=images * cells + 1)[: images * cells]
-    return counted.view(images, labels, labels)
+    found = counted(pairs, images * cells + 1)[: images * cells]
+    return found.view(images, labels, labels)
 
 
 def _mean_iou(counts_BLL: Tensor) -> Tensor:

@@ -71,6 +71,7 @@ class EpochResult:
         snapshot: copies the state that the next epoch begins with; call it before requesting the next item.
         measured: puts the weights that `val` is of into the student for the length of a block, which is to be over
             before the next item: their average over the steps, if that was chosen, otherwise those that are there.
+        waited: how many of the `seconds` went by waiting for batches.
     """
 
     plan: EpochPlan
@@ -80,6 +81,7 @@ class EpochResult:
     images_per_second: float
     snapshot: Callable[[], Snapshot]
     measured: Callable[[], AbstractContextManager[None]] = nullcontext
+    waited: float = 0.0
 
     def metrics(self) -> dict[str, float | None]:
         """One flat record, under the names that the run folder and MLflow use.
@@ -96,6 +98,7 @@ class EpochResult:
             **{f"train/{name}": value for name, value in self.train.items()},
             **{f"val/{name}": value for name, value in self.val.items()},
             "seconds": self.seconds,
+            "seconds_waiting": self.waited,
             "images_per_second": self.images_per_second,
         }
 
@@ -133,7 +136,7 @@ def fit(distillation: Distillation, loader: Epochs, validate: Callable[[], dict[
         asked = recipe.validates(plan.epoch, len(timeline))
         val, measured = stepper.measured(validate) if asked else ({}, nullcontext)
         state = stepper.snapshot(plan.epoch + 1, 0)
-        yield EpochResult(plan, means, val, seconds, log.images / seconds, state, measured)
+        yield EpochResult(plan, means, val, seconds, log.images / seconds, state, measured, log.waited)
 
 
 def _epoch(
@@ -143,7 +146,8 @@ def _epoch(
     recipe, batches = stepper.recipe, loader.epoch(plan.epoch, first)
     for step in range(first, loader.steps(), recipe.accumulate):
         torch.manual_seed(step_seed(recipe.seed, plan.epoch, step))
-        group = _next(batches, recipe.accumulate, loader.world)
+        with log.waiting():
+            group = _next(batches, recipe.accumulate, loader.world)
         group = [batch.to(stepper.precision.device, non_blocking=True) for batch in group]
         stepper.step(step, group, plan.temperature, log)
         if stepper.average:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kd.training.counting import counted
+
 
 def predict_labels(logits_BCHW: Tensor) -> Tensor:
     """The most probable label of each pixel, B x H x W uint8; for C = 1, foreground where the logit is above 0.
@@ -48,8 +50,8 @@ class Confusion:
         pairs = mask_BHW.long() * labels + predicted_BHW.long()
         if self.ignore_index is not None:
             pairs = pairs.masked_fill(mask_BHW == self.ignore_index, labels * labels)
-        counted = torch.bincount(pairs.flatten(), minlength=labels * labels + 1)[: labels * labels]
-        self.counts += counted.view(labels, labels)
+        found = counted(pairs, labels * labels + 1)[: labels * labels]
+        self.counts += found.view(labels, labels)
 
     def _ratios(self, numerator: Tensor, denominator: Tensor) -> list[float | None]:
         pairs = zip(numerator.tolist(), denominator.tolist(), strict=True)

@@ -5,7 +5,8 @@ Values stay on the device until they are needed: synchronising after each step w
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import mul
 from typing import Any
 
@@ -37,11 +38,12 @@ class StepLog:
         self.values: dict[str, list[float]] = {}
         self.sizes: list[int] = []
         self.skipped = self.overflows = 0
-        self._seconds_before = 0.0
+        self._seconds_before = self.waited = 0.0
         if state:
             self.values = {name: list(values) for name, values in state["values"].items()}
             self.sizes, self._seconds_before = list(state["sizes"]), state["seconds"]
             self.skipped, self.overflows = state["skipped"], state["overflows"]
+            self.waited = state.get("waited", 0.0)  # missing in older checkpoints
         self._unchecked: list[tuple[int, list[list[Tensor]], list[dict[str, Tensor]], Tensor]] = []
         self._started = time.perf_counter()
         self._check_every = 1 if skip or precision.device.type == "cpu" else CHECK_EVERY
@@ -54,6 +56,15 @@ class StepLog:
     def seconds(self) -> float:
         """Wall time of the epoch's steps so far."""
         return self._seconds_before + time.perf_counter() - self._started
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time of the block as waiting for data, in `waited` seconds; without workers, as loading it."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.waited += time.perf_counter() - begun
 
     def record(self, step: int, batches: Sequence[Batch], terms: list[dict[str, Tensor]], norm: Tensor) -> bool:
         """Record a step: the terms of each batch's loss, and the gradient's norm.
@@ -134,6 +145,6 @@ class StepLog:
         self.check()
         return {
             "values": {name: list(values) for name, values in self.values.items()},
-            "sizes": list(self.sizes), "seconds": self.seconds(),
+            "sizes": list(self.sizes), "seconds": self.seconds(), "waited": self.waited,
             "skipped": self.skipped, "overflows": self.overflows,
         }  # fmt: skip

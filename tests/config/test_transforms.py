@@ -4,6 +4,7 @@ import albumentations
 import pytest
 
 from kd.config.transforms import TRANSFORMS, build_transforms
+from kd.data.fog import RandomFog
 from kd.errors import ConfigError
 
 
@@ -22,6 +23,12 @@ def test_a_composition_builds_the_transforms_in_it():
     flip = {"_target_": "albumentations.HorizontalFlip", "p": 1.0}
     (one_of,) = build_transforms([{"_target_": "albumentations.OneOf", "transforms": [flip]}])
     assert [type(each) for each in one_of.transforms] == [albumentations.HorizontalFlip]
+
+
+def test_fog_is_the_fast_one_under_both_names():
+    for name in ("albumentations.RandomFog", "albumentations.augmentations.pixel.transforms.RandomFog"):
+        (fog,) = build_transforms([{"_target_": name}])
+        assert type(fog) is RandomFog
 
 
 def test_no_transforms_are_an_empty_list():

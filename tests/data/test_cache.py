@@ -180,7 +180,7 @@ def test_samples_beyond_the_budget_are_read_again_training_samples_last(cache, f
 
 def test_at_most_half_of_the_free_memory_is_used(monkeypatch, root, expected):
     free = 2 * 3 * file_bytes(1, RECORD)
-    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: type("Memory", (), {"available": free}))
+    monkeypatch.setattr(module, "free_memory", lambda: free)
     samples = cached(source(), root)
     for _ in range(2):
         assert read_all(samples) == expected

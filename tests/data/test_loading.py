@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from dataclasses import replace
 import albumentations
 import numpy as np
 import program
+import psutil
 import pytest
 import torch
 from pairs import put
@@ -28,7 +30,7 @@ from kd.experiment.context import RunContext
 from kd.experiment.evaluator import Evaluator
 from kd.networks.network import Network
 from kd.settings import NetworkSettings
-from kd.system.signals import Stop
+from kd.system import signals
 from kd.system.world import SOLO, World
 from tests.data.test_augmentation import recipe
 
@@ -71,6 +73,17 @@ def test_workers_change_nothing_in_any_epoch_and_order(two_workers):
     alone = loader()
     for epoch in (0, 1, 5, 1):
         assert all_same(alone.epoch(epoch), two_workers.epoch(epoch))
+
+
+def test_an_epoch_prepared_in_advance_is_the_same(two_workers):
+    alone = loader()
+    list(two_workers.epoch(0))
+    for epoch, begun in ((1, 0), (2, 3), (3, 0)):  # the second is resumed in its middle
+        two_workers.prepare_next(4)
+        two_workers.prepare_next(4)
+        assert all_same(alone.epoch(epoch, begun), two_workers.epoch(epoch, begun))
+    two_workers.prepare_next(4)  # there is no fifth
+    assert not two_workers._prepared
 
 
 def test_workers_persist_across_epochs(two_workers):
@@ -250,6 +263,44 @@ def test_a_user_error_in_a_worker_reaches_the_caller_unchanged(workers):
         list(EvalLoader(source, "val", 2, Loading(workers)))
 
 
+@pytest.mark.parametrize("number", signals.JOBS)
+def test_a_signal_to_the_whole_job_leaves_workers_working(number, two_workers):
+    rest = two_workers.epoch(0)
+    next(rest)
+    for worker in two_workers._loader._iterator._workers:
+        subprocess.run(["sh", "-c", f"kill -{int(number)} {worker.pid}"], check=True)
+    list(rest)
+    assert all_same(loader().epoch(1), two_workers.epoch(1))
+
+
+def test_the_main_process_can_terminate_a_worker():
+    used = loader(workers=1)
+    list(used.epoch(0))
+    (worker,) = used._loader._iterator._workers
+    worker.terminate()
+    worker.join(program.PATIENCE)
+    assert worker.exitcode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_run_all_of_whose_processes_are_signalled_saves_and_resumes(number, root):
+    options = ["backbone=tiny", "loss=hard_only", "trainer.epochs=500", "trainer.workers=2", "trainer.device=cpu",
+              "tracking=none", "pictures=false", "data.train=16", "data.val=4", "data.test=4"]  # fmt: skip
+    running = program.begin(root, *options)
+
+    def is_training() -> bool:
+        assert running.poll() is None, running.communicate()
+        return any(path.stat().st_size for path in root.glob("runs/**/metrics.jsonl"))
+
+    until(is_training, "the first epoch", program.PATIENCE)
+    main = psutil.Process(running.pid)
+    for process in [*main.children(recursive=True), main]:
+        process.send_signal(number)
+    out, err = running.communicate()
+    assert (running.returncode, err.splitlines()[-1:]) == (128 + number, ["interrupted"])
+    assert "resume " in out + err
+
+
 def test_an_error_in_the_augmentation_reaches_the_caller_unchanged():
     used = TrainLoader(SOURCE, Augmentation([albumentations.Normalize(p=1)], 0), 4, 0, Loading(workers=1))
     with pytest.raises(ConfigError, match="by Normalize"):
@@ -376,7 +427,7 @@ def network():
 def context(*overrides, transforms=()):
     small = ["data.image_size=[32,32]", "data.train=4", "data.val=5", "data.test=3", "trainer.device=cpu"]
     settings = read(compose(["backbone=tiny", "trainer.batch_size=2", *small, *overrides]))
-    return RunContext.of(settings, list(transforms), Stop())
+    return RunContext.of(settings, list(transforms), signals.Stop())
 
 
 def metrics(of, split):

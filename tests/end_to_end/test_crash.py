@@ -26,7 +26,7 @@ SMALL = [
 ALONE = [*SMALL, "loss=hard_only"]
 SAVING = "trainer.checkpoint_minutes=1e-6"  # a checkpoint after every step
 TAUGHT = [*SMALL, "teacher.epochs=2", "backbone.teacher.encoder=tu-mobilenetv3_small_050"]
-TIMES = ("time", "seconds", "images_per_second")
+TIMES = ("time", "seconds", "seconds_waiting", "images_per_second")
 
 
 def outcome(folder: Path) -> dict:

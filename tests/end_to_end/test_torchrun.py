@@ -18,7 +18,7 @@ SMALL = [
     "trainer.epochs=3", "trainer.device=cpu", "unfreeze.start_epoch=1", "unfreeze.rate=1", "loss=hard_only",
     "tracking=none", "pictures=false",
 ]  # fmt: skip
-CLOCK = {"time", "seconds", "images_per_second"}
+CLOCK = {"time", "seconds", "seconds_waiting", "images_per_second"}
 
 
 def metrics(folder):

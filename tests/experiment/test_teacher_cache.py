@@ -35,7 +35,7 @@ BASE = [
     "data.val=8", "data.test=8", "trainer.batch_size=8", "trainer.epochs=3", "trainer.device=cpu",
     "unfreeze.start_epoch=1", "unfreeze.rate=1", "tracking=none", "pictures=false", "teacher.epochs=1",
 ]  # fmt: skip
-TIMES = ("time", "seconds", "images_per_second")
+TIMES = ("time", "seconds", "seconds_waiting", "images_per_second")
 REQUESTED = 3 * 16  # logits in a run: epochs x samples
 
 

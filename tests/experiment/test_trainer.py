@@ -106,7 +106,7 @@ def test_a_training_without_a_mirror_leaves_the_same_folder(trained, tmp_path):
     settings = Tracking(enabled=True, uri="http://127.0.0.1:9", experiment="e", run_name=None, tags={})
     with tracking.run(settings, tmp_path, alone, tracking.Labels("r", {})) as mirror:
         train(training_job(used.context, objective="temperature"), used, alone, mirror)
-    timing = {"seconds", "images_per_second", "time"}
+    timing = {"seconds", "seconds_waiting", "images_per_second", "time"}
     for one, other in zip(folder.metrics(), alone.metrics(), strict=True):
         assert {k: v for k, v in one.items() if k not in timing} == {k: v for k, v in other.items() if k not in timing}
     assert {path.name for path in alone.path.iterdir() if not path.name.startswith("checkpoint")} == {

@@ -157,7 +157,18 @@ def test_a_single_device_is_not_shared_among_processes(name):
         choose_device(name, SECOND_OF_TWO)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="this machine has several GPUs")
-def test_more_processes_than_gpus_are_refused():
-    with pytest.raises(ConfigError, match=r"^trainer\.device=cuda: this machine has [01] GPU\(s\) for 2 processes"):
-        choose_device("cuda", SECOND_OF_TWO)
+@pytest.mark.parametrize("local_rank", range(4))
+def test_a_single_visible_gpu_is_index_0_whatever_the_local_rank(local_rank, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    rank = Rank(rank=local_rank, size=4, local_rank=local_rank, local_size=4)
+    assert choose_device("auto", rank) == choose_device("cuda", rank) == torch.device("cuda:0")
+
+
+@pytest.mark.parametrize(("gpus", "own"), [(0, True), (1, False), (2, False), (2, True)])
+def test_more_processes_than_gpus_are_refused(gpus, own, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    message = rf"^trainer\.device=cuda: this machine has {gpus} GPU\(s\) for 3 processes"
+    with pytest.raises(ConfigError, match=message):
+        choose_device("cuda", Rank(rank=1, size=3, local_rank=1, local_size=3, own_gpus=own))

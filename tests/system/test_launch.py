@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from kd.errors import ConfigError
-from kd.system.launch import NEEDED, Rank, current_rank, folder_of_this_process, hush, refuse_a_study, throw_folder_away
+from kd.system.launch import (
+    NEEDED,
+    Rank,
+    current_rank,
+    folder_of_this_process,
+    hush,
+    refuse_a_study,
+    refuse_separate_tasks,
+    throw_folder_away,
+)
 
 SECOND_OF_FOUR = {
     "RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
@@ -49,6 +58,51 @@ def test_the_tasks_of_a_submitit_job_are_its_processes(second, monkeypatch):
     for name, value in tasks.items():
         monkeypatch.setenv(f"SUBMITIT_{name}", value)
     assert current_rank() == current_rank() == Rank(rank=2, size=3, local_rank=2, local_size=3)
+
+
+STEP = {
+    "SLURM_STEP_NUM_TASKS": "7", "SLURM_STEP_TASKS_PER_NODE": "2(x2),3", "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "2",
+}  # fmt: skip
+
+
+@pytest.fixture
+def task(monkeypatch):
+    """A task of a Slurm step without a meeting point."""
+    for name in NEEDED:
+        monkeypatch.setenv(name, "")  # so that what is set in the test is undone
+    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name in NEEDED:
+        monkeypatch.delenv(name)
+    for name, value in STEP.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_tasks_of_srun_that_would_train_alone_are_refused(task):
+    with pytest.raises(ConfigError, match=r"^srun has started 7 tasks, each of which would train alone: to train"):
+        refuse_separate_tasks(["train.py"])
+    refuse_separate_tasks(["train.py", "-m"])  # workers of one study
+
+
+def test_tasks_of_srun_that_know_where_to_meet_train_together(task, monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "node1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    assert current_rank() == current_rank() == Rank(rank=5, size=7, local_rank=1, local_size=3)
+    refuse_separate_tasks(["train.py"])
+
+
+def test_tasks_of_srun_may_be_separate_on_demand(task, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    refuse_separate_tasks(["train.py"])
+    assert current_rank() == Rank()
+
+
+def test_a_single_task_of_srun_is_alone(task, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    refuse_separate_tasks(["train.py"])
+    assert current_rank() == Rank()
 
 
 def test_only_the_first_process_uses_the_run_folder(second, monkeypatch):

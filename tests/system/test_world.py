@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 
@@ -10,8 +11,11 @@ import together
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributed import HashStore
 
 from kd.errors import DataError, RunError
+from kd.system import world
+from kd.system.launch import Rank
 from kd.system.world import SOLO, World, joined
 
 SIZES = st.integers(1, 9)
@@ -67,6 +71,16 @@ def test_an_error_of_a_single_process_is_unchanged():
     with pytest.raises(RuntimeError) as raised, joined():
         raise error
     assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    ("gpus", "own"), [(["a", "b"], True), (["a", "a"], False), (["a", ""], False), (["", ""], False)]
+)
+def test_gpus_are_used_by_all_processes_or_by_none(gpus, own):
+    store = HashStore()
+    with ThreadPoolExecutor(len(gpus)) as pool:
+        ranks = [Rank(rank, len(gpus), rank, len(gpus)) for rank in range(len(gpus))]
+        assert list(pool.map(partial(world.own, store), ranks, gpus)) == [own] * len(gpus)
 
 
 # several processes

@@ -292,10 +292,11 @@ def test_a_record_has_the_names_that_users_look_for():
         "epoch", "temperature", "unfrozen_blocks", "lr/decoder", "lr/encoder",
         "train/loss", "train/kl", "train/mse", "train/ce", "train/dice",
         "val/loss", "val/miou", "val/iou/foreground", "val/teacher_agreement",
-        "seconds", "images_per_second",
+        "seconds", "seconds_waiting", "images_per_second",
     ]  # fmt: skip
     assert all(type(value) in (int, float, type(None)) for value in record.values())
     assert (record["val/miou"], record["val/iou/foreground"]) == (None, 0.25)
+    assert 0 < record["seconds_waiting"] < record["seconds"]
     assert record["seconds"] * record["images_per_second"] == pytest.approx(6)
 
 

@@ -25,7 +25,7 @@ from kd.training.step import optimizer_for
 #: Every point at which a training of three epochs of four batches can be cut: after a step, or between two epochs.
 STEPS, EPOCHS = 4, 3
 CUTS = [(epoch, step) for epoch in range(EPOCHS) for step in range(1, STEPS)] + [(1, 0), (2, 0), (3, 0)]
-TIMES = ("seconds", "images_per_second", "time")
+TIMES = ("seconds", "seconds_waiting", "images_per_second", "time")
 
 
 def batches(workers: int = 0):

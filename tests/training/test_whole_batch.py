@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from segmentation_models_pytorch.encoders._efficientnet import drop_connect
 from timm.layers import drop_path
+from torch import distributed as dist
 from torch import nn
+from torch.nn.modules._functions import SyncBatchNorm
 
 from kd.system.world import World
-from kd.training.whole_batch import WholeBatch, batch_norm
+from kd.training.whole_batch import WholeBatch, _BatchNorm, batch_norm
 
 # random draws
 
@@ -180,3 +182,55 @@ def test_running_statistics_are_those_of_the_whole_batch_in_every_process(case):
         if whole[name] is not None:
             near(parts[0][name], whole[name], case)
             assert torch.equal(parts[0][name], parts[1][name])
+
+
+# the path of CUDA, whose kernels are replaced by what they compute
+
+
+def _stats(x, eps):
+    var, mean = torch.var_mean(x, [0, 2, 3], correction=0)
+    return mean, (var + eps).rsqrt()
+
+
+def _gathered(_, means, invstds, running_mean, running_var, momentum, eps, counts):
+    weights = (counts / counts.sum())[:, None]
+    mean = (weights * means).sum(0)
+    var = (weights * (invstds**-2 - eps + (means - mean) ** 2)).sum(0)
+    running_mean.lerp_(mean, momentum)
+    running_var.lerp_(var * counts.sum() / (counts.sum() - 1), momentum)
+    return mean, (var + eps).rsqrt()
+
+
+def _applied(x, weight, bias, mean, invstd, _):
+    shape = (1, -1, 1, 1)
+    return (x - mean.view(shape)) * (invstd * weight).view(shape) + bias.view(shape)
+
+
+class Context:
+    def save_for_backward(self, *tensors):
+        self.saved = tensors
+
+
+def forward_with(world, layout):
+    """Outputs, saved tensors and statistics of torch's forward pass, and of ours."""
+    kernels = {
+        "batch_norm_stats": _stats, "batch_norm_gather_stats_with_counts": _gathered, "batch_norm_elemt": _applied,
+    }  # fmt: skip
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name, kernel in kernels.items():
+            patch.setattr(torch, name, kernel)
+        for function, last in ((SyncBatchNorm, (dist.group.WORLD, world.size)), (_BatchNorm, (world,))):
+            inputs, _, (mean, var, weight, bias), momentum = setting((5, 3, 4, 6))
+            mine, context = inputs[world.rows(5)].contiguous(memory_format=layout), Context()
+            out = function.forward(context, mine, weight.detach(), bias.detach(), mean, var, 1e-5, momentum, *last)
+            found.append([out, *context.saved, mean, var])
+    return found
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_without_a_mask_batch_normalisation_is_torchs(layout):
+    for theirs, ours in together.run(forward_with, layout):
+        assert len(theirs) == len(ours) == 8
+        for one, other in zip(theirs, ours, strict=True):
+            torch.testing.assert_close(one, other)
