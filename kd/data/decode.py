@@ -32,7 +32,10 @@ def read_image(path: Path) -> np.ndarray:
                 raise DataError(f"{shown(path)} has grey values of more than 16 bits: save it with 8 or 16 bits")
             return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
         if picture.mode == "F":
-            raise DataError(f"{shown(path)} contains floating-point values: save it with 8 or 16 bits")
+            raise DataError(
+                f"{shown(path)} contains floating-point values: save it with 8 or 16 bits, or set data.depth=float "
+                "data.channels=1"
+            )
         if picture.mode == "P":
             picture = picture.convert("RGBA")  # avoids a warning about palettes with transparency
         return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
@@ -168,13 +171,20 @@ def _around_centres(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resized_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an image (H x W x 3 uint8) to `size`, (height, width)."""
+    """Resize an image (H x W x channels, uint8, uint16 or float32) to `size`, (height, width).
+
+    Other images than RGB channel by channel, so that none depends on how many there are: OpenCV averages four at most.
+    """
     if image.shape[:2] == size:
         return image
     import cv2
 
     shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    if image.shape[2] == 3:
+        return cv2.resize(image, size[::-1], interpolation=how)
+    planes = (np.ascontiguousarray(image[..., channel]) for channel in range(image.shape[2]))
+    return np.stack([cv2.resize(plane, size[::-1], interpolation=how) for plane in planes], axis=2)
 
 
 def _decoded(picture: "Picture") -> None:

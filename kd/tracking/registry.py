@@ -14,6 +14,7 @@ from kd.tracking.folder import known_run, opened, store_of, sync_command
 from kd.tracking.store import Store, TrackingError, brief
 
 WEIGHTS = "kd.weights"  # a tag of a model version: the digest of its weights
+NUMBERS = {1: "float32", 2: "uint8"}  # by ONNX's number of a type
 ARTIFACTS = "model"  # the model's folder among the run's artifacts
 
 
@@ -79,9 +80,11 @@ def _save(model: Any, run_id: str, path: Path) -> None:
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
+    images = model.graph.input[0].type.tensor_type
+    channels = images.shape.dim[1].dim_value
     classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype("uint8"), (-1, 3, -1, -1), "images")]),
+        Schema([TensorSpec(np.dtype(NUMBERS[images.elem_type]), (-1, channels, -1, -1), "images")]),
         Schema([TensorSpec(np.dtype("float32"), (-1, classes, -1, -1), "logits")]),
     )
     mlflow.onnx.save_model(
