@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from kd.data.decode import mask_colours, mask_palette
-from kd.data.image_file import read_header
 from kd.data.layout import Fault
 from kd.data.orientation import apart
 from kd.data.pairing import Pair
 from kd.data.palettes import RAMP, Agreement, may_disagree
+from kd.data.tiff_directory import EXTRA, SAMPLES, directories
 from kd.errors import DataError, shown
+from kd.system.files import remembered
 
 Pairs = Mapping[str, Sequence[Pair]]  # by split
 
@@ -33,7 +34,7 @@ def fourth_channels(paths: Iterable[tuple[str, Path]]) -> list[Fault]:
     """The TIFF files, each with its split, that have a fourth channel which is no alpha: reading RGB drops it."""
     found = []
     for split, path in paths:
-        if path.suffix.lower() in (".tif", ".tiff") and _mode(path) == "RGBX":
+        if path.suffix.lower() in (".tif", ".tiff") and _has_fourth_channel(path):
             message = (
                 f"{shown(path)} has a fourth channel that is no alpha, and is read as RGB: data.channels=4 reads it"
             )
@@ -41,11 +42,13 @@ def fourth_channels(paths: Iterable[tuple[str, Path]]) -> list[Fault]:
     return found
 
 
-def _mode(path: Path) -> str:
+@remembered
+def _has_fourth_channel(path: Path) -> bool:
     try:
-        return read_header(path).mode
+        tags = directories(path, most=1)[0].tags
     except DataError:  # reading it says what is wrong
-        return ""
+        return False
+    return tags.get(SAMPLES) == 4 and tags.get(EXTRA) in (0, (0,))
 
 
 def orientations(pairs: Pairs) -> list[Fault]:

@@ -13,7 +13,8 @@ from kd.errors import DataError, shown
 
 WIDTH, HEIGHT, STRIP_ROWS, STRIPS, STRIP_BYTES = 256, 257, 278, 273, 279
 TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES = 322, 323, 324, 325
-KIND, SAMPLES = 254, 277  # KIND is 0 for a picture, and has a bit set for a smaller copy, a page, or a mask
+#: KIND is 0 for a picture, and has a bit set for a smaller copy, a page, or a mask; EXTRA is 0 for no alpha.
+KIND, SAMPLES, EXTRA = 254, 277, 338
 LONGEST_CHAIN = 256  # directories of a file, at most, that are read
 
 
