@@ -14,7 +14,8 @@ SWEEPS = sorted((CONF / "sweeps").glob("*.yaml"))  # through a link, which rglob
 STUDY = CONF / "hydra"
 OPTIONS = [(file.parent.name, file.stem) for file in FILES if file.parent != CONF and STUDY not in file.parents]
 ON_DISK = ("folder", "coco", "coco2017", "camvid", "voc", "voc_sbd", "cityscapes", "ade20k")
-NEEDED = {**{("data", option): "data.root=." for option in ON_DISK}, ("teacher", "file"): "teacher.path=x",
+NEEDED = {("data", "hugging_face"): "data.path=x",
+          **{("data", option): "data.root=." for option in ON_DISK}, ("teacher", "file"): "teacher.path=x",
           ("teacher", "smp"): "teacher.path=x", ("teacher", "torchvision"): "teacher.path=x",
           ("teacher", "exported"): "teacher.path=x teacher.normalisation=none",
           **{("loss", option): "data.classes=3" for option in ("dist", "dkd", "standardised")}}  # fmt: skip

@@ -23,9 +23,9 @@ PNG, PNG_WITH_PALETTE = b"\x89PNG\r\n\x1a\n", b"\3"  # the signature, and what b
 _PALETTES: dict[Palette, Palette] = {}  # each once, since most files of a data set share one
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read an image as RGB, H x W x 3 uint8."""
-    with opened(path, _decoded) as picture:
+def read_image(path: Path, content: bytes | None = None) -> np.ndarray:
+    """Read an image as RGB, H x W x 3 uint8; `content` is the file's, if it has been read."""
+    with opened(path, _decoded, content) as picture:
         if picture.mode.startswith("I"):
             grey = np.asarray(picture).astype(np.int64)
             if grey.min() < 0 or grey.max() > 65535:
@@ -50,12 +50,12 @@ class ColourMaskError(DataError):
     """A mask is in colour where one channel of values is expected."""
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path, content: bytes | None = None) -> np.ndarray:
     """Read the integers stored in a mask, H x W: grey values, also of a palette or of RGB, or indices of a palette.
 
     Raises ColourMaskError if it is in colour, and DataError if it cannot be read.
     """
-    with opened(path, _decoded_mask) as picture:
+    with opened(path, _decoded_mask, content) as picture:
         _check_alpha(picture, path)
         if palette := palette_of(picture):
             raw = values_of(np.asarray(picture), palette, path)
@@ -75,12 +75,12 @@ def read_mask(path: Path) -> np.ndarray:
     return raw
 
 
-def read_colours(path: Path) -> np.ndarray:
+def read_colours(path: Path, content: bytes | None = None) -> np.ndarray:
     """Read the colours of a mask as numbers 0xRRGGBB, H x W int32; grey and palettes count as what they show.
 
     Raises DataError if it cannot be read, or stores no 8-bit colours.
     """
-    with opened(path, _decoded_mask) as picture:
+    with opened(path, _decoded_mask, content) as picture:
         _check_alpha(picture, path)
         if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
             raise DataError(
