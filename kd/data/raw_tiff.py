@@ -71,7 +71,8 @@ class RawTiff:
                 f"{shown(self.path)} has {width}x{height} pixels of {self.channels} channels: cut it up (kd predict "
                 "also takes a tiled TIFF, with a student that was trained by data.fit=crop)"
             )
-        return self.rows(0, height)
+        rows = [self.decode_row(number) for number in range(self._pages[0].rows)]  # not kept, unlike those of `rows`
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
         """Rows `top` to `bottom` - 1, rows x W x channels."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kd.config.read import source as read_source
-from kd.data import Folder, OxfordPet, Source
+from kd.data import Folder, HuggingFace, OxfordPet, Source
 from kd.data.sizing import Sizing
 from kd.data.source import SIDE
 from kd.errors import ConfigError, DataError, ModelError, UserError
@@ -60,20 +60,20 @@ class Finished:
             source = replace(source, download=False)
         try:
             return source if source and source.size("val") else None
-        except DataError:
+        except (DataError, ConfigError):  # it is not there, or a package that reads it
             return None
 
     @property
     def mask_values(self) -> tuple[int, ...]:
         """The pixel value that masks have for each label."""
         labels = len(self.network.class_names)
-        values = self.source.coding.written if isinstance(self.source, Folder) else ()
+        values = self.source.coding.written if isinstance(self.source, Folder | HuggingFace) else ()
         return values if len(values) == labels else tuple(range(labels))
 
     @property
     def mask_palette(self) -> bytes | None:
         """Red, green and blue of each label where the data has masks in colour; else None."""
-        return self.source.coding.palette if isinstance(self.source, Folder) else None
+        return self.source.coding.palette if isinstance(self.source, Folder | HuggingFace) else None
 
 
 def find(path: Path) -> Finished:
