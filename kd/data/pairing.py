@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from kd.data.layout import Fault, Layout
 from kd.data.listing import Found, below, counted
-from kd.data.naming import MASK_SUFFIXES, Template
+from kd.data.naming import ARRAY_SUFFIXES, MASK_SUFFIXES, Template
 from kd.data.unlabelled import UNLABELLED
 from kd.errors import DataError, shown
 
@@ -210,6 +210,8 @@ def _unpaired(layout: Layout, split: str, folders: tuple[Path, Path], images: Fo
             message = f"{shown(these.files[key])} has no {missing}: expected {expected}"
             if path := those.ignored.get(key):
                 why = "is of a format that is not read: convert it"
+                if path.suffix.lower() in ARRAY_SUFFIXES and missing == "image":
+                    why = "is read where data.channels and data.depth say what it stores, and not as RGB of 8 bits"
                 message += f", and {shown(path)} {'has another suffix' if path.suffix in other.known else why}"
             count = f"{len(unpaired)} of {len(these.files)} files there have no partner"
             yield Fault(f"no_{missing}", split, these.files[key], DataError(f"{message} ({count})"))

@@ -118,7 +118,7 @@ def test_pictures_of_other_channels_are_refused_by_name(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "000.tif has 5 channels of uint16, and data.channels=3 data.depth=8: set data.channels=5 data.depth=16"),
+        ([], "001.npy is read where data.channels and data.depth say what it stores"),
         (["data.channels=4", "data.depth=16"], "has 5 channels of uint16, and data.channels=4 data.depth=16"),
         (["data.channels=5", "data.depth=16", "augment=heavy"], "augment.transforms has ColorJitter, which needs RGB"),
     ],
