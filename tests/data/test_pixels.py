@@ -190,7 +190,7 @@ def test_data_sets_of_rgb_have_no_other_channels(kind):
 
 def test_arrays_are_not_listed_beside_rgb(tmp_path):
     folder(tmp_path)
-    with pytest.raises(DataError, match="is read where data.channels and data.depth say what it stores"):
+    with pytest.raises(DataError, match=r"is read where data.channels and data.depth say what it stores"):
         Folder(tmp_path).check()
 
 
