@@ -203,3 +203,8 @@ def test_a_fourth_channel_that_is_no_alpha_is_said_to_be_dropped(tmp_path):
     assert "has a fourth channel that is no alpha, and is read as RGB: data.channels=4 reads it" in str(warning.error)
     assert Folder(tmp_path, channels=4).survey().warnings == []
     assert Folder(tmp_path, channels=4, image_size=(32, 32)).read("train", 0)[0].shape == (32, 32, 4)
+
+
+def test_the_digest_of_built_in_data_is_as_before():
+    assert Shapes().fingerprint() == "46c91af81c13b5b88a4eae9d96ca37f0"  # of the version before there were other pixels
+    assert Shapes(mean=[1, 2, 3], std=[4, 5, 6]).fingerprint() == Shapes().fingerprint()
