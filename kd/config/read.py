@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from kd.config.compose import TARGETS, known_keys, options, plain
 from kd.data import Source
+from kd.data.augmentable import refusal
 from kd.data.content import check_content
 from kd.errors import ConfigError, UserError, nearest
 from kd.networks.block_counts import BLOCK_COUNTS, FIXED_SIDES, FULL_DEPTH, size_refusal
@@ -50,6 +51,7 @@ def checked(config: dict[str, Any], look_at_data: bool = True) -> Settings:
     settings.data.keep_findings(settings.root / "runs" / "cache" / "files")
     _check_plan(settings)
     _check_loss(settings)
+    _check_pixels(settings)
     _check_objective(settings)
     for key, network in _networks(settings):
         _check_size(key, network, settings.data.image_size)
@@ -133,6 +135,22 @@ def _check_loss(settings: Settings) -> None:
         raise ConfigError(f"{refusal} (data.classes={settings.data.classes})", page="concepts")
 
 
+def _check_pixels(settings: Settings) -> None:
+    """Check that augmentation and normalisation are defined for the channels and the depth of the pictures."""
+    pixels = settings.data.pixels
+    if reason := refusal(settings.augment.transforms, pixels):
+        raise ConfigError(reason, page="your-data")
+    normalised = {f"{key}.normalisation": network.normalisation for key, network in _networks(settings)}
+    if isinstance(settings.teacher, ForeignTeacher) and settings.loss.needs_teacher:
+        normalised["teacher.normalisation"] = settings.teacher.normalisation
+    for key, normalisation in normalised.items():
+        try:
+            if normalisation is not None:
+                normalisation.unscaled(pixels.channels)
+        except ValueError as error:
+            raise ConfigError(f"{key} {error}", page="your-data") from error
+
+
 def _check_objective(settings: Settings) -> None:
     """Check that every objective is measured, and that the first can select the best epoch."""
     names = settings.data.class_names
@@ -168,7 +186,7 @@ def _check_teacher(settings: Settings) -> None:
     if not settings.loss.needs_teacher:
         return
     if isinstance(settings.teacher, ForeignTeacher):
-        _check_foreign(settings.teacher, settings.data.class_names)
+        _check_foreign(settings.teacher, settings.data)
         if settings.loss.features:
             raise ConfigError(
                 f"loss.features={settings.loss.features:g} compares the features of two encoders of this project, and "
@@ -187,15 +205,25 @@ def _check_teacher(settings: Settings) -> None:
             f"{_few(settings.data.class_names)} and data.classes={settings.data.classes}; they must be the same",
             page="your-teacher",
         )
+    if spec.pixels != settings.data.pixels:
+        raise ConfigError(
+            f"teacher.path={file}: this teacher takes pictures of {spec.pixels.in_words}, and the data's have "
+            f"{settings.data.pixels.in_words} ({settings.data.pixels.options}); they must be the same",
+            page="your-teacher",
+        )
 
 
-def _check_foreign(teacher: ForeignTeacher, class_names: tuple[str, ...]) -> None:
-    """Check that a foreign teacher's file exists; for smp's, which can be read without torch, also its classes."""
+def _check_foreign(teacher: ForeignTeacher, data: Source) -> None:
+    """Check that a foreign teacher's file exists; for smp's, which can be read without torch, also what it takes."""
     from kd.distillation.foreign import files
 
     file = files.find(teacher)
     if teacher.kind == "smp":
-        files.channels(teacher, files.smp_config(file).classes, class_names)
+        config = files.smp_config(file)
+        files.check_inputs(teacher, config.in_channels, data.channels)
+        files.channels(teacher, config.classes, data.class_names)
+    if teacher.kind == "torchvision":
+        files.check_inputs(teacher, 3, data.channels)
 
 
 def _networks(settings: Settings) -> list[tuple[str, NetworkSettings]]:

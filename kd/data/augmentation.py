@@ -27,6 +27,7 @@ import numpy as np
 
 from kd.data.crops import Crop
 from kd.data.random_streams import key
+from kd.data.statistics import Statistics
 from kd.errors import ConfigError
 
 #: Transforms that bring a mask to another size by cv2.resize.
@@ -42,13 +43,15 @@ _TRANSFORM = (albumentations.BasicTransform, albumentations.BaseCompose)
 class Augmentation:
     """`transforms` in order, each with its own probability. They are copied; none may change size or type.
 
-    `crop` comes before them: they see what is trained on.
+    `crop` comes before them: they see what is trained on. `statistics` are of pictures that are no 8 bits deep:
+    transforms, which know values from 0 to 1, see them scaled by these, and so does what they fill gaps with.
     """
 
     transforms: Sequence[Any]  # albumentations has no types
     seed: int
     ignore_index: int | None = None
     crop: Crop | None = None
+    statistics: Statistics | None = None
 
     def __post_init__(self) -> None:
         for position, transform in enumerate(self.transforms):
@@ -59,9 +62,15 @@ class Augmentation:
                 )
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, view: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """View `view` of sample `index`: image H x W x 3 uint8 and mask H x W uint8 of the same size."""
+        """View `view` of sample `index`: image H x W x channels, mask H x W uint8."""
         if self.crop is not None:
             image, mask = self.crop(image, mask, view, index)
+        if self.statistics is None or not self.transforms:
+            return self._transformed(image, mask, view, index)
+        image, mask = self._transformed(self.statistics.scaled(image), mask, view, index)
+        return self.statistics.unscaled(image), mask
+
+    def _transformed(self, image: np.ndarray, mask: np.ndarray, view: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         number = key("view", self.seed, view, index)
         self._compose.set_random_state(np.random.Generator(np.random.Philox(key=number)), random.Random(number))
         try:

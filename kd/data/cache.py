@@ -40,20 +40,22 @@ class Samples:
         return self.source.unlabelled_size()
 
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The RGB image (H x W x 3 uint8) and the mask (H x W uint8) of one sample; see `Source.read`."""
+        """The image (H x W x channels) and the mask (H x W uint8) of one sample; see `Source.read`."""
         records = self._records.get(split)
         if records is None or not 0 <= index < records.count:
             return self.source.read(split, index)
         height, width = self._size(split, index)
-        record = np.empty(records.size_of(index), dtype=np.uint8)
-        if record.size != 4 * height * width or not records.read_into(index, record.data):
+        record, pixels = np.empty(records.size_of(index), dtype=np.uint8), self.source.pixels
+        if record.size != pixels.record_bytes * height * width or not records.read_into(index, record.data):
             image, mask = self.source.read(split, index)
-            if image.size + mask.size != record.size or mask.shape != (height, width):  # the file has changed
+            if image.nbytes + mask.size != record.size or mask.shape != (height, width):  # the file has changed
                 return image, mask
-            record[: image.size], record[image.size :] = image.reshape(-1), mask.reshape(-1)
+            record[: image.nbytes] = np.ascontiguousarray(image).reshape(-1).view(np.uint8)
+            record[image.nbytes :] = mask.reshape(-1)
             self._store(split, records, index, record)
-        pixels = height * width
-        return record[: 3 * pixels].reshape(height, width, 3), record[3 * pixels :].reshape(height, width)
+        end = record.size - height * width
+        image = record[:end].view(pixels.dtype).reshape(height, width, pixels.channels)
+        return image, record[end:].reshape(height, width)
 
     def _size(self, split: str, index: int) -> tuple[int, int]:
         if (split, index) not in self._sizes:
@@ -156,9 +158,9 @@ def _unequal(source: Source, splits: list[str], room: float) -> dict[str, Record
         sizes: list[int] = []
         for index in range(_sizes(source)[split]):
             height, width = source.read_size(split, index)
-            if (room := room - file_bytes(1, 4 * height * width)) < 0:
+            if (room := room - file_bytes(1, source.pixels.record_bytes * height * width)) < 0:
                 break
-            sizes.append(4 * height * width)
+            sizes.append(source.pixels.record_bytes * height * width)
         if sizes:
             found[split] = UnequalRecords(sizes)
     return found
@@ -166,4 +168,4 @@ def _unequal(source: Source, splits: list[str], room: float) -> dict[str, Record
 
 def _record_bytes(source: Source) -> int:
     height, width = source.image_size
-    return 4 * height * width
+    return source.pixels.record_bytes * height * width

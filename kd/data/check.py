@@ -16,6 +16,7 @@ from kd.data.inspection import InspectedSample, Problem, inspect_samples, relati
 from kd.data.layout import Fault
 from kd.data.naming import SPLITS
 from kd.data.source import Source
+from kd.data.statistics import Statistics, combined
 from kd.data.unlabelled import UNLABELLED
 from kd.errors import shown
 from kd.system.resources import cores
@@ -48,12 +49,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Report:
-    """The results of checking a data set; `unlabelled` has no masks, and its pairs are pictures."""
+    """The results of checking a data set; `unlabelled` has no masks, and its pairs are pictures.
+
+    `statistics` are those of the training pictures' channels; None if no pixels were read.
+    """
 
     splits: dict[str, Split]
     unlabelled: Split
     errors: list[Problem]
     warnings: list[Problem]
+    statistics: Statistics | None = None
 
 
 def check(
@@ -85,6 +90,7 @@ def check(
         _summed(source, pictures),
         errors=[*_relative([*faults, *survey.errors], root), *of_samples, *shared, *_lacking(source, splits, measured)],
         warnings=[*_relative(survey.warnings, root), *judged],
+        statistics=combined(sample.moments for sample in samples if sample.moments),
     )
 
 

@@ -35,6 +35,8 @@ def show(report: Report) -> None:
         console.print(_outline(UNLABELLED, report.unlabelled, "picture"))
     if any(split.classes for split in report.splits.values()):
         console.print(_balance(report.splits))
+    if report.statistics:
+        console.print(f"statistics of train, by channel, in stored values: {report.statistics.options}")
     if hint := _rare(report.splits.get("train")):
         console.print(f"hint: {hint}")
     for severity, problems in (("error", report.errors), ("warning", report.warnings)):
@@ -55,6 +57,7 @@ def as_json(report: Report) -> dict[str, Any]:
             "sizes": dict(report.unlabelled.sizes),
             "images": dict(report.unlabelled.images),
         },
+        "statistics": report.statistics and report.statistics.facts(),
         "errors": [problem._asdict() for problem in report.errors],
         "warnings": [problem._asdict() for problem in report.warnings],
     }

@@ -95,19 +95,19 @@ class MaskCoding:
         return [self.void, {"codes": self.codes, "ignored": self.ignored, "coloured": self.coloured,
                             "threshold": self.threshold}]  # fmt: skip
 
-    def read(self, path: Path) -> np.ndarray:
-        """The labels of a mask file, H x W uint8: classes and `void`.
+    def read(self, path: Path, content: bytes | None = None) -> np.ndarray:
+        """The labels of a mask file, H x W uint8: classes and `void`; `content` is the file's, if it has been read.
 
         Raises:
             ValuesError: it contains another value or colour.
             DataError: it cannot be read.
         """
         if self.coloured:
-            return self.labels_of(read_colours(path), shown(path))
+            return self.labels_of(read_colours(path, content), shown(path))
         try:
-            return self.labels_of(read_mask(path), shown(path))
+            return self.labels_of(read_mask(path, content), shown(path))
         except ColourMaskError as error:
-            raise DataError(f"{error}: {self._as_colours(np.unique(read_colours(path)).tolist())}") from error
+            raise DataError(f"{error}: {self._as_colours(np.unique(read_colours(path, content)).tolist())}") from error
 
     def labels_of(self, stored: np.ndarray, where: str) -> np.ndarray:
         """The labels (H x W uint8) of stored values or colours (H x W integers); raises ValuesError, naming `where`."""

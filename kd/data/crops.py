@@ -25,7 +25,7 @@ class Crop:
     foreground: float = 0.0
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, view: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The crop of view `view` of sample `index`: image H x W x channels and mask H x W, uint8 both."""
+        """The crop of view `view` of sample `index`: image H x W x channels and mask H x W uint8."""
         random = stream("crop", self.seed, view, index)
         shown = self._pixel(random, mask)
         corner = tuple(

@@ -23,16 +23,19 @@ PNG, PNG_WITH_PALETTE = b"\x89PNG\r\n\x1a\n", b"\3"  # the signature, and what b
 _PALETTES: dict[Palette, Palette] = {}  # each once, since most files of a data set share one
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read an image as RGB, H x W x 3 uint8."""
-    with opened(path, _decoded) as picture:
+def read_image(path: Path, content: bytes | None = None) -> np.ndarray:
+    """Read an image as RGB, H x W x 3 uint8; `content` is the file's, if it has been read."""
+    with opened(path, _decoded, content) as picture:
         if picture.mode.startswith("I"):
             grey = np.asarray(picture).astype(np.int64)
             if grey.min() < 0 or grey.max() > 65535:
                 raise DataError(f"{shown(path)} has grey values of more than 16 bits: save it with 8 or 16 bits")
             return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
         if picture.mode == "F":
-            raise DataError(f"{shown(path)} contains floating-point values: save it with 8 or 16 bits")
+            raise DataError(
+                f"{shown(path)} contains floating-point values: save it with 8 or 16 bits, or set data.depth=float "
+                "data.channels=1"
+            )
         if picture.mode == "P":
             picture = picture.convert("RGBA")  # avoids a warning about palettes with transparency
         return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
@@ -47,12 +50,12 @@ class ColourMaskError(DataError):
     """A mask is in colour where one channel of values is expected."""
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path, content: bytes | None = None) -> np.ndarray:
     """Read the integers stored in a mask, H x W: grey values, also of a palette or of RGB, or indices of a palette.
 
     Raises ColourMaskError if it is in colour, and DataError if it cannot be read.
     """
-    with opened(path, _decoded_mask) as picture:
+    with opened(path, _decoded_mask, content) as picture:
         _check_alpha(picture, path)
         if palette := palette_of(picture):
             raw = values_of(np.asarray(picture), palette, path)
@@ -72,12 +75,12 @@ def read_mask(path: Path) -> np.ndarray:
     return raw
 
 
-def read_colours(path: Path) -> np.ndarray:
+def read_colours(path: Path, content: bytes | None = None) -> np.ndarray:
     """Read the colours of a mask as numbers 0xRRGGBB, H x W int32; grey and palettes count as what they show.
 
     Raises DataError if it cannot be read, or stores no 8-bit colours.
     """
-    with opened(path, _decoded_mask) as picture:
+    with opened(path, _decoded_mask, content) as picture:
         _check_alpha(picture, path)
         if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
             raise DataError(
@@ -168,13 +171,20 @@ def _around_centres(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resized_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an image (H x W x 3 uint8) to `size`, (height, width)."""
+    """Resize an image (H x W x channels, uint8, uint16 or float32) to `size`, (height, width).
+
+    Other images than RGB channel by channel, so that none depends on how many there are: OpenCV averages four at most.
+    """
     if image.shape[:2] == size:
         return image
     import cv2
 
     shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    if image.shape[2] == 3:
+        return cv2.resize(image, size[::-1], interpolation=how)
+    planes = (np.ascontiguousarray(image[..., channel]) for channel in range(image.shape[2]))
+    return np.stack([cv2.resize(plane, size[::-1], interpolation=how) for plane in planes], axis=2)
 
 
 def _decoded(picture: "Picture") -> None:

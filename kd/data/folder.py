@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from kd.data import survey
 from kd.data.coding import MaskCoding
-from kd.data.decode import height_width, mask_palette, picture_size, read_image
+from kd.data.decode import height_width, mask_palette
 from kd.data.image_file import open_file
 from kd.data.layout import Fault, layout
 from kd.data.manifest import Manifest
@@ -84,6 +84,7 @@ class Folder(Source):
     split_seed: int = field(default=0, kw_only=True)
     follow_links: bool = field(default=False, kw_only=True)
     unlabelled: str | Path | None = field(default=None, kw_only=True)
+    any_pixels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,7 +93,7 @@ class Folder(Source):
         object.__setattr__(self, "root", Path(self.root).expanduser())
         self._read_mask_options()
         self._check_padding()
-        names = Names.of(self.images, self.masks, self.split_lists, self.follow_links)
+        names = Names.of(self.images, self.masks, self.split_lists, self.follow_links, arrays=not self.pixels.usual)
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "split_lists", names.split_lists)
         object.__setattr__(self, "fractions", Fractions(self.val_fraction, self.test_fraction, self.split_seed))
@@ -120,7 +121,7 @@ class Folder(Source):
         if split == UNLABELLED:
             return self.fitted(self.image(split, index))
         pair = self._pair(split, index)
-        image, mask = read_image(pair.image), self._mask(pair)
+        image, mask = self.pixels.read(pair.image), self._mask(pair)
         _same_size(pair, height_width(image), height_width(mask))
         return self.fitted(image, mask)
 
@@ -128,7 +129,7 @@ class Folder(Source):
         return self._unlabelled(index) if split == UNLABELLED else self._pair(split, index)
 
     def image(self, split: str, index: int) -> np.ndarray:
-        return read_image(self.files(split, index)[0])
+        return self.pixels.read(self.files(split, index)[0])
 
     def mask(self, split: str, index: int) -> np.ndarray:
         return self._mask(self._pair(split, index))
@@ -160,15 +161,19 @@ class Folder(Source):
             raise errors[0].error
         pairs = [pair for split in SPLITS for pair in self._sound.pairs[split]]
         for index in spaced(len(pairs), SAMPLE):
-            _same_size(pairs[index], picture_size(pairs[index].image), height_width(self._mask(pairs[index])))
+            _same_size(pairs[index], self.pixels.size(pairs[index].image), height_width(self._mask(pairs[index])))
         for index in spaced(self.unlabelled_size(), SAMPLE):
-            picture_size(self._sound.unlabelled[index][1])
+            self.pixels.size(self._sound.unlabelled[index][1])
 
     @cached_property
     def _survey(self) -> Survey:
         pairs = self._sound.pairs
         palettes = [] if self.coding.coloured else survey.palettes(pairs)
-        return Survey(errors=palettes, warnings=[*self._sound.notes, *survey.orientations(pairs)])
+        warnings = [*self._sound.notes, *survey.orientations(pairs)]
+        if self.pixels.usual:
+            images = [(split, pair.image) for split in pairs for pair in pairs[split]]
+            warnings += survey.fourth_channels([*images, *((UNLABELLED, path) for _, path in self._sound.unlabelled)])
+        return Survey(errors=palettes, warnings=warnings)
 
     @cached_property
     def _fingerprint(self) -> str:

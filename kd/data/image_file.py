@@ -9,9 +9,9 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from kd.errors import DataError, shown
 
@@ -66,12 +66,15 @@ def _without_blocking(path: str, flags: int) -> int:
 
 
 @contextmanager
-def opened(path: Path, prepare: Callable[["Picture"], None]) -> "Iterator[Picture]":
-    """Open a file as a Pillow image and `prepare` it: decode it, or read its header only."""
+def opened(path: Path, prepare: Callable[["Picture"], None], content: bytes | None = None) -> "Iterator[Picture]":
+    """Open a file as a Pillow image and `prepare` it: decode it, or read its header only.
+
+    With its `content`, nothing is opened, and the path is only its name in messages.
+    """
     from PIL import Image, UnidentifiedImageError
 
     with ExitStack() as stack:
-        file = stack.enter_context(open_file(path))
+        file: IO[bytes] = stack.enter_context(open_file(path) if content is None else BytesIO(content))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about odd metadata, which does not matter

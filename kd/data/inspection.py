@@ -15,6 +15,7 @@ from kd.data.decode import picture_size
 from kd.data.image_file import Header, read_header
 from kd.data.orientation import other_size
 from kd.data.source import Source
+from kd.data.statistics import Moments, moments
 from kd.data.unlabelled import UNLABELLED
 from kd.errors import DataError, shown
 from kd.system import signals
@@ -44,6 +45,7 @@ class InspectedSample:
         formats: formats and modes of image and mask, such as JPEG RGB and PNG L; without a mask, of the image.
         digest: a hash of the image's decoded pixels; None if they were not read.
         pixels: the mask's pixels of each class, and last its void pixels; None if it was not read.
+        moments: those of the image's channels; None if it was not read.
     """
 
     split: str
@@ -53,6 +55,7 @@ class InspectedSample:
     digest: bytes | None
     pixels: tuple[int, ...] | None
     problems: tuple[Problem, ...]
+    moments: Moments | None = None
 
 
 def inspect_samples(
@@ -106,7 +109,8 @@ def inspect_sample(source: Source, split: str, index: int, headers: bool) -> Ins
             problems.append(Problem(kind, split, file, relative_message(error, root)))
             return None
 
-    heads = [attempt(file, read_header, path) for file, path in zip(names, files, strict=False)]
+    headers_of, sizes_of = (source.pixels.header, read_header), (source.pixels.size, picture_size)
+    heads = [attempt(file, read, path) for file, read, path in zip(names, headers_of, files, strict=False)]
     arrays = [
         None if headers or (files and head is None) else attempt(file, read, split, index)
         for file, read, head in zip(names, reads, heads or [None] * len(reads), strict=True)
@@ -115,7 +119,8 @@ def inspect_sample(source: Source, split: str, index: int, headers: bool) -> Ins
     sizes: list[Size] = [None if array is None else array.shape[:2] for array in arrays]
     if headers and files:
         sizes = [
-            head and attempt(file, picture_size, path) for file, path, head in zip(names, files, heads, strict=True)
+            head and attempt(file, size, path)
+            for file, size, path, head in zip(names, sizes_of[: len(names)], files, heads, strict=True)
         ]
     problems += _mismatches(split, names, heads, sizes, files[0] if files else None)
     if source.lossy_masks:
@@ -128,6 +133,7 @@ def inspect_sample(source: Source, split: str, index: int, headers: bool) -> Ins
         digest=None if image is None else _digest(image),
         pixels=None if mask is None else _counted(source, mask),
         problems=tuple(problems),
+        moments=None if image is None or split != "train" else moments(image),
     )
 
 

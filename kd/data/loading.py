@@ -66,7 +66,7 @@ class Batch:
     """Images, masks, and what identifies them.
 
     Attributes:
-        images: B x 3 x H x W uint8, RGB, channels last in memory.
+        images: B x channels x H x W, channels last in memory: uint8, or float32 of stored values for deeper pictures.
         masks: B x H x W uint8; 0 x H x W for pictures without masks.
         indices: B int64, of the samples in their split.
         view: the view's number; -1 without augmentation.
@@ -233,6 +233,8 @@ class _Batches(Dataset[Batch | UserError]):
         samples = [self._sample(part, index) for index in part.indices]
         images, masks = (np.stack(arrays) for arrays in zip(*samples, strict=True))
         padding = self._settings.padding
+        if self._settings.pixels.deep:
+            images = images.astype(np.float32, copy=False)
         return Batch(
             images=torch.from_numpy(images).permute(0, 3, 1, 2),
             masks=torch.from_numpy(self._settings.voided(masks))[: 0 if part.split == UNLABELLED else None],

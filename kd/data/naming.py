@@ -20,6 +20,7 @@ from kd.data.unlabelled import UNLABELLED
 from kd.errors import shown
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+ARRAY_SUFFIXES = (".npy",)  # read where pictures are no RGB of 8 bits
 MASK_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 SPLIT, STEM = "{split}", "{stem}"
@@ -160,12 +161,17 @@ class Names:
     follow_links: bool = False
 
     @classmethod
-    def of(cls, images: Any, masks: Any, split_lists: Any = None, follow_links: Any = False) -> "Names":
-        """From the options of a data set. Raises ValueError if one is invalid, or if two contradict each other."""
+    def of(
+        cls, images: Any, masks: Any, split_lists: Any = None, follow_links: Any = False, arrays: bool = False
+    ) -> "Names":
+        """From the options of a data set; `arrays`: pictures may be in .npy files.
+
+        Raises ValueError if one is invalid, or if two contradict each other.
+        """
         if not isinstance(follow_links, bool):
             raise ValueError(f"follow_links must be true or false, but got {follow_links!r}")
         found = cls(
-            Template("images", images, IMAGE_SUFFIXES),
+            Template("images", images, (*IMAGE_SUFFIXES, *(ARRAY_SUFFIXES if arrays else ()))),
             Template("masks", masks, (*MASK_SUFFIXES, *JPEG_SUFFIXES)),
             _checked_lists(split_lists),
             follow_links,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from kd.data.layout import Fault, Layout
 from kd.data.listing import Found, below, counted
-from kd.data.naming import IMAGE_SUFFIXES, MASK_SUFFIXES, Template
+from kd.data.naming import ARRAY_SUFFIXES, MASK_SUFFIXES, Template
 from kd.data.unlabelled import UNLABELLED
 from kd.errors import DataError, shown
 
@@ -101,13 +101,13 @@ def without_masks(layout: Layout, given: Path | None) -> tuple[dict[str, Path], 
     if given is not None:
         _check_given(layout, given)
         folder = layout.root / given
-        found = below(folder, names.bounds(folder), IMAGE_SUFFIXES)
+        found = below(folder, names.bounds(folder), names.images.known)
     else:
         folder, template = layout.images_of(UNLABELLED), names.images
         found = below(folder, layout.bounds, template.suffixes, template.stems_of(UNLABELLED))
     pictures, faults = [*found.files.values(), *(path for _, path in found.twice)], _not_files(UNLABELLED, found)
     if not pictures and not faults and (given is not None or not names.images.names_files):
-        raise DataError(f"{no_images(folder, found)}, or set data.unlabelled_share=0 to do without")
+        raise DataError(f"{no_images(folder, found, names.images.known)}, or set data.unlabelled_share=0 to do without")
     named = {path.relative_to(folder).as_posix(): path for path in sorted(pictures)}
     return named, faults, _notes(UNLABELLED, folder, names.images, found)
 
@@ -133,12 +133,12 @@ def nothing_to_train(layout: Layout) -> str:
         )
     if template.names_files:
         return f"{message} of the form data.images={shown(template.text)}: correct it, or data.root"
-    return no_images(folder, below(folder, layout.bounds, IMAGE_SUFFIXES))
+    return no_images(folder, below(folder, layout.bounds, template.known), template.known)
 
 
-def no_images(folder: Path, found: Found) -> str:
+def no_images(folder: Path, found: Found, suffixes: Collection[str]) -> str:
     """That a folder has no images, and what to do."""
-    message, others = f"{shown(folder)} contains no images ({', '.join(IMAGE_SUFFIXES)})", [*found.ignored.values()]
+    message, others = f"{shown(folder)} contains no images ({', '.join(suffixes)})", [*found.ignored.values()]
     return f"{message}, but {counted(others)}: convert them to one of these" if others else f"{message}: add some"
 
 
@@ -210,6 +210,8 @@ def _unpaired(layout: Layout, split: str, folders: tuple[Path, Path], images: Fo
             message = f"{shown(these.files[key])} has no {missing}: expected {expected}"
             if path := those.ignored.get(key):
                 why = "is of a format that is not read: convert it"
+                if path.suffix.lower() in ARRAY_SUFFIXES and missing == "image":
+                    why = "is read where data.channels and data.depth say what it stores, and not as RGB of 8 bits"
                 message += f", and {shown(path)} {'has another suffix' if path.suffix in other.known else why}"
             count = f"{len(unpaired)} of {len(these.files)} files there have no partner"
             yield Fault(f"no_{missing}", split, these.files[key], DataError(f"{message} ({count})"))

@@ -22,7 +22,7 @@ from kd.system.files import json_digest
 #: Settings that change no sample with a mask; which samples there are is in the fingerprint by itself.
 FREE = (
     "class_names", "cache", "cache_gb", "labelled", "unlabelled", "unlabelled_share", "fit", "scale", "crop_foreground",
-    "window_overlap", "limit",
+    "window_overlap", "limit", "channels", "depth", "mean", "std",
 )  # fmt: skip
 VERSION = 1  # part of every key: increase it whenever images change
 

@@ -81,7 +81,7 @@ class Sizing:
         return self.image_size if self.fit == "resize" else inside(own, self.image_size)[2:]
 
     def image(self, picture: np.ndarray) -> np.ndarray:
-        """An image (H x W x channels uint8) at its size, padded with black to `image_size` if letterboxed."""
+        """An image (H x W x channels) at its size, padded with black to `image_size` if letterboxed."""
         return self._padded(resized_image(picture, self.size_of(height_width(picture))), 0)
 
     def mask(self, labels: np.ndarray, padding: int) -> np.ndarray:

@@ -10,14 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from kd.data.decode import picture_size
 from kd.data.layout import Fault
 from kd.data.naming import SPLITS
+from kd.data.pixels import Pixels
 from kd.data.sizing import Sizing
+from kd.data.statistics import check_stated
 from kd.data.unlabelled import check_labelled, check_share, pictures_per_batch
 
 T = TypeVar("T")
@@ -43,8 +44,9 @@ class Source(ABC):
     otherwise class_0, class_1, ... `limit` is the most samples that each split
     keeps, spread evenly over it. `labelled` is how many training samples keep their masks, a fraction or a number
     (None: all); the others become pictures without masks, which are `unlabelled_share` of each batch that a student
-    learns from its teacher with. `cache` is where decoded samples are cached (ram, disk or off), in at most `cache_gb`
-    gigabytes; it changes no sample.
+    learns from its teacher with. `channels` and `depth` are what pictures store (`kd.data.pixels`), `mean` and `std`
+    their statistics by channel, in stored values (`kd.data.statistics`). `cache` is where decoded samples are cached
+    (ram, disk or off), in at most `cache_gb` gigabytes; it changes no sample.
     """
 
     classes: int = 1
@@ -58,11 +60,19 @@ class Source(ABC):
     limit: int | None = None
     labelled: int | float | None = None
     unlabelled_share: float = 0.5
+    channels: int = 3
+    depth: int | str = 8
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
     cache: str = "ram"
     cache_gb: float = 8
 
+    #: Whether pictures come from files that may store other channels than RGB, and other numbers than 8 bits.
+    any_pixels: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         whole_number("classes", self.classes, 1, 255)
+        self._check_pixels()
         object.__setattr__(self, "image_size", _image_size(self.image_size))
         self._check_sizing()
         self._check_ignored()
@@ -81,6 +91,15 @@ class Source(ABC):
             )
         if isinstance(self.cache_gb, bool) or not isinstance(self.cache_gb, int | float) or not self.cache_gb >= 0:
             raise ValueError(f"cache_gb must be a number of gigabytes, 0 or more, but got {self.cache_gb!r}")
+
+    def _check_pixels(self) -> None:
+        pixels = self.pixels  # raises ValueError
+        if not pixels.usual and not self.any_pixels:
+            raise ValueError(f"channels and depth must be 3 and 8, as its pictures are RGB, but got {pixels.in_words}")
+        check_stated(self.mean, self.std, self.channels, self.depth)
+        for key in ("mean", "std"):
+            values = getattr(self, key)
+            object.__setattr__(self, key, None if values is None else tuple(map(float, values)))
 
     def _check_ignored(self) -> None:
         """Raise ValueError unless `ignore_index` can be a label beside the classes."""
@@ -113,7 +132,9 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The RGB image (H x W x 3 uint8) and the mask (H x W uint8) of one sample, at `image_size`.
+        """The image (H x W x channels) and the mask (H x W uint8) of one sample, at `image_size`.
+
+        The type of the image's numbers is that of `pixels`: uint8 of RGB unless `channels` and `depth` say otherwise.
 
         With fit=crop they are at their own size times `scale`. `fitted` brings stored pictures there.
 
@@ -141,6 +162,11 @@ class Source(ABC):
         return Sizing(self.image_size, self.fit, self.scale, self.window_overlap)
 
     @property
+    def pixels(self) -> Pixels:
+        """What the pixels of pictures are."""
+        return Pixels(self.channels, self.depth)
+
+    @property
     def padding(self) -> int | None:
         """The value that masks have outside of their picture, which is no class and not void; None if nothing is."""
         return None if self.fit == "resize" else 255 if self.ignored != 255 else 254
@@ -165,13 +191,14 @@ class Source(ABC):
             return self.image_size
         files = self.files(split, index)
         if files:
-            return self.sizing.size_of(picture_size(files[0]))
+            return self.sizing.size_of(self.pixels.size(files[0]))
         height, width = self.read(split, index)[1].shape
         return height, width
 
     def view_facts(self) -> dict[str, object]:
-        """What decides the training views besides `fingerprint`; empty if nothing does."""
-        return {"crop_foreground": self.crop_foreground} if self.crop_foreground else {}
+        """What decides the training views and their normalisation besides `fingerprint`; empty if nothing does."""
+        crops: dict[str, object] = {"crop_foreground": self.crop_foreground} if self.crop_foreground else {}
+        return crops if self.mean is None else {**crops, "mean": self.mean, "std": self.std}
 
     def measuring_facts(self) -> dict[str, object]:
         """What decides a network's metrics besides `fingerprint`; empty if nothing does."""
@@ -182,8 +209,9 @@ class Source(ABC):
         return [*items] if self.limit is None else [items[index] for index in spaced(len(items), self.limit)]
 
     def _fit_facts(self) -> list[object]:
-        """What `read` depends on besides `image_size`; empty for fit=resize."""
-        return [] if self.fit == "resize" else [self.fit, float(self.scale)]
+        """What `read` depends on besides `image_size`; empty for fit=resize and the usual pixels."""
+        fit: list[object] = [] if self.fit == "resize" else [self.fit, float(self.scale)]
+        return fit if self.pixels.usual else [*fit, self.pixels.facts()]
 
     def _check_sizing(self) -> None:
         share, sizing = self.crop_foreground, self.sizing  # raises ValueError
@@ -225,7 +253,7 @@ class Source(ABC):
         return ()
 
     def image(self, split: str, index: int) -> np.ndarray:
-        """The RGB image of one sample, H x W x 3 uint8, at its original size."""
+        """The image of one sample, H x W x channels, at its original size."""
         return self.read(split, index)[0]
 
     def mask(self, split: str, index: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from kd.data.image_file import open_file
 from kd.data.layout import Fault, Layout
 from kd.data.listing import Found, counted, inside
-from kd.data.naming import IMAGE_SUFFIXES, SPELLINGS, SPLIT, SPLITS
+from kd.data.naming import ARRAY_SUFFIXES, IMAGE_SUFFIXES, SPELLINGS, SPLIT, SPLITS
 from kd.data.pairing import Files, Pair, files_of, nothing_to_train, paired, pairs_of
 from kd.data.random_streams import key
 from kd.data.source import whole_number
@@ -182,7 +182,7 @@ def _stem_of(line: str, found: Layout, known: set[str]) -> str:
 
 
 def _has_suffix(name: str) -> bool:
-    return splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return splitext(name)[1].lower() in (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
 
 
 def _lists(found: Layout) -> dict[str, Path]:

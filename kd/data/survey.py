@@ -1,13 +1,16 @@
 """What the headers of all files of a data set show together; each is read once in a process."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from kd.data.decode import mask_colours, mask_palette
 from kd.data.layout import Fault
 from kd.data.orientation import apart
 from kd.data.pairing import Pair
 from kd.data.palettes import RAMP, Agreement, may_disagree
-from kd.errors import DataError
+from kd.data.tiff_directory import EXTRA, SAMPLES, directories
+from kd.errors import DataError, shown
+from kd.system.files import remembered
 
 Pairs = Mapping[str, Sequence[Pair]]  # by split
 
@@ -25,6 +28,27 @@ def palettes(pairs: Pairs) -> list[Fault]:
         if palette and palette != RAMP and (error := agreement.add(path, mask_colours(path))):
             faults.append(Fault("palette", split, path, error))
     return faults
+
+
+def fourth_channels(paths: Iterable[tuple[str, Path]]) -> list[Fault]:
+    """The TIFF files, each with its split, that have a fourth channel which is no alpha: reading RGB drops it."""
+    found = []
+    for split, path in paths:
+        if path.suffix.lower() in (".tif", ".tiff") and _has_fourth_channel(path):
+            message = (
+                f"{shown(path)} has a fourth channel that is no alpha, and is read as RGB: data.channels=4 reads it"
+            )
+            found.append(Fault("fourth_channel", split, path, DataError(message)))
+    return found
+
+
+@remembered
+def _has_fourth_channel(path: Path) -> bool:
+    try:
+        tags = directories(path, most=1)[0].tags
+    except DataError:  # reading it says what is wrong
+        return False
+    return tags.get(SAMPLES) == 4 and tags.get(EXTRA) in (0, (0,))
 
 
 def orientations(pairs: Pairs) -> list[Fault]:

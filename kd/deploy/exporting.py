@@ -28,7 +28,7 @@ def export_run(path: Path, wanted: export.Wanted, out: Path | None, tolerance: f
 
 
 def _export(run: Finished, wanted: export.Wanted, out: Path, tolerance: float) -> None:
-    images, origin = export.pictures(run.data, run.image_size)
+    images, origin = export.pictures(run.data, run.image_size, pixels=run.network.pixels)
     check = export.Check.of(run.network, images, origin, tolerance)
     console.say(f"export   {run.weights}: checked on {origin}, tolerance {tolerance:g} of the largest logit")
     record = export_record(run, out)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kd.config.read import source as read_source
-from kd.data import Folder, OxfordPet, Source
+from kd.data import Folder, HuggingFace, OxfordPet, Source
 from kd.data.sizing import Sizing
 from kd.data.source import SIDE
 from kd.errors import ConfigError, DataError, ModelError, UserError
@@ -60,20 +60,20 @@ class Finished:
             source = replace(source, download=False)
         try:
             return source if source and source.size("val") else None
-        except DataError:
+        except (DataError, ConfigError):  # it is not there, or a package that reads it
             return None
 
     @property
     def mask_values(self) -> tuple[int, ...]:
         """The pixel value that masks have for each label."""
         labels = len(self.network.class_names)
-        values = self.source.coding.written if isinstance(self.source, Folder) else ()
+        values = self.source.coding.written if isinstance(self.source, Folder | HuggingFace) else ()
         return values if len(values) == labels else tuple(range(labels))
 
     @property
     def mask_palette(self) -> bytes | None:
         """Red, green and blue of each label where the data has masks in colour; else None."""
-        return self.source.coding.palette if isinstance(self.source, Folder) else None
+        return self.source.coding.palette if isinstance(self.source, Folder | HuggingFace) else None
 
 
 def find(path: Path) -> Finished:
@@ -94,6 +94,11 @@ def find(path: Path) -> Finished:
         raise ConfigError(
             f"{file}: data.classes={source.classes}, but {weights.name} has {network.classes} logits; restore "
             "the file that the run wrote"
+        )
+    if source and source.pixels != network.pixels:
+        raise ConfigError(
+            f"{file}: {source.pixels.options}, but {weights.name} takes {network.pixels.in_words}; restore the file "
+            "that the run wrote"
         )
     return Finished(weights, network, _sizing(weights, source), config, source)
 
@@ -137,17 +142,19 @@ def device_of(name: str) -> torch.device:
 
 def facts(run: Finished) -> dict[str, str]:
     """Metadata that every exported file carries."""
-    network, (height, width) = run.network, run.image_size
+    network, pixels, (height, width) = run.network, run.network.pixels, run.image_size
+    kind = "" if pixels.deep else "uint8, "
     mean, std = network.normalisation
     sides = f"H = {height} and W = {width}"
     if takes_other_sizes(network, run.image_size):
         sides = f"H and W multiples of {SIDE}"
     return {
         "class_names": json.dumps(network.class_names),
-        "input": f"images: N x 3 x H x W uint8, RGB, 0..255, {sides}; normalised inside",
+        "input": f"images: N x {pixels.channels} x H x W {kind}{pixels.values}, {sides}; normalised inside",
         "output": "logits: N x C x H x W float32; C = 1: foreground where above 0, else the largest logit wins",
         "image_size": json.dumps([height, width]),
         **({} if run.sizing.fit == "resize" else {"sizing": json.dumps(run.sizing.facts())}),
+        **({} if pixels.usual else {"pixels": json.dumps(pixels.facts())}),
         "mean": json.dumps(mean),
         "std": json.dumps(std),
         "mask_values": json.dumps(run.mask_values),

@@ -55,7 +55,7 @@ def _predict(working: predictor.Predictor, jobs: Jobs, wanted: predictor.Wanted,
 
 def _jobs(images: Path, out: Path, working: predictor.Predictor, overwrite: bool) -> Jobs:
     """The images to predict, each with its output; without `overwrite` those whose output exists are skipped."""
-    names = predictor.listed(images, out)
+    names = predictor.listed(images, out, predictor.suffixes(working.network.pixels))
     home = images.parent if images.is_file() else images
     jobs = [(home / name, out / target) for name, target in predictor.outputs(names, working.style.suffix).items()]
     _check_apart(jobs, out)

@@ -23,10 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd.data.decode import height_width, read_image
+from kd.data.decode import height_width
 from kd.data.image_file import TooLargeError, open_file
-from kd.data.naming import IMAGE_SUFFIXES
+from kd.data.naming import ARRAY_SUFFIXES, IMAGE_SUFFIXES
+from kd.data.pixels import OtherPixelsError, Pixels
+from kd.data.raw_tiff import RawTiff
 from kd.data.sizing import Sizing, inside
+from kd.data.stretch import as_rgb
 from kd.data.tiled_tiff import TiledTiff
 from kd.data.windows import Windows
 from kd.deploy.style import WRITERS, Kind, Style, result_at
@@ -65,8 +68,15 @@ class Tally:
     network_seconds: float = 0.0
 
 
-def listed(images: Path, out: Path) -> list[Path]:
+def suffixes(pixels: Pixels) -> Sequence[str]:
+    """Those of the files that a network of such pixels predicts."""
+    return SUFFIXES if pixels.usual else (*SUFFIXES, *ARRAY_SUFFIXES)
+
+
+def listed(images: Path, out: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """The images below a folder, relative to it and sorted, without hidden ones and `out`; for a file, its name.
+
+    Images are recognised by their `suffixes`.
 
     Raises:
         DataError: there are no images.
@@ -81,11 +91,11 @@ def listed(images: Path, out: Path) -> list[Path]:
         found += [
             (Path(folder) / name).relative_to(images)
             for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes
         ]
     if not found:
         what = "has no images" if images.is_dir() else "is neither an image nor a folder"
-        raise DataError(f"{shown(images)} {what} ({', '.join(SUFFIXES)}): give another path")
+        raise DataError(f"{shown(images)} {what} ({', '.join(suffixes)}): give another path")
     return sorted(found)
 
 
@@ -103,7 +113,7 @@ def outputs(names: Sequence[Path], suffix: str) -> dict[Path, Path]:
 
 @torch.inference_mode()
 def logits_of(network: Network, images: Tensor, precision: Precision, flips: str = "") -> np.ndarray:
-    """Logits of a batch (N x 3 x H x W uint8) as N x C x H x W float32; with flips, of the mean probability."""
+    """Logits of a batch (N x channels x H x W) as N x C x H x W float32; with flips, of the mean probability."""
     images = images.to(precision.device)
     passes = []
     for axes in FLIPS[flips]:
@@ -162,26 +172,34 @@ class Predictor:
                 write.result()
 
     def _read(self, job: tuple[Path, Path]) -> "_Loaded":
+        pixels = self.network.pixels
         try:
-            picture = read_image(job[0])
+            picture = pixels.read(job[0])
+        except OtherPixelsError as error:
+            raise DataError(f"{error.found}, and this network takes {pixels.in_words}: give such pictures") from error
         except TooLargeError:
             by_rows = self.sizing.crops and self.sizing.scale == 1 and self.style.kind != "overlays"
             if not by_rows or job[0].suffix.lower() not in (".tif", ".tiff"):
                 raise
-            tiles = TiledTiff(job[0])
+            tiles = _by_rows(job[0], pixels)
             return _Loaded(job[1], tiles, tiles.size, tiles.size, self.mark(job[0]))
         size = height_width(picture)
-        needed = picture if self.style.kind == "overlays" else size
+        needed = as_rgb(picture, pixels) if self.style.kind == "overlays" else size
         return _Loaded(job[1], self.sizing.image(picture), size, needed, self.mark(job[0]))
 
     def _together(self, loaded: Sequence["_Loaded"]) -> "list[Callable[[], np.ndarray]]":
         """What becomes of each of several images, which the network sees at once; computed by who writes it."""
-        images = torch.from_numpy(np.stack([each.image for each in loaded])).permute(0, 3, 1, 2)
+        images = self._taken(np.stack([each.image for each in loaded])).permute(0, 3, 1, 2)
         found = logits_of(self.network, images, self.precision, self.flips)
         return [
             partial(result_at, self.style, self._without_padding(logits, each.size), each.size)
             for each, logits in zip(loaded, found, strict=True)
         ]
+
+    def _taken(self, images: np.ndarray) -> Tensor:
+        """Images as the network takes them: uint8, or float32 where they are deeper."""
+        dtype = np.float32 if self.network.pixels.deep else np.uint8
+        return torch.from_numpy(np.ascontiguousarray(images, dtype))
 
     def _without_padding(self, logits_CHW: np.ndarray, own: tuple[int, int]) -> np.ndarray:
         """The logits of a picture of the size `own`, without those of the padding around it."""
@@ -197,8 +215,8 @@ class Predictor:
         size = self.sizing.size_of(loaded.size)
 
         def rows(top: int, bottom: int) -> Tensor:
-            part = image.rows(top, bottom) if isinstance(image, TiledTiff) else image[top:bottom]
-            return torch.from_numpy(np.ascontiguousarray(part)).permute(2, 0, 1)[None]
+            part = image[top:bottom] if isinstance(image, np.ndarray) else image.rows(top, bottom)
+            return self._taken(part).permute(2, 0, 1)[None]
 
         def predict(images: Tensor) -> Tensor:
             return torch.from_numpy(logits_of(self.network, images, self.precision, self.flips))
@@ -237,6 +255,14 @@ class _Loaded(NamedTuple):
     size: tuple[int, int]
     picture: Any
     mark: str
+
+
+def _by_rows(path: Path, pixels: Pixels) -> TiledTiff | RawTiff:
+    """A TIFF file that is read row by row, of such pixels; raises DataError."""
+    if pixels.usual:
+        return TiledTiff(path)
+    pixels.size(path)  # which checks channels and depth
+    return RawTiff(path)
 
 
 def _loaded(group: Sequence[tuple[Any, Future[_Loaded]]], tally: Tally) -> list[_Loaded]:

@@ -14,6 +14,7 @@ import torch
 from pydantic import ValidationError
 from rich.table import Table
 
+from kd.data.pixels import USUAL, Pixels
 from kd.data.source import SIDE
 from kd.deploy import export
 from kd.deploy.exporting import export_record
@@ -36,7 +37,7 @@ WARM_UP = 3  # rounds that are not measured
 
 @dataclass(frozen=True)
 class Contestant:
-    """A function from N x 3 x H x W uint8 images to logits, with its size and quality."""
+    """A function from a batch of images to logits, with its size and quality."""
 
     name: str
     predict: Callable[[np.ndarray], Any]
@@ -72,7 +73,7 @@ def bench(
         _check_size(size, image_size, run)
     contestants = list(_contestants(run, precision, threads))
     batches = sorted({1, batch})
-    seconds = measured(contestants, batches, image_size, rounds)
+    seconds = measured(contestants, batches, image_size, rounds, run.network.pixels)
     rows = [
         {
             "name": each.name,
@@ -96,11 +97,11 @@ def bench(
 
 
 def measured(
-    contestants: Sequence[Contestant], batches: Sequence[int], size: tuple[int, int], rounds: int
-) -> dict[tuple[str, int], list[float]]:
+    contestants: Sequence[Contestant], batches: Sequence[int], size: tuple[int, int], rounds: int,
+    pixels: Pixels = USUAL,
+) -> dict[tuple[str, int], list[float]]:  # fmt: skip
     """Seconds of each (contestant, batch size) in each round, on noise, since content does not matter."""
-    noise = np.random.default_rng(0)
-    images = {batch: noise.integers(0, 256, (batch, 3, *size), dtype=np.uint8) for batch in batches}
+    images = {batch: pixels.noise(batch, size) for batch in batches}
     calls = {(each.name, batch): partial(each.predict, images[batch]) for batch in batches for each in contestants}
     return seconds_in_turn(calls, rounds, WARM_UP)
 
@@ -179,7 +180,8 @@ def _teacher(run: Finished) -> Network | None:
             chosen = NetworkSettings(arch=spec.arch, encoder=spec.encoder, decoder_channels=spec.decoder_channels)
     except (KeyError, TypeError, AttributeError, ValidationError, ModelError):  # of another version, or gone
         return None
-    network = build.build(chosen, run.network.classes, run.network.class_names, "backbone.teacher")
+    student = run.network
+    network = build.build(chosen, student.classes, student.class_names, "backbone.teacher", student.pixels)
     return network.eval().requires_grad_(False)
 
 

@@ -56,7 +56,7 @@ class Learner(nn.Module):
     Projections start from torch's global generator, and train at the decoder's learning rate.
 
     Shape:
-        images B x 3 x H x W -> the student's logits B x C x H x W, then its projected features, B x K x h x w each.
+        images B x channels x H x W -> the student's logits B x C x H x W, then its projected features B x K x h x w.
     """
 
     def __init__(self, student: Network, stages: Sequence[int], inputs: Sequence[int], outputs: Sequence[int]) -> None:
@@ -85,7 +85,7 @@ def feature_shapes(network: Network, stages: Sequence[int], image_size: tuple[in
         ConfigError: the encoder has no features at one of the stages.
     """
     was_training = network.training
-    black = torch.zeros(1, 3, *image_size, device=next(network.parameters()).device)
+    black = network.black(1, image_size, next(network.parameters()).device)
     maps = _maps(_encoder(network.eval())(network.normalised(black)))
     network.train(was_training)
     shapes: list[Shape] = [(each.shape[1], each.shape[2], each.shape[3]) for each in maps]

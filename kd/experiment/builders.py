@@ -36,7 +36,7 @@ def build_network(context: RunContext, who: str, seed: int) -> Network:
     """
     settings, data = getattr(context.settings.backbone, who), context.data
     torch.manual_seed(seed)
-    built = build.build(settings, data.classes, data.class_names, f"backbone.{who}")
+    built = build.build(settings, data.classes, data.class_names, f"backbone.{who}", data.pixels, context.statistics)
     sizes.check_built(built, data.image_size, f"backbone.{who}")
     network = context.precision.place(built)
     return compiled(network) if context.settings.trainer.compile else network
@@ -62,7 +62,8 @@ def check_features(context: RunContext, student: Network) -> None:
     settings = context.settings
     if settings.loss.stages and isinstance(settings.teacher, TrainedTeacher):
         spec = settings.backbone.teacher.model_copy(update={"weights": None})  # shapes need none, nor their download
-        teacher = build.build(spec, context.data.classes, context.data.class_names, "backbone.teacher")
+        data = context.data
+        teacher = build.build(spec, data.classes, data.class_names, "backbone.teacher", data.pixels)
         _feature_channels(context, student, teacher)
 
 
@@ -122,7 +123,8 @@ def _augmentation(context: RunContext, seed: int) -> Augmentation:
     if data.padding is not None and data.sizing.crops:
         crop = Crop(data.image_size, seed, data.padding, len(data.class_names), data.crop_foreground)
     outside = data.void if data.padding is None else data.padding
-    return Augmentation(context.transforms, seed, outside, crop)
+    statistics = context.statistics if data.pixels.deep else None
+    return Augmentation(context.transforms, seed, outside, crop, statistics)
 
 
 def build_diagnostics(

@@ -11,6 +11,8 @@ from kd.data import Source
 from kd.data.cache import Samples, cached
 from kd.data.class_balance import ClassBalance, class_balance
 from kd.data.loading import Loading
+from kd.data.measuring import statistics
+from kd.data.statistics import Statistics
 from kd.errors import ConfigError
 from kd.networks.precision import Precision, choose_device, hold_memory, limit_threads, repeat_bit_for_bit, use_tf32
 from kd.settings import Settings
@@ -84,6 +86,11 @@ class RunContext:
     def balance(self) -> ClassBalance:
         """The pixels of each class in the training masks; reads them all, once."""
         return class_balance(self.data)
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """The stated or measured statistics of the pictures' channels; None if the weights say how they are used."""
+        return statistics(self.data)
 
     @property
     def views(self) -> int | None:

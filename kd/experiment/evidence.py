@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kd.data.decode import resized_image, resized_labels
 from kd.data.source import spaced
+from kd.data.stretch import as_rgb
 from kd.experiment.builders import EVALUATED, build_diagnostics
 from kd.experiment.context import RunContext
 from kd.experiment.measured_teacher import MeasuredTeacher
@@ -92,7 +93,11 @@ def sample(context: RunContext, index: int, student: Labels, teacher: Labels | N
     `student` and `teacher` are labels over the whole split, H x W uint8 for each picture.
     """
     image, truth = context.samples.read("val", index)
-    found = {"image": image, "truth": context.data.voided(truth), "student": student[index].numpy()}
+    found = {
+        "image": as_rgb(image, context.data.pixels),
+        "truth": context.data.voided(truth),
+        "student": student[index].numpy(),
+    }
     return found if teacher is None else {**found, "teacher": teacher[index].numpy()}
 
 

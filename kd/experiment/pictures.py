@@ -5,6 +5,7 @@ from itertools import groupby
 
 from kd.data.class_balance import ClassBalance, repeat_line, weight_line
 from kd.data.layout import Fault
+from kd.data.measuring import line as statistics_line
 from kd.errors import shown
 from kd.settings import Settings
 
@@ -24,6 +25,11 @@ def counts(settings: Settings) -> dict[str, int]:
 
 
 def lines(settings: Settings) -> list[str]:
+    """What the run does with the pictures: their channels, unless they are RGB, and those without masks."""
+    return [*filter(None, [statistics_line(settings.data)]), *_without_masks(settings)]
+
+
+def _without_masks(settings: Settings) -> list[str]:
     """What the run does with the pictures without masks, in one line; empty for data without any."""
     labelled, unlabelled, beside, *_ = counts(settings).values()
     if not unlabelled:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from kd.data.pixels import Pixels
 from kd.experiment.context import RunContext
 from kd.networks import saved
 from kd.networks.network import Segmenter
@@ -22,7 +23,7 @@ def teacher_network(context: RunContext, file: Path) -> Segmenter:
     teacher, data = context.settings.teacher, context.data
     foreign = None
     if isinstance(teacher, ForeignTeacher):
-        foreign = teacher, data.classes, data.class_names, data.image_size
+        foreign = teacher, data.classes, data.class_names, data.image_size, data.pixels
     network = _build(file, identity_key(context, file), context.precision, foreign)
     network.class_names = data.class_names  # names are not learnt, and in no fingerprint
     return network
@@ -31,14 +32,14 @@ def teacher_network(context: RunContext, file: Path) -> Segmenter:
 @lru_cache(maxsize=1)
 def _build(
     file: Path, _key: str, precision: Precision,
-    foreign: tuple[ForeignTeacher, int, tuple[str, ...], tuple[int, int]] | None,
+    foreign: tuple[ForeignTeacher, int, tuple[str, ...], tuple[int, int], Pixels] | None,
 ) -> Segmenter:  # fmt: skip
     if foreign is None:
         return precision.place(saved.load_file(file)).requires_grad_(False).eval()
     from kd.distillation.foreign.load import load
 
-    teacher, classes, class_names, image_size = foreign
-    return load(teacher, file, classes, class_names, image_size, precision)
+    teacher, classes, class_names, image_size, pixels = foreign
+    return load(teacher, file, classes, class_names, image_size, precision, pixels)
 
 
 def _identity(context: RunContext, file: Path) -> dict[str, Any]:

@@ -15,8 +15,10 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import nn
 
-from kd.errors import ModelError, nearest
-from kd.networks.network import RGB, Network
+from kd.data.pixels import USUAL, Pixels
+from kd.data.statistics import Statistics
+from kd.errors import ConfigError, ModelError, nearest
+from kd.networks.network import Network, Numbers
 from kd.networks.packaged_weights import MEAN, STD, is_packaged, load_packaged, timm_name
 from kd.networks.partition import Partition, partition
 from kd.networks.spec import is_file, read_spec
@@ -27,10 +29,16 @@ ARCHITECTURES = {name.lower(): name for name in ("Unet", "UnetPlusPlus", "MAnet"
                  "DeepLabV3", "DeepLabV3Plus", "UPerNet", "Segformer", "DPT")}  # fmt: skip
 
 
-def build(settings: NetworkSettings, classes: int, class_names: tuple[str, ...], key: str) -> Network:
+def build(
+    settings: NetworkSettings, classes: int, class_names: tuple[str, ...], key: str, pixels: Pixels = USUAL,
+    statistics: Statistics | None = None,
+) -> Network:  # fmt: skip
     """Build a network; random weights are drawn from torch's global generator.
 
-    `key` is the configuration key of the settings, for error messages.
+    Args:
+        key: the configuration key of the settings, for error messages.
+        pixels: what the pixels of its images are: weights of other channels are adapted.
+        statistics: those of the data, which normalise the input unless the settings say how.
 
     Raises:
         ModelError: unknown architecture or encoder, or weights that are unavailable or do not match.
@@ -38,7 +46,7 @@ def build(settings: NetworkSettings, classes: int, class_names: tuple[str, ...],
     weights = settings.weights
     from_file = weights is not None and (Path(weights).suffix != "" or "/" in weights or os.sep in weights)
     packaged = weights == "imagenet" and is_packaged(settings.encoder)
-    body = create(settings, classes, f"{key}.", None if from_file or packaged else weights)
+    body = create(settings, classes, f"{key}.", None if from_file or packaged else weights, pixels.channels)
     encoder = body.get_submodule("encoder")
     if weights is None:
         _raise_batch_norm_momentum(body)
@@ -46,12 +54,17 @@ def build(settings: NetworkSettings, classes: int, class_names: tuple[str, ...],
         _load_encoder(encoder, Path(weights), f"{key}.weights={weights}")
     elif packaged:
         load_packaged(encoder, settings.encoder)
-    mean, std = _normalisation(settings, key, Path(weights) if weights is not None and from_file else None)
-    return Network(settings, body, classes, class_names, mean, std, parts(settings, body))
+    file = Path(weights) if weights is not None and from_file else None
+    mean, std = _normalisation(settings, key, file, pixels, statistics)
+    return Network(settings, body, classes, class_names, mean, std, parts(settings, body), pixels)
 
 
-def create(settings: NetworkSettings, classes: int, where: str, weights: str | None) -> nn.Module:
+def create(
+    settings: NetworkSettings, classes: int, where: str, weights: str | None, channels: int = USUAL.channels
+) -> nn.Module:
     """The smp network with named or random weights; only names that the libraries list are accepted.
+
+    smp and timm adapt named weights to other `channels` than RGB (`kd.networks.weights.adapted`).
 
     `where` precedes arch, encoder and weights in error messages.
     """
@@ -70,7 +83,7 @@ def create(settings: NetworkSettings, classes: int, where: str, weights: str | N
             warnings.simplefilter("ignore")  # smp's deprecations of its own encoder names
             logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what fails in the end is raised
             return smp.create_model(
-                settings.arch, settings.encoder, weights, classes=classes, **_decoder(settings, where)
+                settings.arch, settings.encoder, weights, channels, classes, **_decoder(settings, where)
             )
     except Exception as error:  # errors of the hub's client, its transport and the system
         raise _cannot_build(error, settings, where) from error
@@ -128,14 +141,25 @@ def _decoder(settings: NetworkSettings, where: str) -> dict[str, Any]:
     return {"decoder_channels": settings.decoder_channels}
 
 
-def _normalisation(settings: NetworkSettings, key: str, file: Path | None) -> tuple[RGB, RGB]:
-    """Mean and standard deviation of RGB in [0, 1] that a network's pixels are normalised with.
+def _normalisation(
+    settings: NetworkSettings, key: str, file: Path | None, pixels: Pixels, statistics: Statistics | None
+) -> tuple[Numbers, Numbers]:
+    """Mean and standard deviation of each channel in [0, 1] that a network's pixels are normalised with.
 
-    The configured ones, else what the weights were trained with: the description beside `file`, or what smp and timm
-    say of the encoder.
+    The configured ones, else the data's, else what the weights were trained with: the description beside `file`, or
+    what smp and timm say of the encoder. Those are of RGB: for other pixels, as in a network that is only measured,
+    nothing is known, and 0.5 is as good as any.
     """
     if settings.normalisation is not None:
-        return settings.normalisation.unscaled
+        try:
+            return settings.normalisation.unscaled(pixels.channels)
+        except ValueError as error:
+            raise ConfigError(f"{key}.normalisation {error}") from error
+    if statistics is not None:
+        mean, std = (tuple(value / pixels.level for value in each) for each in (statistics.mean, statistics.std))
+        return mean, std
+    if not pixels.usual:
+        return (0.5,) * pixels.channels, (0.5,) * pixels.channels
     if file is not None and is_file(file.with_suffix(".json")):
         spec = read_spec(file)
         return spec.mean, spec.std
@@ -148,14 +172,14 @@ def _normalisation(settings: NetworkSettings, key: str, file: Path | None) -> tu
     return _unscaled(params)
 
 
-def _unscaled(params: Mapping[str, Any]) -> tuple[RGB, RGB]:
+def _unscaled(params: Mapping[str, Any]) -> tuple[Numbers, Numbers]:
     """smp's preprocessing parameters as mean and standard deviation of RGB in [0, 1]."""
     scale = (params.get("input_range") or (0, 1))[1]
-    mean, std = ((r / scale, g / scale, b / scale) for r, g, b in (params["mean"], params["std"]))
+    mean, std = (tuple(value / scale for value in params[name]) for name in ("mean", "std"))
     return mean, std
 
 
-def usual_normalisation(encoder: str) -> tuple[RGB, RGB]:
+def usual_normalisation(encoder: str) -> tuple[Numbers, Numbers]:
     """What an encoder's published weights were trained with; ImageNet's where nothing is published. No network."""
     if is_packaged(encoder):
         return MEAN, STD
@@ -180,7 +204,7 @@ def _load_encoder(encoder: nn.Module, path: Path, source: str) -> None:
     names = weights.shapes
     prefixes = (prefix for prefix in ("body.encoder.", "encoder.") if any(n.startswith(prefix) for n in names))
     prefix = next(prefixes, "")
-    fill(encoder, weights, {n.removeprefix(prefix): n for n in names if n.startswith(prefix)}, source)
+    fill(encoder, weights, {n.removeprefix(prefix): n for n in names if n.startswith(prefix)}, source, adapt=True)
 
 
 def count_blocks(settings: NetworkSettings) -> int:

@@ -34,7 +34,7 @@ def latency_ms(network: Segmenter, image_size: tuple[int, int], precision: Preci
     """Median milliseconds from one H x W image to its logits, batch 1, after two warm-up calls."""
     was_training = network.training
     network.eval()
-    image = torch.zeros(1, 3, *image_size, dtype=torch.uint8, device=precision.device)
+    image = network.black(1, image_size, precision.device)
 
     def call() -> None:
         with precision.autocast():
@@ -62,7 +62,7 @@ def macs(network: Segmenter, image_size: tuple[int, int]) -> int | None:
         was_training, device = network.training, next(network.parameters()).device
         network.eval()
         with FlopCounterMode(display=False) as counter:
-            network(torch.zeros(1, 3, *image_size, dtype=torch.uint8, device=device))
+            network(network.black(1, image_size, device))
         network.train(was_training)
         _macs[key] = counter.get_total_flops() // 2
     return _macs[key]

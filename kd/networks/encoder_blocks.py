@@ -23,7 +23,7 @@ class EncoderBlocks:
     decay), and its modules are in eval mode, so batch-norm statistics and stochastic depth are fixed.
 
     Args:
-        encoder: any encoder that takes B x 3 x H x W, such as the `encoder` of a model of
+        encoder: any encoder that takes B x channels x H x W, such as the `encoder` of a model of
             segmentation-models-pytorch; it is changed in place, its weights are not.
         parts: its blocks, if known; None computes them.
         watch: put frozen blocks back into eval mode before every forward pass, in case `.train()` was called. With

@@ -7,30 +7,40 @@ is state of the network: a frozen block stays frozen through every call of `.tra
 import torch
 from torch import Tensor, nn
 
+from kd.data.pixels import USUAL, Pixels
 from kd.errors import ModelError
 from kd.networks.encoder_blocks import EncoderBlocks
 from kd.networks.partition import Partition
 from kd.settings import IMAGENET_MEAN, IMAGENET_STD, NetworkSettings
 
-RGB = tuple[float, float, float]
+Numbers = tuple[float, ...]  # one per channel
+
+
+def black(pixels: Pixels, count: int, size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+    """So many black images of (height, width): uint8, or float32 where pictures are deeper than 8 bits."""
+    dtype = torch.float32 if pixels.deep else torch.uint8
+    return torch.zeros(count, pixels.channels, *size, dtype=dtype, device=device)
 
 
 class Segmenter(nn.Module):
     """Base class of students and teachers: raw view in, raw logits out.
 
     Shape:
-        images B x 3 x H x W, RGB, 0..255 (uint8 or float) -> raw logits B x C x H x W; C = 1 is binary.
+        images B x channels x H x W, stored values (RGB from 0 to 255 unless `pixels` are others; uint8 or float)
+        -> raw logits B x C x H x W; C = 1 is binary.
 
     Attributes:
         classes: C.
         class_names: one name per label; background and foreground if C = 1.
         layout: the memory format of its input.
-        mean, std: of RGB values in 0..255, 1 x 3 x 1 x 1.
+        pixels: what the pixels of its images are.
+        mean, std: of stored values, 1 x channels x 1 x 1.
     """
 
     classes: int
     class_names: tuple[str, ...]
     layout: torch.memory_format
+    pixels: Pixels = USUAL
     mean: Tensor
     std: Tensor
 
@@ -38,6 +48,10 @@ class Segmenter(nn.Module):
         """Normalised pixels, in the network's memory format."""
         pixels = (images.to(self.mean.dtype) - self.mean) / self.std
         return pixels.contiguous(memory_format=self.layout)
+
+    def black(self, count: int, size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+        """So many black images of (height, width), in the type that the network's files take."""
+        return black(self.pixels, count, size, device)
 
     def count_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
@@ -49,19 +63,19 @@ class Network(Segmenter):
     Attributes:
         settings: the architecture and the encoder.
         blocks: the encoder's blocks.
-        normalisation: mean and standard deviation of RGB in [0, 1].
+        normalisation: mean and standard deviation of each channel in [0, 1].
     """
 
     def __init__(self, settings: NetworkSettings, body: nn.Module, classes: int, class_names: tuple[str, ...],
-                 mean: RGB = IMAGENET_MEAN, std: RGB = IMAGENET_STD,
-                 parts: Partition | None = None) -> None:  # fmt: skip
+                 mean: Numbers = IMAGENET_MEAN, std: Numbers = IMAGENET_STD,
+                 parts: Partition | None = None, pixels: Pixels = USUAL) -> None:  # fmt: skip
         super().__init__()
         self.settings, self.classes, self.class_names = settings, classes, class_names
         self.body = body
         self.layout = torch.contiguous_format
-        self.normalisation = mean, std
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+        self.normalisation, self.pixels = (mean, std), pixels
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1) * pixels.level, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * pixels.level, persistent=False)
         # No hook: `train` settles frozen blocks itself, and a hook would have to be compiled and exported.
         self.blocks = EncoderBlocks(body.get_submodule("encoder"), parts, watch=False)
 

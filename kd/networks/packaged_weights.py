@@ -64,4 +64,6 @@ def load_packaged(encoder: nn.Module, name: str) -> None:
     if [*file.shapes.values()] != [*shapes.values()]:
         raise ModelError(f"{path}: does not hold the tensors of {name}; reinstall {PACKAGES[timm_name(name)]}")
     theirs = dict(zip(shapes, file.shapes, strict=True))
-    fill(encoder, file, {own: theirs[own.removeprefix("model.")] for own in encoder.state_dict()}, str(path))
+    fill(
+        encoder, file, {own: theirs[own.removeprefix("model.")] for own in encoder.state_dict()}, str(path), adapt=True
+    )

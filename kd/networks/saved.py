@@ -34,6 +34,8 @@ def save(network: Network, path: Path, **facts: Any) -> None:
         class_names=network.class_names,
         mean=network.normalisation[0],
         std=network.normalisation[1],
+        channels=network.pixels.channels,
+        depth=network.pixels.depth,  # type: ignore[arg-type]  # which pydantic checks
         decoder_channels=network.settings.decoder_channels,
     )
     write_json(path.with_suffix(".json"), {**spec.model_dump(exclude_none=True), **facts})
@@ -59,8 +61,10 @@ def load_file(path: Path) -> Network:
     spec = read_spec(path)
     settings = NetworkSettings(arch=spec.arch, encoder=spec.encoder, decoder_channels=spec.decoder_channels)
     weights = opened(path)
-    body = create(settings, spec.classes, f"{path.with_suffix('.json')}: ", None)
-    network = Network(settings, body, spec.classes, spec.class_names, spec.mean, spec.std, parts(settings, body))
+    body = create(settings, spec.classes, f"{path.with_suffix('.json')}: ", None, spec.channels)
+    network = Network(
+        settings, body, spec.classes, spec.class_names, spec.mean, spec.std, parts(settings, body), spec.pixels
+    )
     fill(network, weights, {name: name for name in weights.shapes}, str(path))
     return network
 
@@ -76,7 +80,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Ne
 
     Shape:
         network: images B x 3 x H x W, RGB, 0..255 (uint8 or float), H and W multiples of 32 -> raw logits
-        B x C x H x W; C = 1 is binary.
+        B x C x H x W; C = 1 is binary. Where `data.channels` or `data.depth` were others: so many, in stored values.
 
     Raises:
         ModelError: the weights file is missing or damaged. Nothing is unpickled or imported by name.

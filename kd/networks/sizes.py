@@ -6,7 +6,7 @@ A network is asked by a forward pass of a copy without data, so neither weights 
 from functools import lru_cache
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kd.data.source import SIDE
 from kd.networks.block_counts import size_refusal
@@ -30,7 +30,8 @@ def check_size(settings: NetworkSettings, image_size: tuple[int, int], key: str)
 
 def check_built(network: Network, image_size: tuple[int, int], key: str) -> None:
     """`check_size` of a network that is there already; nothing of it changes."""
-    if network.settings.encoder.startswith("tu-") and (sides := _sides_instead(network.body, image_size)):
+    channels = network.pixels.channels
+    if network.settings.encoder.startswith("tu-") and (sides := _sides_instead(network.body, image_size, channels)):
         raise size_refusal(key, network.settings.encoder, image_size, sides)
 
 
@@ -40,11 +41,13 @@ def sides_instead(settings: NetworkSettings, image_size: tuple[int, int]) -> tup
     return _sides_instead(create(settings, 1, "", None), image_size)
 
 
-def _sides_instead(body: nn.Module, image_size: tuple[int, int]) -> tuple[int, ...]:
+def _sides_instead(body: nn.Module, image_size: tuple[int, int], channels: int = 3) -> tuple[int, ...]:
     body = on_meta(body)
-    if _runs(body, image_size):
-        return ()
-    return tuple(side for side in sorted(IMAGE_SIZES) if _runs(body, (side, side)))
+
+    def runs(size: tuple[int, int]) -> bool:
+        return _runs(body, torch.zeros(1, channels, *size, device="meta"))
+
+    return () if runs(image_size) else tuple(side for side in sorted(IMAGE_SIZES) if runs((side, side)))
 
 
 def takes(network: Network, image_size: tuple[int, int]) -> bool:
@@ -53,7 +56,7 @@ def takes(network: Network, image_size: tuple[int, int]) -> bool:
         return True
     device = next(network.parameters()).device
     with torch.inference_mode():
-        return _runs(network, image_size, device=device, dtype=torch.uint8)
+        return _runs(network, network.black(1, image_size, device))
 
 
 def takes_other_sizes(network: Network, image_size: tuple[int, int]) -> bool:
@@ -61,11 +64,9 @@ def takes_other_sizes(network: Network, image_size: tuple[int, int]) -> bool:
     return takes(network, (image_size[0] + SIDE, image_size[1] + SIDE))
 
 
-def _runs(
-    network: nn.Module, size: tuple[int, int], device: torch.device | str = "meta", dtype: torch.dtype | None = None
-) -> bool:
+def _runs(network: nn.Module, images: Tensor) -> bool:
     try:
-        network(torch.zeros(1, 3, *size, device=device, dtype=dtype))
+        network(images)
     except Exception:  # encoders refuse a size with any kind of exception
         return False
     return True

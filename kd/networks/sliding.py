@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kd.data.windows import Windows
 
-#: Rows top to bottom - 1 of a picture, as the network takes them: 1 x 3 x rows x W uint8, on its device.
+#: Rows top to bottom - 1 of a picture, as the network takes them: 1 x channels x rows x W, on its device.
 Rows = Callable[[int, int], Tensor]
 
 
@@ -25,7 +25,7 @@ def bands(
     """The logits of a picture of `size`, (height, width), in bands.
 
     Args:
-        predict: images N x 3 x h x w of the windows' size -> logits N x C x h x w.
+        predict: images N x channels x h x w of the windows' size -> logits N x C x h x w.
         rows: reads rows of the picture.
 
     Yields the first row of each band, and its logits 1 x C x rows x W float32.

@@ -5,7 +5,7 @@ Light, so that an unsuitable teacher is refused before torch is imported.
 
 import os
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -13,11 +13,15 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
 )
 
+from kd.data.pixels import USUAL, Pixels
+from kd.data.stored import MOST_CHANNELS
 from kd.errors import ModelError
 from kd.system.untrusted import UnreadableError, parse_json, read_named, regular_in
 
@@ -36,7 +40,9 @@ Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class NetworkSpec(BaseModel):
-    """The .json beside a .safetensors: `classes` 1 is binary; `mean` and `std` are of RGB in [0, 1].
+    """The .json beside a .safetensors: `classes` 1 is binary; `mean` and `std` are of each channel in [0, 1].
+
+    `channels` and `depth` are what pictures store (`kd.data.pixels`); they are left out if they are RGB of 8 bits.
 
     Names are only looked up in the libraries' own lists (`kd.networks.build`).
     """
@@ -47,9 +53,29 @@ class NetworkSpec(BaseModel):
     encoder: Name
     classes: Annotated[int, Field(strict=True, ge=1, le=255)]  # the limit of 8-bit masks
     class_names: tuple[Name, ...]
-    mean: tuple[Mean, Mean, Mean]
-    std: tuple[Deviation, Deviation, Deviation]
+    channels: Annotated[int, Field(strict=True, ge=1, le=MOST_CHANNELS)] = USUAL.channels
+    depth: Literal[8, 16, "float"] = 8
+    mean: tuple[Mean, ...]
+    std: tuple[Deviation, ...]
     decoder_channels: tuple[PositiveInt, ...] | PositiveInt | None = None
+
+    @property
+    def pixels(self) -> Pixels:
+        return Pixels(self.channels, self.depth)
+
+    @model_serializer(mode="wrap")
+    def _without_usual(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Its fields, without pixels that are the usual ones: older files, and digests of them, know no others."""
+        found: dict[str, Any] = serialise(self)
+        return {key: value for key, value in found.items() if not self.pixels.usual or key not in ("channels", "depth")}
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _one_number_per_channel(cls, values: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        channels = info.data.get("channels", len(values))
+        if len(values) != channels:
+            raise ValueError(f"{len(values)} numbers do not match {channels} channels")
+        return values
 
     @field_validator("class_names")
     @classmethod

@@ -77,8 +77,10 @@ def check_records(path: Path) -> None:
         raise ModelError(f"{path}: its records are compressed ({size} bytes), unlike torch.save's; save it again")
 
 
-def fill(module: nn.Module, weights: Weights, names: Mapping[str, str], source: str) -> None:
+def fill(module: nn.Module, weights: Weights, names: Mapping[str, str], source: str, adapt: bool = False) -> None:
     """Load a module's tensors from a file; `names` maps the module's names to the file's.
+
+    With `adapt`, the kernel of the first convolution may be of RGB where the module takes other channels.
 
     Raises:
         ModelError: the tensors of the file, which `source` names, do not match the module.
@@ -86,6 +88,9 @@ def fill(module: nn.Module, weights: Weights, names: Mapping[str, str], source: 
     own = module.state_dict()
     missing, unknown = own.keys() - names.keys(), names.keys() - own.keys()
     mismatched = [name for name in own.keys() & names.keys() if own[name].shape != weights.shapes[names[name]]]
+    first = mismatched[0] if adapt and len(mismatched) == 1 else None
+    if first is not None and _of_rgb(own[first].shape, weights.shapes[names[first]]):
+        mismatched = []
     if missing or unknown or mismatched:
         example = sorted(missing | unknown | set(mismatched))[0]
         raise ModelError(
@@ -93,6 +98,25 @@ def fill(module: nn.Module, weights: Weights, names: Mapping[str, str], source: 
             f"{len(mismatched)} of another shape, such as {example})"
         )
     try:
-        module.load_state_dict({name: weights.read(names[name]) for name in own})
+        state = {name: weights.read(names[name]) for name in own}
+        if first is not None:
+            state[first] = adapted(state[first], own[first].shape[1])
+        module.load_state_dict(state)
     except RuntimeError as error:  # sparse, quantised, ...: values cannot be copied
         raise ModelError(f"{source}: the weights do not match the network ({str(error).splitlines()[-1]})") from error
+
+
+def _of_rgb(own: torch.Size, stored: torch.Size) -> bool:
+    """Whether a stored kernel is that of a convolution of RGB, and the module's own one takes other channels."""
+    return len(own) == len(stored) == 4 and stored[1] == 3 and (own[0], *own[2:]) == (stored[0], *stored[2:])
+
+
+def adapted(kernel: Tensor, channels: int) -> Tensor:
+    """The kernel of a first convolution, out x 3 x h x w, for so many channels, as timm and smp adapt named weights.
+
+    Of one channel it is the sum over RGB; of others RGB is repeated, and scaled so that the response to channels of
+    equal values is kept.
+    """
+    from timm.models import adapt_input_conv
+
+    return adapt_input_conv(channels, kernel)

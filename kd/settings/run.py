@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
 
 from kd.data import Source
+from kd.data.stored import MOST_CHANNELS
 from kd.errors import check_address
 from kd.plan.schedules import Schedule
 from kd.plan.timeline import Timeline
@@ -39,17 +40,34 @@ def more_is_better(objective: str) -> bool:
 
 
 class Normalisation(Group):
-    """What a network wants to be fed: (x - mean) / std of RGB, after x in [0, 1] was multiplied by `scale`."""
+    """What a network wants to be fed: (x - mean) / std of each channel, after x in [0, 1] was multiplied by `scale`.
 
-    mean: tuple[Finite, Finite, Finite]
-    std: tuple[Positive, Positive, Positive]
+    A pixel's x is 1 at the largest value that its bits can store; floating-point pixels are x themselves.
+    """
+
+    mean: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=MOST_CHANNELS)]
+    std: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=MOST_CHANNELS)]
     scale: Positive = 1.0
 
-    @property
-    def unscaled(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-        """Mean and standard deviation of RGB in [0, 1]."""
-        mean, std = ((r / self.scale, g / self.scale, b / self.scale) for r, g, b in (self.mean, self.std))
-        return mean, std
+    @model_validator(mode="after")
+    def _check_lengths(self) -> "Normalisation":
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} numbers and std {len(self.std)}; give one of each per channel")
+        return self
+
+    def unscaled(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each of `channels` channels in [0, 1]; equal numbers count for any channels.
+
+        Raises:
+            ValueError: there are others than one number per channel.
+        """
+        mean, std = (tuple(value / self.scale for value in values) for values in (self.mean, self.std))
+        if len(mean) == channels:
+            return mean, std
+        if len({*mean}) == len({*std}) == 1:
+            return mean[:1] * channels, std[:1] * channels
+        raise ValueError(f"is of {len(mean)} channels, but data.channels={channels}: give {{mean, std}} with a number "
+                         "for each, or null")  # fmt: skip
 
 
 #: The names that a normalisation may have in a configuration.

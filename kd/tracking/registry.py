@@ -17,6 +17,7 @@ WEIGHTS = "kd.weights"  # a tag of a model version: the digest of its weights
 ARTIFACTS = "model"
 STUDENT, MODEL_TYPE = "student", "segmentation"
 NOT_IN_NAMES = "/:.%\"'"  # of MLflow's models
+NUMBERS = {1: "float32", 2: "uint8"}  # by ONNX's number of a type
 
 
 def wanted_name(path: Path) -> str | None:
@@ -101,9 +102,11 @@ def _save(model: Any, run_id: str, path: Path, model_id: str) -> None:
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
+    images = model.graph.input[0].type.tensor_type
+    channels = images.shape.dim[1].dim_value
     classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype("uint8"), (-1, 3, -1, -1), "images")]),
+        Schema([TensorSpec(np.dtype(NUMBERS[images.elem_type]), (-1, channels, -1, -1), "images")]),
         Schema([TensorSpec(np.dtype("float32"), (-1, classes, -1, -1), "logits")]),
     )
     mlflow.onnx.save_model(

@@ -16,7 +16,7 @@ def test_a_configuration_may_instantiate_only_schedules_policies_and_data_sets()
     assert {name for classes in TARGETS.values() for name in classes} == {
         *(f"kd.plan.{name}" for name in ("Constant", "Linear", "Cosine", "Exponential", "Piecewise")),
         *(f"kd.plan.{name}" for name in ("Progressive", "AtEpoch", "All", "Frozen")),
-        *(f"kd.data.{name}" for name in ("Shapes", "Folder", "OxfordPet")),
+        *(f"kd.data.{name}" for name in ("Shapes", "Folder", "OxfordPet", "Coco", "HuggingFace")),
     }
 
 

@@ -33,7 +33,7 @@ class Check:
 
     Attributes:
         origin: where the images come from, in words: "8 images of val".
-        batches: each N x 3 x H x W uint8.
+        batches: each N x channels x H x W.
         logits: of each batch, N x C x H x W float32.
         tolerance: the largest relative difference allowed.
     """
@@ -45,7 +45,7 @@ class Check:
 
     @classmethod
     def of(cls, network: Network, images: Tensor, origin: str, tolerance: float = TOLERANCE) -> "Check":
-        """Run the network on all images (N x 3 x H x W uint8) at once, on one alone, and on a larger one if it can."""
+        """Run the network on all images (N x channels x H x W) at once, on one alone, and on a larger one if it can."""
         batches: tuple[Tensor, ...] = (images, images[-1:])
         if takes_other_sizes(network, (images.shape[2], images.shape[3])):
             larger = torch.cat([images[:1], images[:1, :, :32]], dim=2)

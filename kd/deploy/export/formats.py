@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from kd.data import Source
 from kd.data.crops import cut
 from kd.data.loading import EvalLoader
+from kd.data.pixels import USUAL, Pixels
 from kd.data.source import spaced
 from kd.deploy.export.check import HALF, Check, ExportError
 from kd.deploy.export.int8 import quantise
@@ -31,6 +32,7 @@ from kd.training.evaluation import evaluate
 
 FORMATS = ("onnx", "pt2", "smp")
 CALIBRATION = 64  # training images that 8-bit activation ranges are taken from
+NOISE = "noise, since the run's data is gone"
 BATCH = 4  # images per batch when a split is measured
 
 T = TypeVar("T")
@@ -176,21 +178,26 @@ def _figures(path: Path, found: Mapping[str, float], **more: Any) -> dict[str, A
 
 
 def _sample(data: Source, split: str, index: int) -> np.ndarray:
-    """One image of the data at the network's size, 3 x H x W uint8: of pictures of their own sizes, the middle."""
+    """One image of the data as its network takes it, channels x H x W: of pictures of their own sizes, the middle."""
     image, (height, width) = data.read(split, index)[0], data.image_size
     middle = cut(image, ((image.shape[0] - height) // 2, (image.shape[1] - width) // 2), data.image_size, 0)
-    return np.ascontiguousarray(middle.transpose(2, 0, 1))
+    image = np.ascontiguousarray(middle.transpose(2, 0, 1))
+    return image.astype(np.float32) if data.pixels.deep else image
 
 
-def pictures(data: Source | None, image_size: tuple[int, int], count: int = 8) -> tuple[Tensor, str]:
-    """Images for a check, N x 3 x H x W uint8, and their origin: the validation split, or noise if the data is gone."""
+def pictures(
+    data: Source | None, image_size: tuple[int, int], count: int = 8, pixels: Pixels = USUAL
+) -> tuple[Tensor, str]:
+    """Images for a check, N x channels x H x W, and their origin: val, or noise if the data is gone."""
     try:
-        if data is not None and tuple(data.image_size) == image_size:
+        if data is not None and tuple(data.image_size) == image_size and data.pixels == pixels:
             indices = spaced(data.size("val"), count)
             images = torch.from_numpy(np.stack([_sample(data, "val", index) for index in indices]))
             return images.repeat(2 if len(indices) == 1 else 1, 1, 1, 1), f"{len(indices)} images of val"
     except DataError:  # moved, deleted, or on another machine
         pass
+    if not pixels.usual:
+        return torch.from_numpy(pixels.noise(2, image_size)), NOISE
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (2, 3, *image_size), generator=generator, dtype=torch.uint8)
-    return noise, "noise, since the run's data is gone"
+    return noise, NOISE

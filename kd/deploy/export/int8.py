@@ -31,7 +31,7 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
 
 
 def quantise(model: onnx.ModelProto, images: Iterable[np.ndarray], path: Path) -> None:
-    """Write `model` with 8-bit weights and activations; `images` are a few dozen of 1 x 3 x H x W uint8."""
+    """Write `model` with 8-bit weights and activations; `images` are a few dozen of 1 x channels x H x W."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # its advice on the root logger is followed already

@@ -23,7 +23,7 @@ INPUT, OUTPUT = "images", "logits"
 
 
 class Session:
-    """An ONNX file (or its bytes) as a function: N x 3 x H x W uint8 -> N x C x H x W float32.
+    """An ONNX file (or its bytes) as a function: N x channels x H x W, uint8 or float32 -> N x C x H x W float32.
 
     `threads`: the number of threads; 0 leaves it to ONNX Runtime.
     """
@@ -56,7 +56,7 @@ def to_onnx(network: Network, image_size: tuple[int, int], metadata: Mapping[str
 
     Height and width are fixed if the network takes one size alone.
     """
-    images, written = torch.zeros(2, 3, *image_size, dtype=torch.uint8), BytesIO()
+    images, written = network.black(2, image_size), BytesIO()
     free = {0: "batch"} | ({2: "height", 3: "width"} if takes_other_sizes(network, image_size) else {})
     with _quiet():
         torch.onnx.export(
@@ -72,14 +72,30 @@ def to_onnx(network: Network, image_size: tuple[int, int], metadata: Mapping[str
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in half precision; images and logits keep their types."""
+    """A copy in half precision; images and logits keep their types.
+
+    Images in float32 are normalised in it too: stored values may be larger than half precision's largest number.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     with _quiet():
-        half = OnnxModel(convert_float_to_float16(copy, keep_io_types=True))
+        half = OnnxModel(convert_float_to_float16(copy, keep_io_types=True, node_block_list=_normalising(copy)))
     half.topological_sort()  # the converter puts its casts at the end
     onnx.checker.check_model(half.model)
     return half.model
+
+
+def _normalising(model: onnx.ModelProto) -> list[str] | None:
+    """The nodes that normalise images in float32, by name: the differences and quotients right after the input."""
+    if model.graph.input[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        return None
+    names, value = [], INPUT
+    while len(after := [node for node in model.graph.node if value in node.input]) == 1 and after[0].op_type in (
+        "Sub", "Div",
+    ):  # fmt: skip
+        names.append(after[0].name)
+        value = after[0].output[0]
+    return names
 
 
 def proto(path: Path) -> onnx.ModelProto:

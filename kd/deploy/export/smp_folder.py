@@ -14,6 +14,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor
 
+from kd.data.pixels import Pixels
 from kd.networks.network import Network
 from kd.networks.sizes import takes_other_sizes
 
@@ -28,11 +29,11 @@ tags: [segmentation-models-pytorch, semantic-segmentation, pytorch]
 Trained with kd-sweeper on images of {height} x {width} (height x width), classes: {names}.
 
 This network does **not** normalise its input. Load it and compute logits in two lines; `images`
-are N x 3 x H x W, RGB, 0..255:
+are {images}:
 
 ```python
 model = smp.from_pretrained("path/of/this/folder").eval()
-logits = model((images / 255 - torch.tensor({mean}).view(3, 1, 1)) / torch.tensor({std}).view(3, 1, 1))
+logits = model((images{scaled} - torch.tensor({mean}).view(-1, 1, 1)) / torch.tensor({std}).view(-1, 1, 1))
 ```
 
 {sides} {meaning}
@@ -52,6 +53,7 @@ def save_folder(network: Network, image_size: tuple[int, int], folder: Path) -> 
     text = README.format(
         arch=network.settings.arch, encoder=network.settings.encoder, height=image_size[0], width=image_size[1],
         names=", ".join(network.class_names), mean=mean, std=std, meaning=meaning, sides=sides,
+        images=f"N x {network.pixels.channels} x H x W, {network.pixels.values}", scaled=_scaled(network.pixels),
     )  # fmt: skip
     (folder / "README.md").write_text(text, encoding="utf-8")  # otherwise smp writes its own
     model: Any = network.body  # smp's class, which has more methods than nn.Module
@@ -59,6 +61,11 @@ def save_folder(network: Network, image_size: tuple[int, int], folder: Path) -> 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     about = {"_mean": mean, "_std": std, "_class_names": network.class_names, "_image_size": image_size}
     (folder / "config.json").write_text(json.dumps(config | about, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def _scaled(pixels: Pixels) -> str:
+    """The division that brings stored values to the numbers of a normalisation."""
+    return "" if pixels.level == 1 else f" / {pixels.level:g}"
 
 
 class Normalised(torch.nn.Module):
@@ -69,7 +76,8 @@ class Normalised(torch.nn.Module):
         with redirect_stdout(StringIO()):  # the hub client prints that it loads
             self.body = smp.from_pretrained(str(folder)).eval()
         mean, std = network.normalisation
-        self.mean, self.std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+        self.mean, self.std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
+        self.level = network.pixels.level
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.body((images / 255 - self.mean) / self.std)
+        return self.body((images / self.level - self.mean) / self.std)

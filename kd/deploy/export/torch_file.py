@@ -30,7 +30,7 @@ def traced(network: Network, image_size: tuple[int, int]) -> ExportedProgram:
             f"pt2 needs images of {LEAST * SIDE} pixels or more in both directions, and this network was trained at "
             f"{image_size[0]} x {image_size[1]}; leave it out: --format=onnx,smp"
         )
-    images = torch.zeros(2, 3, *image_size, dtype=torch.uint8)
+    images = network.black(2, image_size)
     free: dict[int, Any] = {0: Dim("batch", min=1)}
     if takes_other_sizes(network, image_size):
         free |= {2: SIDE * Dim("rows", min=LEAST, max=LARGEST), 3: SIDE * Dim("columns", min=LEAST, max=LARGEST)}

@@ -3,10 +3,11 @@
 import logging
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kd.data.stored import MOST_CHANNELS as MOST_INPUTS
 from kd.errors import ConfigError, ModelError
 from kd.networks.spec import Name, described, expanded, is_file
 from kd.settings import ForeignTeacher
@@ -36,7 +37,7 @@ class SmpConfig(BaseModel):
 
     model_class: Annotated[Name, Field(alias="_model_class")]
     encoder_name: Name
-    in_channels: Literal[3] = 3
+    in_channels: Annotated[int, Field(strict=True, ge=1, le=MOST_INPUTS)] = 3
     classes: Annotated[int, Field(strict=True, ge=1, le=MOST_CHANNELS)] = 1
     aux_params: None = None
 
@@ -113,11 +114,21 @@ def smp_config(weights: Path) -> SmpConfig:
         first = error.errors()[0]
         where, what = ".".join(map(str, first["loc"])) or "content", first["msg"]
         raise ModelError(
-            f"{path}: {where}: {what}; a teacher must be saved by smp's save_pretrained with in_channels=3 and no "
-            "aux_params"
+            f"{path}: {where}: {what}; a teacher must be saved by smp's save_pretrained with in_channels from 1 to "
+            f"{MOST_INPUTS} and no aux_params"
         ) from error
     except (UnreadableError, ValueError) as error:
         raise ModelError(f"{path} is not readable JSON ({type(error).__name__}); save the network again") from error
+
+
+def check_inputs(teacher: ForeignTeacher, takes: int, given: int) -> None:
+    """Raise ConfigError unless a teacher takes images of the data's channels."""
+    if takes != given:
+        raise ConfigError(
+            f"teacher.path={teacher.path}: this teacher takes images of {takes} channels, and data.channels={given}; "
+            "give one of the same channels, or set loss=hard_only",
+            page="your-teacher",
+        )
 
 
 def channels(teacher: ForeignTeacher, given: int, class_names: tuple[str, ...]) -> tuple[int, ...]:

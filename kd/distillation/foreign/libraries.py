@@ -57,7 +57,7 @@ def _arguments(config: SmpConfig, builder: Any, source: Path) -> dict[str, Any]:
             raise ModelError(f"{source}: {name} is not an argument of smp's {config.model_class}")
         if not _plain(value):
             raise ModelError(f"{source}: {name}: should be a short number, word or list of them")
-    own = {"encoder_name": config.encoder_name, "in_channels": 3, "classes": config.classes}
+    own = {"encoder_name": config.encoder_name, "in_channels": config.in_channels, "classes": config.classes}
     return given | own | {"encoder_weights": None, "activation": None, "aux_params": None}
 
 

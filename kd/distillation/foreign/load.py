@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from kd.distillation.foreign.files import channels
+from kd.data.pixels import USUAL, Pixels
+from kd.distillation.foreign.files import channels, check_inputs, smp_config
 from kd.distillation.foreign.libraries import smp_network, torchvision_network
 from kd.distillation.foreign.network import Body, Foreign, probe
 from kd.networks.precision import Precision
@@ -19,7 +20,7 @@ LIBRARIES = {"smp": "segmentation-models-pytorch", "torchvision": "torchvision",
 
 def load(
     teacher: ForeignTeacher, file: Path, classes: int, class_names: tuple[str, ...], image_size: tuple[int, int],
-    precision: Precision,
+    precision: Precision, pixels: Pixels = USUAL,
 ) -> Foreign:  # fmt: skip
     """Load the network onto the device, map its channels to the data's classes and run it once to check its output.
 
@@ -27,8 +28,8 @@ def load(
         ModelError: the file is damaged, or is not a network that maps images to raw logits.
         ConfigError: its channels do not match the data's classes, and `teacher.class_map` does not map them.
     """
-    body = _body(teacher, file, precision.device)
-    network = Foreign(body, teacher.normalisation, classes, class_names)
+    body = _body(teacher, file, precision.device, pixels.channels)
+    network = Foreign(body, teacher.normalisation, classes, class_names, pixels)
     network = network.to(precision.device) if not body.free_layout else precision.place(network)
     network.eval()
     given = probe(network, image_size, f"teacher.path={teacher.path}")
@@ -57,11 +58,13 @@ def parts(teacher: ForeignTeacher, file: Path) -> tuple[Path, ...]:
     return (file,)
 
 
-def _body(teacher: ForeignTeacher, file: Path, device: torch.device) -> Body:
+def _body(teacher: ForeignTeacher, file: Path, device: torch.device, inputs: int) -> Body:
     if teacher.kind == "smp":
+        check_inputs(teacher, smp_config(file).in_channels, inputs)
         return smp_network(file)
     if teacher.kind == "torchvision":
+        check_inputs(teacher, 3, inputs)
         return torchvision_network(teacher.model, file)
     from kd.distillation.foreign.onnx_file import onnx_network  # slow to import
 
-    return onnx_network(file, device)
+    return onnx_network(file, device, inputs)

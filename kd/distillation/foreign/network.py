@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd.errors import ModelError
+from kd.data.pixels import USUAL, Pixels
+from kd.errors import ConfigError, ModelError
 from kd.networks.network import Segmenter
 from kd.settings import Normalisation
 
@@ -20,7 +21,8 @@ class Body:
     """A foreign network as loaded from its file.
 
     Attributes:
-        run: maps normalised float pixels B x 3 x H x W to raw logits B x K x h x w, or to a dict or tuple with them.
+        run: maps normalised float pixels B x channels x H x W to raw logits B x K x h x w, or to a dict or tuple of
+            them.
         parameters: the number of its parameters.
         takes: the batch, height and width that it was exported for; None where any works.
         free_layout: whether it accepts channels-last pixels and weights.
@@ -37,14 +39,18 @@ class Foreign(Segmenter):
 
     channels: Tensor
 
-    def __init__(self, body: Body, normalisation: Normalisation, classes: int, class_names: tuple[str, ...]) -> None:
+    def __init__(
+        self, body: Body, normalisation: Normalisation, classes: int, class_names: tuple[str, ...],
+        pixels: Pixels = USUAL,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.classes, self.class_names = classes, class_names
         self.body, self.takes, self._parameters_count = body.run, body.takes, body.parameters
         self.layout = torch.contiguous_format
-        level = 255 / normalisation.scale
-        self.register_buffer("mean", torch.tensor(normalisation.mean).view(1, 3, 1, 1) * level, persistent=False)
-        self.register_buffer("std", torch.tensor(normalisation.std).view(1, 3, 1, 1) * level, persistent=False)
+        self.pixels = pixels
+        level, (mean, std) = pixels.level / normalisation.scale, _numbers(normalisation, pixels.channels)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1) * level, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * level, persistent=False)
         self.register_buffer("channels", torch.arange(max(classes, 2)), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -68,6 +74,14 @@ class Foreign(Segmenter):
 
     def count_parameters(self) -> int:
         return self._parameters_count
+
+
+def _numbers(normalisation: Normalisation, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation, before `scale`, of each channel; raises ConfigError."""
+    try:
+        return normalisation.model_copy(update={"scale": 1.0}).unscaled(channels)
+    except ValueError as error:
+        raise ConfigError(f"teacher.normalisation {error}") from error
 
 
 def first(output: object) -> Tensor:
@@ -109,7 +123,7 @@ def probe(network: Foreign, image_size: tuple[int, int], source: str) -> int:
             f"data.image_size={wanted}, or export it again with dynamic height and width"
         )
     try:
-        logits = network.raw(torch.zeros(1, 3, *image_size, dtype=torch.uint8, device=network.mean.device))
+        logits = network.raw(network.black(1, image_size, network.mean.device))
     except ModelError as error:
         raise ModelError(f"{source}: {str(error).removeprefix('teacher.path: ')}") from error
     except Exception as error:  # from whichever library runs it

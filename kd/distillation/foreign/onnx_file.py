@@ -20,7 +20,7 @@ FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 
 
 class Session(nn.Module):
-    """An onnxruntime session as a module: float pixels B x 3 x H x W in, the first output out."""
+    """An onnxruntime session as a module: float pixels B x channels x H x W in, the first output out."""
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def _state(path: Path) -> tuple[int, ...]:
     return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
-def onnx_network(path: Path, device: torch.device) -> Body:
+def onnx_network(path: Path, device: torch.device, channels: int = 3) -> Body:
     """Load the network of an ONNX file.
 
     Raises:
@@ -84,7 +84,7 @@ def onnx_network(path: Path, device: torch.device) -> Body:
     except Exception as error:  # onnxruntime has one exception type per error code
         said = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(f"teacher.path={path}: onnxruntime cannot run it ({said}); export it again") from error
-    return Body(Session(session), _parameters(path), _takes(session, path))
+    return Body(Session(session), _parameters(path), _takes(session, path, channels))
 
 
 def _providers(device: torch.device) -> list[Any]:
@@ -94,15 +94,17 @@ def _providers(device: torch.device) -> list[Any]:
     return ["CPUExecutionProvider"]
 
 
-def _takes(session: onnxruntime.InferenceSession, path: Path) -> tuple[int | None, int | None, int | None]:
+def _takes(
+    session: onnxruntime.InferenceSession, path: Path, channels: int
+) -> tuple[int | None, int | None, int | None]:
     """The batch, height and width of the input; None where any works."""
     inputs = session.get_inputs()
     shapes = ", ".join(f"{each.name}: {each.type} {each.shape}" for each in inputs)
     shape: list[int | str | None] = inputs[0].shape if len(inputs) == 1 else []
-    if len(shape) != 4 or inputs[0].type not in FLOATS or (isinstance(shape[1], int) and shape[1] != 3):
+    if len(shape) != 4 or inputs[0].type not in FLOATS or (isinstance(shape[1], int) and shape[1] != channels):
         raise ModelError(
             f"teacher.path={path}: its inputs are {shapes or 'none'}; a teacher takes one float tensor "
-            "batch x 3 x height x width"
+            f"batch x {channels} x height x width (data.channels={channels})"
         )
     batch, _, height, width = (size if isinstance(size, int) else None for size in shape)
     return batch, height, width

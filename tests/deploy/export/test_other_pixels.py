@@ -1,0 +1,25 @@
+"""Exports of networks whose images are float32: half precision must not touch them before they are normalised."""
+
+import numpy as np
+import torch
+
+from kd.data.pixels import Pixels
+from kd.data.statistics import Statistics
+from kd.deploy.export.onnx_file import Session, to_half, to_onnx
+from kd.networks.build import build
+from kd.settings import NetworkSettings
+
+THERMAL = Statistics((30000.0, 65000.0), (5.0, 500.0))  # neither differs by a deviation in half precision
+
+
+def test_half_precision_normalises_in_float32():
+    torch.manual_seed(0)
+    settings = NetworkSettings(arch="unet", encoder="resnet18")
+    network = build(settings, 1, ("background", "foreground"), "backbone.student", Pixels(2, 16), THERMAL).eval()
+    random = np.random.default_rng(0)
+    noise = random.standard_normal((2, 2, 64, 64))
+    images = (noise * np.reshape(THERMAL.std, (2, 1, 1)) + np.reshape(THERMAL.mean, (2, 1, 1))).astype(np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images)).numpy()
+    logits = Session(to_half(to_onnx(network, (64, 64), {})).SerializeToString())(images)
+    assert np.abs(logits - expected).mean() <= 0.005 * np.abs(expected).max()
