@@ -23,9 +23,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from kd.data.augmentation import Augmentation
-from kd.data.decode import resized_labels
+from kd.data.files.decode import resized_labels
 from kd.data.random_streams import stream
+from kd.data.views.augmentation import Augmentation
 from kd.plan.timeline import EpochPlan, Timeline
 from kd.training.step import step_seed
 

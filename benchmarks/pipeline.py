@@ -11,8 +11,8 @@ from benchmarks.case import Case
 from benchmarks.rounds import race, spread
 from kd.config.compose import compose
 from kd.config.transforms import build_transforms
-from kd.data.augmentation import Augmentation
 from kd.data.source import Source
+from kd.data.views.augmentation import Augmentation
 
 RECIPES = ("light", "heavy")
 SAMPLES = 32  # that each transform is timed on

@@ -26,13 +26,13 @@ TRAIN = ast.parse((PROJECT / "train.py").read_text(encoding="utf-8"), "train.py"
 
 
 def dotted(source):
-    """kd/data/shapes.py -> (kd, data, shapes); a package's __init__.py is the package."""
+    """kd/data/sets/shapes.py -> (kd, data, shapes); a package's __init__.py is the package."""
     parts = Path(source).with_suffix("").parts
     return parts[:-1] if parts[-1] == "__init__" else parts
 
 
 def room_of(source):
-    """The room of a file: kd/data/shapes.py -> data, kd/errors.py -> errors, kd/__init__.py -> ''."""
+    """The room of a file: kd/data/sets/shapes.py -> data, kd/errors.py -> errors, kd/__init__.py -> ''."""
     return (*dotted(source), "")[1]
 
 
@@ -189,16 +189,16 @@ def test_nothing_untrusted_is_unpickled_or_executed(source):
     [
         ("kd/plan/schedules.py", "import kd.data", {("plan", "data")}),
         ("kd/plan/schedules.py", "from kd import data", {("plan", "data")}),
-        ("kd/plan/schedules.py", "def f():\n  from kd.data.folder import Folder", {("plan", "data")}),
+        ("kd/plan/schedules.py", "def f():\n  from kd.data.sets.folder import Folder", {("plan", "data")}),
         ("kd/plan/schedules.py", "if TYPE_CHECKING:\n  from kd.cli import main", {("plan", "cli")}),
         ("kd/plan/schedules.py", "from .. import data", {("plan", "data")}),
-        ("kd/data/shapes.py", "from ..training.loop import fit", {("data", "training")}),
+        ("kd/data/sets/shapes.py", "from ...training.loop import fit", {("data", "training")}),
         ("kd/data/__init__.py", "from .. import training", {("data", "training")}),
-        ("kd/data/shapes.py", "from kd.brand_new import thing", {("data", "brand_new")}),
-        ("kd/data/shapes.py", "import kd", {("data", "")}),
+        ("kd/data/sets/shapes.py", "from kd.brand_new import thing", {("data", "brand_new")}),
+        ("kd/data/sets/shapes.py", "import kd", {("data", "")}),
         ("kd/__init__.py", "from kd.plan import Cosine", {("", "plan")}),
         ("kd/__init__.py", "if TYPE_CHECKING:\n  from kd.plan import Cosine", set()),
-        ("kd/data/shapes.py", "from kd.data.random_streams import stream\nfrom . import source", set()),
+        ("kd/data/sets/shapes.py", "from kd.data.random_streams import stream\nfrom . import source", set()),
         ("kd/cli/plan.py", "import kd.plan as plan, torch", set()),
     ],
 )

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from kd.data import Shapes
-from kd.data.augmentation import Augmentation
-from kd.data.loading import Loading, TrainLoader
+from kd.data.batches.loading import Loading, TrainLoader
+from kd.data.views.augmentation import Augmentation
 from kd.distillation.features import Learner
 from kd.distillation.losses import DistillationLoss
 from kd.distillation.teacher import LiveTeacher

@@ -25,8 +25,8 @@ def add_check(verbs: Any) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     from kd.config.compose import compose
     from kd.config.read import measured_classes, read
-    from kd.data import check_report
-    from kd.data.check import check
+    from kd.data.checks import check_report
+    from kd.data.checks.check import check
 
     settings = read(compose(arguments.overrides), look_at_data=False)
     report = check(settings.data, arguments.headers, watch=check_report.watched, measured=measured_classes(settings))

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from kd.config.compose import TARGETS, known_keys, options, plain
 from kd.data import Source
-from kd.data.augmentable import refusal
-from kd.data.content import check_content
+from kd.data.masks.content import check_content
+from kd.data.views.augmentable import refusal
 from kd.errors import ConfigError, UserError, nearest
 from kd.networks.block_counts import BLOCK_COUNTS, FIXED_SIDES, FULL_DEPTH, size_refusal
 from kd.networks.spec import find_weights, read_spec

@@ -9,7 +9,7 @@ from typing import Any
 import albumentations
 from pydantic import ValidationError
 
-from kd.data.fog import RandomFog
+from kd.data.views.fog import RandomFog
 from kd.errors import ConfigError, nearest
 
 _CLASSES = [

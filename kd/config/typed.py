@@ -16,7 +16,7 @@ HOME = re.compile(r"~[\w.-]*(/|$)")
 #: A key, and a value without the signs of lists, mappings, choices, interpolations and quotes.
 PLAIN = re.compile(r"([+~]{0,2}[\w./@:-]+)=([^\[\]{}'\"\\,$]+)")
 
-#: An override with a placeholder of `kd.data.naming`.
+#: An override with a placeholder of `kd.data.layout.naming`.
 TEMPLATE = re.compile(r"(\+{0,2}data\.\w+)=([^'\"]*\{(?:split|stem)\}[^'\"]*)")
 
 

@@ -1,13 +1,21 @@
 """Data sets, light to import: no torch, albumentations, torchvision or OpenCV until a sample is read.
 
-Only training imports `kd.data.augmentation` and `kd.data.loading` (batches).
+source      the interface of data sets
+sets        the data sets: your own folder, those with a name, the built-in one
+layout      which file belongs to which sample, and which sample to which split
+files       one file, read safely, with the numbers that it stores
+masks       what the pixels of a mask stand for
+checks      what is wrong with a data set
+views       what a network is shown of a picture: its size, a crop, an augmentation (only training imports it)
+batches     which samples come together, in which order (only training imports it)
+cache       samples decoded once
 """
 
-from kd.data.coco import Coco
-from kd.data.folder import Folder
-from kd.data.hugging_face import HuggingFace
-from kd.data.oxford_pet import OxfordPet
-from kd.data.shapes import Shapes
+from kd.data.sets.coco import Coco
+from kd.data.sets.folder import Folder
+from kd.data.sets.hugging_face import HuggingFace
+from kd.data.sets.oxford_pet import OxfordPet
+from kd.data.sets.shapes import Shapes
 from kd.data.source import Source
 
 __all__ = ["Coco", "Folder", "HuggingFace", "OxfordPet", "Shapes", "Source"]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.data.naming import SPLITS
+from kd.data.batches.unlabelled import UNLABELLED
+from kd.data.layout.naming import SPLITS
 from kd.data.source import Source
-from kd.data.unlabelled import UNLABELLED
 from kd.system.files import json_digest
 from kd.system.record_file import FileRecords, MemoryRecords, Records, UnequalRecords, create, describe, file_bytes
 from kd.system.resources import free_memory, trials_at_once

@@ -14,12 +14,12 @@ from typing import ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from kd.data.layout import Fault
-from kd.data.naming import SPLITS
-from kd.data.pixels import Pixels
-from kd.data.sizing import Sizing
-from kd.data.statistics import check_stated
-from kd.data.unlabelled import check_labelled, check_share, pictures_per_batch
+from kd.data.batches.unlabelled import check_labelled, check_share, pictures_per_batch
+from kd.data.checks.statistics import check_stated
+from kd.data.files.pixels import Pixels
+from kd.data.layout.naming import SPLITS
+from kd.data.layout.split_folders import Fault
+from kd.data.views.sizing import Sizing
 
 T = TypeVar("T")
 
@@ -39,13 +39,13 @@ class Source(ABC):
     """Settings shared by all data sets; implementations add their own.
 
     `image_size` is (height, width) in pixels, both multiples of 32. How pictures become that size is `fit` (with
-    `scale` and `window_overlap`: see `kd.data.sizing`); `crop_foreground` is the share of crops that must show a pixel
+    `scale` and `window_overlap`: see `views.sizing`); `crop_foreground` is the share of crops that must show a pixel
     of a class other than the first. `class_names` may be empty: background and foreground for binary data (always),
     otherwise class_0, class_1, ... `limit` is the most samples that each split
     keeps, spread evenly over it. `labelled` is how many training samples keep their masks, a fraction or a number
     (None: all); the others become pictures without masks, which are `unlabelled_share` of each batch that a student
-    learns from its teacher with. `channels` and `depth` are what pictures store (`kd.data.pixels`), `mean` and `std`
-    their statistics by channel, in stored values (`kd.data.statistics`). `cache` is where decoded samples are cached
+    learns from its teacher with. `channels` and `depth` are what pictures store (`files.pixels`), `mean` and `std`
+    their statistics by channel, in stored values (`checks.statistics`). `cache` is where decoded samples are cached
     (ram, disk or off), in at most `cache_gb` gigabytes; it changes no sample.
     """
 

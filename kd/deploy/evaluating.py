@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from kd.config.compose import compose, plain
 from kd.config.read import source as read_source
 from kd.data import Source
-from kd.data.loading import EvalLoader
-from kd.data.sizing import Sizing, inside
+from kd.data.batches.loading import EvalLoader
+from kd.data.views.sizing import Sizing, inside
 from kd.deploy.export import OnnxNetwork
 from kd.deploy.finished import Finished, device_of, find
 from kd.deploy.style import logits_at

@@ -23,15 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd.data.decode import height_width
-from kd.data.image_file import TooLargeError, open_file
-from kd.data.naming import ARRAY_SUFFIXES, IMAGE_SUFFIXES
-from kd.data.pixels import OtherPixelsError, Pixels
-from kd.data.raw_tiff import RawTiff
-from kd.data.sizing import Sizing, inside
-from kd.data.stretch import as_rgb
-from kd.data.tiled_tiff import TiledTiff
-from kd.data.windows import Windows
+from kd.data.files.decode import height_width
+from kd.data.files.image_file import TooLargeError, open_file
+from kd.data.files.pixels import OtherPixelsError, Pixels
+from kd.data.files.raw_tiff import RawTiff
+from kd.data.files.stretch import as_rgb
+from kd.data.files.tiled_tiff import TiledTiff
+from kd.data.layout.naming import ARRAY_SUFFIXES, IMAGE_SUFFIXES
+from kd.data.views.sizing import Sizing, inside
+from kd.data.views.windows import Windows
 from kd.deploy.style import WRITERS, Kind, Style, result_at
 from kd.errors import DataError, shown
 from kd.networks.network import Network

@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from kd.data.image_file import open_file
+from kd.data.files.image_file import open_file
 from kd.system.files import json_digest
 from kd.system.installation import NAME
 

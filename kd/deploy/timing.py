@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from rich.table import Table
 
-from kd.data.pixels import USUAL, Pixels
+from kd.data.files.pixels import USUAL, Pixels
 from kd.data.source import SIDE
 from kd.deploy import export
 from kd.deploy.exporting import export_record

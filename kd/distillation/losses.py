@@ -226,7 +226,9 @@ def _settings(weights: Mapping[str, Any], classes: int) -> LossSettings:
     if refusal := settings.refusal(classes):
         raise ValueError(refusal)
     if settings.class_weights == "auto":
-        raise ValueError("class_weights=auto are taken from the training masks (kd.data.class_balance); give numbers")
+        raise ValueError(
+            "class_weights=auto are taken from the training masks (kd.data.masks.class_balance): give numbers"
+        )
     return settings
 
 

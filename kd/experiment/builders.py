@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd.data.augmentation import Augmentation
-from kd.data.crops import Crop
-from kd.data.loading import Stored, TrainLoader
-from kd.data.order import Order
+from kd.data.batches.loading import Stored, TrainLoader
+from kd.data.batches.order import Order
+from kd.data.batches.unlabelled import BatchSize
 from kd.data.random_streams import key
-from kd.data.unlabelled import BatchSize
+from kd.data.views.augmentation import Augmentation
+from kd.data.views.crops import Crop
 from kd.distillation.features import Learner, feature_shapes
 from kd.distillation.losses import DistillationLoss
 from kd.errors import ConfigError

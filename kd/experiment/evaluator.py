@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kd.data.loading import EvalLoader
+from kd.data.batches.loading import EvalLoader
 from kd.experiment.context import RunContext
 from kd.networks.cost import latency_ms, macs
 from kd.networks.network import Segmenter

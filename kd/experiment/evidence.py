@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd.data.decode import resized_image, resized_labels
+from kd.data.files.decode import resized_image, resized_labels
+from kd.data.files.stretch import as_rgb
 from kd.data.source import spaced
-from kd.data.stretch import as_rgb
 from kd.experiment.builders import EVALUATED, build_diagnostics
 from kd.experiment.context import RunContext
 from kd.experiment.measured_teacher import MeasuredTeacher

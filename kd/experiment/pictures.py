@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from kd.data.class_balance import ClassBalance, repeat_line, weight_line
-from kd.data.layout import Fault
-from kd.data.measuring import line as statistics_line
+from kd.data.checks.measuring import line as statistics_line
+from kd.data.layout.split_folders import Fault
+from kd.data.masks.class_balance import ClassBalance, repeat_line, weight_line
 from kd.errors import shown
 from kd.settings import Settings
 

@@ -12,7 +12,7 @@ import albumentations
 import cv2
 import PIL
 
-from kd.data.unlabelled import UNLABELLED
+from kd.data.batches.unlabelled import UNLABELLED
 from kd.distillation.features import Shape, feature_shapes
 from kd.distillation.logit_cache import LogitCache
 from kd.distillation.teacher import CachedTeacher, LiveTeacher, Teacher

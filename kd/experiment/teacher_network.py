@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from kd.data.pixels import Pixels
+from kd.data.files.pixels import Pixels
 from kd.experiment.context import RunContext
 from kd.networks import saved
 from kd.networks.network import Segmenter

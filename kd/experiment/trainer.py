@@ -12,7 +12,7 @@ from typing import Any, overload
 
 from torch import Tensor
 
-from kd.data.loading import TrainLoader
+from kd.data.batches.loading import TrainLoader
 from kd.distillation.teacher import CachedTeacher
 from kd.errors import DivergedError
 from kd.experiment.builders import build_recipe, build_train_loader

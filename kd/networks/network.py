@@ -7,7 +7,7 @@ is state of the network: a frozen block stays frozen through every call of `.tra
 import torch
 from torch import Tensor, nn
 
-from kd.data.pixels import USUAL, Pixels
+from kd.data.files.pixels import USUAL, Pixels
 from kd.errors import ModelError
 from kd.networks.encoder_blocks import EncoderBlocks
 from kd.networks.partition import Partition

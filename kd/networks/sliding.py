@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd.data.windows import Windows
+from kd.data.views.windows import Windows
 
 #: Rows top to bottom - 1 of a picture, as the network takes them: 1 x channels x rows x W, on its device.
 Rows = Callable[[int, int], Tensor]

@@ -20,8 +20,8 @@ from pydantic import (
     model_serializer,
 )
 
-from kd.data.pixels import USUAL, Pixels
-from kd.data.stored import MOST_CHANNELS
+from kd.data.files.pixels import USUAL, Pixels
+from kd.data.files.stored import MOST_CHANNELS
 from kd.errors import ModelError
 from kd.system.untrusted import UnreadableError, parse_json, read_named, regular_in
 
@@ -42,7 +42,7 @@ Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class NetworkSpec(BaseModel):
     """The .json beside a .safetensors: `classes` 1 is binary; `mean` and `std` are of each channel in [0, 1].
 
-    `channels` and `depth` are what pictures store (`kd.data.pixels`); they are left out if they are RGB of 8 bits.
+    `channels` and `depth` are what pictures store; they are left out if they are RGB of 8 bits.
 
     Names are only looked up in the libraries' own lists (`kd.networks.build`).
     """

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
 
 from kd.data import Source
-from kd.data.stored import MOST_CHANNELS
+from kd.data.files.stored import MOST_CHANNELS
 from kd.errors import check_address
 from kd.plan.schedules import Schedule
 from kd.plan.timeline import Timeline

@@ -5,7 +5,7 @@ from itertools import islice
 
 import torch
 
-from kd.data.loading import TrainLoader
+from kd.data.batches.loading import TrainLoader
 from kd.networks.network import Network
 from kd.networks.precision import Precision
 from kd.training.step import step_seed

@@ -10,7 +10,7 @@ from operator import mul
 import torch
 from torch import Tensor
 
-from kd.data.loading import Batch, EvalLoader
+from kd.data.batches.loading import Batch, EvalLoader
 from kd.distillation.task import cross_entropy
 from kd.errors import UserError
 from kd.networks.network import Segmenter

@@ -21,8 +21,8 @@ from typing import Protocol
 
 import torch
 
-from kd.data.loading import Batch
-from kd.data.unlabelled import BatchSize
+from kd.data.batches.loading import Batch
+from kd.data.batches.unlabelled import BatchSize
 from kd.errors import UserError
 from kd.networks.precision import Precision
 from kd.plan.timeline import EpochPlan

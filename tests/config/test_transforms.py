@@ -4,7 +4,7 @@ import albumentations
 import pytest
 
 from kd.config.transforms import TRANSFORMS, build_transforms
-from kd.data.fog import RandomFog
+from kd.data.views.fog import RandomFog
 from kd.errors import ConfigError
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from kd.data import Folder, Shapes
 from kd.data import cache as module
+from kd.data.batches.loading import EvalLoader, Loading
 from kd.data.cache import Samples, cached
-from kd.data.loading import EvalLoader, Loading
 from kd.errors import DataError
 from kd.system.record_file import FileRecords, file_bytes
 

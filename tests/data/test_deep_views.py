@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from kd.data.augmentation import Augmentation
-from kd.data.loading import EvalLoader, Loading, TrainLoader
-from kd.data.measuring import statistics
-from kd.data.statistics import Statistics
-from tests.data.test_pixels import folder
+from kd.data.batches.loading import EvalLoader, Loading, TrainLoader
+from kd.data.checks.measuring import statistics
+from kd.data.checks.statistics import Statistics
+from kd.data.views.augmentation import Augmentation
+from tests.data.files.test_pixels import folder
 
 #: A thermal camera: values around 30000 that differ by little; and a channel of elevations below the sea.
 THERMAL = Statistics((30000.0, -40.0), (50.0, 2.0))
@@ -55,7 +55,7 @@ def test_views_are_the_same_for_any_number_of_workers(tmp_path, fit):
     source = folder(tmp_path, kind="u2", depth=16, fit=fit)
     augmentation = Augmentation([A.D4(p=1), A.GaussNoise(p=1)], 0, statistics=statistics(source))
     if fit == "crop":
-        from kd.data.crops import Crop
+        from kd.data.views.crops import Crop
 
         augmentation = Augmentation(augmentation.transforms, 0, 255, Crop((32, 32), 0, 255, 2), statistics(source))
     found = [

@@ -7,7 +7,7 @@ from PIL import Image
 
 from kd.config.compose import compose
 from kd.config.read import read
-from kd.data.check import check
+from kd.data.checks.check import check
 
 SIZE = "data.image_size=[32,64]"
 

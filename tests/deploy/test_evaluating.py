@@ -13,7 +13,7 @@ from PIL import Image
 from kd.cli import main
 from kd.config.compose import compose, plain
 from kd.config.read import source
-from kd.data.loading import EvalLoader
+from kd.data.batches.loading import EvalLoader
 from kd.deploy.evaluating import most_frequent
 from kd.networks import saved
 from kd.networks.precision import Precision

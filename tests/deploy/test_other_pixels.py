@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from tiffs import write_tiff
 
-from kd.data.pixels import Pixels
-from kd.data.sizing import Sizing
-from kd.data.statistics import Statistics
+from kd.data.checks.statistics import Statistics
+from kd.data.files.pixels import Pixels
+from kd.data.views.sizing import Sizing
 from kd.deploy.predictor import Predictor, Tally, listed, suffixes
 from kd.deploy.style import Style
 from kd.networks.build import build
@@ -41,7 +41,7 @@ def test_a_tiff_beyond_the_limit_gives_what_it_gives_when_read_whole(network, tm
     picture = np.random.default_rng(0).integers(0, 65536, (75, 90, 5), np.uint16)
     path = write_tiff(tmp_path / "a.tif", picture, tile=16, deflate=True)
     whole = predicted(network, path, tmp_path / "whole.png", kind)
-    monkeypatch.setattr("kd.data.raw_tiff.MAX_PIXELS", 1000)
+    monkeypatch.setattr("kd.data.files.raw_tiff.MAX_PIXELS", 1000)
     assert np.array_equal(predicted(network, path, tmp_path / "rows.png", kind), whole)
     assert whole.shape == (75, 90)
 

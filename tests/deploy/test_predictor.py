@@ -12,14 +12,14 @@ from pairs import put
 from PIL import Image
 
 from kd.data import Folder
-from kd.data.decode import read_image
-from kd.data.loading import EvalLoader
-from kd.data.sizing import Sizing
+from kd.data.batches.loading import EvalLoader
+from kd.data.files.decode import read_image
+from kd.data.views.sizing import Sizing
 from kd.deploy.predictor import FLIPS, Predictor, Tally, listed, logits_of, outputs
 from kd.deploy.style import Style, labels_at, probabilities_at
 from kd.networks.precision import Precision
 from kd.training.evaluation import evaluate
-from tests.data.test_tiled_tiff import tiled
+from tests.data.files.test_tiled_tiff import tiled
 
 CPU = Precision(torch.device("cpu"))
 

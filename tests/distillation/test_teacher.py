@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from kd.data import Shapes
-from kd.data.augmentation import Augmentation
-from kd.data.loading import Batch, TrainLoader
+from kd.data.batches.loading import Batch, TrainLoader
+from kd.data.views.augmentation import Augmentation
 from kd.distillation.logit_cache import LogitCache, rounded
 from kd.distillation.losses import DistillationLoss
 from kd.distillation.teacher import CachedTeacher, LiveTeacher

@@ -192,7 +192,7 @@ CONFIGURATIONS = [
     ("schedule._target_=kd.plan.Schedule", ["kd.plan.Schedule", "may build"]),
     ("schedule._target_={a:b}", ["schedule._target_", "may build"]),
     ("unfreeze._target_=subprocess.run", ["unfreeze._target_=subprocess.run", "progressive"]),
-    ("data._target_=kd.data.folder.hashlib.new", ["may build"]),
+    ("data._target_=kd.data.sets.folder.hashlib.new", ["may build"]),
     (f"schedule.initial={{_target_:os.mkdir,path:ROOT/{MARK}}}", ["schedule.initial must be a positive, finite"]),
     ("+schedule._execution_whitelist_=['os.*']", ["_execution_whitelist_"]),
     ("+backbone.student._target_=os.system", ["backbone.student._target_ is not an option"]),

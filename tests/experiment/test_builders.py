@@ -5,7 +5,7 @@ import torch
 
 from kd.config.compose import compose
 from kd.config.read import read
-from kd.data.unlabelled import BatchSize
+from kd.data.batches.unlabelled import BatchSize
 from kd.errors import ConfigError
 from kd.experiment import pictures
 from kd.experiment.builders import (

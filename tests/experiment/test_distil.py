@@ -134,7 +134,7 @@ def test_the_saved_student_is_the_best_one_and_has_the_summarys_metrics(distille
     folder = folder_of(distilled)
     summary = json.loads((folder / "summary.json").read_text())
     data = read(compose([*SMALL, *STEPWISE])).data
-    from kd.data.loading import EvalLoader
+    from kd.data.batches.loading import EvalLoader
     from kd.networks.precision import Precision
 
     student = saved.load_file(folder / "student.safetensors")

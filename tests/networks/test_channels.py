@@ -8,8 +8,8 @@ import torch
 
 from kd.config.compose import compose, plain
 from kd.config.read import checked
-from kd.data.pixels import Pixels
-from kd.data.statistics import Statistics
+from kd.data.checks.statistics import Statistics
+from kd.data.files.pixels import Pixels
 from kd.errors import ConfigError, ModelError
 from kd.networks import saved
 from kd.networks.build import build

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.data.windows import Windows
+from kd.data.views.windows import Windows
 from kd.networks.sliding import bands
 
 SIDES = st.tuples(st.integers(1, 150), st.integers(1, 150))

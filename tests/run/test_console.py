@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from kd.data import Shapes
-from kd.data.augmentation import Augmentation
-from kd.data.loading import TrainLoader
+from kd.data.batches.loading import TrainLoader
+from kd.data.views.augmentation import Augmentation
 from kd.run import console
 from kd.run.console import Display, ProgressLoader, comparison
 from kd.training.quality import Compared

@@ -8,7 +8,7 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 from toy import CPU, hand_made
 
 from kd.data import Shapes
-from kd.data.loading import EvalLoader, Loading
+from kd.data.batches.loading import EvalLoader, Loading
 from kd.system.world import SOLO
 from kd.training.calibration import BINS
 from kd.training.diagnostics import Diagnostics, tensors

@@ -12,10 +12,10 @@ import torch
 from toy import ALL_TERMS, CPU, RECIPE, hand_made, learner_of, plan, state, teacher
 
 from kd.data import Shapes
-from kd.data.augmentation import Augmentation
-from kd.data.loading import EvalLoader, Loading, TrainLoader
-from kd.data.order import Order
-from kd.data.unlabelled import BatchSize
+from kd.data.batches.loading import EvalLoader, Loading, TrainLoader
+from kd.data.batches.order import Order
+from kd.data.batches.unlabelled import BatchSize
+from kd.data.views.augmentation import Augmentation
 from kd.distillation.losses import DistillationLoss
 from kd.errors import DataError, DivergedError, RunError
 from kd.networks import build

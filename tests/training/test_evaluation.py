@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kd.data import Shapes, Source
-from kd.data.loading import EvalLoader, Loading
+from kd.data.batches.loading import EvalLoader, Loading
 from kd.networks.network import Network
 from kd.networks.precision import Precision
 from kd.settings import NetworkSettings

@@ -9,10 +9,10 @@ import torch
 from toy import ALL_TERMS, EIGHT, RECIPE, hand_made, loader, plan, same, state, teacher, train
 
 from kd.data import Shapes
-from kd.data.augmentation import Augmentation
-from kd.data.loading import TrainLoader
-from kd.data.order import Order
-from kd.data.unlabelled import BatchSize
+from kd.data.batches.loading import TrainLoader
+from kd.data.batches.order import Order
+from kd.data.batches.unlabelled import BatchSize
+from kd.data.views.augmentation import Augmentation
 from kd.networks import build
 from kd.networks.precision import Precision
 from kd.run import checkpoint

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from kd.data import Source
-from kd.data.crops import cut
-from kd.data.loading import EvalLoader
-from kd.data.pixels import USUAL, Pixels
+from kd.data.batches.loading import EvalLoader
+from kd.data.files.pixels import USUAL, Pixels
 from kd.data.source import spaced
+from kd.data.views.crops import cut
 from kd.deploy.export.check import HALF, Check, ExportError
 from kd.deploy.export.int8 import quantise
 from kd.deploy.export.onnx_file import OnnxNetwork, Session, to_half, to_onnx

@@ -14,7 +14,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor
 
-from kd.data.pixels import Pixels
+from kd.data.files.pixels import Pixels
 from kd.networks.network import Network
 from kd.networks.sizes import takes_other_sizes
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kd.data.stored import MOST_CHANNELS as MOST_INPUTS
+from kd.data.files.stored import MOST_CHANNELS as MOST_INPUTS
 from kd.errors import ConfigError, ModelError
 from kd.networks.spec import Name, described, expanded, is_file
 from kd.settings import ForeignTeacher

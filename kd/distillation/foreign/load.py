@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from kd.data.pixels import USUAL, Pixels
+from kd.data.files.pixels import USUAL, Pixels
 from kd.distillation.foreign.files import channels, check_inputs, smp_config
 from kd.distillation.foreign.libraries import smp_network, torchvision_network
 from kd.distillation.foreign.network import Body, Foreign, probe

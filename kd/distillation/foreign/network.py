@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd.data.pixels import USUAL, Pixels
+from kd.data.files.pixels import USUAL, Pixels
 from kd.errors import ConfigError, ModelError
 from kd.networks.network import Segmenter
 from kd.settings import Normalisation

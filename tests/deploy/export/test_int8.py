@@ -4,7 +4,7 @@ import pytest
 import torch
 from exported import DATA
 
-from kd.data.loading import EvalLoader
+from kd.data.batches.loading import EvalLoader
 from kd.deploy.export import OnnxNetwork
 from kd.networks.precision import Precision
 from kd.training.evaluation import evaluate

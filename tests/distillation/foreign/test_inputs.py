@@ -4,7 +4,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 
-from kd.data.pixels import Pixels
+from kd.data.files.pixels import Pixels
 from kd.distillation.foreign.files import find
 from kd.distillation.foreign.load import load
 from kd.distillation.foreign.network import Body, Foreign

@@ -1,0 +1,1 @@
+"""Which samples come together, in which order, from which workers."""

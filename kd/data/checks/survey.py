@@ -1,0 +1,61 @@
+"""What the headers of all files of a data set show together; each is read once in a process."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from kd.data.files.decode import mask_colours, mask_palette
+from kd.data.files.orientation import apart
+from kd.data.files.tiff_directory import EXTRA, SAMPLES, directories
+from kd.data.layout.pairing import Pair
+from kd.data.layout.split_folders import Fault
+from kd.data.masks.palettes import RAMP, Agreement, may_disagree
+from kd.errors import DataError, shown
+from kd.system.files import remembered
+
+Pairs = Mapping[str, Sequence[Pair]]  # by split
+
+
+def palettes(pairs: Pairs) -> list[Fault]:
+    """The masks whose palette gives a value another colour than an earlier mask's.
+
+    Pixels are read only if palettes differ: the entries that a mask does not use may.
+    """
+    masks = [(split, pair.mask, mask_palette(pair.mask)) for split in pairs for pair in pairs[split]]
+    if not may_disagree(palette for _, _, palette in masks):
+        return []
+    agreement, faults = Agreement(), []
+    for split, path, palette in masks:
+        if palette and palette != RAMP and (error := agreement.add(path, mask_colours(path))):
+            faults.append(Fault("palette", split, path, error))
+    return faults
+
+
+def fourth_channels(paths: Iterable[tuple[str, Path]]) -> list[Fault]:
+    """The TIFF files, each with its split, that have a fourth channel which is no alpha: reading RGB drops it."""
+    found = []
+    for split, path in paths:
+        if path.suffix.lower() in (".tif", ".tiff") and _has_fourth_channel(path):
+            message = (
+                f"{shown(path)} has a fourth channel that is no alpha, and is read as RGB: data.channels=4 reads it"
+            )
+            found.append(Fault("fourth_channel", split, path, DataError(message)))
+    return found
+
+
+@remembered
+def _has_fourth_channel(path: Path) -> bool:
+    try:
+        tags = directories(path, most=1)[0].tags
+    except DataError:  # reading it says what is wrong
+        return False
+    return tags.get(SAMPLES) == 4 and tags.get(EXTRA) in (0, (0,))
+
+
+def orientations(pairs: Pairs) -> list[Fault]:
+    """The pairs of which one file is turned when it is read, and the other is not."""
+    return [
+        Fault("orientation", split, pair.image, DataError(message))
+        for split in pairs
+        for pair in pairs[split]
+        if (message := apart(*pair))
+    ]

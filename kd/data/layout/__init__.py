@@ -1,0 +1,1 @@
+"""Which file belongs to which sample, and which sample to which split."""

@@ -1,0 +1,1 @@
+"""What the pixels of a mask stand for, and how often each class is there."""
