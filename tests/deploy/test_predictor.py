@@ -202,7 +202,7 @@ def test_a_tiled_tiff_beyond_the_limit_gives_what_it_gives_when_read_whole(sized
     path = tiled(tmp_path / "a.tif", array, (16, 48))
     predicted(network, data, [(path, tmp_path / "whole.png")], kind)
     for module in ("image_file", "tiled_tiff"):
-        monkeypatch.setattr(f"kd.data.{module}.MAX_PIXELS", 5000)
+        monkeypatch.setattr(f"kd.data.files.{module}.MAX_PIXELS", 5000)
     assert not predicted(network, data, [(path, tmp_path / "tiles.png")], kind).failures
     whole, tiles = (np.array(Image.open(tmp_path / name)) for name in ("whole.png", "tiles.png"))
     np.testing.assert_array_equal(whole, tiles)

@@ -10,7 +10,7 @@ TINY = [
     "backbone=tiny", "loss=hard_only", "data.image_size=[32,32]", "data.train=8", "data.val=4", "data.test=4",
     "trainer.batch_size=4", "trainer.device=cpu", "pictures=false",
 ]  # fmt: skip
-OF_THE_CLOCK = {"time", "seconds", "images_per_second"}
+OF_THE_CLOCK = {"time", "seconds", "seconds_waiting", "images_per_second"}
 
 
 def jump() -> None:

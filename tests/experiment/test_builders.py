@@ -70,7 +70,8 @@ def test_only_a_student_with_a_teacher_gets_the_pictures_without_masks():
         (line,) = pictures.lines(unused.settings)
         assert "5 pictures without masks are not used: no term of the loss can learn from them" in line
     assert pictures.lines(context().settings) == []
-    assert pictures.counts(alone.settings) == {"labelled": 8, "unlabelled": 5, "unlabelled_per_batch": 0}
+    training = {"labelled": 8, "unlabelled": 5, "unlabelled_per_batch": 0}
+    assert pictures.counts(alone.settings) == {**training, "val": 3, "test": 2}
 
 
 def test_features_are_checked_without_the_teachers_weights():

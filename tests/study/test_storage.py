@@ -118,7 +118,7 @@ def test_opening_a_database_keeps_its_content(tmp_path):
     optuna.create_study(study_name="mine", storage=sqlite(tmp_path).open())
     again = sqlite(tmp_path, heartbeat=7, grace=9).open()
     assert optuna.study.get_all_study_names(again) == ["mine"]
-    assert (again.get_heartbeat_interval(), again.grace_period) == (7, 9)
+    assert (again.get_heartbeat_interval(), again._backend.grace_period) == (7, 9)
 
 
 def test_threads_may_open_a_database_together(tmp_path):

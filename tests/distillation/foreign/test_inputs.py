@@ -47,6 +47,7 @@ def test_smp_s_network_of_five_channels_teaches_on_five(network, tmp_path):
         Foreign(Body(network, 0), normalisation, 1, NAMES, Pixels(2))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's older exporter
 def test_an_onnx_file_of_five_channels_teaches_on_five(network, tmp_path):
     path = tmp_path / "a.onnx"
     torch.onnx.export(network, (torch.zeros(1, 5, 64, 64),), str(path), dynamo=False)
