@@ -22,7 +22,7 @@ def test_runs_show_their_differences_and_their_figures_side_by_side(distilled, a
     assert "Temperature and teacher settings have no effect in B: no teacher." in page.text
     rows = page.text.split("settingAB")[1].split("settings that do not change the result")[0]
     assert re.search(r"seed\s*0\s*7", rows)
-    assert "loss.cwd" in rows
+    assert "loss.alpha" in rows
     assert "optimizer.lr" not in rows
     assert list((root / "runs" / "reports").glob("*.html"))
 
