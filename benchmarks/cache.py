@@ -10,7 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.case import Case, Remembered
-from kd.data.batches.loading import Batch, TrainLoader
+from kd.data.batches.batch import Batch
+from kd.data.batches.loading import TrainLoader
 from kd.distillation.logit_cache import LogitCache
 from kd.distillation.teacher import CachedTeacher
 from kd.experiment.builders import build_train_loader

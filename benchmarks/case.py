@@ -22,7 +22,8 @@ from kd.config.compose import compose
 from kd.config.read import read
 from kd.config.transforms import build_transforms
 from kd.data import Folder, Shapes
-from kd.data.batches.loading import Batch, TrainLoader
+from kd.data.batches.batch import Batch
+from kd.data.batches.loading import TrainLoader
 from kd.data.views.augmentation import Augmentation
 from kd.distillation.losses import DistillationLoss
 from kd.distillation.teacher import LiveTeacher, Teacher

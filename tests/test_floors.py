@@ -66,7 +66,7 @@ def for_type_checkers(node):
 def misplaced(source, tree):
     """What a file imports and may not: (room, imported room) pairs."""
     here = room_of(source)
-    if here == "":  # what it exports is imported on first use; type checkers are told where it lies
+    if here == "":  # what it exports is imported on first use; type checkers read where it lies
         tree = ast.Module([node for node in tree.body if not for_type_checkers(node)], [])
         return {(here, other) for other in rooms_imported(source, tree)}
     allowed = {here, *ROOMS[: ROOMS.index(here)]}

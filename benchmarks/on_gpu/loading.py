@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.case import bench_of, write_shapes
 from benchmarks.on_gpu.setting import PAIR, SMALL_PAIR, live, pair, training
 from benchmarks.on_gpu.supervise import On
-from kd.data.batches.loading import Batch
+from kd.data.batches.batch import Batch
 from kd.experiment.builders import build_train_loader
 from kd.experiment.context import RunContext
 

@@ -12,7 +12,7 @@ from benchmarks.case import bench_of
 from benchmarks.on_gpu.clock import now, wait
 from benchmarks.on_gpu.supervise import On
 from kd.data import Source
-from kd.data.batches.loading import Batch
+from kd.data.batches.batch import Batch
 from kd.data.batches.unlabelled import BatchSize
 from kd.distillation.teacher import LiveTeacher, Teacher
 from kd.experiment.builders import build_loss, build_network, build_recipe, build_train_loader

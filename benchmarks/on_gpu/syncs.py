@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.on_gpu.setting import InMemory, context_of, live, pair, training
 from benchmarks.on_gpu.supervise import On
-from kd.data.batches.loading import Batch
+from kd.data.batches.batch import Batch
 
 SAID = "called a synchronizing CUDA operation"
 

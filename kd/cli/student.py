@@ -60,10 +60,7 @@ def add_predict(verbs: Any) -> None:
         "--flips", nargs="?", const="h", default="", choices=("h", "hv"),
         help="average probabilities over the image and its mirror image (h), or over all four flips (hv)",
     )  # fmt: skip
-    predict.add_argument(
-        "--batch", type=int, default=8, metavar="N", help="images, or windows, computed together (default: 8)"
-    )
-    predict.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    _add_computing(predict)
     predict.add_argument("--overwrite", action="store_true", help="write existing files again")
 
 
@@ -92,10 +89,7 @@ def add_evaluate(verbs: Any) -> None:
     )  # fmt: skip
     evaluate.add_argument("--split", choices=("train", "val", "test"), help="default: test, or val if there is none")
     evaluate.add_argument("--native", action="store_true", help="compare at each picture's own size")
-    evaluate.add_argument(
-        "--batch", type=int, default=8, metavar="N", help="images, or windows, computed together (default: 8)"
-    )
-    evaluate.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    _add_computing(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
@@ -105,6 +99,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     asked = deploy.Question(arguments.overrides, arguments.split, arguments.native, arguments.batch, arguments.device)
     deploy.evaluate_run(arguments.run, asked, arguments.json)
+
+
+def _add_computing(parser: argparse.ArgumentParser) -> None:
+    """Add where a network computes, and how much at a time."""
+    parser.add_argument(
+        "--batch", type=int, default=8, metavar="N", help="images, or windows, computed together (default: 8)"
+    )
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
 
 
 def add_bench_model(verbs: Any) -> None:

@@ -19,6 +19,7 @@ from kd.data.checks.statistics import check_stated
 from kd.data.files.pixels import Pixels
 from kd.data.layout.naming import SPLITS
 from kd.data.layout.split_folders import Fault
+from kd.data.numbers import is_number, whole_number
 from kd.data.views.sizing import Sizing
 
 T = TypeVar("T")
@@ -89,7 +90,7 @@ class Source(ABC):
             raise ValueError(
                 "cache=disk keeps samples of one size, and with fit=crop they have their own: use ram or off"
             )
-        if isinstance(self.cache_gb, bool) or not isinstance(self.cache_gb, int | float) or not self.cache_gb >= 0:
+        if not is_number(self.cache_gb) or not self.cache_gb >= 0:
             raise ValueError(f"cache_gb must be a number of gigabytes, 0 or more, but got {self.cache_gb!r}")
 
     def _check_pixels(self) -> None:
@@ -204,7 +205,7 @@ class Source(ABC):
         """What decides a network's metrics besides `fingerprint`; empty if nothing does."""
         return {"window_overlap": self.window_overlap} if self.sizing.crops else {}
 
-    def _limited(self, items: Sequence[T]) -> list[T]:
+    def limited(self, items: Sequence[T]) -> list[T]:
         """The samples of a split that `limit` leaves, spread evenly over all."""
         return [*items] if self.limit is None else [items[index] for index in spaced(len(items), self.limit)]
 
@@ -215,7 +216,7 @@ class Source(ABC):
 
     def _check_sizing(self) -> None:
         share, sizing = self.crop_foreground, self.sizing  # raises ValueError
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        if not is_number(share) or not 0 <= share <= 1:
             raise ValueError(f"crop_foreground must be a share from 0 to 1, but got {share!r}")
         if share and not sizing.crops:
             raise ValueError(f"crop_foreground={share:g} needs fit=crop, but fit is {self.fit}")
@@ -270,13 +271,6 @@ class Source(ABC):
     def survey(self) -> Survey:
         """What is wrong with the files besides the faults of `sound`, by names and headers; reads hardly any pixels."""
         return Survey([], [])
-
-
-def whole_number(name: str, value: int, least: int, most: int | None = None) -> None:
-    """Raise ValueError unless `value` is an integer in [least, most]."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
-        allowed = f"{least} or more" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name} must be a whole number, {allowed}, but got {value!r}")
 
 
 def _image_size(size: Sequence[int]) -> tuple[int, int]:

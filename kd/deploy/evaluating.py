@@ -103,10 +103,8 @@ def _data(run: Finished, overrides: Sequence[str]) -> Source:
         node = {**run.config["data"], **{key.removeprefix("data."): value for key, value in typed.items()}}
     else:
         raise ConfigError(f"{run.folder} has no config.yaml that says which data; add data=folder data.root=...")
-    own = {"image_size": run.image_size, **{name: getattr(run.sizing, name) for name in SIZES[1:]}}
-    return read_source(
-        {"data": {**node, **{name: value for name, value in own.items() if f"data.{name}" not in typed}}}
-    )
+    own = {name: getattr(run.sizing, name) for name in SIZES if f"data.{name}" not in typed}
+    return read_source({"data": {**node, **own}})
 
 
 def _check(run: Finished, data: Source, split: str) -> None:
@@ -129,9 +127,8 @@ def _confusion(network: nn.Module, data: Source, split: str, asked: Question, pr
         network = precision.place(network)  # type: ignore[type-var]
     stretched = asked.native and not data.sizing.crops
     seen = replace(data, fit="crop", scale=1.0, cache="off") if stretched else data
-    loader = EvalLoader(seen, split, asked.batch)
-    if stretched:
-        loader.windows, network = None, Stretched(network, data.sizing)
+    loader = EvalLoader(seen, split, asked.batch, whole=stretched)
+    network = Stretched(network, data.sizing) if stretched else network
     return evaluate(network, loader, precision, data.void).confusion  # type: ignore[arg-type]
 
 

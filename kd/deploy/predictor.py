@@ -28,6 +28,7 @@ from kd.data.files.image_file import TooLargeError, open_file
 from kd.data.files.pixels import OtherPixelsError, Pixels
 from kd.data.files.raw_tiff import RawTiff
 from kd.data.files.stretch import as_rgb
+from kd.data.files.tiff_directory import ByRows
 from kd.data.files.tiled_tiff import TiledTiff
 from kd.data.layout.naming import ARRAY_SUFFIXES, IMAGE_SUFFIXES
 from kd.data.views.sizing import Sizing, inside
@@ -197,9 +198,7 @@ class Predictor:
         ]
 
     def _taken(self, images: np.ndarray) -> Tensor:
-        """Images as the network takes them: uint8, or float32 where they are deeper."""
-        dtype = np.float32 if self.network.pixels.deep else np.uint8
-        return torch.from_numpy(np.ascontiguousarray(images, dtype))
+        return torch.from_numpy(np.ascontiguousarray(self.network.pixels.taken(images)))
 
     def _without_padding(self, logits_CHW: np.ndarray, own: tuple[int, int]) -> np.ndarray:
         """The logits of a picture of the size `own`, without those of the padding around it."""
@@ -257,7 +256,7 @@ class _Loaded(NamedTuple):
     mark: str
 
 
-def _by_rows(path: Path, pixels: Pixels) -> TiledTiff | RawTiff:
+def _by_rows(path: Path, pixels: Pixels) -> ByRows:
     """A TIFF file that is read row by row, of such pixels; raises DataError."""
     if pixels.usual:
         return TiledTiff(path)

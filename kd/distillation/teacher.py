@@ -15,7 +15,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from kd.data.batches.loading import Batch
+from kd.data.batches.batch import Batch
 from kd.distillation.features import Watch
 from kd.distillation.logit_cache import LogitCache, rounded
 from kd.networks.network import Network, Segmenter

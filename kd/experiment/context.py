@@ -120,7 +120,7 @@ def _worker_count(settings: Settings, device: torch.device, world: World) -> int
         return 0
     sharing = world.local_size * trials_at_once()
     height, width = data.image_size
-    batch = settings.trainer.batch_size / world.size * 4 * height * width  # an image and a mask of 8 bits
+    batch = settings.trainer.batch_size / world.size * data.pixels.record_bytes * height * width
     room = free_memory() / sharing / MEMORY_SHARE / (AHEAD * batch)
     steps = max(1, data.size("train") // settings.trainer.batch_size)
     return max(1, min(cores() // sharing - 1, steps, int(room)))

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from kd.data.batches.loading import Batch, TrainLoader
+from kd.data.batches.batch import Batch
+from kd.data.batches.loading import TrainLoader
 from kd.data.batches.unlabelled import BatchSize
 from kd.system.terminal import can_move, to_log
 from kd.training.quality import Compared, metric_title, quality_metrics

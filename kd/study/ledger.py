@@ -163,7 +163,7 @@ class Ledger:
         return Tally.of(self.trials(), self.budget.max_retries)
 
     def claim(self) -> Trial | NoClaim:
-        """The next trial, now running with this process as its worker, or why there is none.
+        """The next trial, now running with this process as its worker, or why no trial can run.
 
         Raises:
             StudyError: too many trials were given up.

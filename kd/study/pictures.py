@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna.visualization as pages
 
-from kd.study.plots import picture
+from kd.study.plots import DRAWINGS
 from kd.study.results import Results
 from kd.system.files import write_atomically
 
@@ -30,7 +30,8 @@ def _draw(name: str, arguments: dict[str, Any], results: Results, folder: Path) 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture(name, results, folder / f"{name}.png")
+            if name in DRAWINGS:
+                DRAWINGS[name](results, folder / f"{name}.png")
             figure = getattr(pages, f"plot_{name}")(results.study, **arguments)
         write_atomically(folder / f"{name}.html", lambda path: _page(figure, path))
     except (ValueError, TypeError, RuntimeError, KeyError, IndexError) as error:

@@ -3,11 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -178,16 +173,8 @@ def _objective(results: Results) -> str:
     return next(iter(results.space.objectives))
 
 
-#: Optuna's name of each plot, under which its page lies beside the picture, and what draws the picture.
+#: What draws the picture of a plot, by Optuna's name of the plot, under which its page lies beside the picture.
 DRAWINGS: Mapping[str, Drawing] = {
     "optimization_history": history, "timeline": timeline, "intermediate_values": curves, "slice": slices,
     "param_importances": importances, "pareto_front": front,
 }  # fmt: skip
-
-
-def picture(name: str, results: Results, path: Path) -> bool:
-    """Draw a plot by Optuna's name; returns False for one that exists as a page alone."""
-    draw: Any = DRAWINGS.get(name)
-    if draw is not None:
-        draw(results, path)
-    return draw is not None

@@ -1,7 +1,6 @@
 """The sweeper: claims a trial, launches its job and records how it ended, until the study is complete."""
 
 import logging
-import os
 import signal
 import threading
 import time
@@ -30,6 +29,7 @@ from kd.study.space import ABSENT, PICTURES, Direction, Space, key_of
 from kd.study.storage import holds_password
 from kd.system import signals
 from kd.system.resources import TRIALS_AT_ONCE
+from kd.tracking import Store
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +106,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
     def _shared_disk(self, settings: Settings) -> str:
         """A warning if jobs on several machines would write to MLflow's sqlite file; else empty."""
         elsewhere = type(self.launcher).__name__ in ON_OTHER_MACHINES
-        address = settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:"
-        if not (elsewhere and settings.tracking.enabled and address.startswith("sqlite:")):
+        if not (elsewhere and settings.tracking.enabled and Store.of(settings.tracking, settings.root).is_local):
             return ""
         return (
             "the jobs of several machines share MLflow's sqlite file, which a network disk does not lock safely; start "

@@ -10,7 +10,8 @@ from operator import mul
 import torch
 from torch import Tensor
 
-from kd.data.batches.loading import Batch, EvalLoader
+from kd.data.batches.batch import Batch
+from kd.data.batches.loading import EvalLoader
 from kd.distillation.task import cross_entropy
 from kd.errors import UserError
 from kd.networks.network import Segmenter

@@ -21,7 +21,7 @@ from typing import Protocol
 
 import torch
 
-from kd.data.batches.loading import Batch
+from kd.data.batches.batch import Batch
 from kd.data.batches.unlabelled import BatchSize
 from kd.errors import UserError
 from kd.networks.precision import Precision

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd.data.batches.loading import Batch
+from kd.data.batches.batch import Batch
 from kd.data.random_streams import key
 from kd.distillation.features import Learner
 from kd.distillation.losses import DistillationLoss

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd.data.batches.loading import Batch
+from kd.data.batches.batch import Batch
 from kd.data.batches.unlabelled import UNLABELLED
 from kd.errors import DivergedError
 from kd.networks.precision import Precision

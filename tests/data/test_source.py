@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from kd.config.compose import PROJECT, compose, plain
 from kd.data import Shapes
-from kd.data.source import known_split, spaced, whole_number
+from kd.data.numbers import whole_number
+from kd.data.source import known_split, spaced
 
 CONF = PROJECT / "conf" / "data"
 

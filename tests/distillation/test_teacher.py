@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from kd.data import Shapes
-from kd.data.batches.loading import Batch, TrainLoader
+from kd.data.batches.batch import Batch
+from kd.data.batches.loading import TrainLoader
 from kd.data.views.augmentation import Augmentation
 from kd.distillation.logit_cache import LogitCache, rounded
 from kd.distillation.losses import DistillationLoss

@@ -29,7 +29,7 @@ from toy import (
     train,
 )
 
-from kd.data.batches.loading import Batch
+from kd.data.batches.batch import Batch
 from kd.distillation.losses import DistillationLoss
 from kd.errors import DivergedError, UserError
 from kd.networks import build

@@ -7,7 +7,7 @@ import pytest
 import torch
 from toy import CPU, EIGHT, HARD, RECIPE, hand_made, loader, moved, plan, state, train
 
-from kd.data.batches.loading import Batch
+from kd.data.batches.batch import Batch
 from kd.errors import DivergedError
 from kd.networks.precision import Precision
 from kd.system.world import SOLO

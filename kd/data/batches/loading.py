@@ -8,7 +8,7 @@ without a worker's traceback around it.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from kd.data.batches.batch import Batch
 from kd.data.batches.order import Order
 from kd.data.batches.unlabelled import UNLABELLED, BatchSize, Part, Passes
 from kd.data.cache import Samples
-from kd.data.source import Source, whole_number
+from kd.data.numbers import whole_number
+from kd.data.source import Source
 from kd.data.views.augmentation import Augmentation
 from kd.data.views.windows import Windows
 from kd.errors import DataError, UserError
@@ -59,60 +61,6 @@ class Loading:
 
 
 IN_PROCESS = Loading()
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images, masks, and what identifies them.
-
-    Attributes:
-        images: B x channels x H x W, channels last in memory: uint8, or float32 of stored values for deeper pictures.
-        masks: B x H x W uint8; 0 x H x W for pictures without masks.
-        indices: B int64, of the samples in their split.
-        view: the view's number; -1 without augmentation.
-        answers: the teacher's stored logits, B x C x H x W float16, then its stored features, if any are asked for;
-            None unless all of them are stored.
-        unlabelled: the pictures without masks that come beside these samples; None for a batch without any.
-        content: B x H x W bool, which pixels show something of a picture and are no padding; None if all do.
-    """
-
-    images: torch.Tensor
-    masks: torch.Tensor
-    indices: torch.Tensor
-    view: int
-    answers: tuple[torch.Tensor, ...] | None = None
-    unlabelled: "Batch | None" = None
-    content: torch.Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def parts(self) -> "list[Batch]":
-        """These samples, then the pictures without masks beside them, if there are any."""
-        return [self] if self.unlabelled is None else [self, self.unlabelled]
-
-    def all_images(self) -> torch.Tensor:
-        """The images of all parts, in their order."""
-        return self.images if self.unlabelled is None else torch.cat([part.images for part in self.parts()])
-
-    def all_content(self) -> torch.Tensor | None:
-        """The `content` of all parts, in their order; None if there is no padding."""
-        contents = [part.content for part in self.parts() if part.content is not None]
-        return torch.cat(contents) if contents else None
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The same batch on `device`."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory; called by the DataLoader."""
-        return self._each(torch.Tensor.pin_memory)
-
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        answers = None if self.answers is None else tuple(map(change, self.answers))
-        beside = None if self.unlabelled is None else self.unlabelled._each(change)
-        content = None if self.content is None else change(self.content)
-        return Batch(change(self.images), change(self.masks), change(self.indices), self.view, answers, beside, content)
 
 
 Request = list[Part]  # of one batch: the labelled samples, then the pictures without masks
@@ -191,13 +139,16 @@ class EvalLoader:
     """Every sample of a split once, in order, unaugmented; its length is the number of batches in the split.
 
     With several processes, whole batches are dealt out among them in turn. Pictures of their own sizes (fit=crop) come
-    one by one, to be seen through `windows`, `batch_size` of them at a time; else `windows` is None.
+    one by one, to be seen through `windows`, `batch_size` of them at a time; else, or if they are seen `whole`,
+    `windows` is None.
     """
 
-    def __init__(self, source: Source | Samples, split: str, batch_size: int, loading: Loading = IN_PROCESS) -> None:
+    def __init__(self, source: Source | Samples, split: str, batch_size: int, loading: Loading = IN_PROCESS,
+                 whole: bool = False) -> None:  # fmt: skip
         whole_number("batch_size", batch_size, 1)
         sizing = _settings_of(source).sizing
-        self.windows = Windows(sizing.image_size, sizing.window_overlap, batch_size) if sizing.crops else None
+        windowed = sizing.crops and not whole
+        self.windows = Windows(sizing.image_size, sizing.window_overlap, batch_size) if windowed else None
         batches = _slices(list(range(source.size(split))), 1 if sizing.crops else batch_size)
         requests = [[Part(split, UNAUGMENTED, batch)] for batch in batches]
         self.world, self._batches = loading.world, len(requests)
@@ -233,10 +184,8 @@ class _Batches(Dataset[Batch | UserError]):
         samples = [self._sample(part, index) for index in part.indices]
         images, masks = (np.stack(arrays) for arrays in zip(*samples, strict=True))
         padding = self._settings.padding
-        if self._settings.pixels.deep:
-            images = images.astype(np.float32, copy=False)
         return Batch(
-            images=torch.from_numpy(images).permute(0, 3, 1, 2),
+            images=torch.from_numpy(self._settings.pixels.taken(images)).permute(0, 3, 1, 2),
             masks=torch.from_numpy(self._settings.voided(masks))[: 0 if part.split == UNLABELLED else None],
             indices=torch.tensor(part.indices, dtype=torch.int64),
             view=part.view,

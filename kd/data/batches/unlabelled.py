@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kd.data.numbers import is_number
 from kd.data.random_streams import key, stream
 from kd.errors import DataError
 
@@ -27,7 +28,7 @@ def check_labelled(value: int | float | None) -> None:
 
 def check_share(value: float) -> None:
     """Raise ValueError unless `value` is a share of a batch that leaves room for labelled samples."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+    if not is_number(value) or not 0 <= value < 1:
         raise ValueError(
             f"unlabelled_share must be a share of each batch, 0 (none) or more and below 1, but got {value!r}"
         )

@@ -8,11 +8,13 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kd.data.files.image_file import open_file
 from kd.errors import DiskError
-from kd.system.files import write_atomically
+from kd.system.files import digest, json_digest, write_atomically
 from kd.system.resources import cores
 
 LEAST = 1000  # files of a data set that is worth a manifest
@@ -67,6 +69,25 @@ class Manifest:
             write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         except DiskError:  # a disk that is full or read-only costs time alone
             self._path = None
+
+
+class KeepsFindings:
+    """A data set of files below its `root`, whose manifest outlives the process once a folder for it is given."""
+
+    root: str | Path
+
+    def keep_findings(self, folder: Path) -> None:
+        """Keep what is found in files below `folder`, for other processes."""
+        name = json_digest(str(Path(self.root).absolute()))[:16]
+        self.__dict__["manifest"] = Manifest(folder / f"{name}.json")
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return Manifest(None)
+
+    def digests(self, paths: Sequence[Path]) -> list[str]:
+        """The digest of each file's content."""
+        return self.manifest.find("digest", paths, lambda path: digest(path, open_file))
 
 
 def _state(file: Path) -> tuple[int, ...] | None:

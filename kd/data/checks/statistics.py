@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kd.data.numbers import is_number
+
 SPAN = 6  # standard deviations that become 0 to 1 for augmentation, the mean 0.5: those of a photo are some 4.5
 DIGITS = 6  # significant ones, so that stating what was printed changes nothing
 
@@ -90,7 +92,11 @@ def check_stated(mean: Sequence[float] | None, std: Sequence[float] | None, chan
     if mean is None or std is None:
         return
     for name, values, least in (("mean", mean, -math.inf), ("std", std, 0.0)):
-        if not isinstance(values, list | tuple) or len(values) != channels or not all(map(_is_number, values)):
+        if (
+            not isinstance(values, list | tuple)
+            or len(values) != channels
+            or not all(is_number(value) and math.isfinite(value) for value in values)
+        ):
             raise ValueError(
                 f"{name} must be a list with a number for each of the {channels} channels, but got {values}"
             )
@@ -103,7 +109,3 @@ def check_stated(mean: Sequence[float] | None, std: Sequence[float] | None, chan
             f"mean={list(mean)} and std={list(std)} are of values from 0 to 1, but must be in stored values, from 0 to "
             f"{255 if depth == 8 else 65535}: kd check prints them"
         )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

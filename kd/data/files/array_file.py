@@ -15,7 +15,7 @@ NUMBERS = "uif"
 
 
 def array_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape (H x W x channels) and type of the numbers in a .npy file; raises DataError if it is no picture."""
+    """Shape (H x W x channels) and type of the numbers in a .npy file; raises DataError if it is not a picture."""
     shape, dtype, _, _ = _header(path)
     return shape, dtype
 

@@ -74,6 +74,10 @@ class Pixels:
         """Whether networks take them as float32, and not as uint8."""
         return self.depth != 8
 
+    def taken(self, images: np.ndarray) -> np.ndarray:
+        """Stored images as networks take them: float32 of what is deeper than 8 bits, else as they are."""
+        return images.astype(np.float32, copy=False) if self.deep else images
+
     @property
     def record_bytes(self) -> int:
         """Bytes of one pixel, and of its label."""
@@ -151,7 +155,7 @@ class Pixels:
         if self.depth == FLOAT:
             return random.random(shape, np.float32)
         found = random.integers(0, int(self.level) + 1, shape, self.dtype)
-        return found.astype(np.float32) if self.deep else found
+        return self.taken(found)
 
     def _check(self, path: Path, channels: int, dtype: "np.dtype[Any]") -> None:
         """Raise DataError unless a file stores these channels, at this depth; float takes any type of numbers."""

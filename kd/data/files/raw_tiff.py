@@ -8,36 +8,34 @@ here. Channels may be stored pixel by pixel, as planes, or as pages of one chann
 
 import math
 import zlib
-from functools import cached_property, lru_cache
-from io import BytesIO
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kd.data.files.image_file import MAX_PIXELS, TooLargeError
-from kd.data.files.tiff_directory import HEIGHT, SAMPLES, STRIP_BYTES, STRIP_ROWS, STRIPS, WIDTH, Directory, directories
+from kd.data.files.tiff_directory import (
+    MOST_PIXELS,
+    ORIENTATION,
+    PLANAR,
+    SAMPLES,
+    ByRows,
+    Directory,
+    as_a_file,
+    directories,
+)
 from kd.errors import DataError, shown
 
-MOST_PIXELS = 2**31  # of a whole picture, by rows
 MOST_BYTES = 2**30  # of a picture, or of a tile, that is in memory at once
-BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, PLANAR, PREDICTOR, FORMAT, ORIENTATION = (
-    258,
-    259,
-    262,
-    266,
-    284,
-    317,
-    339,
-    274,
-)
+BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, PREDICTOR, FORMAT = 258, 259, 262, 266, 317, 339
 NONE, DEFLATE, BY_PILLOW = 1, (8, 32946), (5, 32773, 50000, 34925)  # LZW, PackBits, Zstandard, LZMA
 JPEG = (6, 7, 34933, 50001)  # JPEG, and WebP: of 8 bits, for Pillow alone
 COLOURS = {1: "grey", 2: "RGB", 5: "CMYK"}
 TYPES = {1: "u", 2: "i", 3: "f"}  # numpy's letters, by sample format
 
 
-class RawTiff:
+class RawTiff(ByRows):
     """A TIFF file by rows, as H x W x channels of the type of numbers that it stores.
 
     Raises:
@@ -73,14 +71,6 @@ class RawTiff:
             )
         rows = [self.decode_row(number) for number in range(self._pages[0].rows)]  # not kept, unlike those of `rows`
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
-
-    def rows(self, top: int, bottom: int) -> np.ndarray:
-        """Rows `top` to `bottom` - 1, rows x W x channels."""
-        tall = self.tile[0]
-        parts = [_decoded_row(self, number) for number in range(top // tall, -(-bottom // tall))]
-        joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        first = top // tall * tall
-        return joined[top - first : bottom - first]
 
     def decode_row(self, number: int) -> np.ndarray:
         """One row of tiles, side by side, of all channels."""
@@ -159,11 +149,6 @@ class RawTiff:
         return DataError(f"{shown(self.path)} cannot be read ({reason})")
 
 
-@lru_cache(maxsize=4)  # windows overlap, and a row of them may need tiles of the one before
-def _decoded_row(picture: RawTiff, number: int) -> np.ndarray:
-    return picture.decode_row(number)
-
-
 def _dtype(page: Directory) -> np.dtype[Any]:
     """The type of a page's numbers, in the byte order of the file."""
     samples = page.tags.get(SAMPLES, 1)
@@ -194,13 +179,8 @@ def _decompressed(page: Directory, index: int, rows: int, row_bytes: int) -> byt
     from PIL import Image
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-    alone, written = ImageFileDirectory_v2(b"II\x2a\x00\x00\x00\x00\x00"), BytesIO()
-    for tag, value in {
-        WIDTH: row_bytes, HEIGHT: rows, BITS: 8, COMPRESSION: how, PHOTOMETRIC: 1, SAMPLES: 1, STRIP_ROWS: rows,
-        STRIPS: (0,), STRIP_BYTES: (len(data),),  # the offset counts from the end of the header
-    }.items():  # fmt: skip
+    alone = ImageFileDirectory_v2(b"II\x2a\x00\x00\x00\x00\x00")
+    for tag, value in {BITS: 8, COMPRESSION: how, PHOTOMETRIC: 1, SAMPLES: 1}.items():
         alone[tag] = value
-    alone.save(written)
-    written.write(data)
-    with Image.open(BytesIO(written.getvalue()), formats=["TIFF"]) as picture:
+    with Image.open(as_a_file(alone, (rows, row_bytes), data), formats=["TIFF"]) as picture:
         return picture.tobytes()

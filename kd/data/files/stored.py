@@ -42,13 +42,13 @@ class Stored(NamedTuple):
 
 
 def stored(path: Path) -> Stored:
-    """What a file stores, without decoding pixels; raises DataError if it is no picture."""
+    """What a file stores, without decoding pixels; raises DataError if it is not a picture."""
     if path.suffix.lower() == ARRAY:
         (height, width, channels), dtype = array_header(path)
         return Stored("NPY", channels, dtype.newbyteorder("="), height, width)
-    if tiff := _raw_tiff(path):
+    tiff, wide = _beyond_pillow(path)
+    if tiff:
         return Stored("TIFF", tiff.channels, tiff.dtype.newbyteorder("="), *tiff.size)
-    wide = _wide_channels(path)
     with opened(path, header_only) as picture:
         channels, dtype = (wide, np.dtype(np.uint16)) if wide else _of_mode(path, picture)
         height, width = picture.height, picture.width
@@ -61,9 +61,9 @@ def read_stored(path: Path) -> np.ndarray:
     """The picture in a file, H x W x channels, as it is stored, upright; raises DataError."""
     if path.suffix.lower() == ARRAY:
         return read_array(path)
-    if tiff := _raw_tiff(path):
+    tiff, wide = _beyond_pillow(path)
+    if tiff:
         return tiff.read()
-    wide = _wide_channels(path)
     with opened(path, _upright) as picture:  # refuses what is cut off
         if not wide:
             _of_mode(path, picture)
@@ -73,20 +73,15 @@ def read_stored(path: Path) -> np.ndarray:
     return _wide_picture(path)
 
 
-def _raw_tiff(path: Path) -> RawTiff | None:
-    """A TIFF file that stores numbers; None for other formats, and for TIFF that only Pillow can decode."""
-    with open_file(path) as file:
-        if file.read(4) not in TIFF:
-            return None
-    tiff = RawTiff(path)
-    return None if tiff.is_for_pillow() else tiff
-
-
-def _wide_channels(path: Path) -> int | None:
-    """The channels of a PNG in colour of 16 bits; None for all else."""
+def _beyond_pillow(path: Path) -> tuple[RawTiff | None, int | None]:
+    """What Pillow cannot read as it is stored: TIFF of numbers, or the channels of a PNG in colour of 16 bits."""
     with open_file(path) as file:
         start = file.read(26)
-    return WIDE_COLOURS.get(start[25]) if start.startswith(PNG) and len(start) == 26 and start[24] == 16 else None
+    if start[:4] in TIFF:
+        tiff = RawTiff(path)
+        return (None if tiff.is_for_pillow() else tiff), None
+    is_wide = start.startswith(PNG) and len(start) == 26 and start[24] == 16
+    return None, WIDE_COLOURS.get(start[25]) if is_wide else None
 
 
 def _of_mode(path: Path, picture: "Picture") -> "tuple[int, np.dtype[Any]]":

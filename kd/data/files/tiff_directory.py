@@ -1,12 +1,19 @@
 """The directories of a TIFF file: one for each picture in it, whose tags say where the tiles (or strips) lie.
 
+A picture is read by rows of tiles, and Pillow decodes a tile that is given to it as a file of its own.
+
 Files are not trusted: sizes and counts are compared with limits before anything is read. Reference: TIFF 6.0, sections
 2 (structure), 3 (strips) and 15 (tiles); BigTIFF's larger offsets.
 """
 
 import warnings
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from kd.data.files.image_file import open_file
 from kd.errors import DataError, shown
@@ -15,6 +22,8 @@ WIDTH, HEIGHT, STRIP_ROWS, STRIPS, STRIP_BYTES = 256, 257, 278, 273, 279
 TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES = 322, 323, 324, 325
 #: KIND is 0 for a picture, and has a bit set for a smaller copy, a page, or a mask; EXTRA is 0 for no alpha.
 KIND, SAMPLES, EXTRA = 254, 277, 338
+PLANAR, ORIENTATION = 284, 274
+MOST_PIXELS = 2**31  # of a whole picture that is read by rows: its labels alone are two gigabytes
 LONGEST_CHAIN = 256  # directories of a file, at most, that are read
 
 
@@ -73,6 +82,46 @@ class Directory:
     def _list(self, tag: int) -> tuple[int, ...]:
         found = self.tags.get(tag)
         return tuple(found) if isinstance(found, tuple) else () if found is None else (found,)
+
+
+class ByRows(ABC):
+    """A picture whose rows are decoded from rows of tiles, without the rest of it.
+
+    Attributes:
+        size: (height, width) in pixels.
+        tile: those of a tile.
+    """
+
+    size: tuple[int, int]
+    tile: tuple[int, int]
+
+    @abstractmethod
+    def decode_row(self, number: int) -> np.ndarray:
+        """One row of tiles, side by side, without their padding: rows x W x channels."""
+
+    def rows(self, top: int, bottom: int) -> np.ndarray:
+        """Rows `top` to `bottom` - 1, rows x W x channels."""
+        tall = self.tile[0]
+        parts = [_decoded_row(self, number) for number in range(top // tall, -(-bottom // tall))]
+        joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        first = top // tall * tall
+        return joined[top - first : bottom - first]
+
+
+@lru_cache(maxsize=4)  # windows overlap, and a row of them may need tiles of the one before
+def _decoded_row(picture: ByRows, number: int) -> np.ndarray:
+    return picture.decode_row(number)
+
+
+def as_a_file(tags: Any, size: tuple[int, int], data: bytes) -> BytesIO:
+    """A TIFF file of one strip of `size`, (height, width), whose bytes are `data` and whose other `tags` are given."""
+    tags[WIDTH], tags[HEIGHT], tags[STRIP_ROWS] = size[1], size[0], size[0]
+    tags[STRIPS], tags[STRIP_BYTES] = (0,), (len(data),)  # the offset counts from the end of the header
+    written = BytesIO()
+    tags.save(written)
+    written.write(data)
+    written.seek(0)
+    return written
 
 
 def directories(path: Path, most: int = LONGEST_CHAIN) -> list[Directory]:

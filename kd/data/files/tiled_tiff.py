@@ -5,24 +5,20 @@ same bytes under a header that describes that tile alone. So every compression t
 that of one row of tiles. Reference: TIFF 6.0, sections 3 (strips), 15 (tiles) and 22 (JPEG).
 """
 
-from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from kd.data.files.image_file import MAX_PIXELS
-from kd.data.files.tiff_directory import HEIGHT, STRIP_BYTES, STRIP_ROWS, STRIPS, WIDTH, directories
+from kd.data.files.tiff_directory import MOST_PIXELS, ORIENTATION, PLANAR, ByRows, as_a_file, directories
 from kd.errors import DataError, shown
 
-MOST_PIXELS = 2**31  # of a whole picture: its labels alone are two gigabytes
-PLANAR, ORIENTATION = 284, 274
 #: Bits, compression, colours, fill order, samples, predictor, palette, extra samples, format, JPEG tables, YCbCr.
 COPIED = (258, 259, 262, 266, 277, 284, 317, 320, 338, 339, 347, 529, 530, 531, 532)
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 
-class TiledTiff:
+class TiledTiff(ByRows):
     """The RGB of a TIFF file of 8 bits, by rows. Raises DataError if it is not TIFF, or cannot be read in parts."""
 
     def __init__(self, path: Path) -> None:
@@ -31,16 +27,8 @@ class TiledTiff:
         self.size, self.tile = self._file.size, self._file.tile
         self._check()
 
-    def rows(self, top: int, bottom: int) -> np.ndarray:
-        """RGB rows `top` to `bottom` - 1, rows x W x 3 uint8."""
-        tall = self.tile[0]
-        parts = [_decoded_row(self, number) for number in range(top // tall, -(-bottom // tall))]
-        joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        first = top // tall * tall
-        return joined[top - first : bottom - first]
-
     def decode_row(self, number: int) -> np.ndarray:
-        """One row of tiles, side by side."""
+        """One row of tiles, side by side, rows x W x 3 uint8."""
         first, columns = number * self._file.columns, self._file.columns
         tiles = [self._decode(index, number) for index in range(first, first + columns)]
         return np.concatenate(tiles, axis=1)[: self.size[0] - number * self.tile[0], : self.size[1]]
@@ -59,12 +47,7 @@ class TiledTiff:
                 if tag in tags:
                     alone.tagtype[tag] = tags["types"][tag]
                     alone[tag] = tags[tag]
-            alone[WIDTH], alone[HEIGHT], alone[STRIP_ROWS] = wide, height, height
-            alone[STRIPS], alone[STRIP_BYTES] = (0,), (len(data),)  # the offset counts from the end of the header
-            written = BytesIO()
-            alone.save(written)
-            written.write(data)
-            with Image.open(BytesIO(written.getvalue()), formats=["TIFF"]) as picture:
+            with Image.open(as_a_file(alone, (height, wide), data), formats=["TIFF"]) as picture:
                 if picture.mode not in MODES:
                     raise ValueError(f"its pixels are {picture.mode}, and 8 bits are needed")
                 return np.asarray(picture.convert("RGB"))
@@ -86,8 +69,3 @@ class TiledTiff:
         if self._file.tags.get(ORIENTATION, 1) != 1:
             raise self._file.refusal("it is turned by its orientation")
         self._file.check_tiles(1, 8 * MAX_PIXELS)
-
-
-@lru_cache(maxsize=4)  # windows overlap, and a row of them may need tiles of the one before
-def _decoded_row(picture: TiledTiff, number: int) -> np.ndarray:
-    return picture.decode_row(number)

@@ -11,8 +11,8 @@ from kd.data.layout.listing import Found, counted, inside
 from kd.data.layout.naming import ARRAY_SUFFIXES, IMAGE_SUFFIXES, SPELLINGS, SPLIT, SPLITS
 from kd.data.layout.pairing import Files, Pair, files_of, nothing_to_train, paired, pairs_of
 from kd.data.layout.split_folders import Fault, Layout
+from kd.data.numbers import is_number, whole_number
 from kd.data.random_streams import key
-from kd.data.source import whole_number
 from kd.errors import DataError, shown
 
 Pairs = dict[str, dict[str, Pair]]  # by split and stem, both in order
@@ -42,7 +42,7 @@ class Fractions:
 
     def __post_init__(self) -> None:
         check_val_fraction(self.val)
-        if isinstance(self.test, bool) or not isinstance(self.test, int | float) or not 0 <= self.test < 1:
+        if not is_number(self.test) or not 0 <= self.test < 1:
             raise ValueError(f"test_fraction must be 0 or more and below 1, but got {self.test!r}")
         if self.val + self.test >= 1:
             raise ValueError(
@@ -54,7 +54,7 @@ class Fractions:
 
 def check_val_fraction(value: float) -> None:
     """Raise ValueError unless `value` is a valid fraction of train to become val."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+    if not is_number(value) or not 0 < value < 1:
         raise ValueError(f"val_fraction must be between 0 and 1, both excluded, but got {value!r}")
 
 

@@ -15,15 +15,16 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from kd.data.batches.unlabelled import UNLABELLED, kept_and_dropped
+from kd.data.batches.unlabelled import UNLABELLED
+from kd.data.checks.manifest import KeepsFindings
 from kd.data.files.decode import height_width
-from kd.data.files.image_file import open_file
 from kd.data.files.orientation import other_size
 from kd.data.layout.listing import inside
 from kd.data.layout.naming import SPLIT, SPLITS, check_path
-from kd.data.layout.splitting import check_val_fraction, val_stems
+from kd.data.layout.splitting import check_val_fraction
 from kd.data.sets.instances import Image, Instances, instances
 from kd.data.sets.regions import region
+from kd.data.sets.samples import divided, sample_at
 from kd.data.source import Source, default_names, known_split, spaced
 from kd.errors import DataError, nearest, shown
 from kd.system import files
@@ -48,7 +49,7 @@ class _Shape(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Coco(Source):
+class Coco(KeepsFindings, Source):
     """Pictures and instances files under `root`, which may start with ~ or be relative to the working directory.
 
     `images` is the folder of a split's pictures, and `annotations` its file. `categories[i]` is the category, or the
@@ -125,8 +126,7 @@ class Coco(Source):
         return self._fingerprint
 
     def unlabelled_fingerprint(self) -> str | None:
-        content = [self._content(sample) for sample in self._samples[UNLABELLED]]
-        return files.json_digest([VERSION, *self.image_size, *self._fit_facts(), content]) if content else None
+        return self._unlabelled_fingerprint
 
     def check(self) -> None:
         """Check that the files can be read, that they have the categories, and that pictures have their sizes."""
@@ -139,9 +139,15 @@ class Coco(Source):
     def _fingerprint(self) -> str:
         settings = [VERSION, self.classes, *self.image_size, self.ignore_index, self.others, self.categories,
                     self.class_names, *self._fit_facts()]  # fmt: skip
-        digests = [files.digest(source.path, open_file) for source in self._files.values()]
-        content = [[split, self._content(sample)] for split in SPLITS for sample in self._samples[split]]
+        digests = self.digests([source.path for source in self._files.values()])
+        every = [(split, sample) for split in SPLITS for sample in self._samples[split]]
+        content = [[split, each] for (split, _), each in zip(every, self._content([s for _, s in every]), strict=True)]
         return files.json_digest([settings, digests, content])
+
+    @cached_property
+    def _unlabelled_fingerprint(self) -> str | None:
+        content = self._content(self._samples[UNLABELLED])
+        return files.json_digest([VERSION, *self.image_size, *self._fit_facts(), content]) if content else None
 
     @cached_property
     def _files(self) -> dict[str, Instances]:
@@ -163,27 +169,12 @@ class Coco(Source):
     @cached_property
     def _samples(self) -> dict[str, list[Sample]]:
         """The samples of each split, and the pictures that lose their masks."""
-        every = {split: [Sample(split, at) for at in range(len(each.images))] for split, each in self._files.items()}
-        train = every["train"]
-        if "val" not in every:
-            names = [self._image(sample).name for sample in train]
-            held_out = val_stems(names, self.val_fraction, shown(self._files["train"].path))
-            every["val"] = [sample for sample, name in zip(train, names, strict=True) if name in held_out]
-            train = [sample for sample, name in zip(train, names, strict=True) if name not in held_out]
-        train = self._limited(train)
-        kept, dropped = kept_and_dropped([self._image(sample).name for sample in train], self.labelled)
-        return {
-            "train": [train[index] for index in kept],
-            "val": self._limited(every["val"]),
-            "test": self._limited(every.get("test", [])),
-            UNLABELLED: [train[index] for index in dropped] if self.unlabelled_share else [],
-        }
+        rows = {split: [Sample(split, at) for at in range(len(each.images))] for split, each in self._files.items()}
+        where = shown(self._files["train"].path)
+        return divided(self, rows, lambda sample: self._image(sample).name, self.val_fraction, where)
 
     def _sample(self, split: str, index: int) -> Sample:
-        samples = self._samples[split if split == UNLABELLED else known_split(split)]
-        if not 0 <= index < len(samples):
-            raise IndexError(f"index must be in 0..{len(samples) - 1} for {split}, but got {index}")
-        return samples[index]
+        return sample_at(self._samples, split, index)
 
     def _image(self, sample: Sample) -> Image:
         return self._files[sample.file].images[sample.number]
@@ -193,8 +184,10 @@ class Coco(Source):
         self._check_inside(path)
         return path
 
-    def _content(self, sample: Sample) -> list[str]:
-        return [self._image(sample).name, files.digest(self._path(sample), open_file)]
+    def _content(self, samples: Sequence[Sample]) -> list[list[str]]:
+        """The name and the digest of each picture."""
+        digests = self.digests([self._path(sample) for sample in samples])
+        return [[self._image(sample).name, each] for sample, each in zip(samples, digests, strict=True)]
 
     def _shapes(self, sample: Sample) -> Iterator[_Shape]:
         """The regions of a picture, in the order of the file; raises DataError, naming what is wrong with which."""

@@ -9,8 +9,7 @@ without masks are in root/images/unlabelled, or in another folder. Files are lis
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -19,18 +18,16 @@ import numpy as np
 
 from kd.data.batches.unlabelled import UNLABELLED, kept_and_dropped
 from kd.data.checks import survey
-from kd.data.checks.manifest import Manifest
+from kd.data.checks.manifest import KeepsFindings
 from kd.data.files.decode import height_width, mask_palette
-from kd.data.files.image_file import open_file
 from kd.data.files.orientation import other_size
 from kd.data.layout.naming import SPLITS, Names
 from kd.data.layout.pairing import Pair, without_masks
 from kd.data.layout.split_folders import Fault, layout
 from kd.data.layout.splitting import Fractions, split
-from kd.data.masks.coding import MaskCoding
-from kd.data.masks.options import MaskOptions
 from kd.data.masks.palettes import renumbers
-from kd.data.source import Source, Survey, default_names, known_split, spaced
+from kd.data.sets.coded import CodedMasks
+from kd.data.source import Survey, known_split, spaced
 from kd.errors import DataError, shown
 from kd.system import files
 
@@ -52,7 +49,7 @@ class _Listing(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Folder(Source):
+class Folder(KeepsFindings, CodedMasks):
     """Images and masks under `root`, which may start with ~ or be relative to the working directory.
 
     `mask_values[i]` is the value, or the list of values, of class i in the mask files, such as 0 and 255; empty means
@@ -68,12 +65,6 @@ class Folder(Source):
     """
 
     root: str | Path
-    ignore_values: tuple[int, ...] = field(default=(), kw_only=True)
-    mask_values: tuple[int | tuple[int, ...], ...] = field(default=(), kw_only=True)
-    mask_threshold: int | None = field(default=None, kw_only=True)
-    mask_colours: Sequence[Any] = field(default=(), kw_only=True)
-    ignore_colours: Sequence[Any] = field(default=(), kw_only=True)
-    coding: MaskCoding = field(init=False, repr=False, compare=False)
     names: Names = field(init=False, repr=False, compare=False)
     fractions: Fractions = field(init=False, repr=False, compare=False)
     images: str = field(default="images/{split}", kw_only=True)
@@ -92,7 +83,6 @@ class Folder(Source):
             raise ValueError("root must name the folder with images/ and masks/, but is empty")
         object.__setattr__(self, "root", Path(self.root).expanduser())
         self._read_mask_options()
-        self._check_padding()
         names = Names.of(self.images, self.masks, self.split_lists, self.follow_links, arrays=not self.pixels.usual)
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "split_lists", names.split_lists)
@@ -142,14 +132,6 @@ class Folder(Source):
     def fingerprint(self) -> str:
         return self._fingerprint
 
-    def keep_findings(self, folder: Path) -> None:
-        name = files.json_digest(str(Path(self.root).absolute()))[:16]
-        self.__dict__["_manifest"] = Manifest(folder / f"{name}.json")
-
-    @cached_property
-    def _manifest(self) -> Manifest:
-        return Manifest(None)
-
     def unlabelled_fingerprint(self) -> str | None:
         return self._unlabelled_fingerprint
 
@@ -184,24 +166,21 @@ class Folder(Source):
             for stem, pair in zip(self._sound.stems[split], self._sound.pairs[split], strict=True)
             for path in pair
         ]
-        digests = self._digests([path for _, _, path in listed])
+        digests = self.digests([path for _, _, path in listed])
         content = [
             [split, stem + path.suffix, digest] for (split, stem, path), digest in zip(listed, digests, strict=True)
         ]
         masks = [pair.mask for split in SPLITS for pair in self._sound.pairs[split]]
-        if not self.coding.coloured and any(self._manifest.find("greys", masks, _has_greys)):
+        if not self.coding.coloured and any(self.manifest.find("greys", masks, _has_greys)):
             settings.append("greys")  # of palettes are the values, and not the indices
         return files.json_digest([settings, content])
 
     @cached_property
     def _unlabelled_fingerprint(self) -> str | None:
         pictures = self._sound.unlabelled
-        digests = self._digests([path for _, path in pictures])
+        digests = self.digests([path for _, path in pictures])
         content = [[name, digest] for (name, _), digest in zip(pictures, digests, strict=True)]
         return files.json_digest([VERSION, *self.image_size, *self._fit_facts(), content]) if content else None
-
-    def _digests(self, paths: Sequence[Path]) -> list[str]:
-        return self._manifest.find("digest", paths, lambda path: files.digest(path, open_file))
 
     @cached_property
     def _sound(self) -> _Listing:
@@ -221,7 +200,7 @@ class Folder(Source):
             )
         found = layout(root, self.names)
         pairs, faults, notes = split(found, self.fractions, self.lossy_masks)
-        pairs = {name: dict(self._limited([*each.items()])) for name, each in pairs.items()}
+        pairs = {name: dict(self.limited([*each.items()])) for name, each in pairs.items()}
         kept, dropped = kept_and_dropped([*pairs["train"]], self.labelled)
         train = [*pairs["train"].items()]
         without = tuple((stem + pair.image.suffix, pair.image) for stem, pair in (train[index] for index in dropped))
@@ -232,7 +211,7 @@ class Folder(Source):
             return _Listing(listed, stems, (), faults, notes)
         given = None if self.unlabelled is None else Path(self.unlabelled)
         pictures, more, also = without_masks(found, given)
-        beside = self._limited([*without, *pictures.items()])
+        beside = self.limited([*without, *pictures.items()])
         return _Listing(listed, stems, (*beside,), [*faults, *more], [*notes, *also])
 
     def _pair(self, split: str, index: int) -> Pair:
@@ -248,29 +227,6 @@ class Folder(Source):
     def _mask(self, pair: Pair) -> np.ndarray:
         return self.coding.read(pair.mask)
 
-    def _check_ignored(self) -> None:
-        """`ignore_index` may be any stored value."""
-
-    def _read_mask_options(self) -> None:
-        named = self.class_names != default_names(self.classes)
-        options = MaskOptions(**{each.name: getattr(self, each.name) for each in fields(MaskOptions)})
-        coding = options.coding(self.classes, self.class_names, named)
-        object.__setattr__(self, "coding", coding)
-        for key in ("ignore_values", "mask_values", "mask_colours", "ignore_colours"):
-            object.__setattr__(self, key, _frozen(getattr(self, key)))
-
-    @property
-    def ignored(self) -> int | None:
-        return self.coding.void
-
-    @property
-    def void_option(self) -> str:
-        return self.coding.void_option
-
-    @property
-    def lossy_masks(self) -> bool:
-        return self.coding.threshold is not None
-
 
 def _has_greys(mask: Path) -> bool:
     """Whether a mask's palette numbers greys in another order than their values."""
@@ -281,8 +237,3 @@ def _has_greys(mask: Path) -> bool:
 def _same_size(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> None:
     if image != mask:
         raise DataError(other_size([str(path) for path in pair], [image, mask], pair.image))
-
-
-def _frozen(value: Any) -> Any:
-    """Lists as tuples, those in lists too; none as an empty one."""
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else () if value is None else value

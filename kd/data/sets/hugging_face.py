@@ -5,8 +5,8 @@ that the same formats are read, and refused, as in a folder. Code of a data set 
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from kd.data.batches.unlabelled import UNLABELLED, kept_and_dropped
+from kd.data.batches.unlabelled import UNLABELLED
 from kd.data.files.decode import height_width, read_image
 from kd.data.files.image_file import open_file
 from kd.data.files.orientation import other_size
 from kd.data.layout.naming import SPLITS
-from kd.data.layout.splitting import check_val_fraction, val_stems
-from kd.data.masks.coding import MaskCoding
-from kd.data.masks.options import MaskOptions
-from kd.data.source import Source, default_names, known_split, spaced
+from kd.data.layout.splitting import check_val_fraction
+from kd.data.sets.coded import CodedMasks
+from kd.data.sets.samples import divided, sample_at
+from kd.data.source import known_split, spaced
 from kd.errors import ConfigError, DataError, shown
 from kd.system import files
 
@@ -31,7 +31,7 @@ SAMPLE = 16  # rows that `check` reads
 
 
 @dataclass(frozen=True)
-class HuggingFace(Source):
+class HuggingFace(CodedMasks):
     """The data set `path` (owner/name on the hub, or a folder), its `subset`, at a `revision` of the hub.
 
     `split_names` maps train, val and test to its splits; without val, `val_fraction` of train becomes val. Masks are
@@ -44,13 +44,7 @@ class HuggingFace(Source):
     split_names: Mapping[str, str | None] | None = field(default=None, kw_only=True)
     image_column: str = field(default="image", kw_only=True)
     mask_column: str = field(default="annotation", kw_only=True)
-    ignore_values: tuple[int, ...] = field(default=(), kw_only=True)
-    mask_values: tuple[int | tuple[int, ...], ...] = field(default=(), kw_only=True)
-    mask_threshold: int | None = field(default=None, kw_only=True)
-    mask_colours: Sequence[Any] = field(default=(), kw_only=True)
-    ignore_colours: Sequence[Any] = field(default=(), kw_only=True)
     val_fraction: float = field(default=0.15, kw_only=True)
-    coding: MaskCoding = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,21 +56,7 @@ class HuggingFace(Source):
             raise ValueError(f"split_names must name train, and may name val and test, but got {names}")
         object.__setattr__(self, "split_names", {split: names.get(split) for split in SPLITS})
         check_val_fraction(self.val_fraction)
-        named = self.class_names != default_names(self.classes)
-        options = MaskOptions(**{each.name: getattr(self, each.name) for each in fields(MaskOptions)})
-        object.__setattr__(self, "coding", options.coding(self.classes, self.class_names, named))
-        self._check_padding()
-
-    def _check_ignored(self) -> None:
-        """`ignore_index` may be any stored value."""
-
-    @property
-    def ignored(self) -> int | None:
-        return self.coding.void
-
-    @property
-    def void_option(self) -> str:
-        return self.coding.void_option
+        self._read_mask_options()
 
     def size(self, split: str) -> int:
         return len(self._rows[known_split(split)])
@@ -110,8 +90,11 @@ class HuggingFace(Source):
         return self._fingerprint
 
     def unlabelled_fingerprint(self) -> str | None:
-        rows = self._rows[UNLABELLED]
-        content = [self._digest(self.image_column, *row) for row in rows]
+        return self._unlabelled_fingerprint
+
+    @cached_property
+    def _unlabelled_fingerprint(self) -> str | None:
+        content = [self._digest(self.image_column, *row) for row in self._rows[UNLABELLED]]
         return files.json_digest([VERSION, *self.image_size, *self._fit_facts(), content]) if content else None
 
     def check(self) -> None:
@@ -160,30 +143,15 @@ class HuggingFace(Source):
     @cached_property
     def _rows(self) -> dict[str, list[tuple[str, int]]]:
         """The samples of each split, and the pictures that lose their masks: the split of the data set, and the row."""
-        named, every = dict(self.split_names or {}), {}
-        for split, where in named.items():
-            count = len(self._columns[where, self.image_column]) if where else 0
-            every[split] = [(str(where), row) for row in range(count)]
-        train = every["train"]
-        if not named["val"]:
-            stems = [f"{row:06}" for _, row in train]
-            held_out = val_stems(stems, self.val_fraction, f"data.path={shown(self.path)}")
-            every["val"] = [row for row, stem in zip(train, stems, strict=True) if stem in held_out]
-            train = [row for row, stem in zip(train, stems, strict=True) if stem not in held_out]
-        train = self._limited(train)
-        kept, dropped = kept_and_dropped([f"{row:06}" for _, row in train], self.labelled)
-        return {
-            "train": [train[index] for index in kept],
-            "val": self._limited(every["val"]),
-            "test": self._limited(every["test"]),
-            UNLABELLED: [train[index] for index in dropped] if self.unlabelled_share else [],
+        rows = {
+            split: [(where, row) for row in range(len(self._columns[where, self.image_column]))]
+            for split, where in dict(self.split_names or {}).items()
+            if where
         }
+        return divided(self, rows, lambda row: f"{row[1]:06}", self.val_fraction, f"data.path={shown(self.path)}")
 
     def _row(self, split: str, index: int) -> tuple[str, int]:
-        rows = self._rows[split if split == UNLABELLED else known_split(split)]
-        if not 0 <= index < len(rows):
-            raise IndexError(f"index must be in 0..{len(rows) - 1} for {split}, but got {index}")
-        return rows[index]
+        return sample_at(self._rows, split, index)
 
     def _content(self, column: str, where: str, row: int) -> bytes:
         """The file of a picture or a mask: stored in the row, or beside it."""

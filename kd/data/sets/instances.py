@@ -2,7 +2,7 @@
 
 The file is scanned once, value by value, and only positions are kept: of a file of half a gigabyte with 860,000 objects
 that is some twenty megabytes. The annotations of a picture are parsed when it is read. Files are not trusted: names
-stay inside their folder, and what is no number is not used as one.
+stay inside their folder, and only numbers are used as numbers.
 """
 
 import json

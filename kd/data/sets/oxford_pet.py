@@ -120,13 +120,13 @@ class OxfordPet(Source):
             self._download()
         trainval, test = (self._listed(split) for split in ("trainval", "test"))
         held_out = val_stems(trainval, self.val_fraction, shown(self.folder))
-        val = self._limited([name for name in trainval if name in held_out])
-        train = self._limited([name for name in trainval if name not in held_out])
+        val = self.limited([name for name in trainval if name in held_out])
+        train = self.limited([name for name in trainval if name not in held_out])
         kept, dropped = kept_and_dropped(train, self.labelled)
         return {
             "train": [train[index] for index in kept],
             "val": val,
-            "test": self._limited(test),
+            "test": self.limited(test),
             UNLABELLED: [train[index] for index in dropped] if self.unlabelled_share else [],
         }
 

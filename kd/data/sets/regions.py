@@ -18,7 +18,7 @@ def region(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     """The mask, H x W bool, of an annotation's `segmentation` in a picture of `size`, (height, width).
 
     Raises:
-        ValueError: it is none, with a reason of one line.
+        ValueError: it is not a segmentation of that size; one line says why.
     """
     if isinstance(segmentation, dict):
         return run_lengths(segmentation, size)
@@ -31,7 +31,7 @@ def region(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def polygon(points: Any, size: tuple[int, int]) -> np.ndarray:
-    """The pixels, H x W bool, whose centres lie in a polygon [x1, y1, x2, y2, ...]; raises ValueError if it is none."""
+    """The pixels, H x W bool, whose centres lie in a polygon [x1, y1, x2, y2, ...]; raises ValueError."""
     if not isinstance(points, list) or len(points) < 6 or len(points) % 2 or len(points) > 2 * MOST_POINTS:
         raise ValueError("a polygon should be [x1,y1,x2,y2,...] of three points or more")
     if not all(isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**31 for value in points):

@@ -15,8 +15,9 @@ import numpy as np
 
 from kd.data.batches.unlabelled import UNLABELLED, kept_and_dropped
 from kd.data.layout.naming import SPLITS
+from kd.data.numbers import whole_number
 from kd.data.random_streams import stream
-from kd.data.source import Source, known_split, whole_number
+from kd.data.source import Source, known_split
 from kd.system.files import json_digest
 
 #: Settings that change no sample with a mask; which samples there are is in the fingerprint by itself.
@@ -132,7 +133,7 @@ class Shapes(Source):
     @cached_property
     def _drawn(self) -> dict[str, list[tuple[str, int]]]:
         """What each sample of a split is drawn as: a training sample that loses its mask stays the same picture."""
-        numbers = {split: self._limited(range(getattr(self, split))) for split in (*SPLITS, UNLABELLED)}
+        numbers = {split: self.limited(range(getattr(self, split))) for split in (*SPLITS, UNLABELLED)}
         drawn = {split: [(split, index) for index in indices] for split, indices in numbers.items()}
         train = drawn["train"]
         kept, dropped = kept_and_dropped([f"train_{index:05d}" for _, index in train], self.labelled)

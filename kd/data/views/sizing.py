@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kd.data.files.decode import height_width, resized_image, resized_labels
+from kd.data.numbers import is_number
 
 FITS = ("resize", "letterbox", "crop")
 LEAST_SCALE, MOST_SCALE = 1 / 64, 64.0
@@ -41,11 +42,11 @@ class Sizing:
     def __post_init__(self) -> None:
         if self.fit not in FITS:
             raise ValueError(f"fit must be one of {', '.join(FITS)}, but got {self.fit!r}")
-        if not _is_number(self.scale) or not LEAST_SCALE <= self.scale <= MOST_SCALE:
+        if not is_number(self.scale) or not LEAST_SCALE <= self.scale <= MOST_SCALE:
             raise ValueError(f"scale must be a number from 1/64 to 64, but got {self.scale!r}")
         if self.scale != 1 and self.fit != "crop":
             raise ValueError(f"scale={self.scale:g} needs fit=crop: with fit={self.fit} image_size says the size")
-        if not _is_number(self.window_overlap) or not 0 <= self.window_overlap <= 0.9:
+        if not is_number(self.window_overlap) or not 0 <= self.window_overlap <= 0.9:
             raise ValueError(f"window_overlap must be a share from 0 to 0.9, but got {self.window_overlap!r}")
 
     @property
@@ -113,7 +114,3 @@ def _factor(own: tuple[int, int], size: tuple[int, int]) -> float:
 
 def _times(own: tuple[int, int], factor: float) -> tuple[int, int]:
     return max(1, round(own[0] * factor)), max(1, round(own[1] * factor))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

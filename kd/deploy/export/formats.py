@@ -181,8 +181,7 @@ def _sample(data: Source, split: str, index: int) -> np.ndarray:
     """One image of the data as its network takes it, channels x H x W: of pictures of their own sizes, the middle."""
     image, (height, width) = data.read(split, index)[0], data.image_size
     middle = cut(image, ((image.shape[0] - height) // 2, (image.shape[1] - width) // 2), data.image_size, 0)
-    image = np.ascontiguousarray(middle.transpose(2, 0, 1))
-    return image.astype(np.float32) if data.pixels.deep else image
+    return data.pixels.taken(np.ascontiguousarray(middle.transpose(2, 0, 1)))
 
 
 def pictures(

@@ -21,7 +21,8 @@ from waiting import until
 from kd.config.compose import compose
 from kd.config.read import read
 from kd.data import Folder, Shapes
-from kd.data.batches.loading import Batch, EvalLoader, Loading, TrainLoader
+from kd.data.batches.batch import Batch
+from kd.data.batches.loading import EvalLoader, Loading, TrainLoader
 from kd.data.views.augmentation import Augmentation
 from kd.distillation.logit_cache import LogitCache
 from kd.errors import ConfigError, DataError

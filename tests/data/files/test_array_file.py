@@ -1,4 +1,4 @@
-"""Arrays come out as they were saved, and nothing that is no picture is read, or unpickled."""
+"""Arrays come out as they were saved; only pictures are read, and nothing is unpickled."""
 
 import numpy as np
 import pytest

@@ -17,7 +17,7 @@ from traps import MARK, Trap, old_trap, trap
 
 from kd.config.compose import compose, plain
 from kd.config.read import checked
-from kd.data.batches.loading import Batch
+from kd.data.batches.batch import Batch
 from kd.distillation.foreign.files import find
 from kd.distillation.foreign.network import Foreign
 from kd.distillation.teacher import CachedTeacher, LiveTeacher
