@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
+import mlflow_tables
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -14,6 +15,12 @@ settings.load_profile("any speed")
 
 #: The files with the longest trainings: started first, so that no worker is left alone with them at the end.
 LONGEST = ["test_study_launchers", "test_sweep", "test_crash", "test_study_postgres", "test_distil"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if folder := mlflow_tables.share():
+        config.add_cleanup(folder.cleanup)
+    mlflow_tables.reuse()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

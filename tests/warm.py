@@ -1,5 +1,6 @@
 """Imported by the process that `program` forks from: what every fork would otherwise do again, for half its time."""
 
+import mlflow_tables
 import torch
 
 import kd.cli.train
@@ -11,6 +12,7 @@ from kd.config.transforms import build_transforms
 from kd.networks.build import build
 from kd.networks.cost import macs
 
+mlflow_tables.reuse()
 torch.set_num_threads(1)  # threads do not survive a fork
 settings = read(compose(["backbone=tiny", "data=shapes"]))
 build_transforms(settings.augment.transforms)
