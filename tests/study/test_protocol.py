@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import program
@@ -104,18 +105,32 @@ def test_a_step_that_fails_ends_the_command_as_it_ended(monkeypatch):
     assert end.value.code == 2
 
 
-@pytest.fixture
-def steps(monkeypatch, root):
-    """The commands that ran, in a fork instead of a new interpreter."""
-    ran = []
+def forked(ran: list[list[str]], root: Path):
+    """A step in a fork instead of a new interpreter, which adds its command to `ran`."""
 
     def step(title, arguments):
         ran.append(arguments)
         done = program.train(root, *arguments)
         assert done.returncode == 0, done.stderr
 
-    monkeypatch.setattr(protocol, "_step", step)
-    return ran
+    return step
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """`kd verdict` with two seeds: its root, and how to ask again with other options."""
+    root = tmp_path_factory.mktemp("judged")
+    asked = ["verdict", "--trials", "2", "--price", "20", *TINY, *bright_squares(root / "squares")]
+    ran: list[list[str]] = []
+
+    def ask(*more):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KD_ROOT", str(root))
+            patch.setattr(protocol, "_step", forked(ran, root))
+            main([*asked, *more])
+
+    ask("--seeds", "2")
+    return SimpleNamespace(root=root, ran=ran, ask=ask)
 
 
 def written(root) -> dict:
@@ -123,29 +138,26 @@ def written(root) -> dict:
     return {path: path.stat().st_mtime_ns for path in root.glob("runs/studies/*/*/summary.json")}
 
 
-def test_one_command_runs_the_protocol_and_more_seeds_continue_it(steps, root, capsys):
-    asked = ["verdict", "--trials", "2", "--price", "20", *TINY, *bright_squares(root / "squares")]
-    main([*asked, "--seeds", "2"])
+def test_one_command_runs_the_protocol_and_more_seeds_continue_it(judged, capsys):
+    runs, steps = written(judged.root), len(judged.ran)
+    judged.ask("--seeds", "2")  # nothing is left to train, and the answer is given again
     first = capsys.readouterr().out
+    assert written(judged.root) == runs
     assert re.search(
         r"^verdict  (helped|did not help|cannot tell): test/iou/foreground .*2 paired seeds", first, re.MULTILINE
     )
     assert re.search(r"^price    \d\.\d full trainings \(\d+ epochs; and 2 of the teacher, once\)", first, re.MULTILINE)
     assert "differs" not in first
-    runs = written(root)
-    main([*asked, "--seeds", "3"])
-    second = capsys.readouterr().out
-    assert "3 paired seeds" in second
-    assert (
-        runs.items() <= {path: path.stat().st_mtime_ns for path in root.glob("runs/studies/*/*/summary.json")}.items()
-    )
-    assert len(steps) == 8
-    assert len([*root.glob("runs/teachers/*/summary.json")]) == 1  # whatever the trials search
+    judged.ask("--seeds", "3")
+    assert "3 paired seeds" in capsys.readouterr().out
+    assert runs.items() < written(judged.root).items()
+    assert len(judged.ran) == 3 * steps == 12
+    assert len([*judged.root.glob("runs/teachers/*/summary.json")]) == 1  # whatever the trials search
 
 
-def test_an_arm_that_learnt_nothing_has_no_verdict(steps, monkeypatch, capsys):
+def test_an_arm_that_learnt_nothing_has_no_verdict(judged, monkeypatch, capsys):
     monkeypatch.setattr(protocol.show, "useless", lambda results: "there is no winner")
     monkeypatch.setattr(sys, "argv", ["kd"])
     with pytest.raises(SystemExit):
-        main(["verdict", "--trials", "2", "--seeds", "2", "--price", "20", *TINY])
+        judged.ask("--seeds", "2")
     assert "study verdict-distilled: there is no winner" in capsys.readouterr().err
