@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.screen import known
+from benchmarks.screen import known, row
 from kd.config.compose import PROJECT
 from kd.study.comparison import Spread
 
@@ -27,7 +27,7 @@ PLAN = [
     "data=folder", "data.image_size=[96,96]", "backbone=mobile_from_lite2", "loss=hard_only", "unfreeze=all",
     "optimizer.encoder_lr_scale=1.0", "trainer.epochs=20", "augment.views=10", "tracking=none", "pictures=false",
 ]  # fmt: skip
-ARMS = {"resize": "squeezed", "letterbox": "letterboxed", "crop": "crops"}
+FITS = ("resize", "letterbox", "crop")
 
 
 def run(place: str, fit: str, seed: int) -> dict[str, Any]:
@@ -44,18 +44,14 @@ def run(place: str, fit: str, seed: int) -> dict[str, Any]:
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """A row for each fit: mIoU on test at native resolution, and the gain over squeezed pictures, paired by seed."""
-    spreads = {fit: Spread({e["seed"]: e["native"]["test/miou"] for e in lines if e["fit"] == fit}) for fit in ARMS}
+    spreads = {fit: Spread({e["seed"]: e["native"]["test/miou"] for e in lines if e["fit"] == fit}) for fit in FITS}
     rows = [
         "| `data.fit` | seeds | mIoU on test, native size | gain over `resize`, 95 % interval |",
         "|---|---:|---:|---:|",
     ]
     for fit, spread in spreads.items():
         if spread.by_seed:
-            deviation = f" ± {spread.deviation:.4f}" if spread.deviation is not None else ""
-            gain = spread.minus(spreads["resize"])
-            low, high = gain.interval or (float("nan"), float("nan"))
-            shown = "" if fit == "resize" else f"{gain.mean:+.4f} ({low:+.4f} to {high:+.4f})"
-            rows.append(f"| {fit} | {len(spread.by_seed)} | {spread.mean:.4f}{deviation} | {shown} |")
+            rows.append(f"| {row(f'`{fit}`', spread, None if fit == 'resize' else spreads['resize'])} |")
     return "\n".join(rows) + "\n"
 
 
@@ -66,7 +62,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     done = {(line["fit"], line["seed"]) for line in known(FILE)}
-    wanted = [] if arguments.table else [(fit, seed) for seed in range(arguments.seeds) for fit in ARMS]
+    wanted = [] if arguments.table else [(fit, seed) for seed in range(arguments.seeds) for fit in FITS]
     for fit, seed in wanted:
         if (fit, seed) not in done:
             line = run(arguments.place, fit, seed)

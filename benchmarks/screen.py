@@ -119,18 +119,19 @@ def table(lines: Sequence[Mapping[str, Any]], least: int = 1) -> str:
         spreads = {arm: _spread(lines, data, arm) for arm in ARMS}
         for arm, spread in spreads.items():
             if len(spread.by_seed) >= least:
-                rows.append(f"| {data} | {_row(arm, spread, spreads[_reference(arm)])} |")
+                reference = None if arm == _reference(arm) else spreads[_reference(arm)]
+                rows.append(f"| {data} | {row(LABELS.get(arm, f'`loss={arm}`'), spread, reference)} |")
         figures = (line.get("teacher", {}).get("test/miou") for line in lines if line["data"] == data)
         if teachers := [figure for figure in figures if figure is not None]:
             rows.append(f"| {data} | *the teacher* | | {max(teachers):.4f} | |")
     return "\n".join(rows)
 
 
-def _row(arm: str, spread: Spread, reference: Spread) -> str:
+def row(name: str, spread: Spread, reference: Spread | None) -> str:
+    """What was reached over how many seeds, and the gain over a reference with the same seeds, if there is one."""
     deviation = f" ± {spread.deviation:.4f}" if spread.deviation is not None else ""
-    gain = spread.minus(reference)
-    shown = "" if arm == _reference(arm) or not gain.by_seed else _gain(gain)
-    name = LABELS.get(arm, f"`loss={arm}`")
+    gain = spread.minus(reference) if reference else None
+    shown = _gain(gain) if gain and gain.by_seed else ""
     return f"{name} | {len(spread.by_seed)} | {spread.mean:.4f}{deviation} | {shown}"
 
 

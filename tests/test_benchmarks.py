@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench, crowd, machine, report, screen, terms
+from benchmarks import bench, crowd, fit, machine, report, screen, terms
 from benchmarks.case import QUICK, Case, folder_of
 from benchmarks.elsewhere import elsewhere
 from benchmarks.hand_written import Loop, total_loss
@@ -264,6 +264,7 @@ def test_the_readme_says_what_was_measured():
     figures = report.in_readme(json.loads(bench.RESULTS.read_text()))
     assert report.between("speed").findall(bench.README.read_text()) == [figures]
     assert report.between("screen").findall(bench.README.read_text()) == [screen.in_readme(screen.known(screen.FILE))]
+    assert report.between("fit").findall(fit.PAGE.read_text()) == [fit.table(screen.known(fit.FILE))]
 
 
 @pytest.mark.slow

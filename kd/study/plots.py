@@ -1,14 +1,14 @@
 """A study as pictures, in the style of a run's: each function draws one PNG from the trials."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from kd.run.plots import GREY, STUDENT, TEACHER, WARM, save
@@ -34,6 +34,11 @@ def _canvas(columns: int = 1, height: float = 4.2) -> tuple[Figure, list[Axes]]:
     return figure, list(axes.flat)
 
 
+def _legend(ax: Axes) -> None:
+    """Above the axes: no place inside is free for certain, and among thousands of lines the search takes minutes."""
+    ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=4)
+
+
 def history(results: Results, path: Path) -> None:
     """The objective of every trial in order, and the best so far."""
     objective, (figure, (ax,)) = _objective(results), _canvas()
@@ -47,7 +52,7 @@ def history(results: Results, path: Path) -> None:
     ax.step(numbers, _best_so_far(results), where="post", color=TEACHER, linewidth=1.5, label="best so far")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="trial", ylabel=objective)
-    ax.legend(frameon=False, fontsize=8)
+    _legend(ax)
     save(figure, path)
 
 
@@ -69,20 +74,33 @@ def _last(trial: FrozenTrial) -> float | None:
 def curves(results: Results, path: Path) -> None:
     """What every trial reported after each epoch; the best trial is thick."""
     figure, (ax,) = _canvas()
-    best, titled = results.best[0].number if results.best else None, set()
-    for trial in results.trials:
-        if trial.intermediate_values:
-            colour, title = STATES.get(trial.state, (GREY, "waiting"))
-            thick = trial.number == best
-            label = f"trial {best}, the best" if thick else None if title in titled else title
-            titled |= set() if thick else {title}
-            points = sorted(trial.intermediate_values.items())
-            ax.plot(*zip(*points, strict=True), color=TEACHER if thick else colour, label=label, marker=".",
-                    linewidth=2.4 if thick else 0.9, alpha=1 if thick else 0.7, zorder=3 if thick else 2)  # fmt: skip
+    best = results.best[0].number if results.best else None
+    for state in dict.fromkeys(trial.state for trial in results.trials):
+        reported = [
+            trial.intermediate_values for trial in results.trials if trial.state == state and trial.number != best
+        ]
+        colour, title = STATES.get(state, (GREY, "waiting"))
+        if points := _apart(sorted(values.items()) for values in reported if values):
+            ax.plot(
+                *zip(*points, strict=True),
+                color=colour,
+                label=title,
+                marker=".",
+                linewidth=0.9,
+                alpha=max(0.1, 0.7 - len(reported) / 500),
+            )
+    if best is not None and results.best[0].intermediate_values:
+        points = sorted(results.best[0].intermediate_values.items())
+        ax.plot(*zip(*points, strict=True), color=TEACHER, label=f"trial {best}, the best", marker=".", linewidth=2.4)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="epoch", ylabel=f"{_objective(results)}, best so far")
-    ax.legend(frameon=False, fontsize=8)
+    _legend(ax)
     save(figure, path)
+
+
+def _apart(lines: Iterable[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """The points of many lines as those of one with gaps: a picture of thousands of lines takes minutes."""
+    return [point for line in lines for point in (*line, (math.nan, math.nan))][:-1]
 
 
 def slices(results: Results, path: Path) -> None:
@@ -93,9 +111,11 @@ def slices(results: Results, path: Path) -> None:
     for ax, name in zip(axes, searched, strict=True):
         found = [trial for trial in results.complete if name in trial.params]
         places = _places(ax, name, found)
-        for trial, place in zip(found, places, strict=True):
-            ax.plot(place, trial.values[0], "o", color=TEACHER if trial.number == best else STUDENT,
-                    markersize=8 if trial.number == best else 5, alpha=0.8)  # fmt: skip
+        for colour, size, shown in ((STUDENT, 5, False), (TEACHER, 8, True)):
+            chosen = [(place, trial.values[0]) for trial, place in zip(found, places, strict=True)
+                      if (trial.number == best) == shown]  # fmt: skip
+            if chosen:
+                ax.plot(*zip(*chosen, strict=True), "o", color=colour, markersize=size, alpha=0.8)
         ax.set_xlabel(name, fontsize=9)
     axes[0].set_ylabel(_objective(results))
     save(figure, path)
@@ -117,12 +137,14 @@ def _places(ax: Axes, name: str, trials: list[FrozenTrial]) -> list[float]:
         ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_locator(NullLocator())
+    elif isinstance(distribution, IntDistribution):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return [float(value) for value in values]
 
 
 def importances(results: Results, path: Path) -> None:
     """The share of the objective's variance that each parameter explains."""
-    shares = dict(reversed(results.importances().items()))
+    shares = dict(reversed(results.importances.items()))
     figure, (ax,) = _canvas(height=1.2 + 0.4 * len(shares))
     ax.barh(list(shares), list(shares.values()), color=STUDENT, height=0.6)
     for row, share in enumerate(shares.values()):
@@ -138,17 +160,17 @@ def timeline(results: Results, path: Path) -> None:
     ends = [(trial.datetime_complete or trial.datetime_start).timestamp() for trial in ran]  # type: ignore[union-attr]
     unit, title = (3600, "hours") if ends and max(ends) - min(starts) > 7200 else (60, "minutes")
     figure, (ax,) = _canvas(height=min(9.0, 1.4 + 0.16 * len(ran)))
-    titled: set[str] = set()
-    for trial, start, end in zip(ran, starts, ends, strict=True):
-        colour, name = STATES.get(trial.state, (GREY, "waiting"))
-        ax.barh(trial.number, (end - start) / unit, left=(start - min(starts)) / unit, color=colour, height=0.8,
-                label=None if name in titled else name)  # fmt: skip
-        titled.add(name)
+    for state in dict.fromkeys(trial.state for trial in ran):
+        spans = [(trial.number, (start - min(starts)) / unit, (end - start) / unit)
+                 for trial, start, end in zip(ran, starts, ends, strict=True) if trial.state == state]  # fmt: skip
+        rows, lefts, widths = zip(*spans, strict=True)
+        colour, name = STATES.get(state, (GREY, "waiting"))
+        ax.barh(rows, widths, left=lefts, color=colour, height=0.8, label=name)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.invert_yaxis()
     ax.set(xlabel=f"{title} from the first start", ylabel="trial")
-    if titled:
-        ax.legend(frameon=False, fontsize=8)
+    if ran:
+        _legend(ax)
     save(figure, path)
 
 
@@ -165,7 +187,7 @@ def front(results: Results, path: Path) -> None:
         ax.annotate(f" {trial.number}", trial.values[:2], fontsize=8)
     one, other, *_ = results.space.objectives
     ax.set(xlabel=one, ylabel=other)
-    ax.legend(frameon=False, fontsize=8)
+    _legend(ax)
     save(figure, path)
 
 

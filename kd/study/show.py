@@ -63,10 +63,12 @@ def useless(results: Results) -> str:
 
 def importances(results: Results) -> Table | None:
     """The importance of each searched parameter; None if the study is too small to estimate it."""
-    found = results.importances()
+    found = results.importances
     if not found:
         return None
-    table = Table(title="importance (share of variance, fANOVA)", title_justify="left")
+    explained, complete = len(results.explained), len(results.complete)
+    over = f" over {explained} of {complete} trials" if explained < complete else ""
+    table = Table(title=f"importance (share of variance, fANOVA{over})", title_justify="left")
     table.add_column("parameter")
     table.add_column("importance", justify="right")
     for name, share in found.items():

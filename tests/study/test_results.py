@@ -185,7 +185,7 @@ def test_a_study_without_trials_has_no_cost(storage):
 def test_the_key_that_decides_has_the_largest_importance(storage):
     grid = product((1e-4, 1e-3, 1e-2, 1e-1), SEARCHED["schedule"].choices)
     trials = [trial(-math.log10(lr), lr=lr, schedule=form) for lr, form in grid]
-    found = study(storage, *trials).importances()
+    found = study(storage, *trials).importances
     assert list(found) == ["lr", "schedule"]
     assert found["lr"] > 0.9
     assert sum(found.values()) == pytest.approx(1)
@@ -205,7 +205,7 @@ def test_the_key_that_decides_has_the_largest_importance(storage):
 )
 def test_a_study_that_is_too_small_has_no_importances(trials, more, storage):
     results = study(storage, *trials, **more)
-    assert results.importances() == {}
+    assert results.importances == {}
 
 
 @pytest.mark.parametrize(("best", "trivial"), [(0.5, 0.5), (0.4, 0.5), (0.6, None)])

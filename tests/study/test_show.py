@@ -78,6 +78,13 @@ def test_importances_are_shown_largest_first(storage):
     assert [line.split()[1] for line in lines if " lr " in line or " schedule " in line] == ["lr", "schedule"]
 
 
+def test_importances_of_many_trials_are_of_some_at_even_intervals_and_say_so(storage, monkeypatch):
+    monkeypatch.setattr("kd.study.results.MOST_EXPLAINED", 4)
+    results = study(storage, *[trial(-math.log10(lr), lr=lr) for lr in (1e-4, 1e-3, 1e-2, 1e-1) for _ in range(2)])
+    assert [found.number for found in results.explained] == [0, 2, 4, 6]
+    assert "fANOVA over 4 of 8 trials" in " ".join(shown(show.importances(results)).split())
+
+
 def test_importances_of_a_study_that_is_too_small_are_not_shown(storage):
     assert show.importances(study(storage, trial(0.1), trial(0.2), trial(0.3))) is None
 
