@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from kd.errors import shown
 from kd.report.elements import SHADES, Page
@@ -26,7 +26,8 @@ def html(page: Page) -> str:
     style = _style(page.classes())
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return _template().render(page=page, style=Markup(style), policy=Markup(policy), uri=_uri)
+    return _template().render(page=page, style=Markup(style), policy=Markup(policy), uri=_uri, printed=_printable,
+                              breakable=_breakable)  # fmt: skip
 
 
 @cache
@@ -40,6 +41,11 @@ def _template() -> Any:
 def _printable(value: Any) -> Any:
     """Escape unprintable characters in texts: control characters, and those that reverse the writing direction."""
     return shown(value, None) if type(value) is str and not value.isprintable() else value
+
+
+def _breakable(text: str) -> Markup:
+    """A text that may be broken after each dot and underscore, as in the keys of a configuration."""
+    return escape(_printable(text)).replace(".", Markup(".<wbr>")).replace("_", Markup("_<wbr>"))
 
 
 def _uri(png: bytes) -> Markup:

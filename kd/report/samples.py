@@ -158,7 +158,7 @@ def _shared(runs: Mapping[str, Run], rows: Sequence[Mapping[str, Sample]]) -> li
         return []
     note = (
         "Evenly spaced validation pictures, the same for each run. The mIoU is the student's on this picture, over the "
-        "classes that it has; five pictures are too few to choose by."
+        "classes that it has; so few pictures decide nothing."
     )
     run = runs[next(iter(rows[0]))]
     return [Text([note]), _legend(run), *(_row(runs, found) for found in rows)]

@@ -113,7 +113,8 @@ def _winner(study: Study, results: Results) -> tuple[list[Section], list[tuple[s
     if winner is None:
         return [], [], ["the winner's run: no trial is complete, or its folder is gone"]
     sections, damaged = one.sections(winner, _without_teacher(study.baseline.study if study.baseline else None))
-    sections = [replace(s, id=f"winner-{s.id}", title=f"Winner: {s.title.lower()}") for s in sections]
+    who = "Best trial" if show.useless(results) else "Winner"
+    sections = [replace(s, id=f"winner-{s.id}", title=f"{who}: {s.title.lower()}") for s in sections]
     tiles = [*one.tiles(winner), ("trials", Cell(str(len(results.trials))), "")]
     return sections, tiles, [f"the winner's run: {line}" for line in [*winner.missing, *damaged]]
 
