@@ -30,6 +30,7 @@ from kd.training.calibration import expected_error
 from kd.training.quality import SPLITS, Compared, metric_title
 
 MOST = len(ascii_uppercase)
+SHORT = 12  # characters of a digest that is only shown to be compared
 
 
 def compare(runs: Sequence[Run]) -> Page:
@@ -98,7 +99,7 @@ def _differences(runs: Letters) -> Section:
     configs = {
         letter: {
             **{key: in_short(value) for key, value in flat(run.config)},
-            "data.fingerprint": str(run.identity.get("data_fingerprint", "–")),
+            "data.fingerprint": str(run.identity.get("data_fingerprint", "–"))[:SHORT],
         }
         for letter, run in runs.items()
     }
@@ -119,7 +120,7 @@ def _differences(runs: Letters) -> Section:
         blocks.append(Folded(f"settings that do not change the result ({len(free)})", [table(free)]))
     commits = {letter: run.commit or "unknown" for letter, run in runs.items()}
     if len(set(commits.values())) > 1:
-        listed = ", ".join(f"{letter} {commit}" for letter, commit in commits.items())
+        listed = ", ".join(f"{letter} {commit[:SHORT]}" for letter, commit in commits.items())
         blocks.append(Text([f"The runs are from different commits: {listed}."], "warning"))
     return Section("differences", "Differences", blocks, blocks[:1])
 
