@@ -275,7 +275,7 @@ def _logit_counts(training_job: TrainingJob, world: World) -> dict[str, Any]:
 
 def _tags(job: Job) -> dict[str, str]:
     """Tags to filter and group runs by in MLflow."""
-    groups = {f"group.{name}": choice for name, choice in job.choices.items()}
+    groups = {f"group.{name}": choice for name, choice in job.choices.items() if choice not in ("None", "null")}
     return {"role": "student", "run_folder": str(job.folder), **groups}
 
 

@@ -1,7 +1,10 @@
 """Files that a run writes for its report, besides summary and metrics.
 
-evidence.json           how many masks made the trivial baseline, the worst and best samples by name, memory
-evidence.safetensors    confusion matrices, calibration, a score per image, pictures of the worst and best samples
+evidence.json           how many masks made the trivial baseline, the samples that are shown by name, memory
+evidence.safetensors    confusion matrices, calibration, a score per image, pictures of the samples that are shown
+
+These are the worst and the best of the validation split, and evenly spaced ones: the same for every run on the same
+data, so that a report can set several runs side by side.
 
 The trivial baseline predicts, at each pixel, the label that training masks have there most often, whatever the image. A
 network that does not beat it has learnt nothing from pixels.
@@ -30,6 +33,7 @@ from kd.training.evaluation import Labels
 
 MASKS = 512  # training masks, at most, that the trivial baseline is computed from
 SHOWN = 3  # worst and best samples, of each
+SPACED = 5  # evenly spaced samples, which are in predictions.png, too
 SIDE = 256  # pixels of their pictures at most, so that a report can be mailed
 
 
@@ -80,8 +84,8 @@ def _facts(context: RunContext, samples: list[dict[str, Any]]) -> dict[str, Any]
 
 
 def _samples(context: RunContext, scores: Tensor, labels: Labels, teacher: Labels | None) -> Iterator[dict[str, Any]]:
-    """The validation samples with the student's worst and best scores, each with its pictures."""
-    for end, indices in worst_and_best(scores).items():
+    """The validation samples with the student's worst and best scores, and evenly spaced ones, with their pictures."""
+    for end, indices in {**worst_and_best(scores), "even": spaced(len(labels), SPACED)}.items():
         for index in indices:
             pictures, name = sample(context, index, labels, teacher), context.data.name("val", index)
             yield {"end": end, "index": index, "name": name, "miou": float(scores[index]), "pictures": pictures}
@@ -133,7 +137,7 @@ def thumbnail(picture: np.ndarray) -> Tensor:
     if scale < 1:
         to = max(1, round(height * scale)), max(1, round(width * scale))
         picture = resized_image(picture, to) if picture.ndim == 3 else resized_labels(picture, to)
-    return torch.from_numpy(np.ascontiguousarray(picture))
+    return torch.tensor(picture)  # a copy: no two tensors of a file may share memory
 
 
 def baseline_metrics(diagnostics: Mapping[str, Diagnostics], class_names: Sequence[str]) -> dict[str, float | None]:

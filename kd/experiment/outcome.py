@@ -11,7 +11,7 @@ from kd.data.source import spaced
 from kd.errors import shown
 from kd.experiment.context import RunContext
 from kd.experiment.evaluator import Evaluator, measure
-from kd.experiment.evidence import baseline_metrics, sample, student_diagnostics, thumbnail, write_evidence
+from kd.experiment.evidence import SPACED, baseline_metrics, sample, student_diagnostics, thumbnail, write_evidence
 from kd.experiment.measured_teacher import MeasuredTeacher
 from kd.networks import saved
 from kd.plan.timeline import Timeline
@@ -22,7 +22,6 @@ from kd.training.evaluation import Labels
 from kd.training.quality import SPLITS, Compared, quality_metrics
 
 COMPILED = 0.002  # by which mIoU may differ between a compiled network and the same as it is: bf16 rounds elsewhere
-SAMPLES = 5  # in predictions.png, evenly spaced over the validation split
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ def _draw_predictions(context: RunContext, folder: RunFolder, teacher: MeasuredT
                       scores: Sequence[Tensor]) -> None:  # fmt: skip
     """Draw validation images with predictions; the student's `labels` and, by batch, `scores` (mIoU) are over all."""
     teacher_labels = teacher.labels if teacher else None
-    chosen, by_picture = spaced(len(labels), SAMPLES), torch.cat(list(scores))
+    chosen, by_picture = spaced(len(labels), SPACED), torch.cat(list(scores))
     samples: list[dict[str, Any]] = [sample(context, index, labels, teacher_labels) for index in chosen]
     if context.data.sizing.crops:
         samples = [{name: thumbnail(each).numpy() for name, each in found.items()} for found in samples]

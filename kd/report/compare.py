@@ -16,27 +16,39 @@ from kd.report.elements import (
     Section,
     Table,
     Text,
-    barred,
     facts,
     figure,
     row,
 )
-from kd.report.outcome import side_by_side
+from kd.report.outcome import class_tables, side_by_side
 from kd.report.run import in_short
 from kd.report.run_files import DAMAGES, Run
+from kd.report.samples import shared_predictions
 from kd.settings import changes_no_result, flat
 from kd.system.installation import train_command
 from kd.training.calibration import expected_error
 from kd.training.quality import SPLITS, Compared, metric_title
 
 MOST = len(ascii_uppercase)
+SHORT = 12  # characters of a digest that is only shown to be compared
 
 
 def compare(runs: Sequence[Run]) -> Page:
     """Page of two or more runs."""
     letters = dict(zip(ascii_uppercase, runs, strict=False))
     sections, missing = [], [f"{letter}: {line}" for letter, run in letters.items() for line in run.missing]
-    for part in (_runs, _outcome, _differences, _curves, _results, _per_class, _calibration, _cost, _reproduce):
+    for part in (
+        _runs,
+        _outcome,
+        _differences,
+        _curves,
+        _results,
+        _per_class,
+        shared_predictions,
+        _calibration,
+        _cost,
+        _reproduce,
+    ):
         try:
             section = part(letters)
         except DAMAGES as error:
@@ -87,7 +99,7 @@ def _differences(runs: Letters) -> Section:
     configs = {
         letter: {
             **{key: in_short(value) for key, value in flat(run.config)},
-            "data.fingerprint": str(run.identity.get("data_fingerprint", "–")),
+            "data.fingerprint": str(run.identity.get("data_fingerprint", "–"))[:SHORT],
         }
         for letter, run in runs.items()
     }
@@ -108,7 +120,7 @@ def _differences(runs: Letters) -> Section:
         blocks.append(Folded(f"settings that do not change the result ({len(free)})", [table(free)]))
     commits = {letter: run.commit or "unknown" for letter, run in runs.items()}
     if len(set(commits.values())) > 1:
-        listed = ", ".join(f"{letter} {commit}" for letter, commit in commits.items())
+        listed = ", ".join(f"{letter} {commit[:SHORT]}" for letter, commit in commits.items())
         blocks.append(Text([f"The runs are from different commits: {listed}."], "warning"))
     return Section("differences", "Differences", blocks, blocks[:1])
 
@@ -131,40 +143,33 @@ def _curves(runs: Letters) -> Section | None:
 
 
 def _results(runs: Letters) -> Section | None:
+    """The students first, which the page is about, then their teachers and the trivial baseline."""
     columns: dict[str, Any] = {}
     keys: dict[str, str] = {}
-    for letter, run in runs.items():
-        title = f"{letter}, without a teacher" if run.learns_alone else f"{letter}, student"
-        for name, figures, key in ((f"{letter}, teacher", run.teacher, "teacher"), (title, run.student, "student")):
+    for key in ("student", "teacher"):
+        for letter, run in runs.items():
+            figures: Any = getattr(run, key)
+            title = f"{letter}, {'without a teacher' if run.learns_alone else key}"
             if figures:
-                columns[name], keys[name] = figures, f"{letter}.{key}"
+                columns[title], keys[title] = figures, f"{letter}.{key}"
     baseline = next((run.baseline for run in runs.values() if run.baseline), None)
     if baseline:
         columns["trivial baseline"] = baseline
     if not columns:
         return None
-    names = [*dict.fromkeys(name for run in runs.values() for name in run.class_names)]
-    table = side_by_side(columns, names, keys)
+    table = side_by_side(columns, _class_names(runs), keys)
     note = "One run is one seed: differences smaller than those between seeds mean nothing."
     return Section("results", "Results", [table, Text([note])], [table])
 
 
+def _class_names(runs: Letters) -> list[str]:
+    return [*dict.fromkeys(name for run in runs.values() for name in run.class_names)]
+
+
 def _per_class(runs: Letters) -> Section | None:
-    columns = [
-        (f"{letter}, {split}", run, split, f"{letter}.student.")
-        for split in SPLITS
-        for letter, run in runs.items()
-        if any(name.startswith(f"{split}/iou/") for name in run.student)
-    ]
-    names = dict.fromkeys(name for run in runs.values() for name in run.class_names)
-    if not columns:
-        return None
-    rows = [
-        [Cell(name, swatch=number), *(barred(figure(run.student.get(f"{split}/iou/{name}"), f"{key}{split}/iou/{name}"))
-                                      for _, run, split, key in columns)]
-        for number, name in enumerate(names)
-    ]  # fmt: skip
-    return Section("per-class", "Per class", [Table(["IoU, student", *(title for title, *_ in columns)], rows)])
+    columns = {f"{letter}, student": (f"{letter}.student", run.student) for letter, run in runs.items()}
+    tables = class_tables(_class_names(runs), columns)
+    return Section("per-class", "Per class", tables) if tables else None
 
 
 def _calibration(runs: Letters) -> Section | None:

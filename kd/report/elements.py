@@ -91,10 +91,11 @@ class Strip:
 
 @dataclass(frozen=True)
 class Legend:
-    """Class names with their colours."""
+    """Class names with their colours, and names of `kd.run.predictions.error_colours`."""
 
     kind: ClassVar[str] = "legend"
     names: Sequence[str]
+    errors: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

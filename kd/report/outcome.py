@@ -1,4 +1,4 @@
-"""Results of a run as sections: its figures, per class, learning curves, worst and best predictions."""
+"""Results of a run as sections: its figures, per class, learning curves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,10 +11,8 @@ from kd.report.elements import (
     Cell,
     Facts,
     Folded,
-    Legend,
     Picture,
     Section,
-    Strip,
     Table,
     Text,
     barred,
@@ -101,19 +99,30 @@ def facts_of_best(run: Run) -> Facts:
 
 def per_class(run: Run) -> Section | None:
     """IoU of each class, of teacher, student and trivial baseline."""
-    columns = [(f"{who}, {split}", who, figures, split)
-               for split in SPLITS
-               for who, figures in (("teacher", run.teacher), ("student", run.student), ("baseline", run.baseline))
-               if any(name.startswith(f"{split}/iou/") for name in figures)]  # fmt: skip
-    if not columns:
-        return None
-    rows = []
-    for number, name in enumerate(run.class_names):
-        cells = [barred(figure(figures.get(f"{split}/iou/{name}"), f"{who}.{split}/iou/{name}"))
-                 for _, who, figures, split in columns]  # fmt: skip
-        rows.append([Cell(name, swatch=number), *cells])
+    columns = {"teacher": ("teacher", run.teacher), "student": ("student", run.student),
+               "trivial baseline": ("baseline", run.baseline)}  # fmt: skip
+    tables = class_tables(run.class_names, columns)
     note = "IoU of each class over all pixels of the split; – if the class is neither present nor predicted."
-    return Section("per-class", "Per class", [Table(["IoU", *(title for title, *_ in columns)], rows), Text([note])])
+    return Section("per-class", "Per class", [*tables, Text([note])]) if tables else None
+
+
+def class_tables(names: Sequence[str], columns: Mapping[str, tuple[str, Mapping[str, Any]]]) -> list[Any]:
+    """A table per split of each class's IoU, the test split first and the other folded; empty without any figure.
+
+    `columns` has figures by title, each with the first part of their names in files.
+    """
+    tables = []
+    for split in sorted(SPLITS, key=lambda each: each != "test"):
+        there = {title: column for title, column in columns.items()
+                 if any(name.startswith(f"{split}/iou/") for name in column[1])}  # fmt: skip
+        rows = [
+            [Cell(name, swatch=number), *(barred(figure(figures.get(key := f"{split}/iou/{name}"), f"{who}.{key}"))
+                                          for who, figures in there.values())]
+            for number, name in enumerate(names)
+        ]  # fmt: skip
+        if there:
+            tables.append((SPLITS[split], Table([f"IoU, {SPLITS[split]}", *there], rows)))
+    return [table if number == 0 else Folded(split, [table]) for number, (split, table) in enumerate(tables)]
 
 
 def curves(run: Run) -> Section | None:
@@ -136,25 +145,3 @@ def curves(run: Run) -> Section | None:
     caption = f"Losses and quality by epoch. Grey lines: an encoder block is unfrozen. Unfrozen blocks: {listed}."
     shown = Picture(picture, "losses and validation figures over epochs", caption)
     return Section("curves", "Learning curves", [shown])
-
-
-def predictions(run: Run) -> Section | None:
-    """The validation images with the lowest and highest mean IoU, with truth and predictions."""
-    names, void = run.class_names, run.evidence.get("ignore_index")
-    blocks: list[Any] = []
-    for number, sample in enumerate(run.evidence.get("samples") or []):
-        prefix = f"sample/{number}/"
-        tensors = {name.removeprefix(prefix): t for name, t in run.seen.items() if name.startswith(prefix)}
-        if tensors:
-            title = f"{sample['end']}: {sample['name']}, mIoU {sample['miou']:.4f} over its own classes"
-            blocks.append(Strip(title, pictures.panels(tensors, len(names), void)))
-    even = run.picture("predictions.png")
-    if even:
-        shown = Picture(
-            even, "image, truth, teacher, student and errors of samples", "Image, truth, predictions, errors."
-        )
-        blocks.append(Folded("evenly spaced samples of the validation split", [shown]) if blocks else shown)
-    if not blocks:
-        return None
-    note = "The validation images with the student's lowest and highest mean IoU, with truth and predictions."
-    return Section("predictions", "Predictions", [Text([note]), Legend(names), *blocks])

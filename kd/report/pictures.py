@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from kd.run.plots import GREY, STUDENT, TEACHER, WARM
-from kd.run.predictions import class_colours, panel
+from kd.run.predictions import class_colours, coloured, greyed, panel, with_errors
 from kd.training.calibration import BINS, expected_error
 
 WHOSE = {"teacher": TEACHER, "student": STUDENT}
@@ -107,16 +107,33 @@ def _overlay(ax: Axes, number: int, label: str, records: Sequence[Mapping[str, A
     ax.plot([x for x, _ in points], [y for _, y in points], dashes, color=colour, label=label, linewidth=1.5, **style)
 
 
-def panels(sample: Mapping[str, Tensor], labels: int, ignore_index: int | None) -> list[tuple[str, bytes]]:
+def panels(sample: Mapping[str, np.ndarray], labels: int, ignore_index: int | None) -> list[tuple[str, bytes]]:
     """The pictures of one sample: image, truth, teacher (if any), student, and the student's errors."""
-    arrays = {name: tensor.numpy() for name, tensor in sample.items()}
-    shapes = {array.shape[:2] for array in arrays.values()}
-    if len(shapes) != 1 or any(array.dtype != np.uint8 for array in arrays.values()):
-        raise ValueError("the pictures of a sample differ in size")
-    titles = ["image", "truth", *(["teacher"] if "teacher" in arrays else []), "student", "where the student is wrong"]
+    titles = ["image", "truth", *(["teacher"] if "teacher" in sample else []), "student", "where the student is wrong"]
     colours = class_colours(labels)
     named = {titles[-1]: "the student's errors"}
-    return [(named.get(each, each), _picture(panel(each, arrays, colours, ignore_index))) for each in titles]
+    return [(named.get(each, each), _picture(panel(each, sample, colours, ignore_index))) for each in titles]
+
+
+def compared(
+    sample: Mapping[str, np.ndarray], students: Mapping[str, tuple[str, np.ndarray]], labels: int,
+    ignore_index: int | None,
+) -> list[tuple[str, bytes]]:  # fmt: skip
+    """The pictures of one sample and of several students by name, each as its score and its labels (H x W uint8).
+
+    Image and truth, then each student's labels. For two classes these have what it missed and what it invented in them;
+    for more, where any colour means a class, its errors stand beside them.
+    """
+    colours, image, truth = class_colours(labels), sample["image"], sample["truth"]
+    found = [(each, panel(each, sample, colours, ignore_index)) for each in ("image", "truth")]
+    for name, (score, predicted) in students.items():
+        shown, title = coloured(predicted, colours), f"{name}, {score}"
+        if labels == 2:
+            found.append((title, with_errors(shown, predicted, truth, labels, ignore_index)))
+        else:
+            wrong = with_errors(greyed(image), predicted, truth, labels, ignore_index)
+            found += [(title, shown), (f"{name}'s errors", wrong)]
+    return [(title, _picture(pixels)) for title, pixels in found]
 
 
 def _picture(pixels: np.ndarray) -> bytes:

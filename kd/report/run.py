@@ -10,11 +10,12 @@ from kd.config.read import block_count, checked
 from kd.errors import UserError, one_line
 from kd.report import pictures
 from kd.report.elements import Cell, Code, Folded, Picture, Section, Text, facts, figure
-from kd.report.outcome import Others, curves, per_class, predictions, results
+from kd.report.outcome import Others, curves, per_class, results
 from kd.report.reliability import agreement, calibration, confusion
 from kd.report.run_files import DAMAGES, Run
+from kd.report.samples import predictions
 from kd.run import plots
-from kd.settings import flat
+from kd.settings import LossSettings, flat
 from kd.system.installation import train_command
 from kd.system.untrusted import mapping_at
 from kd.training.quality import metric_title, quality_metrics
@@ -113,10 +114,19 @@ def _experiment(run: Run) -> list[tuple[str, Any]]:
         ("training pictures", _pictures(mapping_at(run.identity, "pictures"))),
         ("temperature", None if run.learns_alone else group("schedule")),
         ("unfreezing", group("unfreeze")),
-        ("loss", group("loss")),
+        ("loss", _loss(mapping_at(config, "loss")) or group("loss")),
         ("optimiser", group("optimizer")),
         ("seed", in_short(config["seed"]) if "seed" in config else None),
     ]
+
+
+def _loss(options: Mapping[str, Any]) -> str:
+    """The terms with their weights; empty if they are damaged."""
+    try:
+        weights = LossSettings(**options).weights
+    except DAMAGES:
+        return ""
+    return " + ".join(f"{weight:g} {term}" for term, weight in weights.items() if weight)
 
 
 def _pictures(counts: Mapping[str, Any]) -> str | None:

@@ -113,7 +113,8 @@ def _winner(study: Study, results: Results) -> tuple[list[Section], list[tuple[s
     if winner is None:
         return [], [], ["the winner's run: no trial is complete, or its folder is gone"]
     sections, damaged = one.sections(winner, _without_teacher(study.baseline.study if study.baseline else None))
-    sections = [replace(s, id=f"winner-{s.id}", title=f"Winner: {s.title.lower()}") for s in sections]
+    who = "Best trial" if show.useless(results) else "Winner"
+    sections = [replace(s, id=f"winner-{s.id}", title=f"{who}: {s.title.lower()}") for s in sections]
     tiles = [*one.tiles(winner), ("trials", Cell(str(len(results.trials))), "")]
     return sections, tiles, [f"the winner's run: {line}" for line in [*winner.missing, *damaged]]
 
@@ -124,7 +125,8 @@ def _subtitle(results: Results) -> str:
     number = results.best[0].number
     if len(results.space.objectives) > 1:
         return f"Pareto front of {len(results.best)} trials; trial {number} is shown in full"
-    return f"the winner is trial {number}, shown in full below"
+    best = "there is no winner; the best is" if show.useless(results) else "the winner is"
+    return f"{best} trial {number}, shown in full below"
 
 
 def _question(results: Results) -> Section:
@@ -134,8 +136,8 @@ def _question(results: Results) -> Section:
     goals = ", ".join(f"{name} ({direction})" for name, direction in space.objectives.items())
     fixed = " ".join(space.fixed) or None
     shown = facts([("objective", goals), ("fixed", fixed)])
-    searched = [row(name, describe(distribution)) for name, distribution in space.searched.items()]
-    return Section("question", "Question", [*blocks, shown, Table(["searched", "range"], searched)], [shown])
+    searched = facts([(name, describe(distribution)) for name, distribution in space.searched.items()])
+    return Section("question", "Question", [*blocks, shown, Text(["Searched:"]), searched], [shown])
 
 
 def _shipped(name: str) -> list[str]:

@@ -28,8 +28,7 @@ def draw_predictions(
     """
     taught = ["teacher"] if "teacher" in samples[0] else []
     titles = ["image", "truth", *taught, "student", ERRORS]
-    errors = {"missed": MISSED, "invented": INVENTED} if len(class_names) == 2 else {"wrong": MISSED}
-    figure = _figure(samples, titles, class_names, ignore_index, errors)
+    figure = _figure(samples, titles, class_names, ignore_index, error_colours(len(class_names)))
     if measured_at:
         figure.legends[0].set_title(f"at {measured_at}", FontProperties(size=8))
     save(figure, path)
@@ -87,21 +86,38 @@ def class_colours(count: int) -> np.ndarray:
     return np.concatenate([[[40, 40, 48]], repeated]).astype(np.uint8)[:count]
 
 
-def panel(title: str, sample: Mapping[str, np.ndarray], colours: np.ndarray, ignore_index: int | None) -> np.ndarray:
-    """One picture of `draw_predictions`, H x W x 3 uint8: the image, labels by name, or the student's errors.
+def error_colours(classes: int) -> dict[str, tuple[int, int, int]]:
+    """The colours of wrong pixels by their names; for two classes, what was missed and what was invented differ."""
+    return {"missed": MISSED, "invented": INVENTED} if classes == 2 else {"wrong": MISSED}
 
-    For two classes, foreground that the student missed and that it invented differ in colour.
-    """
+
+def panel(title: str, sample: Mapping[str, np.ndarray], colours: np.ndarray, ignore_index: int | None) -> np.ndarray:
+    """One picture of `draw_predictions`, H x W x 3 uint8: the image, labels by name, or the student's errors."""
     if title == "image":
         return sample["image"]
-    truth = sample["truth"]
-    void = np.zeros_like(truth, bool) if ignore_index is None else truth == ignore_index
     if title.startswith("where"):
-        wrong = (sample["student"] != truth) & ~void
-        invented = wrong & (truth == 0) & (len(colours) == 2)
-        grey = sample["image"].mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.6 + 80
-        marked = np.where(wrong[..., None], MISSED, grey)
-        return np.where(invented[..., None], INVENTED, marked).astype(np.uint8)
+        return with_errors(greyed(sample["image"]), sample["student"], sample["truth"], len(colours), ignore_index)
     labels = sample[title]
-    panel = colours[np.minimum(labels, len(colours) - 1)]
-    return np.where((void & (title == "truth"))[..., None], 255, panel).astype(np.uint8)
+    panel = coloured(labels, colours)
+    void = (labels == ignore_index) & (title == "truth")
+    return np.where(void[..., None], 255, panel).astype(np.uint8)
+
+
+def coloured(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Labels (H x W) in the colours of their classes, H x W x 3 uint8; those beyond the last class look like it."""
+    return colours[np.minimum(labels, len(colours) - 1)]
+
+
+def greyed(image: np.ndarray) -> np.ndarray:
+    """An image (H x W x 3 uint8) in pale grey, on which colours stand out."""
+    return (image.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.6 + 80).astype(np.uint8)
+
+
+def with_errors(
+    picture: np.ndarray, labels: np.ndarray, truth: np.ndarray, classes: int, ignore_index: int | None
+) -> np.ndarray:
+    """A picture (H x W x 3 uint8) with the pixels in `error_colours` where labels (H x W) are wrong; void is not."""
+    wrong = (labels != truth) & (truth != ignore_index)
+    invented = wrong & (truth == 0) & (classes == 2)
+    marked = np.where(wrong[..., None], MISSED, picture)
+    return np.where(invented[..., None], INVENTED, marked).astype(np.uint8)

@@ -35,7 +35,7 @@ from kd.study.hydra_options import check_name, overrides_as_values
 from kd.study.ledger import FINISHED, Ledger, failure
 from kd.study.recipe import recipe, winner_study
 from kd.study.results import Results, all_in, line, ours_in, points, table
-from kd.study.space import describe
+from kd.study.space import Space, describe
 from kd.study.storage import Database, Storage, default_url
 from kd.system.files import clear_leftovers, write_atomically
 from kd.system.installation import train_command
@@ -69,7 +69,7 @@ class StudyFolder:
             tags = {"role": "study", "study": self.ledger.name, "run_folder": str(self.path), **self.settings.tags}
             searched = {f"space.{name}": describe(item) for name, item in space.searched.items()}
             parameters = {**searched, "fixed": " ".join(space.fixed) or "none"}
-            self.shown = tracking.Shown(self.ledger.name, tags, parameters)
+            self.shown = tracking.Shown(self.ledger.name, tags, parameters, note=_note(self.ledger.name, space))
             if self.settings.enabled:
                 self.mirror = self._parent(study)
             self._update()
@@ -146,6 +146,16 @@ class StudyFolder:
         if (run_id := self.mirror.run_id) and results.study.user_attrs.get(PARENT) != run_id:
             results.study.set_user_attr(PARENT, run_id)
         return results
+
+
+def _note(name: str, space: Space) -> str:
+    """What the page of a study's own run says first, in Markdown."""
+    goals = ", ".join(f"{direction} `{objective}`" for objective, direction in space.objectives.items())
+    searched = ", ".join(f"`{key}`" for key in space.searched)
+    return (
+        f"A study: {goals} over {searched or 'nothing but the seed'}.\n\n"
+        f"Its trials are listed below it (+); its charts have a point per trial; `kd report {name}` shows more.\n"
+    )
 
 
 def _timed(results: Results) -> dict[tuple[str, int], tuple[float, int]]:

@@ -18,6 +18,7 @@ from kd.system.untrusted import UnreadableError, open_regular
 from kd.tracking.shown import RUNNING, Shown
 
 IDENTITY, DIGESTS = "kd.run", "kd.files"  # tags: our own id of the run, and the digests of its artifacts
+NOTE = "mlflow.note.content"  # MLflow's tag of a run's description
 UPLOAD = 1_000_000  # bytes per second that any connection is assumed to have
 PARAMETERS, POINTS = 100, 1000  # most of them in one call of MLflow
 
@@ -181,6 +182,8 @@ class Delivery:
         from mlflow.entities import RunTag
 
         wanted = {_key(name): value for name, value in shown.tags.items()}
+        if shown.note and NOTE not in stored.tags:
+            wanted[NOTE] = shown.note
         changed = [RunTag(name, value) for name, value in wanted.items() if stored.tags.get(name) != value]
         for batch in _batches(changed, PARAMETERS):
             self._log(tags=batch)

@@ -1,15 +1,23 @@
 """What MLflow should show of a run: a pure function of the files in its folder."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kd.run.folder import SavedRun
 from kd.settings import flat
-from kd.system.untrusted import is_regular, mapping_at
+from kd.system.installation import train_command
+from kd.system.untrusted import UnreadableError, is_regular, mapping_at
 
 LARGEST = 4 * 2**30  # bytes of a file that is sent: a student of a billion parameters
+
+DIGEST = 12  # characters of a data set's digest: MLflow's list shows it in a narrow column
+#: Parts of a summary that are no metrics: the trivial baseline, which is the same for every run on the same data, would
+#: come first among MLflow's charts, and counts of pictures are parameters.
+LEFT_OUT = ("baseline", "pictures")
+LONGEST = 2000  # characters of a command in a note
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
@@ -23,6 +31,7 @@ class Shown:
         artifacts: files, each with its folder among the run's artifacts (None: the top level).
         begun, ended: milliseconds since 1970.
         data: what the run learned from; None if unknown.
+        note: Markdown for the top of the run's page, sent once: after that it is the reader's to change.
         lost: ids of other runs whose process has died, and which must no longer look as if they were running.
     """
 
@@ -35,6 +44,7 @@ class Shown:
     begun: int | None = None
     ended: int | None = None
     data: "Data | None" = None
+    note: str = ""
     lost: frozenset[str] = frozenset()
 
 
@@ -69,7 +79,26 @@ def of_folder(folder: SavedRun, ended: bool = False) -> Shown:
         begun=_milliseconds(facts["begun"]),
         ended=None if status == RUNNING else _milliseconds(end),
         data=_data(facts, folder.config()),
+        note=_note(folder, summary),
     )
+
+
+def _note(folder: SavedRun, summary: Mapping[str, Any]) -> str:
+    """The command of a finished run, its figures, and where to read more; empty for a teacher, and before the end."""
+    student = mapping_at(summary, "student")
+    if not student and summary.get("state") != "pruned":
+        return ""
+    lines = [] if student else ["Pruned: it did worse than other trials after as many epochs."]
+    with suppress(UnreadableError):
+        typed = " ".join(str(each) for each in folder.overrides()).replace("`", "'")
+        lines.append(f"`{train_command()} {typed[:LONGEST]}`")
+    beside = {"teacher": mapping_at(summary, "teacher"), "trivial prediction": mapping_at(summary, "baseline")}
+    wanted = dict.fromkeys([*mapping_at(summary, "objective"), "val/miou", "test/miou"])
+    for name in (each for each in wanted if isinstance(student.get(each), int | float)):
+        others = [f"{who} {figures[name]:.4f}" for who, figures in beside.items()
+                  if isinstance(figures.get(name), int | float)]  # fmt: skip
+        lines.append(f"- {name} **{student[name]:.4f}**" + (f" ({', '.join(others)})" if others else ""))
+    return "\n".join([*lines, "", f"Report: `kd report {folder.path}`"]) + "\n"
 
 
 def _data(facts: Mapping[str, Any], config: Mapping[str, Any]) -> Data | None:
@@ -80,7 +109,7 @@ def _data(facts: Mapping[str, Any], config: Mapping[str, Any]) -> Data | None:
     root = mapping_at(config, "data").get("root")
     name = Path(str(root)).name if name == "folder" and root else str(name)
     counted = {"train": "labelled", "unlabelled": "unlabelled", "val": "val", "test": "test"}
-    return Data(name, digest[:36], str(root or ""), {split: sizes.get(key, 0) for split, key in counted.items()})
+    return Data(name, digest[:DIGEST], str(root or ""), {split: sizes.get(key, 0) for split, key in counted.items()})
 
 
 def files(folder: Path, ending: str = "") -> list[Path]:
@@ -109,7 +138,8 @@ def _figures(
     summary: Mapping[str, Any], records: list[dict[str, Any]], begun: float
 ) -> dict[tuple[str, int], tuple[float, int]]:
     """The summary as metrics of the last epoch: best/..., student/..., teacher/..., best_epoch, ..."""
-    named = {name.replace(".", "/", 1).replace("objective/", "best/", 1): value for name, value in flat(summary)}
+    wanted = {name: value for name, value in summary.items() if name not in LEFT_OUT}
+    named = {name.replace(".", "/", 1).replace("objective/", "best/", 1): value for name, value in flat(wanted)}
     last = records[-1] if records else {"epoch": 0}
     when = _milliseconds(last.get("time", begun))
     return {

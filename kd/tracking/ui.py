@@ -13,6 +13,7 @@ from kd.system.installation import train_command
 from kd.tracking.store import Store, TrackingError, brief
 
 HOST = "127.0.0.1"  # MLflow's UI has no authentication
+TRAINING = "workflowType=machine_learning"  # else MLflow's page has the menu of GenAI: traces, sessions, judges
 START_SECONDS = 60  # how long to wait for the server before opening a browser
 
 COMPARE = """\
@@ -34,13 +35,13 @@ def serve(store: Store, port: int, show: bool | None = None) -> int:
     experiment = _experiment(store)
     show = _has_display() if show is None else show
     if store.uri.startswith(("http:", "https:")):
-        page = f"{store}/#/experiments/{experiment}/runs"
+        page = f"{store}/#/experiments/{experiment}/runs?{TRAINING}"
         print(f"ui       {page}")
         if show:
             webbrowser.open(page)
         return 0
     _check_free(port)
-    page = f"http://{HOST}:{port}/#/experiments/{experiment}/runs"
+    page = f"http://{HOST}:{port}/#/experiments/{experiment}/runs?{TRAINING}"
     print(f"ui       {page}\n{COMPARE}", flush=True)
     return _run_server(store, port, page if show else None)
 

@@ -77,6 +77,7 @@ def test_thumbnails_have_at_most_the_given_side_and_labels_are_not_interpolated(
     assert tuple(thumbnail(labels).shape) == (SIDE, SIDE // 2)
     assert set(thumbnail(labels).unique().tolist()) <= {0, 7, VOID}
     assert np.array_equal(thumbnail(labels[:64, :64]).numpy(), labels[:64, :64])
+    assert not np.shares_memory(thumbnail(labels[:64, :64]).numpy(), labels)
 
 
 def test_the_baselines_metrics_are_those_of_a_network_that_predicts_it():

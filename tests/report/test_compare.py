@@ -16,7 +16,8 @@ def test_runs_show_their_differences_and_their_figures_side_by_side(distilled, a
         shown = {key: value for key, value in expected.items() if "teacher" not in key or "iou/" not in key}
         assert {key: page.numbers[key] for key in shown} == {key: {value} for key, value in shown.items()}
     assert page.sections == [
-        "runs", "outcome", "differences", "curves", "results", "per-class", "calibration", "cost", "reproduce",
+        "runs", "outcome", "differences", "curves", "results", "per-class", "predictions", "calibration", "cost",
+        "reproduce",
     ]  # fmt: skip
     assert "B, without a teacher" in page.text
     assert "Temperature and teacher settings have no effect in B: no teacher." in page.text

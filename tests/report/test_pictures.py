@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from kd.report import pictures
-from kd.run.predictions import class_colours
+from kd.run.predictions import INVENTED, MISSED, class_colours
 from kd.training.calibration import BINS
 
 
@@ -63,20 +63,41 @@ def test_curves_of_runs_are_overlaid_where_they_have_values(drawn):
     assert blocks.get_title(loc="left") == "unfrozen encoder blocks"
 
 
+def sample(labels: int, *students: str) -> dict[str, np.ndarray]:
+    """A random image, its truth, and labels of each student."""
+    random = np.random.default_rng(0)
+    arrays = {name: random.integers(0, labels, (4, 6), dtype=np.uint8) for name in ("truth", *students)}
+    return {"image": random.integers(0, 256, (4, 6, 3), dtype=np.uint8), **arrays}
+
+
 def test_panels_of_a_sample_are_its_arrays():
-    sample = {
-        "image": torch.randint(0, 256, (4, 6, 3), dtype=torch.uint8),
-        **{name: torch.randint(0, 3, (4, 6), dtype=torch.uint8) for name in ("truth", "teacher", "student")},
-    }
-    found = dict(pictures.panels(sample, 3, None))
+    shown = sample(3, "teacher", "student")
+    found = dict(pictures.panels(shown, 3, None))
     assert list(found) == ["image", "truth", "teacher", "student", "the student's errors"]
-    np.testing.assert_array_equal(pixels(found["image"]), sample["image"].numpy())
-    np.testing.assert_array_equal(pixels(found["student"]), class_colours(3)[sample["student"].numpy()])
-    assert "teacher" not in dict(pictures.panels({k: v for k, v in sample.items() if k != "teacher"}, 3, None))
+    np.testing.assert_array_equal(pixels(found["image"]), shown["image"])
+    np.testing.assert_array_equal(pixels(found["student"]), class_colours(3)[shown["student"]])
+    assert "teacher" not in dict(pictures.panels({k: v for k, v in shown.items() if k != "teacher"}, 3, None))
 
 
-@pytest.mark.parametrize(("size", "kind"), [((4, 7), torch.uint8), ((4, 6), torch.int64)])
-def test_panels_of_another_size_or_type_are_refused(size, kind):
-    sample = {"image": torch.zeros(4, 6, 3, dtype=torch.uint8), "truth": torch.zeros(size, dtype=kind)}
-    with pytest.raises(ValueError, match="differ in size"):
-        pictures.panels(sample, 3, None)
+def test_two_students_of_two_classes_show_what_each_missed_and_invented():
+    shown = sample(2, "a", "b")
+    shown["truth"][0] = 255
+    found = pictures.compared(shown, {"A": ("mIoU 0.5", shown["a"]), "B": ("mIoU 0.6", shown["b"])}, 2, 255)
+    assert [title for title, _ in found] == ["image", "truth", "A, mIoU 0.5", "B, mIoU 0.6"]
+    for (_, png), labels in zip(found[2:], (shown["a"], shown["b"]), strict=True):
+        valid, truth = shown["truth"] != 255, shown["truth"]
+        missed, invented = valid & (truth == 1) & (labels == 0), valid & (truth == 0) & (labels == 1)
+        assert missed.any()
+        assert invented.any()
+        np.testing.assert_array_equal((pixels(png) == MISSED).all(axis=2), missed)
+        np.testing.assert_array_equal((pixels(png) == INVENTED).all(axis=2), invented)
+        rest = ~missed & ~invented
+        np.testing.assert_array_equal(pixels(png)[rest], class_colours(2)[labels][rest])
+
+
+def test_the_errors_of_more_classes_stand_beside_the_labels():
+    shown = sample(3, "a")
+    found = dict(pictures.compared(shown, {"A": ("mIoU 0.5", shown["a"])}, 3, None))
+    assert list(found) == ["image", "truth", "A, mIoU 0.5", "A's errors"]
+    np.testing.assert_array_equal(pixels(found["A, mIoU 0.5"]), class_colours(3)[shown["a"]])
+    np.testing.assert_array_equal((pixels(found["A's errors"]) == MISSED).all(axis=2), shown["a"] != shown["truth"])

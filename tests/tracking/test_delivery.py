@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from kd.tracking.delivery import Delivery, Target, _key
+from kd.tracking.delivery import NOTE, Delivery, Target, _key
 from kd.tracking.shown import Data, Shown
 
 
@@ -234,6 +234,16 @@ def test_a_run_of_another_identity_is_left_alone():
     mine.update(shown(3))
     assert mine.run_id != other.run_id
     assert len(client.runs[other.run_id].points) == 2
+
+
+def test_a_note_is_sent_once_and_never_replaces_what_a_reader_wrote():
+    client = Failing()
+    here = delivery(client)
+    here.update(shown(1, note="ours"))
+    assert client.run.tags[NOTE] == "ours"
+    client.run.tags[NOTE] = "theirs"
+    delivery(client).update(shown(2, note="ours, again"))
+    assert client.run.tags[NOTE] == "theirs"
 
 
 def test_a_rejected_value_does_not_hold_back_the_others():

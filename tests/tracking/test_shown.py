@@ -78,7 +78,7 @@ def test_the_summary_is_shown_as_points_of_the_last_epoch(folder):
     epoch(folder, 0)
     epoch(folder, 1)
     summary = {"objective": {"val/miou": 0.25}, "student": {"val/miou": 0.5, "test/miou": None}, "state": "complete"}
-    folder.write_summary(summary | {"best_epoch": 1})
+    folder.write_summary(summary | {"best_epoch": 1, "baseline": {"val/miou": 0.1}, "pictures": {"val": 3}})
     assert "best_epoch" not in {name for name, _ in of_folder(folder).points}
     ended(folder)
     shown = of_folder(folder)
@@ -123,8 +123,41 @@ def test_the_data_set_is_shown_with_its_digest_and_sizes(folder):
     assert of_folder(folder).data is None
     folder.identify(pictures={"labelled": 8, "unlabelled": 5, "unlabelled_per_batch": 2, "val": 3, "test": 0})
     assert of_folder(folder).data == Data(
-        "my_cells", "f" * 36, "/data/my_cells", {"train": 8, "unlabelled": 5, "val": 3, "test": 0}
+        "my_cells", "f" * 12, "/data/my_cells", {"train": 8, "unlabelled": 5, "val": 3, "test": 0}
     )
+
+
+def test_the_note_has_the_command_the_figures_and_the_report(folder):
+    folder.write_overrides(["backbone=b0_from_b3", "data.root=`x`"])
+    epoch(folder, 0)
+    assert of_folder(folder).note == ""
+    figures = {"student": {"val/miou": 0.5, "test/miou": None, "val/iou/cell": 0.25}, "teacher": {"val/miou": 0.625}}
+    folder.write_summary({"objective": {"val/iou/cell": 0.25}, "baseline": {"val/miou": "x"}, **figures})
+    ended(folder)
+    assert of_folder(folder).note.splitlines() == [
+        "`python train.py backbone=b0_from_b3 data.root='x'`",
+        "- val/iou/cell **0.2500**",
+        "- val/miou **0.5000** (teacher 0.6250)",
+        "",
+        f"Report: `kd report {folder.path}`",
+    ]
+
+
+def test_a_pruned_run_says_so_in_its_note_and_a_teacher_has_none(folder):
+    folder.write_summary({"teacher": {"val/miou": 0.5}})
+    ended(folder)
+    assert of_folder(folder).note == ""
+    folder.write_summary({"state": "pruned"})
+    assert of_folder(folder).note.startswith("Pruned: it did worse")
+
+
+@pytest.mark.parametrize("content", ["[unclosed", "a: mapping\n", ""])
+def test_a_note_needs_no_overrides(content, folder):
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "overrides.yaml").write_text(content)
+    folder.write_summary({"student": {"val/miou": 0.5}})
+    ended(folder)
+    assert of_folder(folder).note.startswith("- val/miou **0.5000**")
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED"])

@@ -119,7 +119,7 @@ def test_the_page_is_opened_once_the_server_listens(flag, opened, store, capsys,
     ends = "import time; time.sleep(0.1)"
     monkeypatch.setattr(ui, "_server", lambda *_: ([ui.sys.executable, "-c", listens if opened else ends], None))
     code, out, _ = say(capsys, "--port", str(port), flag)
-    page = f"http://127.0.0.1:{port}/#/experiments/1/runs"
+    page = f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning"
     assert code == 0
     assert page in out
     assert pages == ([page] if opened else [])
