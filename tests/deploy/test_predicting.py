@@ -127,7 +127,7 @@ def test_no_image_is_ever_overwritten(run, photos, refused):
 
 def test_the_guides_lines_for_onnxruntime_give_the_masks_of_predict(run, photos, tmp_path):
     main(["predict", str(run), str(photos), "-o", str(tmp_path / "out"), "--device", "cpu"])
-    guide = (PROJECT / "docs" / "deploy.md").read_text()
+    guide = (PROJECT / "docs" / "deploy" / "onnx-runtime.md").read_text()
     (code,) = re.findall(r"```python\n(import cv2.*?)```", guide, re.DOTALL)
     for name in ("a.png", "sub/c.png"):
         (tmp_path / "here").mkdir(exist_ok=True)

@@ -35,7 +35,7 @@ def test_a_browser_shows_it_without_an_error_with_all_pictures_and_the_numbers_o
     assert len(widths) > 10
     assert min(widths) > 0
     shown = chromium.evaluate(
-        "[...document.querySelectorAll('data[data-key]')].map(each => [each.dataset.key, each.value, each.innerText])"
+        "[...document.querySelectorAll('data[data-key]')].map(each => [each.dataset.key, each.value, each.textContent])"
     )
     expected = figures(summary_of(distilled))
     assert {key for key, _, _ in shown} >= set(expected)

@@ -15,6 +15,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 from torch import Tensor, nn
 
+from kd.deploy.export.padding import constant_padding
 from kd.networks.network import Network
 from kd.networks.sizes import takes_other_sizes
 
@@ -58,7 +59,7 @@ def to_onnx(network: Network, image_size: tuple[int, int], metadata: Mapping[str
     """
     images, written = network.black(2, image_size), BytesIO()
     free = {0: "batch"} | ({2: "height", 3: "width"} if takes_other_sizes(network, image_size) else {})
-    with _quiet():
+    with _quiet(), constant_padding():
         torch.onnx.export(
             network, (images,), written,  # type: ignore[arg-type]  # it accepts a buffer, its annotation does not
             dynamo=False, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT],

@@ -11,6 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from kd.data.source import SIDE
 from kd.deploy.export.check import ExportError
+from kd.deploy.export.padding import constant_padding
 from kd.networks.network import Network
 from kd.networks.sizes import takes_other_sizes
 
@@ -34,7 +35,7 @@ def traced(network: Network, image_size: tuple[int, int]) -> ExportedProgram:
     free: dict[int, Any] = {0: Dim("batch", min=1)}
     if takes_other_sizes(network, image_size):
         free |= {2: SIDE * Dim("rows", min=LEAST, max=LARGEST), 3: SIDE * Dim("columns", min=LEAST, max=LARGEST)}
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), constant_padding():
         warnings.simplefilter("ignore")
         return torch.export.export(network.eval(), (images,), dynamic_shapes={"images": free})
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from exported import ABOUT, DATA, check_of
+from exported import ABOUT, DATA, SIZE, check_of, network
 
 from kd.deploy.export import ExportError, Wanted, export
 
@@ -15,6 +15,14 @@ def test_a_program_loads_with_plain_torch_and_takes_any_batch_and_size(exported,
     images = torch.randint(0, 256, (3, 3, 64, 128), dtype=torch.uint8)
     torch.testing.assert_close(program(images), tiny(images), atol=1e-4, rtol=1e-4)
     assert json.loads(about["about.json"]) == ABOUT
+
+
+def test_the_default_student_is_saved_with_free_sizes(tmp_path):
+    """It has TensorFlow's "same" padding, whose symbolic arithmetic torch cannot save."""
+    net = network(encoder="tu-tf_efficientnet_lite0")
+    ((name, found),) = export(net, SIZE, tmp_path / "student", Wanted(("pt2",)), check_of(net), ABOUT)
+    assert name == "student.pt2"
+    assert found["difference"]["relative"] < 1e-4
 
 
 def test_a_network_trained_on_small_images_is_refused(tiny, tmp_path):
