@@ -89,14 +89,14 @@ def export(
         yield path("_smp").name, _write_folder(network, image_size, path("_smp"), check)
     if "pt2" in wanted.formats:
         program = _converted("pt2", network, lambda: traced(network, image_size))
-        yield path(".pt2").name, _write_program(program, path(".pt2"), check, metadata)
+        yield path(".pt2").name, _write_program(network, program, path(".pt2"), check, metadata)
 
 
 def _converted(form: str, network: Network, convert: Callable[[], T]) -> T:
     """Result of a converter; its error, which may be pages long, becomes one line."""
     try:
         return convert()
-    except UserError:
+    except (UserError, OSError):
         raise
     except Exception as error:  # converters raise nearly anything
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
@@ -141,11 +141,13 @@ def _quality(network: Network, small: OnnxNetwork, data: Source) -> dict[str, di
     }
 
 
-def _write_program(program: ExportedProgram, path: Path, check: Check, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _write_program(
+    network: Network, program: ExportedProgram, path: Path, check: Check, metadata: Mapping[str, str]
+) -> dict[str, Any]:
     found = {}
 
     def write(temporary: Path) -> None:
-        save_program(program, metadata, temporary)
+        _converted("pt2", network, lambda: save_program(program, metadata, temporary))  # it knows fewer operators
         found.update(asdict(check.passed(path, torch.export.load(temporary).module())))
 
     write_atomically(path, write)

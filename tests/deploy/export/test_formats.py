@@ -34,6 +34,19 @@ def test_a_file_beyond_the_tolerance_never_appears(tiny, tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
+def test_a_program_that_torch_cannot_save_is_one_line_and_leaves_nothing(tiny, tmp_path, monkeypatch):
+    """torch traces more operators than it saves (2.15: not `math.ceil` of a free size)."""
+
+    def fails(*_, **__):
+        raise KeyError("ceil\nis not in _SYM_OPS")
+
+    monkeypatch.setattr("torch.export.save", fails)
+    steps = export(tiny, SIZE, tmp_path / "student", Wanted(("pt2",)), check_of(tiny), ABOUT, DATA)
+    with pytest.raises(ExportError, match=r"cannot be converted to pt2 \(KeyError: .*\); leave it out \(--format\)$"):
+        list(steps)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_format_is_refused():
     with pytest.raises(ExportError, match="--format=tflite should be one or more of onnx, pt2, smp"):
         Wanted(("onnx", "tflite"))
