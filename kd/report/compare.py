@@ -83,10 +83,11 @@ def _outcome(runs: Letters) -> Section | None:
     if len(values) < 2:
         return None
     (best, most), (second, less), *_ = sorted(values.items(), key=lambda pair: -pair[1])
-    lines = [
-        f"{best} has the best student: {metric_title(metric)} {most:.4f} on {SPLITS[split]}, {most - less:+.4f} "
-        f"against {second}. One run is one seed, so this alone says little: kd verdict compares two recipes over seeds."
-    ]
+    reached = f"{metric_title(metric)} {most:.4f} on {SPLITS[split]}"
+    lines = [f"{best} and {second} are equally good: {reached}."] if most == less else [
+        f"{best} has the best student: {reached}, {most - less:+.4f} against {second}. One run is one seed, so this "
+        "alone says little: kd verdict compares two recipes over seeds."
+    ]  # fmt: skip
     sizes = {letter: str(run.summary.get("measured_at", "")) for letter, run in measured.items()}
     blocks: list[Any] = [Text(lines)]
     if len({*sizes.values()}) > 1:
