@@ -123,7 +123,7 @@ def _instead(found: tuple[str, Callable]) -> tuple[str, Callable]:
     what, do = found
 
     def replace(path: Path, outside: Path) -> None:
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         with suppress(OSError):  # what it lies in was replaced before
             path.unlink(missing_ok=True)

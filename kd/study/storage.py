@@ -87,11 +87,15 @@ def default_url(root: Path) -> str:
     return f"sqlite:///{path}"
 
 
+#: What `make_url` raises of what is no address, such as one whose port is no number.
+NO_ADDRESS = (ArgumentError, ValueError)
+
+
 def holds_password(url: str) -> bool:
     """Whether an address contains a password, which would be copied into every run folder."""
     try:
         parts = make_url(url)
-    except ArgumentError:
+    except NO_ADDRESS:
         return re.search(r"//[^/@\s]*:\S+@", url) is not None
     return bool(parts.password or SECRET.search(url))
 
@@ -115,7 +119,7 @@ class Database:
         try:
             url = make_url(self.url)
             persistent = url.get_backend_name() == "postgresql" or url.database not in (None, "", ":memory:")
-        except ArgumentError:
+        except NO_ADDRESS:
             persistent = False
         if not persistent or url.get_backend_name() not in ("sqlite", "postgresql"):
             raise StudyError(f"hydra.sweeper.storage={self}: not an address that studies can use; {HINT}")
@@ -124,7 +128,7 @@ class Database:
         try:
             shown = make_url(self.url).set(query={}).render_as_string(hide_password=True)
             return without_credentials(unquote(shown))  # sqlalchemy takes #token=... for a part of the name
-        except ArgumentError:
+        except NO_ADDRESS:
             return without_credentials(self.url)
 
     @property

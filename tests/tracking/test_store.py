@@ -107,7 +107,10 @@ def test_an_error_is_shown_by_its_root_cause(tmp_path):
 # of which kind
 
 
-@pytest.mark.parametrize("uri", ["nonsense://x", "postgres://me:s3cret@host/db", "postgresql+nonsense://host/db"])
+@pytest.mark.parametrize(
+    "uri",
+    ["nonsense://x", "postgres://me:s3cret@host/db", "postgresql+nonsense://host/db", "mssql://me:::@x::@@h:9/db"],
+)
 def test_an_unsupported_kind_of_address_is_a_configuration_error(uri, tmp_path):
     with pytest.raises(ConfigError) as caught:
         Store(uri, "kd", tmp_path).check()
