@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.screen import known, row
+from benchmarks.screen import known, row, trained
 from kd.config.compose import PROJECT
 from kd.study.comparison import Spread
 
@@ -32,13 +32,11 @@ FITS = ("resize", "letterbox", "crop")
 
 def run(place: str, fit: str, seed: int) -> dict[str, Any]:
     """Train one student; its quality on the test pictures at their own size, and the seconds of its epochs."""
-    with tempfile.TemporaryDirectory() as root:
-        folder = f"{root}/run"
-        overrides = [*PLAN, f"data.root={place}", f"data.fit={fit}", f"seed={seed}", f"root={root}"]
-        subprocess.run([sys.executable, PROJECT / "train.py", *overrides, f"hydra.run.dir={folder}"], check=True)
+    overrides = [*PLAN, f"data.root={place}", f"data.fit={fit}", f"seed={seed}"]
+    with tempfile.TemporaryDirectory() as root, trained(overrides, Path(root)) as folder:
         command = [Path(sys.executable).with_name("kd"), "evaluate", folder, "--native", "--json"]
         native = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-        seconds = [json.loads(line)["seconds"] for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+        seconds = [json.loads(line)["seconds"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {"fit": fit, "seed": seed, "native": native["student"], "seconds": sum(seconds)}
 
 

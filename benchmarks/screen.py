@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,19 @@ def known(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def run(overrides: Sequence[str], root: Path) -> dict[str, Any]:
-    """Train one arm; returns the quality of its student and teacher."""
+@contextmanager
+def trained(overrides: Sequence[str], root: Path) -> Iterator[Path]:
+    """The run folder of a training, for the length of a block; teachers and cached logits stay below `root`."""
     with tempfile.TemporaryDirectory(dir=root) as folder:
         command = [sys.executable, str(PROJECT / "train.py"), *overrides, f"root={root}", f"hydra.run.dir={folder}/run"]
         subprocess.run(command, check=True)
-        summary = json.loads((Path(folder) / "run" / "summary.json").read_text())
+        yield Path(folder) / "run"
+
+
+def run(overrides: Sequence[str], root: Path) -> dict[str, Any]:
+    """Train one arm; returns the quality of its student and teacher."""
+    with trained(overrides, root) as folder:
+        summary = json.loads((folder / "summary.json").read_text())
     found = {who: summary.get(who, {}) for who in ("student", "teacher", "baseline")}
     return {who: {f"{s}/miou": figures.get(f"{s}/miou") for s in ("val", "test")} for who, figures in found.items()}
 

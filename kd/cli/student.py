@@ -87,7 +87,9 @@ def add_evaluate(verbs: Any) -> None:
         "overrides", nargs="*", metavar="override",
         help="the data, as for kd train: data=folder data.root=...; data.root=... alone changes the run's own",
     )  # fmt: skip
-    evaluate.add_argument("--split", choices=("train", "val", "test"), help="default: test, or val if there is none")
+    evaluate.add_argument(
+        "--split", choices=("train", "val", "test"), help="default: test, or val if the data has no test"
+    )
     evaluate.add_argument("--native", action="store_true", help="compare at each picture's own size")
     _add_computing(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print the results as JSON")

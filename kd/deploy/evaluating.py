@@ -37,7 +37,7 @@ class Question:
 
     Attributes:
         overrides: which data, as for `kd train`; without `data=...` they change the run's own.
-        split: one of train, val and test; None: test, or val if there is none.
+        split: one of train, val and test; None: test, or val if the data has no test split.
         native: whether logits are resized to each picture's own size, and compared with its mask as it is.
         batch: pictures, or windows, computed together.
     """

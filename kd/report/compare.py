@@ -37,18 +37,9 @@ def compare(runs: Sequence[Run]) -> Page:
     """Page of two or more runs."""
     letters = dict(zip(ascii_uppercase, runs, strict=False))
     sections, missing = [], [f"{letter}: {line}" for letter, run in letters.items() for line in run.missing]
-    for part in (
-        _runs,
-        _outcome,
-        _differences,
-        _curves,
-        _results,
-        _per_class,
-        shared_predictions,
-        _calibration,
-        _cost,
-        _reproduce,
-    ):
+    parts = (_runs, _outcome, _differences, _curves, _results, _per_class, shared_predictions, _calibration, _cost,
+             _reproduce)  # fmt: skip
+    for part in parts:
         try:
             section = part(letters)
         except DAMAGES as error:

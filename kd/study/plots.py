@@ -76,19 +76,12 @@ def curves(results: Results, path: Path) -> None:
     figure, (ax,) = _canvas()
     best = results.best[0].number if results.best else None
     for state in dict.fromkeys(trial.state for trial in results.trials):
-        reported = [
-            trial.intermediate_values for trial in results.trials if trial.state == state and trial.number != best
-        ]
+        others = [trial for trial in results.trials if trial.state == state and trial.number != best]
+        reported = [sorted(trial.intermediate_values.items()) for trial in others if trial.intermediate_values]
         colour, title = STATES.get(state, (GREY, "waiting"))
-        if points := _apart(sorted(values.items()) for values in reported if values):
-            ax.plot(
-                *zip(*points, strict=True),
-                color=colour,
-                label=title,
-                marker=".",
-                linewidth=0.9,
-                alpha=max(0.1, 0.7 - len(reported) / 500),
-            )
+        if points := _apart(reported):
+            faint = max(0.1, 0.7 - len(others) / 500)
+            ax.plot(*zip(*points, strict=True), color=colour, label=title, marker=".", linewidth=0.9, alpha=faint)
     if best is not None and results.best[0].intermediate_values:
         points = sorted(results.best[0].intermediate_values.items())
         ax.plot(*zip(*points, strict=True), color=TEACHER, label=f"trial {best}, the best", marker=".", linewidth=2.4)

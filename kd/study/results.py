@@ -106,7 +106,7 @@ class Results:
 
     @property
     def explained(self) -> list[FrozenTrial]:
-        """The complete trials, or so many of them at even intervals that fANOVA takes seconds: 1,300 took minutes."""
+        """The complete trials, or at most MOST_EXPLAINED at even intervals: fANOVA takes minutes for 1,300."""
         return self.complete[:: math.ceil(len(self.complete) / MOST_EXPLAINED) or 1]
 
     @cached_property

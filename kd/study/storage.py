@@ -87,7 +87,7 @@ def default_url(root: Path) -> str:
     return f"sqlite:///{path}"
 
 
-#: What `make_url` raises of what is no address, such as one whose port is no number.
+#: What `make_url` raises if a text is not an address, for example if its port is not a number.
 NO_ADDRESS = (ArgumentError, ValueError)
 
 

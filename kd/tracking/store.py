@@ -79,7 +79,7 @@ class Store:
         """Validate the address without contacting the store.
 
         Raises:
-            ConfigError: MLflow does not support the kind of address, or it is no address.
+            ConfigError: MLflow does not support this kind of address, or the text is not an address.
         """
         check_address("MLFLOW_TRACKING_URI, or --uri,", self.uri)
         import mlflow
@@ -93,7 +93,7 @@ class Store:
                 make_url(self.uri).get_dialect()
             else:  # this sends no request
                 mlflow.MlflowClient(tracking_uri=self.uri)
-        except (MlflowException, ArgumentError, ValueError) as error:  # sqlalchemy's, of a port that is no number
+        except (MlflowException, ArgumentError, ValueError) as error:  # ValueError: a port that is not a number
             raise ConfigError(f"tracking.uri={self}: {brief(error, self.uri)}", page="mlflow") from error
 
     def open(self) -> tuple[Any, str]:

@@ -43,18 +43,9 @@ def complaint(database: Database) -> str:
 
 @pytest.mark.parametrize(
     "url",
-    [
-        "",
-        "nonsense",
-        "sqlite://",
-        "sqlite:///",
-        "sqlite:///:memory:",
-        "mysql://host/db",
-        "redis://host",
-        "/a/b.db",
-        "postgresql://me@host:port/db",
-    ],
-)
+    ["", "nonsense", "sqlite://", "sqlite:///", "sqlite:///:memory:", "mysql://host/db", "redis://host", "/a/b.db",
+     "postgresql://me@host:port/db"],
+)  # fmt: skip
 def test_an_address_of_another_kind_is_refused(url):
     with pytest.raises(StudyError, match=r"hydra\.sweeper\.storage=.*sqlite:////absolute/path\.db") as error:
         Database(url)

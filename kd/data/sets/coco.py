@@ -54,8 +54,8 @@ class Coco(KeepsFindings, Source):
 
     `images` is the folder of a split's pictures, and `annotations` its file. `categories[i]` is the category, or the
     list of categories, of class i + 1, by name: class 0 is background. Empty: `class_names` without the first; of
-    binary data all categories. Objects of other categories are `others`: background or void. `val_fraction` of train
-    becomes val if there is none. Links may lead out of `root` only with `follow_links`.
+    binary data all categories. Objects of other categories are `others`: background or void. Without a val split,
+    `val_fraction` of train becomes one. Links may lead out of `root` only with `follow_links`.
     """
 
     root: str | Path

@@ -101,7 +101,7 @@ def _read(path: Path, text: str) -> Instances:
     owners = np.array([place.get(value, -1) for _, _, value in found["annotations"]], np.int64)
     spans = np.array([(start, end) for start, end, _ in found["annotations"]], np.int64).reshape(-1, 2)
     if (owners < 0).any():
-        raise ValueError("an annotation has an image_id that is none of its images")
+        raise ValueError("an annotation has an image_id that no image of the file has")
     order = np.argsort(owners, kind="stable")
     first = np.searchsorted(owners[order], np.arange(len(images) + 1))
     return Instances(path, tuple(image for _, image in images), categories, spans[order], first)

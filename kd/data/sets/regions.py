@@ -35,7 +35,7 @@ def polygon(points: Any, size: tuple[int, int]) -> np.ndarray:
     if not isinstance(points, list) or len(points) < 6 or len(points) % 2 or len(points) > 2 * MOST_POINTS:
         raise ValueError("a polygon should be [x1,y1,x2,y2,...] of three points or more")
     if not all(isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**31 for value in points):
-        raise ValueError("a polygon has a coordinate that is no number")
+        raise ValueError("a polygon has a coordinate that is not a number")
     height, width = size
     corners = np.array(points, np.float64).reshape(-1, 2)
     toggles = np.zeros((height, width + 1), bool)  # where a row goes into the polygon, or out of it

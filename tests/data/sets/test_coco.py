@@ -155,7 +155,10 @@ def test_a_damaged_or_hostile_file_is_refused_in_one_line(root, content, message
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"objects": [annotation(99, 7, square(1, 1, 5))]}, "image_id that is none of its images"),
+        (
+            {"objects": [annotation(99, 7, square(1, 1, 5))]},
+            "an annotation has an image_id that no image of the file has",
+        ),
         ({"objects": [annotation(11, 5, square(1, 1, 5))]}, "annotation 1 of t/a.png: its category_id is 5"),
         ({"objects": [annotation(11, 7, [[1, 2]])]}, "annotation 1 of t/a.png: a polygon should be"),
         ({"objects": [annotation(11, 7, {"size": [2, 2], "counts": [4]})]}, r"of size \[2, 2\], and the picture is"),
