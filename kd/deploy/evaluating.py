@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kd.config.compose import compose, plain
 from kd.config.read import source as read_source
+from kd.config.typed import readable
 from kd.data import Source
 from kd.data.batches.loading import EvalLoader
 from kd.data.views.sizing import Sizing, inside
@@ -72,7 +73,7 @@ def evaluate_run(path: Path, asked: Question, as_json: bool) -> None:
         return
     console.say(f"evaluate {shown(path)}: {data.size(split)} pictures of {split}")
     compared = Compared(names, metrics, {}, trivial)
-    console.show(console.comparison(compared, words))
+    console.show(console.comparison(compared, words, alone=run.weights.stem))
     if len(names) > 2:
         console.show(_classes(names, found))
     if warning := compared.warning():
@@ -93,12 +94,13 @@ def _network(path: Path) -> tuple[Finished, nn.Module]:
 
 def _data(run: Finished, overrides: Sequence[str]) -> Source:
     """The data that was asked for, at the size that the run's network takes unless another one is typed."""
+    overrides = readable(overrides)
     typed = dict(overrides_as_values(overrides))
     for key in typed:
         if key != "data" and not key.startswith("data."):
             raise ConfigError(f"{key} says nothing of the data; only data=... and data.<key>=... can be given here")
     if "data" in typed:
-        node = plain(compose(list(overrides)))["data"]
+        node = plain(compose(overrides))["data"]
     elif run.config:
         node = {**run.config["data"], **{key.removeprefix("data."): value for key, value in typed.items()}}
     else:

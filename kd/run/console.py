@@ -140,11 +140,14 @@ def quality_rows(class_names: Sequence[str]) -> list[tuple[str, str]]:
     return [(f"{split}/{name}", f"{shown}, {split}") for split in ("val", "test") for name, shown in metrics]
 
 
-def comparison(compared: Compared, measured_at: str = "") -> Table:
-    """Table of size, speed and quality of teacher and student, with the ratio of their sizes."""
+def comparison(compared: Compared, measured_at: str = "", alone: str = "student") -> Table:
+    """Table of size, speed and quality of teacher and student, with the ratio of their sizes.
+
+    `alone` is what the only network is called where there is no teacher.
+    """
     student, teacher, trivial = compared.student, compared.teacher, compared.trivial
     table = Table(title=f"results at {measured_at}" if measured_at else "results", title_justify="left")
-    titles = ("teacher", "student", "ratio") if teacher else ("student",)
+    titles = ("teacher", "student", "ratio") if teacher else (alone,)
     for name in ("", *titles, "trivial"):
         table.add_column(name, justify="right" if name else "left")
     for key, what, form in SIZES:

@@ -79,6 +79,25 @@ def test_at_the_pictures_own_size_the_labels_are_those_of_predict(copy, tmp_path
     assert figures(capsys, copy, *common)["measured_at"] == "32 x 32 pixels (resized)"
 
 
+def test_the_root_of_the_runs_own_data_is_read_as_a_shell_means_it(copy, tmp_path, monkeypatch, capsys):
+    root = tmp_path / "cells#2"
+    for split, number in product(("train", "val", "test"), range(2)):
+        put(root, f"{number}", np.full((40, 40, 3), 90, np.uint8), mask(40, 40, (0, 1)), split)
+    config = plain(compose(["backbone=tiny", "data=folder", "data.root=/nowhere", "data.image_size=[32,32]"]))
+    (copy / "config.yaml").write_text(json.dumps(config))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert figures(capsys, copy, "data.root=~/cells#2")["images"] == 2
+
+
+def test_a_teachers_column_is_not_called_student(copy, capsys):
+    for end in ("safetensors", "json"):
+        (copy / f"student.{end}").rename(copy / f"teacher.{end}")
+    main(["evaluate", str(copy / "teacher.safetensors"), "--device", "cpu"])
+    heading = capsys.readouterr().out.split("mIoU")[0]
+    assert "teacher" in heading
+    assert "student" not in heading
+
+
 def test_one_key_of_the_data_can_be_changed_alone(run, capsys):
     assert figures(capsys, run, "data.test=2")["images"] == 2
 
