@@ -18,7 +18,7 @@ from kd.data import Source
 from kd.data.masks.content import check_content
 from kd.data.views.augmentable import refusal
 from kd.errors import ConfigError, UserError, nearest
-from kd.networks.block_counts import BLOCK_COUNTS, FIXED_SIDES, FULL_DEPTH, size_refusal
+from kd.networks.block_counts import BLOCK_COUNTS, FIXED_SIDES, is_known, size_refusal
 from kd.networks.spec import find_weights, read_spec
 from kd.settings import OBJECTIVES, ForeignTeacher, NetworkSettings, Settings, TeacherFile, TrainedTeacher
 from kd.training.quality import quality_metrics
@@ -240,7 +240,7 @@ def _check_size(key: str, network: NetworkSettings, image_size: tuple[int, int])
     Transformers of timm may take one size alone. Those that the table does not know are built (slow); any other network
     is asked when it is built, before it trains (`kd.experiment.builders`).
     """
-    if network.encoder in BLOCK_COUNTS and network.arch.lower() in FULL_DEPTH:
+    if is_known(network.arch, network.encoder):
         side = FIXED_SIDES.get(network.encoder)
         if side is not None and image_size != (side, side):
             raise size_refusal(key, network.encoder, image_size, (side,))
@@ -257,12 +257,8 @@ def _few(names: tuple[str, ...]) -> str:
 
 
 def block_count(network: NetworkSettings) -> int:
-    """Number of encoder blocks of a network: from a table if it covers the network, else by building it (slow).
-
-    The table covers architectures that run the encoder to its full depth at its own strides.
-    """
-
-    if network.arch.lower() in FULL_DEPTH and network.encoder in BLOCK_COUNTS:
+    """Number of encoder blocks of a network: from a table if it covers the network, else by building it (slow)."""
+    if is_known(network.arch, network.encoder):
         return BLOCK_COUNTS[network.encoder]
     from kd.networks.build import count_blocks
 

@@ -32,7 +32,7 @@ _NAMES = {
     """,
     6: """
         inceptionresnetv2
-        tu-tf_efficientnetv2_s tu-mobilenetv4_conv_small tu-hrnet_w18_small
+        tu-tf_efficientnetv2_s tu-mobilenetv4_conv_small tu-hrnet_w18_small tu-mobilenetv3_small_050
     """,
     7: """
         efficientnet-b0 efficientnet-b1 efficientnet-b2 efficientnet-b3
@@ -41,6 +41,7 @@ _NAMES = {
         timm-tf_efficientnet_lite0 timm-tf_efficientnet_lite1
         mobilenet_v2 tu-mobilenetv2_100 tu-mobilenetv3_small_100 tu-mobilenetv3_large_100
         tu-efficientnet_b0 tu-efficientnet_b1 tu-efficientnet_b2 tu-efficientnet_b3
+        tu-tf_efficientnet_lite0 tu-tf_efficientnet_lite1 tu-tf_efficientnet_lite2
     """,
 }
 
@@ -48,6 +49,11 @@ BLOCK_COUNTS: dict[str, int] = {name: count for count, names in _NAMES.items() f
 
 #: The side in pixels of the only images that an encoder of the table takes; the others take any multiple of 32.
 FIXED_SIDES = {"tu-swin_tiny_patch4_window7_224": 224}
+
+
+def is_known(arch: str, encoder: str) -> bool:
+    """Whether the table covers a network: architectures that run the encoder to its full depth at its own strides."""
+    return arch.lower() in FULL_DEPTH and encoder in BLOCK_COUNTS
 
 
 def size_refusal(key: str, encoder: str, image_size: tuple[int, int], sides: tuple[int, ...]) -> ConfigError:

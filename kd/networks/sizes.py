@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.data.source import SIDE
-from kd.networks.block_counts import size_refusal
+from kd.networks.block_counts import is_known, size_refusal
 from kd.networks.build import create
 from kd.networks.network import Network
 from kd.networks.trace import IMAGE_SIZES, on_meta
@@ -29,10 +29,15 @@ def check_size(settings: NetworkSettings, image_size: tuple[int, int], key: str)
 
 
 def check_built(network: Network, image_size: tuple[int, int], key: str) -> None:
-    """`check_size` of a network that is there already; nothing of it changes."""
-    channels = network.pixels.channels
-    if network.settings.encoder.startswith("tu-") and (sides := _sides_instead(network.body, image_size, channels)):
-        raise size_refusal(key, network.settings.encoder, image_size, sides)
+    """`check_size` of a network that is there already; nothing of it changes.
+
+    What the table knows has been checked with the configuration, and passes.
+    """
+    settings, channels = network.settings, network.pixels.channels
+    if not settings.encoder.startswith("tu-") or is_known(settings.arch, settings.encoder):
+        return
+    if sides := _sides_instead(network.body, image_size, channels):
+        raise size_refusal(key, settings.encoder, image_size, sides)
 
 
 @lru_cache

@@ -28,7 +28,6 @@ from kd.config.compose import CONF, project_root
 from kd.errors import StudyError, shown, without_credentials
 from kd.run import console
 from kd.settings import Settings
-from kd.study import pictures
 from kd.study import show as tables
 from kd.study.comparison import Arm, partner
 from kd.study.hydra_options import check_name, overrides_as_values
@@ -211,7 +210,11 @@ def write(results: Results, path: Path, draw: bool = True) -> list[str]:
     if "best" in _winners(results) and results.trivial is None:
         seed = int(results.space.config.get("seed", 0))
         _write(path / "sweeps" / "winner.yaml", winner_study(results.name, _shown(path), seed))
-    return pictures.draw(results, path / "plots") if draw else []
+    if not draw:
+        return []
+    from kd.study import pictures  # heavy: optuna's importances bring scikit-learn
+
+    return pictures.draw(results, path / "plots")
 
 
 def _winners(results: Results) -> dict[str, FrozenTrial]:
