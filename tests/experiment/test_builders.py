@@ -45,7 +45,7 @@ def test_networks_are_built_from_the_seed_alone():
     one, same, other = built(1, 0), built(1, 9), built(2, 0)
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
-    assert build_network(of, "teacher", 0).settings.encoder == "resnet18"
+    assert build_network(of, "teacher", 0).settings.encoder == "tu-mobilenetv3_small_100"
 
 
 def test_batches_follow_from_the_seed():
