@@ -152,6 +152,7 @@ def apart(ours, loop):
     return max((value - by_hand[name]).abs().max().item() for name, value in ours.body.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_loop_by_hand_trains_the_same_student(small, monkeypatch):
     case = Case.of(QUICK, small)
     ours, teacher, loop = in_double(case, monkeypatch)

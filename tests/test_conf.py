@@ -38,6 +38,7 @@ def test_every_augmentation_is_built_by_albumentations(option):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "backbone"])
 def test_every_backbone_exists_in_smp(option):
     from kd.networks.build import count_blocks

@@ -83,6 +83,7 @@ def test_a_crash_is_told_with_what_the_item_had_found(tmp_path):
     assert found["figures"]["before"] == 1
 
 
+@pytest.mark.slow
 def test_an_item_that_hangs_is_cut_off_with_all_that_it_started_and_the_others_run(capsys):
     begun = time.monotonic()
     lines = gpu.measured([item(hangs, 15.0), item(settles), item(sees)], True, 400.0)

@@ -128,6 +128,7 @@ def test_train_leaves_a_run_in_the_working_directory(call, tmp_path):
     assert json.loads((folder / "run.json").read_text())["environment"]["packages"]["kd-sweeper"] == version()
 
 
+@pytest.mark.slow
 def test_a_study_runs_with_the_sweeper_of_the_wheel(call, tmp_path):
     call("kd", "train", "-m", "sweeps=no_teacher", "hydra.sweeper.n_trials=1", *SMALL)
     _, trial = (tmp_path / "runs/studies/no_teacher/trials.csv").read_text().splitlines()

@@ -101,6 +101,7 @@ def test_preview_imports_nothing_heavy(form):
     subprocess.run([sys.executable, "-c", code, REFERENCE, *form], check=True, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_the_command_without_an_error():
     code = "from kd.cli import main; main(['preview', 'trainer.epochs=5000', 'unfreeze.rate=600', '--json'])"
     done = subprocess.run(["bash", "-c", f'{sys.executable} -c "{code}" | head -1'], capture_output=True, text=True)

@@ -71,6 +71,7 @@ def test_a_mistake_is_reported_before_anything_slow_is_imported(tmp_path):
     assert "trainer.epochs=0" in one_line(done.stderr)
 
 
+@pytest.mark.slow
 def test_a_mismatched_torchvision_is_reported_with_a_remedy(tmp_path, root):
     (tmp_path / "shadow").mkdir()
     message = "operator torchvision::nms does not exist"

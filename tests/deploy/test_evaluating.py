@@ -32,10 +32,9 @@ def test_the_runs_own_data_gives_the_figures_of_its_evaluation(run, split, capsy
     data = source(
         plain(compose(["backbone=tiny", "data.image_size=[32,32]", "data.train=8", "data.val=6", "data.test=4"]))
     )
-    network = saved.load_file(run / "student.safetensors")
-    expected = evaluate(network, EvalLoader(data, split, 3), Precision(torch.device("cpu")), data.void).metrics(
-        data.class_names
-    )
+    precision = Precision(torch.device("cpu"))
+    network = precision.place(saved.load_file(run / "student.safetensors"))
+    expected = evaluate(network, EvalLoader(data, split, 8), precision, data.void).metrics(data.class_names)
     found = figures(capsys, run, "--split", split)
     assert found["images"] == data.size(split)
     assert {f"{split}/{name}": value for name, value in expected.items() if name != "loss"} == found["student"]

@@ -332,6 +332,7 @@ def test_invalid_data_is_reported_in_one_line(done, spoil, says, root, capsys):
     refused(look, says, root, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_images_damaged_during_training_are_reported_in_one_line(workers, root):
     data = pictures(root)

@@ -5,6 +5,9 @@ import json
 import time
 
 import program
+import pytest
+
+pytestmark = pytest.mark.slow
 
 TINY = [
     "backbone=tiny", "loss=hard_only", "data.image_size=[32,32]", "data.train=8", "data.val=4", "data.test=4",

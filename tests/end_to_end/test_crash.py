@@ -101,6 +101,7 @@ def test_a_killed_run_resumes_to_the_same_student(straight, tmp_path, step):
     assert outcome(run_folder(tmp_path)) == straight
 
 
+@pytest.mark.slow
 def test_a_killed_run_that_learns_features_and_has_pictures_without_masks_resumes_to_the_same_student(tmp_path):
     """Killed after the teacher's 20 steps and 14 of the student's."""
     more = [
@@ -119,6 +120,7 @@ def test_a_killed_run_that_learns_features_and_has_pictures_without_masks_resume
     assert outcome(folder) == outcome(run_folder(tmp_path / "straight"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_a_recipe_of_the_literature_resumes_to_the_same_student(tmp_path):
     """SGD, polynomial decay, warm-up, averaged weights, class weights and repeated pictures."""
     command = [*ALONE, "optimizer=sgd", "optimizer.warmup=1", "optimizer.ema=0.9", "optimizer.ema_saves=average",
@@ -133,6 +135,7 @@ def test_a_killed_run_of_a_recipe_of_the_literature_resumes_to_the_same_student(
     assert json.loads((folder / "student.json").read_text())["averaged"]
 
 
+@pytest.mark.slow
 def test_the_same_command_resumes_even_with_another_checkpoint_interval(straight, killed):
     go_on(killed, *ALONE, "trainer.checkpoint_minutes=7", "resume=auto")
     assert outcome(run_folder(killed)) == straight
@@ -267,6 +270,7 @@ def small_files(bytes_: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
 
 
+@pytest.mark.slow
 def test_a_run_refuses_to_resume_with_another_teacher_and_says_what_else_changed(tmp_path):
     interrupt(tmp_path, 25, signal.SIGKILL, *TAUGHT)  # 20 steps are the teacher's
     folder, file = run_folder(tmp_path), teacher_folder(tmp_path) / "teacher.safetensors"

@@ -70,6 +70,7 @@ def test_unguarded_modules_missing_on_windows_are_found():
     assert list(unguarded(ast.parse("with suppress(ImportError):\n  import resource"))) == []
 
 
+@pytest.mark.slow
 def test_the_commands_start_without_modules_missing_on_windows():
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({sorted(POSIX_MODULES - {'posix'})}));"

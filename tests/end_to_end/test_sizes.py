@@ -35,6 +35,7 @@ def trained(root, data, name, *overrides):
     return folder, done.stdout
 
 
+@pytest.mark.slow
 def test_crops_are_taught_from_the_cache_measured_whole_and_predicted_whole(root, data):
     fit = ["data.fit=crop", "data.crop_foreground=0.5"]
     first, said = trained(root, data, "first", *fit)

@@ -320,6 +320,7 @@ def shared(server, tmp_path_factory):
     return root, url, lost, ends
 
 
+@pytest.mark.slow
 def test_workers_continue_without_a_killed_one(shared):
     _, url, _, ends = shared
     assert [code for code, _, _ in ends] == [0, 0], ends
@@ -328,6 +329,7 @@ def test_workers_continue_without_a_killed_one(shared):
     assert count(found, TrialState.RUNNING, TrialState.WAITING) == 0
 
 
+@pytest.mark.slow
 def test_the_trial_of_a_killed_worker_is_retried_by_another(shared):
     _, url, lost, _ = shared
     found = trials(url)
@@ -397,6 +399,7 @@ def test_a_step_of_the_clock_fails_no_running_trial(monkeypatch):
 # the password
 
 
+@pytest.mark.slow
 def test_the_password_of_an_interpolated_address_is_nowhere(server, database, url, tmp_path):
     overrides = ("hydra.sweeper.n_trials=1", "trainer.epochs=1", at("${oc.env:KD_STORAGE}"))
     code, out, err = train(tmp_path, *overrides, KD_STORAGE=address(server, database, PASSWORD))

@@ -221,6 +221,7 @@ def test_features_are_learnt_in_training_and_exist_nowhere_else(distilled, home)
     assert {name: value.shape for name, value in weights.items()} == {name: each.shape for name, each in others.items()}
 
 
+@pytest.mark.slow
 def test_a_password_in_the_tracking_address_is_not_written(alone, home):
     done = train(
         home, "loss=hard_only", "unfreeze=all", "trainer.epochs=1", "tracking.uri=http://me:s3cret@127.0.0.1:9"

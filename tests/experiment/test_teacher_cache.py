@@ -167,6 +167,7 @@ def metrics(folder: Path) -> bytes:
 VIEWS = ["augment.views=2", "trainer.epochs=4"]
 
 
+@pytest.mark.slow
 def test_repeated_views_are_computed_once_and_alike_in_every_batch(file, root):
     """In epoch 2 view 0 comes back, in batches of other samples."""
     live, _ = train(file, root, *VIEWS, "teacher.cache=off")
@@ -179,6 +180,7 @@ def test_repeated_views_are_computed_once_and_alike_in_every_batch(file, root):
 PICTURES = ["data.unlabelled=6", "data.unlabelled_share=0.2"]  # 2 beside the 8 of a batch: 3 steps are a pass
 
 
+@pytest.mark.slow
 def test_logits_of_labelled_samples_stay_valid_when_pictures_without_masks_are_added(file, root):
     """Bit for bit those of a live teacher, for both; 8 steps begin a third pass over the pictures."""
     train(file, root, "trainer.epochs=4")
@@ -311,6 +313,7 @@ def together(home, off, killed):
     return [home.end(*one) for one in begun]
 
 
+@pytest.mark.slow
 def test_runs_that_start_together_share_a_cache_and_what_a_killed_one_left(home, off, killed, together):
     assert [student for student, _ in together] == [off, off]
     assert 0 < killed <= REQUESTED

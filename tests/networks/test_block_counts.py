@@ -13,8 +13,8 @@ from tests.networks.test_partition import walk
 #: The encoders that conf/ names, and one of most other families.
 USUAL = (
     "efficientnet-b0 efficientnet-b3 efficientnet-b5 resnet18 resnet50 mit_b0 mit_b3 tu-mobilenetv3_small_050 "
-    "tu-mobilenetv3_small_100 tu-tf_efficientnet_lite0 tu-tf_efficientnet_lite2 mobilenet_v2 tu-convnext_tiny densenet121 "
-    "vgg11_bn inceptionv4 tu-hrnet_w18_small"
+    "tu-mobilenetv3_small_100 tu-tf_efficientnet_lite0 tu-tf_efficientnet_lite2 mobilenet_v2 tu-convnext_tiny "
+    "densenet121 vgg11_bn inceptionv4 tu-hrnet_w18_small"
 ).split()
 EVERY = [pytest.param(*item, marks=() if item[0] in USUAL else pytest.mark.slow) for item in BLOCK_COUNTS.items()]
 

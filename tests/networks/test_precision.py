@@ -125,6 +125,7 @@ def test_without_a_compiler_compilation_is_refused_in_one_line():
         compiled(Wrapped())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with a C++ compiler")
 def test_a_compiled_network_gives_the_same_logits_and_file():
     network = Wrapped().eval()

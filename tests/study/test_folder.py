@@ -27,7 +27,7 @@ SMALL = [
 ]  # fmt: skip
 #: A grid whose second and fourth cell hardly learn, so that they are pruned.
 CELLS = [
-    "hydra/sweeper/sampler=grid", "schedule=choice(linear,cosine)", "optimizer.lr=choice(3.0e-3,1.0e-6)",
+    "hydra/sweeper/sampler=grid", "schedule=choice(linear,cosine)", "optimizer.lr=choice(2.0e-2,1.0e-6)",
     "hydra.sweeper.pruner.min_resource=1",
 ]  # fmt: skip
 SEARCHED = ("schedule", "optimizer.lr")
@@ -154,6 +154,7 @@ def test_the_best_recipe_names_the_choices_of_the_best_trial(home, whole):
     assert recipe["data"]["image_size"] == [32, 32]
 
 
+@pytest.mark.slow
 def test_the_best_recipe_gives_the_best_student_again(home, whole, again):
     trial = best(home)
     summary = json.loads((again / "summary.json").read_text())

@@ -108,6 +108,7 @@ def in_process(url: str, number: str) -> None:
     print(json.dumps([one(ledger) for _ in range(int(number))]))
 
 
+@pytest.mark.slow
 def test_a_study_in_several_processes_suggests_the_same_points(database, tmp_path):
     url, found = f"sqlite:///{tmp_path}/studies.db", []
     for number in ("3", "5"):

@@ -190,7 +190,7 @@ def check_chains(ledger: Ledger) -> None:
             assert {name: after.params[name] for name in before.params} == before.params
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     target=st.integers(1, 4),
     max_retries=st.integers(0, 2),

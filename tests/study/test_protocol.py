@@ -155,6 +155,7 @@ def test_one_command_runs_the_protocol_and_more_seeds_continue_it(judged, capsys
     assert len([*judged.root.glob("runs/teachers/*/summary.json")]) == 1  # whatever the trials search
 
 
+@pytest.mark.slow
 def test_an_arm_that_learnt_nothing_has_no_verdict(judged, monkeypatch, capsys):
     monkeypatch.setattr(protocol.show, "useless", lambda results: "there is no winner")
     monkeypatch.setattr(sys, "argv", ["kd"])

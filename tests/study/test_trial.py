@@ -125,6 +125,7 @@ def test_without_a_pruner_every_epoch_is_trained(unpruned):
     assert epochs(unpruned) == TRIALS * EPOCHS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "sign"),
     [("asha", 1), *(pytest.param(option, 1, marks=pytest.mark.slow) for option in PRUNERS[1:]), ("asha", -1)],

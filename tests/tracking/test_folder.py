@@ -251,6 +251,7 @@ def end_mirrors():
             thread.join(LIMIT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [False, True], ids=["from the start", "from the middle"])
 def test_a_server_that_stays_halted_lets_the_run_end_and_a_sync_delivers(begun, scene, server, warnings, patience):
     """Nothing lets the server go on before the run has ended."""
@@ -274,6 +275,7 @@ def test_a_server_that_stays_halted_lets_the_run_end_and_a_sync_delivers(begun, 
     assert scene.sync() == {}
 
 
+@pytest.mark.slow
 def test_a_server_that_never_responds_lets_the_run_end(tmp_path, warnings, patience):
     patience.short()
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -283,10 +283,11 @@ def test_the_main_process_can_terminate_a_worker():
     assert worker.exitcode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_a_run_all_of_whose_processes_are_signalled_saves_and_resumes(number, root):
     options = ["backbone=tiny", "loss=hard_only", "trainer.epochs=500", "trainer.workers=2", "trainer.device=cpu",
-              "tracking=none", "pictures=false", "data.train=16", "data.val=4", "data.test=4"]  # fmt: skip
+               "tracking=none", "pictures=false", "data.train=16", "data.val=4", "data.test=4",
+               "data.image_size=[32,32]"]  # fmt: skip
     running = program.begin(root, *options)
 
     def is_training() -> bool:
@@ -317,6 +318,7 @@ def test_arguments_are_checked():
         next(loader().epoch(0, start=6))
 
 
+@pytest.mark.slow
 def test_a_program_that_stops_in_mid_epoch_exits():
     program = (
         "from kd.data import Shapes; from kd.data.batches.loading import *\n"
@@ -378,6 +380,7 @@ def test_a_file_damaged_in_mid_epoch_gives_a_one_line_error_that_names_it(accide
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_whose_data_vanishes_ends_in_one_line(workers, root):
     data = root / "pictures"

@@ -201,7 +201,7 @@ TYPED = [
 ]  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.sampled_from(TYPED), st.sets(st.integers(0, 10) | st.sampled_from([128, 254, 255, 256, LARGEST]), min_size=1))
 def test_every_piece_of_advice_about_values_reads_the_mask(tmp_path_factory, typed, stored):
     root = tmp_path_factory.mktemp("advice")
@@ -209,7 +209,7 @@ def test_every_piece_of_advice_about_values_reads_the_mask(tmp_path_factory, typ
     follow(root, typed, root / "a.png")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.sampled_from(TYPED), st.sets(colours, min_size=2, max_size=5))
 def test_every_piece_of_advice_about_colours_reads_the_mask(tmp_path_factory, typed, found):
     assume(any(len(set(colour)) > 1 for colour in found))
