@@ -70,6 +70,9 @@ LABELS = {
     "long_soft_targets": "60 epochs: `loss=soft_targets`",
     "long_cwd": "60 epochs: `loss=cwd`",
     "long_dist": "60 epochs: `loss=dist`",
+    "unfreeze": "Lite0 with ImageNet weights, no teacher: `unfreeze=all`",
+    "unfreeze_progressive": "Lite0 with ImageNet weights, no teacher: `unfreeze=progressive`",
+    "unfreeze_frozen": "Lite0 with ImageNet weights, no teacher: `unfreeze=frozen`",
     "third": "a third of the masks: no teacher",
     "third_soft_targets": "a third of the masks: `loss=soft_targets`",
     "third_and_pictures": "a third of the masks: `loss=soft_targets`, the other pictures without masks",
@@ -117,11 +120,11 @@ def run(overrides: Sequence[str], root: Path) -> dict[str, Any]:
 
 
 def table(lines: Sequence[Mapping[str, Any]], least: int = 1) -> str:
-    """A row for each data set and arm of at least so many seeds: mIoU on test, and the paired gain over no teacher.
+    """A row for each data set and arm of at least so many seeds: mIoU on test, and the paired gain over its reference.
 
     A gain whose whole interval is on one side of 0 is in bold.
     """
-    header = "| data | recipe | seeds | mIoU on test | gain over no teacher, 95 % interval |"
+    header = "| data | recipe | seeds | mIoU on test | gain, 95 % interval |"
     rows = [header, "|---|---|---:|---:|---:|"]
     for data in dict.fromkeys(line["data"] for line in lines):
         spreads = {arm: _spread(lines, data, arm) for arm in ARMS}
@@ -157,7 +160,7 @@ def _gain(gain: Spread) -> str:
 
 
 def _reference(arm: str) -> str:
-    """The arm without a teacher that has the same masks and epochs."""
+    """The arm without a teacher that has the same masks, epochs and student; the one that learns all from the start."""
     return next((reference for reference in REFERENCES if arm.startswith(reference)), "alone")
 
 
