@@ -6,6 +6,7 @@ Light: no torch.
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from inspect import isabstract
 from pathlib import Path
 from typing import Any, cast
@@ -123,7 +124,8 @@ def public(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"tracking": config["tracking"] | {"uri": uri and without_credentials(uri)}}
 
 
-def known_keys() -> list[str]:
+@cache
+def known_keys() -> tuple[str, ...]:
     """Every dotted key and every group of the default configuration."""
 
     def walk(node: dict[str, Any], prefix: str) -> Iterator[str]:
@@ -133,7 +135,7 @@ def known_keys() -> list[str]:
                 if isinstance(value, dict):
                     yield from walk(value, f"{prefix}{key}.")
 
-    return [*walk(container(compose([]), resolve=False), ""), *(path.name for path in CONF.iterdir() if path.is_dir())]
+    return (*walk(container(compose([]), resolve=False), ""), *(path.name for path in CONF.iterdir() if path.is_dir()))
 
 
 def options(group: str) -> str:
