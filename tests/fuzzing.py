@@ -113,9 +113,14 @@ def _values(name: str) -> st.SearchStrategy[tuple[str, Callable]]:
 
 
 def _if_there(found: tuple[str, Callable]) -> tuple[str, Callable]:
-    """A change of a file, if there is one."""
+    """A change of a file, if there is one that this process can hold in memory."""
     what, do = found
-    return what, lambda path, outside: do(path, outside) if path.is_file() else None
+
+    def change(path: Path, outside: Path) -> None:
+        if path.is_file() and path.stat().st_size < 2**28:
+            do(path, outside)
+
+    return what, change
 
 
 def _instead(found: tuple[str, Callable]) -> tuple[str, Callable]:
