@@ -23,6 +23,7 @@ from kd.errors import ConfigError, ModelError, shown
 from kd.networks.precision import Precision, hold_memory
 from kd.run import console
 from kd.study.hydra_options import overrides_as_values
+from kd.system.files import real
 from kd.system.untrusted import is_regular
 from kd.training.evaluation import evaluate
 from kd.training.metrics import Confusion
@@ -85,8 +86,8 @@ def _network(path: Path) -> tuple[Finished, nn.Module]:
     if path.suffix != ".onnx":
         run = find(path)
         return run, run.network
-    folder = path.resolve().parent.parent
-    if path.resolve().parent.name != "export" or not is_regular(folder, f"export/{path.name}"):
+    folder = real(path).parent.parent
+    if real(path).parent.name != "export" or not is_regular(folder, f"export/{path.name}"):
         raise ModelError(f"{shown(path)} is not a file that kd export wrote into the folder export/ of a run; give one")
     run = find(folder / f"{path.name.partition('.')[0]}.safetensors")
     return run, OnnxNetwork(path, run.network.class_names)

@@ -29,6 +29,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from kd.errors import SECRET, StudyError, check_address, one_line, without_credentials
+from kd.system.files import real
 from kd.system.installation import install_command
 from kd.system.untrusted import UnreadableError, regular
 
@@ -81,7 +82,7 @@ def default_url(root: Path) -> str:
     Raises:
         StudyError: the path holds a character that an address cannot.
     """
-    path = (root / "runs" / "studies" / "studies.db").resolve().as_posix()
+    path = real(root / "runs" / "studies" / "studies.db").as_posix()
     if "?" in path:
         raise StudyError(f"{path} contains a ?, which a database address cannot; choose another root, or a storage")
     return f"sqlite:///{path}"

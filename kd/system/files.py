@@ -31,6 +31,11 @@ LARGEST_HEADER = 100_000_000  # bytes, of a safetensors file
 _SEEKING = threading.Lock()  # for systems without pread and pwrite
 
 
+def real(path: Path) -> Path:
+    """The absolute path without links; at a loop of links, where `Path.resolve` may raise, the path as it is."""
+    return Path(os.path.realpath(path))
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`; an error leaves nothing behind.
 

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from kd.errors import ConfigError, UserError, check_address, without_credentials
 from kd.settings import Tracking
-from kd.system.files import clear_leftovers, write_atomically
+from kd.system.files import clear_leftovers, real, write_atomically
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -25,6 +25,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it may contain a password
 
 TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens it as training, not as GenAI traces
+KINDS = "give http(s)://, postgresql://, mysql://, mssql:// or sqlite:///, or leave it null for mlruns/"
 OPENING_SECONDS = 20.0  # for a local store that many processes create one after the other
 CONNECT_SECONDS = 5
 
@@ -39,7 +40,7 @@ class TrackingError(UserError):
 
 def store_uri(settings: Tracking, root: Path) -> str:
     """The store's address: MLFLOW_TRACKING_URI, else the setting, else an absolute sqlite address under `root`."""
-    default = f"sqlite:///{(root / 'mlruns' / 'mlflow.db').resolve().as_posix()}"
+    default = f"sqlite:///{real(root / 'mlruns' / 'mlflow.db').as_posix()}"
     return os.environ.get("MLFLOW_TRACKING_URI") or settings.uri or default
 
 
@@ -85,6 +86,7 @@ class Store:
         import mlflow
         from mlflow.exceptions import MlflowException
         from mlflow.store.db.db_types import DATABASE_ENGINES
+        from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
         from sqlalchemy import make_url
         from sqlalchemy.exc import ArgumentError
 
@@ -93,6 +95,10 @@ class Store:
                 make_url(self.uri).get_dialect()
             else:  # this sends no request
                 mlflow.MlflowClient(tracking_uri=self.uri)
+        except UnsupportedModelRegistryStoreURIException as error:
+            raise ConfigError(
+                f"tracking.uri={self}: not a kind that MLflow stores in; {KINDS}", page="mlflow"
+            ) from error
         except (MlflowException, ArgumentError, ValueError) as error:  # ValueError: a port that is not a number
             raise ConfigError(f"tracking.uri={self}: {brief(error, self.uri)}", page="mlflow") from error
 
@@ -164,7 +170,7 @@ class Store:
     def _experiment_id(self, client: Any) -> str:
         from mlflow.exceptions import MlflowException
 
-        location = (self.root / "mlruns" / "artifacts").resolve().as_uri() if self.is_local else None
+        location = real(self.root / "mlruns" / "artifacts").as_uri() if self.is_local else None
         experiment = client.get_experiment_by_name(self.experiment)
         if experiment is None:
             try:

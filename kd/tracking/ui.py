@@ -9,6 +9,7 @@ import webbrowser
 
 from kd.errors import ConfigError
 from kd.system import signals, watched
+from kd.system.files import real
 from kd.system.installation import train_command
 from kd.tracking.store import Store, TrackingError, brief
 
@@ -50,7 +51,7 @@ def _experiment(store: Store) -> str:
     """The id of the store's experiment."""
     store.check()
     database = store.root / "mlruns" / "mlflow.db"
-    if store.is_local and str(database.resolve()) in store.uri and not database.exists():
+    if store.is_local and str(real(database)) in store.uri and not database.exists():
         raise TrackingError(f"there is no run yet in {store}; {train_command()} creates one")
     try:
         return store.open()[1]

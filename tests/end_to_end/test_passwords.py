@@ -28,7 +28,7 @@ places = st.sampled_from([
 ])  # fmt: skip
 schemes = st.sampled_from(["http", "https", "postgresql", "postgresql+psycopg", "mysql", "mssql+pyodbc", "ftp"])
 addresses = st.builds(
-    lambda scheme, place, word: scheme + place.format(raw=word, quoted=quote(word)), schemes, places, passwords
+    lambda scheme, place, word: scheme + place.format(raw=word, quoted=quote(word, safe="")), schemes, places, passwords
 )
 
 #: How an address is given: in an argument (ADDRESS, or QUOTED as Hydra reads it), or in the variable that comes first.

@@ -95,6 +95,14 @@ def test_a_refused_address_is_shown_without_its_password():
     assert "secret" not in str(error.value)
 
 
+def test_a_database_that_is_a_loop_of_links_has_an_address_and_cannot_be_used(tmp_path):
+    file = tmp_path / "runs" / "studies" / "studies.db"
+    file.parent.mkdir(parents=True)
+    file.symlink_to(file.name)
+    assert default_url(tmp_path) == f"sqlite:///{file}"
+    assert "cannot be used" in complaint(Database(default_url(tmp_path)))
+
+
 def test_a_server_has_no_file_and_is_assumed_to_exist(tmp_path):
     assert Database("postgresql://me@host/db").file is None
     assert Database("postgresql://me@host/db").exists()

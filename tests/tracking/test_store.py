@@ -119,6 +119,18 @@ def test_an_unsupported_kind_of_address_is_a_configuration_error(uri, tmp_path):
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("uri", ["s3://bucket/x", "ftp://me@127.0.0.1:9/x"])
+def test_a_kind_of_address_that_mlflow_has_no_store_for_is_answered_by_those_it_has(uri, tmp_path):
+    with pytest.raises(ConfigError, match=r"not a kind that MLflow stores in; give .*postgresql://"):
+        Store(uri, "kd", tmp_path).check()
+
+
+def test_a_database_that_is_a_loop_of_links_has_an_address_all_the_same(tmp_path):
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "mlruns" / "mlflow.db").symlink_to("mlflow.db")
+    assert store_uri(asked(), tmp_path) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+
+
 @pytest.mark.parametrize(
     "uri", ["http://127.0.0.1:9", "https://host", "sqlite:////nowhere/x.db", "postgresql://host/db"]
 )
