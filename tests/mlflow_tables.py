@@ -15,7 +15,7 @@ import mlflow.store.db.utils as mlflow_databases
 from filelock import FileLock
 
 #: Names the folder of this session, for the processes that tests start too.
-VARIABLE = "KD_TESTS_MLFLOW_TABLES"
+VARIABLE = "TESTS_MLFLOW_TABLES"  # not KD_...: tests remove the variables of this program
 FILE = "tables.sql"
 
 

@@ -127,10 +127,12 @@ class Database:
 
     def __str__(self) -> str:
         try:
-            shown = make_url(self.url).set(query={}).render_as_string(hide_password=True)
-            return without_credentials(unquote(shown))  # sqlalchemy takes #token=... for a part of the name
+            url = make_url(self.url)
         except NO_ADDRESS:
             return without_credentials(self.url)
+        place = URL.create(url.drivername, host=url.host, port=url.port, database=url.database).render_as_string()
+        shown = without_credentials(unquote(place))  # sqlalchemy takes #token=... for a part of the name
+        return shown if url.username is None and url.password is None else shown.replace("://", "://***@", 1)
 
     @property
     def file(self) -> Path | None:

@@ -7,9 +7,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from urllib.parse import quote
 
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError
 
@@ -93,6 +96,15 @@ def test_a_refused_address_is_shown_without_its_password():
     with pytest.raises(StudyError) as error:
         Database("mysql://me:secret@host/db")
     assert "secret" not in str(error.value)
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126)), st.sampled_from(["{}", ":{}", "me:{}"]))
+def test_no_sign_of_an_encoded_user_or_password_is_shown(word, form):
+    secret = form.format(quote(f"/; @{word}Xq7", safe=""))
+    with pytest.raises(StudyError) as error:
+        Database(f"mysql://{secret}@host:9/db")
+    assert "mysql://***@host:9/db: not an address that studies can use" in str(error.value)
+    assert str(Database(f"postgresql://{secret}@host:9/db")) == "postgresql://***@host:9/db"
 
 
 def test_a_database_that_is_a_loop_of_links_has_an_address_and_cannot_be_used(tmp_path):
