@@ -86,8 +86,9 @@ def _network(path: Path) -> tuple[Finished, nn.Module]:
     if path.suffix != ".onnx":
         run = find(path)
         return run, run.network
-    folder = real(path).parent.parent
-    if real(path).parent.name != "export" or not is_regular(folder, f"export/{path.name}"):
+    export = real(path).parent
+    folder = export.parent
+    if export.name != "export" or not is_regular(folder, f"export/{path.name}"):
         raise ModelError(f"{shown(path)} is not a file that kd export wrote into the folder export/ of a run; give one")
     run = find(folder / f"{path.name.partition('.')[0]}.safetensors")
     return run, OnnxNetwork(path, run.network.class_names)

@@ -320,7 +320,6 @@ def shared(server, tmp_path_factory):
     return root, url, lost, ends
 
 
-@pytest.mark.slow
 def test_workers_continue_without_a_killed_one(shared):
     _, url, _, ends = shared
     assert [code for code, _, _ in ends] == [0, 0], ends
@@ -329,7 +328,6 @@ def test_workers_continue_without_a_killed_one(shared):
     assert count(found, TrialState.RUNNING, TrialState.WAITING) == 0
 
 
-@pytest.mark.slow
 def test_the_trial_of_a_killed_worker_is_retried_by_another(shared):
     _, url, lost, _ = shared
     found = trials(url)

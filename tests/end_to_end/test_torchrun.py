@@ -74,7 +74,6 @@ def test_several_processes_share_one_run_folder_and_one_output(undisturbed):
     assert not list((root / "tmp").glob("kd-process-*"))
 
 
-@pytest.mark.slow
 def test_two_processes_train_like_one(undisturbed, root):
     """With the same plan; losses differ by rounding, which grows with each step (not in `test_distributed`)."""
     assert program.train(root, *SMALL).returncode == 0

@@ -154,7 +154,6 @@ def test_the_best_recipe_names_the_choices_of_the_best_trial(home, whole):
     assert recipe["data"]["image_size"] == [32, 32]
 
 
-@pytest.mark.slow
 def test_the_best_recipe_gives_the_best_student_again(home, whole, again):
     trial = best(home)
     summary = json.loads((again / "summary.json").read_text())

@@ -473,7 +473,6 @@ def forms(tmp_path_factory):
     return Forms(tmp_path_factory)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["ablation", *(pytest.param(name, marks=pytest.mark.slow) for name in FORMS if name != "ablation")]
 )
@@ -485,7 +484,6 @@ def test_every_sampler_pruner_and_shipped_study_runs(forms, name):
     assert found[0].params != found[1].params
 
 
-@pytest.mark.slow
 def test_a_grid_runs_every_cell_once_and_no_more_than_there_are(forms):
     arms = [trial.params["experiment"] for trial in trials(forms["ablation"].root, "ablation")]
     assert arms == ["arm_hard_only", "arm_fixed"]

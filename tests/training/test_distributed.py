@@ -199,7 +199,6 @@ def test_every_process_knows_the_losses_of_the_whole_batch(two):
             assert images == pytest.approx(whole) == pytest.approx(10)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", range(len(OPTIONS)))
 def test_three_processes_end_with_the_weights_of_one(three, case):
     """Also with gradients accumulated over several batches."""

@@ -9,7 +9,6 @@ from exported import ABOUT, DATA, SIZE, check_of
 from kd.deploy.export import Check, ExportError, Wanted, export, pictures
 
 
-@pytest.mark.slow
 def test_every_file_is_within_its_tolerance(exported):
     _, found = exported
     assert {name for name, figures in found.items() if figures["difference"]["relative"] < 1e-4} == {

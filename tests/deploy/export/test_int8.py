@@ -10,7 +10,6 @@ from kd.networks.precision import Precision
 from kd.training.evaluation import evaluate
 
 
-@pytest.mark.slow
 def test_half_precision_halves_the_file_and_8_bits_quarter_it(exported):
     out, _ = exported
     full, half, eight = ((out / f"student{kind}.onnx").stat().st_size for kind in ("", ".fp16", ".int8"))
@@ -18,7 +17,6 @@ def test_half_precision_halves_the_file_and_8_bits_quarter_it(exported):
     assert eight < 0.45 * full
 
 
-@pytest.mark.slow
 def test_the_miou_of_8_bits_is_that_of_the_file_measured_again(exported, tiny):
     out, found = exported
     small, cpu = OnnxNetwork(out / "student.int8.onnx", DATA.class_names), Precision(torch.device("cpu"))
