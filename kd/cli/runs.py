@@ -22,9 +22,9 @@ def add_study(verbs: Any) -> None:
 
 
 def _study(arguments: argparse.Namespace) -> None:
-    from kd.study import folder  # heavy: optuna, matplotlib
+    from kd.study import show  # heavy: optuna, matplotlib
 
-    folder.show(arguments.name, arguments.against, arguments.storage, write_files=not arguments.no_files)
+    show.show(arguments.name, arguments.against, arguments.storage, write_files=not arguments.no_files)
 
 
 def add_verdict(verbs: Any) -> None:

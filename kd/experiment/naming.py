@@ -6,7 +6,7 @@ from pathlib import Path
 from kd.settings import Settings
 
 NAMED = ("backbone", "loss", "schedule", "data")  # config groups that a name always tells
-LONGEST, MOST = 24, 3  # characters of an option's value, and how many options are added
+LONGEST, WIDEST = 24, 120  # characters of an option's value, and of a name that options are added to
 #: Keys that a name tells already, or that make no difference to a student.
 LEFT_OUT = ("schedule.initial", "schedule.final", "seed", "data.root", "root", "resume", "quick", "pictures")
 
@@ -14,14 +14,18 @@ LEFT_OUT = ("schedule.initial", "schedule.final", "seed", "data.root", "root", "
 def run_name(settings: Settings, choices: Mapping[str, str], typed: Sequence[str]) -> str:
     """A run's name, such as "b0 from b3, cwd, cosine 4-1, camvid, rate=3, seed 2".
 
-    `choices` are the options of the config groups, `typed` the command line's overrides; of those, the first MOST that
-    are not in the name yet are added, each whole.
+    `choices` are the options of the config groups, `typed` the command line's overrides; those that are not in the name
+    yet are added, each whole, as long as it stays shorter than WIDEST.
     """
     student, _, teacher = choices.get("backbone", "").partition("_from_")
     taught = settings.loss.needs_teacher
     who = f"{student} from {teacher}" if taught and teacher else f"{student} alone" if not taught else student
     parts = [who, choices.get("loss", ""), _temperatures(settings, choices) if taught else "", _data(settings, choices)]
-    return ", ".join([*filter(None, parts), *_options(typed), *([f"seed {settings.seed}"] if settings.seed else [])])
+    last = [f"seed {settings.seed}"] if settings.seed else []
+    options = _options(typed)
+    while len(name := ", ".join([*filter(None, parts), *options, *last])) > WIDEST and options:
+        options.pop()
+    return name
 
 
 def _temperatures(settings: Settings, choices: Mapping[str, str]) -> str:
@@ -37,10 +41,9 @@ def _data(settings: Settings, choices: Mapping[str, str]) -> str:
 def _options(typed: Sequence[str]) -> list[str]:
     """The typed options that no other part tells, each by the last word of its key."""
     pairs = [line.lstrip("+~").partition("=")[::2] for line in typed]
-    found = [
+    return [
         f"{key.rpartition('.')[2]}={value}"
         for key, value in pairs
         if key not in (*NAMED, *LEFT_OUT) and not key.startswith(("tracking", "hydra.", "trainer.device"))
         and 0 < len(value) <= LONGEST
     ]  # fmt: skip
-    return found[:MOST]

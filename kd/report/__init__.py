@@ -101,13 +101,14 @@ def _found(name: str, storage: str | None) -> "Run | Study":
     if path.is_dir() and is_run(path):
         return read(path)
     from kd.report import study  # heavy: optuna
+    from kd.study import files
     from kd.study.storage import Database, default_url
 
-    folder = path.absolute() if (path / study.TABLE).is_file() else project_root() / "runs" / "studies" / path.name
+    folder = path.absolute() if (path / files.TABLE).is_file() else project_root() / "runs" / "studies" / path.name
     beside = folder.parent / "studies.db"
     default = f"sqlite:///{beside}" if beside.is_file() else default_url(project_root())
     database = Database(storage or os.environ.get("KD_STORAGE") or default)
-    if path.is_dir() and not (path / study.TABLE).is_file():
+    if path.is_dir() and not (path / files.TABLE).is_file():
         raise RunError(
             f"{name}: not the folder of a run or a study (it has no config.yaml, run.json or trials.csv); give one "
             "below runs/"

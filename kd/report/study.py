@@ -18,15 +18,14 @@ from kd.report import run as one
 from kd.report.elements import Cell, Folded, Page, Picture, Section, Table, Text, facts, figure, row
 from kd.report.run_files import DAMAGES, Run, is_run, read
 from kd.run.folder import picture_in
-from kd.study import show, storage
+from kd.study import files, storage, tables
 from kd.study.comparison import Arm, partner
 from kd.study.results import Results, TrialState, names_in, ours_in, rows
 from kd.study.space import describe
 from kd.study.storage import Database
 from kd.system.untrusted import read_bytes
 
-TABLE = "trials.csv"
-MOST_BYTES = 32 * 2**20  # of that table
+MOST_BYTES = 32 * 2**20  # of its table
 #: optuna's plots in the order of the page, with captions.
 PLOTS = {
     "optimization_history": "The result of each trial, and the best so far.",
@@ -62,13 +61,13 @@ def find(name: str, folder: Path, database: Database) -> Study:
         StudyError: it is neither in the database nor in the folder.
     """
     if not database.exists():
-        if not (folder / TABLE).is_file():
-            raise StudyError(f"there is no study {name!r}: no {folder / TABLE}, and no database ({database})")
+        if not (folder / files.TABLE).is_file():
+            raise StudyError(f"there is no study {name!r}: no {folder / files.TABLE}, and no database ({database})")
         return Study(name, folder, None)
     database.check()
     with database.reading():
         opened = database.open()
-        if name not in names_in(opened) and (folder / TABLE).is_file():
+        if name not in names_in(opened) and (folder / files.TABLE).is_file():
             return Study(name, folder, None)
         results, other = Results.of(opened, name), partner(name)
         baseline = None if other == name else ours_in(opened, other)
@@ -113,7 +112,7 @@ def _winner(study: Study, results: Results) -> tuple[list[Section], list[tuple[s
     if winner is None:
         return [], [], ["the winner's run: no trial is complete, or its folder is gone"]
     sections, damaged = one.sections(winner, _without_teacher(study.baseline.study if study.baseline else None))
-    who = "Best trial" if show.useless(results) else "Winner"
+    who = "Best trial" if tables.useless(results) else "Winner"
     sections = [replace(s, id=f"winner-{s.id}", title=f"{who}: {s.title.lower()}") for s in sections]
     tiles = [*one.tiles(winner), ("trials", Cell(str(len(results.trials))), "")]
     return sections, tiles, [f"the winner's run: {line}" for line in [*winner.missing, *damaged]]
@@ -125,7 +124,7 @@ def _subtitle(results: Results) -> str:
     number = results.best[0].number
     if len(results.space.objectives) > 1:
         return f"Pareto front of {len(results.best)} trials; trial {number} is shown in full"
-    best = "there is no winner; the best is" if show.useless(results) else "the winner is"
+    best = "there is no winner; the best is" if tables.useless(results) else "the winner is"
     return f"{best} trial {number}, shown in full below"
 
 
@@ -147,16 +146,16 @@ def _shipped(name: str) -> list[str]:
 
 
 def _best(results: Results) -> Section:
-    table = tabled(show.best_trials(results))
+    table = tabled(tables.best_trials(results))
     several = len(results.space.objectives) > 1
-    warning = [Text([f"{useless[0].upper()}{useless[1:]}."], "warning")] if (useless := show.useless(results)) else []
+    warning = [Text([f"{useless[0].upper()}{useless[1:]}."], "warning")] if (useless := tables.useless(results)) else []
     return Section("best", "Pareto front" if several else "Best trials", [*warning, table], [*warning, table])
 
 
 def _importance(study: Study, results: Results) -> Section:
     """Importance of each parameter, and optuna's plots."""
     blocks: list[Any] = []
-    if (shares := show.importances(results)) is not None:
+    if (shares := tables.importances(results)) is not None:
         blocks += [
             Text(["Share of the objective's variance that each parameter explains (fANOVA)."]),
             tabled(shares),
@@ -169,12 +168,12 @@ def _importance(study: Study, results: Results) -> Section:
 
 
 def _pruning(results: Results) -> Section:
-    text = Text([" ".join(line.split()) for line in show.cost(results)])
+    text = Text([" ".join(line.split()) for line in tables.cost(results)])
     return Section("pruning", "Pruning", [text], [text])
 
 
 def _against(arm: Arm, baseline: Arm) -> Section:
-    parts = [*show.against(arm, baseline)]
+    parts = [*tables.against(arm, baseline)]
     lines = [" ".join(part.split()) for part in parts if isinstance(part, str)]
     verdicts = [Text([line.removeprefix("verdict ").capitalize()]) for line in lines if line.startswith("verdict")]
     unfair = [Text([line], "warning") for line in lines if not line.startswith("verdict")]
@@ -229,9 +228,9 @@ def _without_database(study: Study) -> Page:
     missing = ["the database of the study, so only its table is shown; give --storage or KD_STORAGE"]
     sections: list[Section] = []
     try:
-        text = read_bytes(study.folder, TABLE, MOST_BYTES).decode("utf-8")
+        text = read_bytes(study.folder, files.TABLE, MOST_BYTES).decode("utf-8")
         sections += _trials([{str(k): v for k, v in line.items()} for line in csv.DictReader(io.StringIO(text))])
     except (csv.Error, *DAMAGES) as error:
-        missing.append(f"{TABLE} is damaged ({type(error).__name__})")
+        missing.append(f"{files.TABLE} is damaged ({type(error).__name__})")
     sections.append(Section("location", "Location", [facts([("folder", str(study.folder))])]))
     return Page(f"Study {study.name}", "without its database", [], [], sections, missing)

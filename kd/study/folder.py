@@ -1,16 +1,9 @@
-"""A study's folder, which holds its trials' run folders, and the parent of their MLflow runs.
+"""A study's folder while a sweeper works on it, and the parent of its trials' MLflow runs.
 
-trials.csv                  one row per trial; while the study runs, those of trials that end are appended
-experiment/best.yaml        the best trial as a recipe: python train.py --config-dir <this folder> experiment=best
-sweeps/winner.yaml          the best trial over seeds: python train.py -m --config-dir <this folder> sweeps=winner
-
-plots/                      optuna's plots, each as PNG and HTML
 0/ 1/ 2/ ...                the run folder of each trial, by its number
-
-All but the run folders is generated from the study's database, and generated again if it is missing.
+trials.csv experiment/ ...  what kd.study.files generates
 """
 
-import os
 import shlex
 import sys
 import uuid
@@ -24,23 +17,17 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from kd import tracking
-from kd.config.compose import CONF, project_root
-from kd.errors import StudyError, shown, without_credentials
+from kd.errors import StudyError, without_credentials
 from kd.run import console
 from kd.settings import Settings
-from kd.study import show as tables
-from kd.study.comparison import Arm, partner
-from kd.study.hydra_options import check_name, overrides_as_values
+from kd.study import files, tables
 from kd.study.ledger import FINISHED, Ledger, failure
-from kd.study.recipe import recipe, winner_study
-from kd.study.results import Results, all_in, line, ours_in, points, table
+from kd.study.results import Results, points
 from kd.study.space import Space, describe
-from kd.study.storage import Database, Storage, default_url
-from kd.system.files import clear_leftovers, write_atomically
+from kd.study.storage import default_url
+from kd.system.files import clear_leftovers
 from kd.system.installation import train_command
-from kd.system.untrusted import check_below
 
-MADE = ("experiment", "sweeps", "plots")  # folders beside the trials'
 PARENT = "mlflow_run"  # study attribute: MLflow's id of the parent run
 IDENTITY = "mlflow_identity"  # study attribute: our own id of the parent run
 
@@ -63,7 +50,7 @@ class StudyFolder:
         study, space = self.ledger.study, self.ledger.space
         with self._lock():
             self._check_known_trials()
-            for place in (self.path, *(self.path / name for name in MADE)):
+            for place in (self.path, *(self.path / name for name in files.MADE)):
                 clear_leftovers(place)
             tags = {"role": "study", "study": self.ledger.name, "run_folder": str(self.path), **self.settings.tags}
             searched = {f"space.{name}": describe(item) for name, item in space.searched.items()}
@@ -101,7 +88,7 @@ class StudyFolder:
             if results.complete:
                 if warning := tables.useless(results):
                     console.say(f"warning  {warning}")
-                write(results, self.path, self.pictures)
+                files.write(results, self.path, self.pictures)
                 made = [*tracking.files(self.path), *tracking.files(self.path / "experiment")]
                 plots = [(path, "plots") for path in tracking.files(self.path / "plots", ".png")]
                 self.shown = replace(self.shown, artifacts=(*((path, None) for path in made), *plots))
@@ -134,12 +121,7 @@ class StudyFolder:
     def _update(self, ended: int | None = None) -> Results:
         """Write the table, or append the trial that `ended` to it, and update the parent run."""
         results = Results.of(self.ledger.storage, self.ledger.name)
-        path = self.path / "trials.csv"
-        if ended is None or path.is_symlink() or not path.is_file():
-            _write(path, table(results))
-        else:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(line(results, ended))
+        files.write_table(results, self.path, ended)
         self.shown = replace(self.shown, points=_timed(results) | _so_far(results), lost=_lost(results))
         self.mirror.refresh()
         if (run_id := self.mirror.run_id) and results.study.user_attrs.get(PARENT) != run_id:
@@ -198,110 +180,3 @@ def _ending(trial: FrozenTrial, results: Results) -> str:
     best = len(results.space.objectives) == 1 and results.best and results.best[0].number == trial.number
     mark = "" if not best else "  * best so far" if results.trivial is None else "  no better than trivial"
     return f"{shown}{mark}"
-
-
-def write(results: Results, path: Path, draw: bool = True) -> list[str]:
-    """Write the table, recipes and plots of a study into its folder; returns the names of the plots."""
-    for name in MADE:
-        check_below(path, path / name / "any")
-    _write(path / "trials.csv", table(results))
-    for name, trial in _winners(results).items():
-        _write(path / "experiment" / f"{name}.yaml", recipe_of(results, trial))
-    if "best" in _winners(results) and results.trivial is None:
-        seed = int(results.space.config.get("seed", 0))
-        _write(path / "sweeps" / "winner.yaml", winner_study(results.name, _shown(path), seed))
-    if not draw:
-        return []
-    from kd.study import pictures  # heavy: optuna's importances bring scikit-learn
-
-    return pictures.draw(results, path / "plots")
-
-
-def _winners(results: Results) -> dict[str, FrozenTrial]:
-    """The trials to write as recipes, by name: the best one; with several objectives, the Pareto front."""
-    has_recipe = ("experiment", "best") in overrides_as_values(results.space.fixed)  # a winner's study over seeds
-    if not results.best or has_recipe:
-        return {}
-    if len(results.space.objectives) == 1:
-        return {"best": results.best[0]}
-    return {f"best_{trial.number}": trial for trial in results.best}
-
-
-def recipe_of(results: Results, trial: FrozenTrial) -> str:
-    """A trial as a recipe: its study's fixed overrides and its own parameters."""
-    values = zip(results.space.objectives, trial.values or (), strict=True)
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in values)
-    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"hydra", "sweeps"}
-    overrides = [
-        (key, value)
-        for key, value in overrides_as_values(results.space.overrides(trial.params))
-        if not key.startswith(("sweeps", "hydra"))
-    ]
-    no_better = "" if results.trivial is None else f" A trivial prediction has {results.trivial:.4f}."
-    return recipe(f"Trial {trial.number} of study {results.name}: {shown}.{no_better}", overrides, groups)
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _shown(path: Path) -> str:
-    """A path as a user would type it: relative if it is below the working directory."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def show(name: str | None, against: str | None, url: str | None, write_files: bool = True) -> None:
-    """Print a study, or the list of all studies; `kd study`.
-
-    Raises:
-        StudyError: there is no such study, or no database.
-    """
-    root = project_root()
-    database = Database(url or os.environ.get("KD_STORAGE") or default_url(root))
-    if not database.exists():
-        raise StudyError(f"there is no study yet ({database}); {train_command()} -m starts one")
-    database.check()
-    with database.reading():
-        storage = database.open()
-        if name is None:
-            _list(storage)
-        else:
-            _show(check_name(name), against, storage, root / "runs" / "studies" / name, write_files)
-
-
-def _list(storage: Storage) -> None:
-    ours, others = all_in(storage)
-    console.show(tables.list_studies(ours))
-    if others:
-        console.say(f"others   not created by this sweeper, and left out: {', '.join(map(shown, others))}")
-
-
-def _show(name: str, against: str | None, storage: Storage, path: Path, write_files: bool) -> None:
-    results = Results.of(storage, name)
-    console.say(tables.overview(results))
-    console.show(tables.best_trials(results))
-    if (shares := tables.importances(results)) is not None:
-        console.show(shares)
-    console.say(*tables.cost(results))
-    if warning := tables.useless(results):
-        console.say(f"warning  {warning}")
-    _compare(results, against, storage)
-    if write_files:
-        drawn = write(results, path)
-        console.say(f"files    {path}: trials.csv{', experiment/best.yaml' if results.best else ''}")
-        console.say(f"plots    {', '.join(drawn)}") if drawn else None
-
-
-def _compare(results: Results, against: str | None, storage: Storage) -> None:
-    """Print the comparison with another study (by default that without a teacher), and the verdict over seeds."""
-    other = against or partner(results.name)
-    compared = Results.of(storage, against) if against else ours_in(storage, other)
-    if compared is None or other == results.name or len(results.space.objectives) > 1:
-        return
-    arms = Arm.of(storage, results), Arm.of(storage, compared)
-    console.tell(tables.against(*arms))
-    for arm in arms:
-        if arm.winners is None and arm.study.best:
-            folder = _shown(project_root() / "runs" / "studies" / arm.study.name)
-            console.say(f"seeds    one run is one seed; train the winner with more seeds: "
-                        f"{train_command()} -m --config-dir {folder} sweeps=winner")  # fmt: skip

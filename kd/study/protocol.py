@@ -23,7 +23,7 @@ from kd.config.read import read
 from kd.errors import ConfigError, StudyError
 from kd.run import console
 from kd.settings import TASK_KEYS, TEACHING_KEYS, TEACHING_TERMS, Settings, TrainedTeacher, is_under
-from kd.study import show
+from kd.study import tables
 from kd.study.comparison import LEAST_GAIN, Arm, Verdict, unequal
 from kd.study.hydra_options import check_name
 from kd.study.results import Results
@@ -154,13 +154,13 @@ def run(protocol: Protocol) -> None:
         _step(f"study {number} of 2", protocol.study(settings, with_teacher))
     database = Database(os.environ.get("KD_STORAGE") or default_url(settings.root))
     for name in protocol.studies:
-        if useless := show.useless(Results.of(database.open(), name)):
+        if useless := tables.useless(Results.of(database.open(), name)):
             raise StudyError(f"study {name}: {useless}")
     for number, name in enumerate(protocol.studies, start=1):
         _step(f"winner {number} of 2, over seeds", protocol.winner(name, folder))
     storage = database.open()
     distilled, alone = (Arm.of(storage, Results.of(storage, name)) for name in protocol.studies)
-    console.tell(show.against(distilled, alone, protocol.least))
+    console.tell(tables.against(distilled, alone, protocol.least))
     console.say(price(protocol, settings, (distilled, alone)))
     _record(protocol, settings, distilled, alone)
 
@@ -188,12 +188,23 @@ def _record(protocol: Protocol, settings: Settings, distilled: Arm, alone: Arm) 
     if settings.tracking.enabled:
         tags = {"role": "verdict", "outcome": verdict.outcome, **settings.tracking.tags}
         points = {(name, len(gain.by_seed)): (value, round(time.time() * 1000)) for name, value in numbers.items()}
-        shown = tracking.Shown(protocol.name, tags, {"metric": verdict.metric}, points, ((file, None),))
+        files = ((file, None),)
+        shown = tracking.Shown(protocol.name, tags, {"metric": verdict.metric}, points, files, note=_note(protocol))
         store = tracking.Store.of(settings.tracking, settings.root)
         identity = distilled.study.study.user_attrs.get(IDENTITY) or uuid.uuid4().hex
         distilled.study.study.set_user_attr(IDENTITY, identity)
         tracking.Mirror(lambda: shown, store, tracking.Target(identity), "repeating kd verdict").finish("FINISHED")
     console.say(f"files    {file}")
+
+
+def _note(protocol: Protocol) -> str:
+    """What the page of a verdict's run says first, in Markdown; without figures, which more seeds change."""
+    distilled, alone = protocol.studies
+    return (
+        f"Does distillation help? The winners of two studies of equal budget, `{distilled}` and `{alone}`, over paired "
+        "seeds.\n\n`gain` is the distilled student's over that without a teacher, from `gain_low` to `gain_high` at "
+        f"95 %; `verdict.json` says it in words, and `kd study {distilled} --against {alone}` shows both.\n"
+    )
 
 
 def price(protocol: Protocol, settings: Settings, arms: Sequence[Arm]) -> str:

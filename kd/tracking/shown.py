@@ -1,6 +1,6 @@
 """What MLflow should show of a run: a pure function of the files in its folder."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,21 +84,31 @@ def of_folder(folder: SavedRun, ended: bool = False) -> Shown:
 
 
 def _note(folder: SavedRun, summary: Mapping[str, Any]) -> str:
-    """The command of a finished run, its figures, and where to read more; empty for a teacher, and before the end."""
-    student = mapping_at(summary, "student")
+    """The command of a finished run, its figures, and where to read more; empty before the end."""
+    student, teacher = mapping_at(summary, "student"), mapping_at(summary, "teacher")
+    trivial = mapping_at(summary, "baseline")
+    if teacher and not student and "state" not in summary:
+        lines = [f"A teacher, kept in `{folder.path}` for every run that asks for the same one."]
+        return "\n".join([*lines, *_figure_lines(summary, teacher, {})]) + "\n"
     if not student and summary.get("state") != "pruned":
         return ""
     lines = [] if student else ["Pruned: it did worse than other trials after as many epochs."]
     with suppress(UnreadableError):
         typed = " ".join(str(each) for each in folder.overrides()).replace("`", "'")
         lines.append(f"`{train_command()} {typed[:LONGEST]}`")
-    beside = {"teacher": mapping_at(summary, "teacher"), "trivial prediction": mapping_at(summary, "baseline")}
+    lines += _figure_lines(summary, student, {"teacher": teacher, "trivial prediction": trivial})
+    return "\n".join([*lines, "", f"Report: `kd report {folder.path}`"]) + "\n"
+
+
+def _figure_lines(
+    summary: Mapping[str, Any], own: Mapping[str, Any], beside: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    """A line for the objective and for the mean IoU, with the figures of others in parentheses."""
     wanted = dict.fromkeys([*mapping_at(summary, "objective"), "val/miou", "test/miou"])
-    for name in (each for each in wanted if isinstance(student.get(each), int | float)):
+    for name in (each for each in wanted if isinstance(own.get(each), int | float)):
         others = [f"{who} {figures[name]:.4f}" for who, figures in beside.items()
                   if isinstance(figures.get(name), int | float)]  # fmt: skip
-        lines.append(f"- {name} **{student[name]:.4f}**" + (f" ({', '.join(others)})" if others else ""))
-    return "\n".join([*lines, "", f"Report: `kd report {folder.path}`"]) + "\n"
+        yield f"- {name} **{own[name]:.4f}**" + (f" ({', '.join(others)})" if others else "")
 
 
 def _data(facts: Mapping[str, Any], config: Mapping[str, Any]) -> Data | None:

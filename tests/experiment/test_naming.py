@@ -24,11 +24,20 @@ def name(*typed: str, **choices: str) -> str:
         (["unfreeze=all", "optimizer.lr=0.01", "tracking.experiment=x"], {},
          "b0 from b3, cwd, cosine 4-1, shapes, unfreeze=all, lr=0.01"),
         (["trainer.epochs=9", "trainer.batch_size=4", "unfreeze.rate=1", "data.val=4"],
-         {}, "b0 from b3, cwd, cosine 4-1, shapes, epochs=9, batch_size=4, rate=1"),
+         {}, "b0 from b3, cwd, cosine 4-1, shapes, epochs=9, batch_size=4, rate=1, val=4"),
     ],
 )  # fmt: skip
 def test_a_name_says_what_a_run_is_made_of(typed, choices, expected):
     assert name(*typed, **choices) == expected
+
+
+def test_a_name_has_as_many_options_as_fit_and_none_cut_off():
+    typed = [f"trainer.epochs={epochs}" for epochs in range(10, 30)]
+    *begun, last = name("seed=7", *typed).split(", ")
+    assert (begun[:4], last) == (["b0 from b3", "cwd", "cosine 4-1", "shapes"], "seed 7")
+    added = begun[4:]
+    assert added == [f"epochs={epochs}" for epochs in range(10, 10 + len(added))]
+    assert 110 < len(name("seed=7", *typed)) <= 120
 
 
 def test_a_folder_of_ones_own_is_named_by_its_last_part(tmp_path):

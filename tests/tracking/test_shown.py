@@ -143,11 +143,19 @@ def test_the_note_has_the_command_the_figures_and_the_report(folder):
     ]
 
 
-def test_a_pruned_run_says_so_in_its_note_and_a_teacher_has_none(folder):
-    folder.write_summary({"teacher": {"val/miou": 0.5}})
+def test_a_teachers_note_says_where_it_is_and_how_good(folder):
+    folder.write_summary({"teacher": {"val/miou": 0.5, "test/miou": 0.25}})
     ended(folder)
-    assert of_folder(folder).note == ""
+    assert of_folder(folder).note.splitlines() == [
+        f"A teacher, kept in `{folder.path}` for every run that asks for the same one.",
+        "- val/miou **0.5000**",
+        "- test/miou **0.2500**",
+    ]
+
+
+def test_a_pruned_run_says_so_in_its_note(folder):
     folder.write_summary({"state": "pruned"})
+    ended(folder)
     assert of_folder(folder).note.startswith("Pruned: it did worse")
 
 
