@@ -29,7 +29,7 @@ LIBRARIES = [
     "torch", "torchvision", "segmentation_models_pytorch", "albumentations", "mlflow", "sqlalchemy", "alembic",
     "matplotlib.pyplot", "optuna", "optuna.visualization.matplotlib", "hydra.main", "rich.progress", "rich.console",
     "plotly.io", "scipy.stats", "sklearn.ensemble", "sqlalchemy.dialects.sqlite",
-    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store", "pytest", "hypothesis",
 ]  # fmt: skip
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload([*LIBRARIES, "warm", "program"])

@@ -3,6 +3,7 @@
 The run must have been delivered first. Trials are not registered automatically; register a study's winner by name.
 """
 
+import json
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 
 from kd.run.folder import SavedRun
 from kd.system.untrusted import mapping_at
+from kd.tracking.delivery import NOTE
 from kd.tracking.folder import known_run, opened, store_of, sync_command
 from kd.tracking.store import Store, TrackingError, brief
 
+VERSIONS = "mlflow.modelVersions"  # MLflow's tag of a logged model that is registered
 WEIGHTS = "kd.weights"  # a tag of a model version: the digest of its weights
 ARTIFACTS = "model"
 STUDENT, MODEL_TYPE = "student", "segmentation"
+LONGEST = 500  # characters of a logged model's parameter
 NOT_IN_NAMES = "/:.%\"'"  # of MLflow's models
 NUMBERS = {1: "float32", 2: "uint8"}  # by ONNX's number of a type
 
@@ -68,14 +72,18 @@ def _register(store: Store, run_id: str, name: str, model: Any, weights: str) ->
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    note = client.get_run(run_id).data.tags.get(NOTE)
     made = client.create_model_version(
-        name, logged.artifact_location, run_id, tags={WEIGHTS: weights}, await_creation_for=0, model_id=logged.model_id
-    )
+        name, logged.artifact_location, run_id, tags={WEIGHTS: weights}, description=note, await_creation_for=0,
+        model_id=logged.model_id,
+    )  # fmt: skip
+    versions = [*json.loads(logged.tags.get(VERSIONS, "[]")), {"name": name, "version": str(made.version)}]
+    client.set_logged_model_tags(logged.model_id, {VERSIONS: json.dumps(versions)})
     return str(made.version)
 
 
 def _logged_model(client: Any, run_id: str, model: Any, weights: str) -> Any:
-    """The run's student among MLflow's models, with its figures; logged unless it is there already."""
+    """The run's student among MLflow's models, with parameters, data and figures; logged unless it is there already."""
     from mlflow.entities import LoggedModelStatus, Metric
 
     run = client.get_run(run_id)
@@ -84,14 +92,20 @@ def _logged_model(client: Any, run_id: str, model: Any, weights: str) -> Any:
         if known.tags.get(WEIGHTS) == weights and known.status == LoggedModelStatus.READY:
             return known
     name = "".join("_" if char in NOT_IN_NAMES else char for char in run.info.run_name or STUDENT)
-    logged = client.create_logged_model(experiments[0], name, run_id, tags={WEIGHTS: weights}, model_type=MODEL_TYPE)
+    parameters = {key: value for key, value in run.data.params.items() if len(value) <= LONGEST}
+    tags = {WEIGHTS: weights, NOTE: run.data.tags.get(NOTE, "")}
+    logged = client.create_logged_model(experiments[0], name, run_id, tags, parameters, MODEL_TYPE)
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / ARTIFACTS
         _save(model, run_id, path, logged.model_id)
         client.log_model_artifacts(logged.model_id, str(path))
     figures = [(name, value) for name, value in run.data.metrics.items() if name.startswith(f"{STUDENT}/")]
-    points = [Metric(name, value, run.info.end_time or 0, 0, logged.model_id, run_id=run_id) for name, value in figures]
-    client.log_batch(run_id, metrics=points)
+    about = {"model_id": logged.model_id, "run_id": run_id}
+    if run.inputs.dataset_inputs:
+        data = run.inputs.dataset_inputs[0].dataset
+        about |= {"dataset_name": data.name, "dataset_digest": data.digest}
+    when = run.info.end_time or 0
+    client.log_batch(run_id, metrics=[Metric(name, value, when, 0, **about) for name, value in figures])
     return client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
 
 

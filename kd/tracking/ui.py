@@ -109,4 +109,5 @@ def _check_free(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
-            raise ConfigError(f"--port={port} cannot be used ({error}); choose another, from 1024 to 65535") from error
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"--port={port} cannot be used ({reason}); choose another, from 1024 to 65535") from error

@@ -4,12 +4,13 @@ import subprocess
 import sys
 
 import pytest
+from composed import composed
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from kd.config import compose as module
-from kd.config.compose import CONF, PROJECT, TARGETS, WHITELIST, compose, known_keys, options
+from kd.config.compose import CONF, PROJECT, TARGETS, WHITELIST, compose, known_keys, options, plain
 
 
 def test_a_configuration_may_instantiate_only_schedules_policies_and_data_sets():
@@ -24,6 +25,22 @@ def test_a_configuration_may_instantiate_only_schedules_policies_and_data_sets()
 def test_every_target_is_the_path_of_a_class(target):
     module, _, name = target.rpartition(".")
     assert isinstance(getattr(sys.modules[module], name), type)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["seed=3", "backbone=tiny", "optimizer.lr=1e-4", "unfreeze.rate=1"],
+        ["data.root=a b", "data=folder", "data.image_size=[32,64]", "data.mask_values=[0,255]", "objective=val/dice"],
+        ["trainer.epochs=7", "experiment=t10_curriculum", "schedule=linear", "schedule.final=2", "teacher.lr=null"],
+        ["loss=cwd", "loss.alpha=0.5", "+tracking.tags.who=me", "++trainer.epochs=5"],
+    ],
+)
+def test_the_tests_own_shortcut_composes_the_same(overrides, root):
+    for _ in range(2):
+        assert composed(*overrides) == compose(overrides)
+        assert plain(composed(*overrides)) == plain(compose(overrides))
 
 
 def test_kd_root_sets_the_root(root):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from composed import composed
 
-from kd.config.compose import compose
 from kd.config.read import read
 from kd.data.batches.unlabelled import BatchSize
 from kd.errors import ConfigError
@@ -25,7 +25,7 @@ TINY = [
 
 
 def context(*overrides) -> RunContext:
-    return RunContext.of(read(compose([*TINY, "unfreeze=all", *overrides])), [])
+    return RunContext.of(read(composed(*TINY, "unfreeze=all", *overrides)), [])
 
 
 def test_the_recipe_is_the_optimisers_and_the_trainers_settings():

@@ -1,6 +1,7 @@
 """A run's name tells in a few words what it is made of, and tells runs apart."""
 
 import pytest
+from composed import composed
 
 from kd.config.compose import compose, plain
 from kd.config.read import checked
@@ -8,7 +9,7 @@ from kd.experiment.naming import run_name
 
 
 def name(*typed: str, **choices: str) -> str:
-    settings = checked(plain(compose(list(typed))), look_at_data=False)
+    settings = checked(plain(composed(*typed)), look_at_data=False)
     usual = {"backbone": "b0_from_b3", "loss": "cwd", "schedule": "cosine", "data": "shapes"}
     return run_name(settings, {**usual, **choices}, list(typed))
 

@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from composed import composed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +30,7 @@ OTHER = {
 
 
 def config(*overrides: str) -> dict:
-    return plain(compose(list(overrides)))
+    return plain(composed(*overrides))
 
 
 # what changes no result

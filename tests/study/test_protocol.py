@@ -157,7 +157,7 @@ def test_one_command_runs_the_protocol_and_more_seeds_continue_it(judged, capsys
 
 @pytest.mark.slow
 def test_an_arm_that_learnt_nothing_has_no_verdict(judged, monkeypatch, capsys):
-    monkeypatch.setattr(protocol.show, "useless", lambda results: "there is no winner")
+    monkeypatch.setattr(protocol.tables, "useless", lambda results: "there is no winner")
     monkeypatch.setattr(sys, "argv", ["kd"])
     with pytest.raises(SystemExit):
         judged.ask("--seeds", "2")

@@ -17,7 +17,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError
 
 from kd.errors import StudyError
-from kd.study import folder, storage
+from kd.study import show, storage
 from kd.study.storage import Database, Unreachable, default_url, holds_password
 
 HOLD = """
@@ -349,5 +349,5 @@ def test_a_database_with_random_pages_is_one_line(tmp_path, monkeypatch, seed):
     damaged.mkdir()
     (damaged / "studies.db").write_bytes(data)
     with pytest.raises(StudyError) as error:
-        folder.show("0", None, sqlite(damaged).url)
+        show.show("0", None, sqlite(damaged).url)
     assert "\n" not in str(error.value)

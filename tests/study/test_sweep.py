@@ -8,7 +8,7 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,9 +48,21 @@ def ended(process: Program) -> SimpleNamespace:
     return SimpleNamespace(code=process.returncode, out=out, err=err)
 
 
-def named(jobs: dict[str, tuple[Path, list[str]]]) -> dict[str, SimpleNamespace]:
-    """Studies one after the other, what each of them said, and its root."""
-    return {name: SimpleNamespace(**vars(ended(begin(root, *more))), root=root) for name, (root, more) in jobs.items()}
+class Studies(dict[str, SimpleNamespace]):
+    """Commands by name, each run when it is first asked for: what it said, and its root."""
+
+    def __init__(self, commands: dict[str, tuple[Path, list[str]]]) -> None:
+        self.commands = commands
+
+    def __missing__(self, name: str) -> SimpleNamespace:
+        root, overrides = self.commands[name]
+        self[name] = SimpleNamespace(**vars(ended(begin(root, *overrides))), root=root)
+        return self[name]
+
+
+def but_slow(names: Iterable[str], quick: Container[str]) -> list:
+    """The names as parameters of a test, those that are not among the quick ones marked slow."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def folder(root: Path, name: str = NAME) -> Path:
@@ -116,7 +128,7 @@ def asked(tmp_path_factory):
     """Three trials in one go, the same ones in two goes, and what the first study refuses or does not run."""
     straight, grown = tmp_path_factory.mktemp("straight"), tmp_path_factory.mktemp("grown")
     command = [*SMALL, TO_THE_END]
-    return named({
+    return Studies({
         "straight": (straight, [*command, "hydra.sweeper.n_trials=3"]),
         "a first": (grown, [*command, "hydra.sweeper.n_trials=1"]),
         "two more": (grown, [*command, "hydra.sweeper.n_trials=3", "trainer.checkpoint_minutes=7"]),
@@ -225,8 +237,8 @@ def test_the_command_line_fixes_or_narrows_what_is_searched(straight):
     assert "unfreeze.start_epoch=1" in overrides
 
 
-@pytest.mark.parametrize("question", ASKED)
-def test_a_study_refuses_to_continue_with_another_space(asked, question):
+@pytest.mark.parametrize("question", but_slow(ASKED, ("another space", "another objective")))
+def test_a_study_refuses_to_continue_with_another_space(asked, straight, question):
     line = one_line(asked[question])
     assert asked[question].code in (1, 2)
     assert f"study {NAME} began with" in line
@@ -309,16 +321,23 @@ REFUSED = {
 }
 
 
+#: One of each place that refuses: the space, a corner of it, the sweeper's options, passwords, hydra.
+QUICK = (
+    "a wrong option in the middle of a space", "a last epoch that a corner lacks", "a password on the command line",
+    "pruning for two objectives", "no trials", "an unknown study", "a key that one choice lacks",
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory):
     space = ["schedule.final=interval(1,2)", "unfreeze.rate=1", "hydra.sweeper.n_trials=2"]
-    return named(
+    return Studies(
         {name: (tmp_path_factory.mktemp("refused"), [*TRAINING, *SHAPES, *space, "unfreeze.start_epoch=1", *overrides])
          for name, (overrides, _) in REFUSED.items()}
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.parametrize("what", but_slow(REFUSED, QUICK))
 def test_an_invalid_study_is_refused_in_one_line_before_anything_is_written(refused, what):
     assert refused[what].code in (1, 2)
     assert REFUSED[what][1] in one_line(refused[what])
@@ -377,7 +396,7 @@ def failing(tmp_path_factory):
             *SMALL, TO_THE_END, "optimizer.lr=1e30", "optimizer.clip_norm=null", "hydra.sweeper.n_trials=2",
         ],
     }  # fmt: skip
-    return named({name: (tmp_path_factory.mktemp(name), overrides) for name, overrides in asked.items()})
+    return Studies({name: (tmp_path_factory.mktemp(name), overrides) for name, overrides in asked.items()})
 
 
 def test_a_failing_trial_is_retried_and_stops_no_other(failing):
@@ -409,6 +428,7 @@ def test_a_study_in_which_every_trial_fails_ends_with_one_line(failing):
     assert len(trials(found.root)) < 9
 
 
+@pytest.mark.slow
 def test_a_truncated_png_is_reported_in_one_line(failing):
     assert failing["png"].code != 0
     assert "3.png" in one_line(failing["png"])
@@ -455,27 +475,14 @@ BEHIND = [
 PLAIN = ["hydra/sweeper=basic", "trainer.epochs=1", "unfreeze=frozen", "schedule=linear,cosine"]
 
 
-class Forms(dict[str, SimpleNamespace]):
-    """Studies by name, each run when it is first asked for."""
-
-    def __init__(self, folders: pytest.TempPathFactory) -> None:
-        self.folders = folders
-
-    def __missing__(self, name: str) -> SimpleNamespace:
-        behind, plain = ([*TRAINING, *SHAPES, *more] for more in (BEHIND, PLAIN))
-        overrides = {**FORMS, "behind": behind, "plain": plain}[name]
-        self[name] = named({name: (self.folders.mktemp(name), overrides)})[name]
-        return self[name]
-
-
 @pytest.fixture(scope="module")
 def forms(tmp_path_factory):
-    return Forms(tmp_path_factory)
+    behind, plain = ([*TRAINING, *SHAPES, *more] for more in (BEHIND, PLAIN))
+    commands = {**FORMS, "behind": behind, "plain": plain}
+    return Studies({name: (tmp_path_factory.mktemp(name), overrides) for name, overrides in commands.items()})
 
 
-@pytest.mark.parametrize(
-    "name", ["ablation", *(pytest.param(name, marks=pytest.mark.slow) for name in FORMS if name != "ablation")]
-)
+@pytest.mark.parametrize("name", but_slow(FORMS, ["ablation"]))
 def test_every_sampler_pruner_and_shipped_study_runs(forms, name):
     assert (forms[name].code, forms[name].err) == (0, "")
     study_name = name if name in ("no_teacher", "ablation", "pareto") else NAME

@@ -60,6 +60,10 @@ def test_no_file_of_a_registered_model_is_a_pickle(registered):
     figures = {metric.key: metric.value for metric in logged.metrics}
     summary = json.loads((folder / "summary.json").read_text())["student"]
     assert figures["student/val/miou"] == summary["val/miou"]
+    assert {metric.dataset_name for metric in logged.metrics} == {"shapes"}
+    assert (logged.params["backbone"], logged.params["trainer.epochs"]) == ("tiny", "1")
+    assert "kd report" in logged.tags["mlflow.note.content"]
+    assert version.description == logged.tags["mlflow.note.content"]
     path = root / "mlruns" / "artifacts" / "models" / logged.model_id / "artifacts"
     names = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
     names.discard("registered_model_meta")  # MLflow's note on having loaded it: YAML
@@ -78,6 +82,10 @@ def test_a_registered_student_is_registered_again_only_under_another_name(regist
     assert {(each.name, each.version) for each in client.search_model_versions()} == {
         ("nuclei finder", 1), ("winner", 1),
     }  # fmt: skip
+    (logged,) = client.search_logged_models(["1"])
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [
+        {"name": "nuclei finder", "version": "1"}, {"name": "winner", "version": "1"},
+    ]  # fmt: skip
 
 
 def test_an_unreachable_store_costs_one_line_that_names_the_remedy(tmp_path, caplog):
