@@ -152,7 +152,7 @@ def test_run_json_and_metrics_that_were_damaged_are_restored_and_the_student_is_
     assert json.loads((folder / "run.json").read_text())["id"] == identity["id"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_finishes_the_step_saves_and_prints_how_to_resume(straight, tmp_path, how):
     command = [*ALONE, "trainer.checkpoint_minutes=null", "resume=auto"]
     code, out, err = interrupt(tmp_path, 14, how, *command)

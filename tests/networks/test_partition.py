@@ -78,7 +78,14 @@ def has_a_training_mode(module: type[nn.Module]) -> bool:
     return "self.training" in inspect.getsource(module.forward)
 
 
-every_encoder = pytest.mark.parametrize("name", NATIVE + TIMM)
+#: One of each way to be built.
+USUAL = (
+    "resnet18 se_resnet50 densenet121 mobilenet_v2 mobileone_s0 mit_b0 efficientnet-b0 efficientnet-b3 "
+    "tu-convnext_atto tu-fastvit_t8 tu-mobilenetv3_small_100 tu-repvgg_a0 tu-swin_tiny_patch4_window7_224"
+).split()
+every_encoder = pytest.mark.parametrize(
+    "name", [name if name in USUAL else pytest.param(name, marks=pytest.mark.slow) for name in NATIVE + TIMM]
+)
 real_encoder = pytest.mark.parametrize("name", REAL)
 
 

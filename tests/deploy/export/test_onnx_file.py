@@ -14,7 +14,14 @@ NAMED = [yaml.safe_load(path.read_text())["student"] for path in sorted((CONF / 
 STUDENTS = sorted({(student["arch"], student["encoder"]) for student in NAMED})
 
 
-@pytest.mark.parametrize(("arch", "encoder"), STUDENTS)
+#: The default student, and one that is no convolution.
+QUICK = [("unet", "tu-tf_efficientnet_lite0"), ("segformer", "mit_b0")]
+
+
+@pytest.mark.parametrize(
+    ("arch", "encoder"),
+    [each if each in QUICK else pytest.param(*each, marks=pytest.mark.slow) for each in STUDENTS],
+)
 def test_every_shipped_student_gives_the_same_logits_as_onnx_at_every_shape(arch, encoder):
     net = network(arch, encoder)
     session = Session(to_onnx(net, SIZE, ABOUT).SerializeToString())
