@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -75,6 +77,13 @@ class Browser:
         end = time.monotonic() + seconds
         while not self._loaded:
             self._take(end)
+
+    @contextmanager
+    def phone(self, width: int, height: int = 780) -> Iterator[None]:
+        """A small screen for the block."""
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2, mobile=True)
+        yield
+        self._call("Emulation.clearDeviceMetricsOverride")
 
     def evaluate(self, expression: str) -> Any:
         """The value of an expression of JavaScript in the page."""

@@ -135,15 +135,16 @@ def _curves(runs: Letters) -> Section | None:
 
 
 def _results(runs: Letters) -> Section | None:
-    """The students first, which the page is about, then their teachers and the trivial baseline."""
+    """The students first, which the page is about, then their teachers, each once, and the trivial baseline."""
     columns: dict[str, Any] = {}
     keys: dict[str, str] = {}
-    for key in ("student", "teacher"):
-        for letter, run in runs.items():
-            figures: Any = getattr(run, key)
-            title = f"{letter}, {'without a teacher' if run.learns_alone else key}"
-            if figures:
-                columns[title], keys[title] = figures, f"{letter}.{key}"
+    for letter, run in runs.items():
+        if run.student:
+            title = f"{letter}, {'without a teacher' if run.learns_alone else 'student'}"
+            columns[title], keys[title] = run.student, f"{letter}.student"
+    for letters in _by_teacher(runs):
+        title = f"{' and '.join(letters)}, teacher"
+        columns[title], keys[title] = runs[letters[0]].teacher, f"{letters[0]}.teacher"
     baseline = next((run.baseline for run in runs.values() if run.baseline), None)
     if baseline:
         columns["trivial baseline"] = baseline
@@ -152,6 +153,16 @@ def _results(runs: Letters) -> Section | None:
     table = side_by_side(columns, _class_names(runs), keys)
     note = "One run is one seed: differences smaller than those between seeds mean nothing."
     return Section("results", "Results", [table, Text([note])], [table])
+
+
+def _by_teacher(runs: Letters) -> list[list[str]]:
+    """The letters of the runs with a teacher, together where the teacher has the same figures but for its latency."""
+    found: dict[str, list[str]] = {}
+    for letter, run in runs.items():
+        figures = {name: value for name, value in run.teacher.items() if not name.startswith("latency")}
+        if figures:
+            found.setdefault(repr(figures), []).append(letter)
+    return [*found.values()]
 
 
 def _class_names(runs: Letters) -> list[str]:

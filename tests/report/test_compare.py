@@ -28,6 +28,12 @@ def test_runs_show_their_differences_and_their_figures_side_by_side(distilled, a
     assert list((root / "runs" / "reports").glob("*.html"))
 
 
+def test_a_teacher_of_several_runs_is_shown_once(distilled, alone):
+    text = Parsed(write(distilled, alone, distilled)).text
+    assert "A and C, teacher" in text
+    assert "C, student" in text
+
+
 def test_the_better_student_is_named_with_the_difference(distilled, alone):
     values = {"A": summary_of(distilled)["student"], "B": summary_of(alone)["student"]}
     key = "test/miou"

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import browser
+import pytest
 import yaml
 from pages import ATTRIBUTE, SCRIPT, Parsed, figures, summary_of, write
 
@@ -45,6 +46,23 @@ def test_a_browser_shows_it_without_an_error_with_all_pictures_and_the_numbers_o
             form = {"parameters": ",d", "macs": ",d", "file_bytes": ",d", "latency_ms": ".1f"}
             rounded = format(expected[key], form.get(key.rpartition(".")[2], ".4f"))
             assert text.removesuffix(" bytes").removesuffix(" ms") == rounded
+
+
+@browser.needed
+@pytest.mark.parametrize("width", [360, 412])
+def test_on_a_phone_every_cell_and_every_picture_is_on_the_screen(width, distilled, chromium):
+    """Of a comparison, the last column, the trivial baseline, may be a swipe away."""
+    with chromium.phone(width):
+        for name in ("a run", "two runs"):
+            chromium.open(report([str(distilled)] * (1 + (name == "two runs"))).as_uri())
+            assert chromium.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [width, width]
+            outside = chromium.evaluate(
+                "[...document.querySelectorAll('th, td, img')].filter(each => {"
+                " const box = each.getBoundingClientRect();"
+                " return box.width === 0 || box.left < 0 || box.right > innerWidth })"
+                ".map(each => [...each.parentElement.children].at(-1) === each ? 'last' : each.outerHTML)"
+            )
+            assert set(outside) <= ({"last"} if name == "two runs" else set())
 
 
 def hostile(folder: Path) -> None:
