@@ -55,8 +55,8 @@ def build(
     elif packaged:
         load_packaged(encoder, settings.encoder)
     file = Path(weights) if weights is not None and from_file else None
-    mean, std = _normalisation(settings, key, file, pixels, statistics)
-    return Network(settings, body, classes, class_names, mean, std, parts(settings, body), pixels)
+    normalisation = _normalisation(settings, key, file, pixels, statistics)
+    return Network(settings, body, classes, class_names, normalisation, parts(settings, body), pixels)
 
 
 def create(

@@ -67,13 +67,14 @@ class Network(Segmenter):
     """
 
     def __init__(self, settings: NetworkSettings, body: nn.Module, classes: int, class_names: tuple[str, ...],
-                 mean: Numbers = IMAGENET_MEAN, std: Numbers = IMAGENET_STD,
+                 normalisation: tuple[Numbers, Numbers] = (IMAGENET_MEAN, IMAGENET_STD),
                  parts: Partition | None = None, pixels: Pixels = USUAL) -> None:  # fmt: skip
         super().__init__()
+        mean, std = normalisation
         self.settings, self.classes, self.class_names = settings, classes, class_names
         self.body = body
         self.layout = torch.contiguous_format
-        self.normalisation, self.pixels = (mean, std), pixels
+        self.normalisation, self.pixels = normalisation, pixels
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1) * pixels.level, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * pixels.level, persistent=False)
         # No hook: `train` settles frozen blocks itself, and a hook would have to be compiled and exported.

@@ -63,7 +63,7 @@ def load_file(path: Path) -> Network:
     weights = opened(path)
     body = create(settings, spec.classes, f"{path.with_suffix('.json')}: ", None, spec.channels)
     network = Network(
-        settings, body, spec.classes, spec.class_names, spec.mean, spec.std, parts(settings, body), spec.pixels
+        settings, body, spec.classes, spec.class_names, (spec.mean, spec.std), parts(settings, body), spec.pixels
     )
     fill(network, weights, {name: name for name in weights.shapes}, str(path))
     return network

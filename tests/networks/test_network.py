@@ -130,8 +130,8 @@ def test_each_network_applies_its_own_normalisation():
     """Invariant 9."""
     body = Body().eval()
     settings = NetworkSettings(arch="unet", encoder="hand-made")
-    halves = Network(settings, body, 1, NAMES, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0)).eval()
-    units = Network(settings, body, 1, NAMES, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).eval()
+    halves = Network(settings, body, 1, NAMES, ((0.5, 0.5, 0.5), (0.25, 0.5, 1.0))).eval()
+    units = Network(settings, body, 1, NAMES, ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))).eval()
     x = pictures()
     normalised = (x / 255 - 0.5) / torch.tensor([0.25, 0.5, 1.0]).view(1, 3, 1, 1)
     with torch.no_grad():

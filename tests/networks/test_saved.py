@@ -82,7 +82,7 @@ def test_memory_layout_and_frozen_blocks_do_not_change_the_file(trained, tmp_pat
     ],
 )
 def test_any_normalisation_is_saved_bit_for_bit(mean, std, trained, tmp_path):
-    network = Network(trained.settings, trained.body, 1, BINARY, mean, std)
+    network = Network(trained.settings, trained.body, 1, BINARY, (mean, std))
     saved.save(network, tmp_path / "student.safetensors")
     loaded = saved.load_file(tmp_path / "student.safetensors")
     assert torch.equal(loaded.mean, network.mean)
