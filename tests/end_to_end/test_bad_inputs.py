@@ -133,7 +133,7 @@ CONFIGURATIONS = [
     ("loss=dist", ["loss.dist_inter=1.0 needs three classes or more", "set loss.dist_inter=0"]),
     ("loss=standardised", ["loss.standardise=True needs three classes or more", "set loss.standardise=false"]),
     (
-        "loss={alpha:0,gamma:0,delta:0}",
+        "loss={alpha:0,cwd:0,gamma:0,delta:0}",
         ["features, gamma, delta, focal, tversky, jaccard and lovasz are all 0"],
     ),
     ("loss.feature_stages=[]", ["loss.feature_stages=[]", "at least 1"]),
