@@ -82,8 +82,10 @@ class Browser:
     def phone(self, width: int, height: int = 780) -> Iterator[None]:
         """A small screen for the block."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2, mobile=True)
-        yield
-        self._call("Emulation.clearDeviceMetricsOverride")
+        try:
+            yield
+        finally:
+            self._call("Emulation.clearDeviceMetricsOverride")
 
     def evaluate(self, expression: str) -> Any:
         """The value of an expression of JavaScript in the page."""

@@ -66,13 +66,14 @@ def _register(store: Store, run_id: str, name: str, model: Any, weights: str) ->
     for known in client.search_model_versions(f"run_id = '{run_id}'"):
         if known.name == name and known.tags.get(WEIGHTS) == weights:
             return str(known.version)
-    logged = _logged_model(client, run_id, model, weights)
+    run = client.get_run(run_id)
+    logged = _logged_model(client, run, model, weights)
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    note = client.get_run(run_id).data.tags.get(NOTE)
+    note = run.data.tags.get(NOTE)
     made = client.create_model_version(
         name, logged.artifact_location, run_id, tags={WEIGHTS: weights}, description=note, await_creation_for=0,
         model_id=logged.model_id,
@@ -82,12 +83,11 @@ def _register(store: Store, run_id: str, name: str, model: Any, weights: str) ->
     return str(made.version)
 
 
-def _logged_model(client: Any, run_id: str, model: Any, weights: str) -> Any:
+def _logged_model(client: Any, run: Any, model: Any, weights: str) -> Any:
     """The run's student among MLflow's models, with parameters, data and figures; logged unless it is there already."""
     from mlflow.entities import LoggedModelStatus, Metric
 
-    run = client.get_run(run_id)
-    experiments = [run.info.experiment_id]
+    run_id, experiments = run.info.run_id, [run.info.experiment_id]
     for known in client.search_logged_models(experiments, f"source_run_id = '{run_id}'"):
         if known.tags.get(WEIGHTS) == weights and known.status == LoggedModelStatus.READY:
             return known
