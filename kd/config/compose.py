@@ -20,6 +20,7 @@ from kd.config.quick import shortened
 from kd.config.typed import readable
 from kd.errors import ConfigError, without_credentials
 from kd.system.installation import INSTALLED, PACKAGE, train_command
+from kd.system.launch import folder_of_this_process
 
 PROJECT = PACKAGE.parent  # the clone, unless the package is installed
 CONF = (PACKAGE if INSTALLED else PROJECT) / "conf"
@@ -53,6 +54,7 @@ def project_root() -> Path:
     return Path(os.environ.get("KD_ROOT") or (Path.cwd() if INSTALLED else PROJECT))
 
 
+OmegaConf.register_resolver("of_this_process", folder_of_this_process, replace=True)
 OmegaConf.register_resolver("train_command", train_command, replace=True)
 OmegaConf.register_resolver("project_root", lambda: str(project_root()), replace=True)
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from kd.config.compose import plain, public
 from kd.config.read import source
@@ -42,14 +42,6 @@ def run_folder(resume: str | None, fresh: str, cfg: DictConfig) -> str:
     if resume != AUTO:
         return str(_unfinished(Path(resume)))
     return _newest(json.dumps(public(plain(cfg))), Path(fresh).parent.parent) or fresh
-
-
-OmegaConf.register_resolver(
-    "run_folder", lambda resume, fresh, *, _root_: run_folder(resume, fresh, _root_), replace=True
-)
-
-
-OmegaConf.register_resolver("of_this_process", folder_of_this_process, replace=True)
 
 
 def _unfinished(folder: Path) -> Path:

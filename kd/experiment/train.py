@@ -12,15 +12,24 @@ from typing import TYPE_CHECKING
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from kd.config.compose import CONF, WHITELIST
 from kd.config.hydra_errors import one_line_errors
-from kd.experiment.job import job
 from kd.study.hydra_options import check_recipes
 from kd.system.launch import current_rank, hush, refuse_a_study, refuse_separate_tasks, throw_folder_away
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+
+def _run_folder(resume: str | None, fresh: str, *, _root_: "DictConfig") -> str:
+    from kd.config.resume import run_folder  # what reads and checks a configuration: not needed for --help
+
+    return run_folder(resume, fresh, _root_)
+
+
+OmegaConf.register_resolver("run_folder", _run_folder, replace=True)
 
 
 def main() -> None:
@@ -42,6 +51,8 @@ def task(cfg: "DictConfig") -> float | tuple[float, ...] | None:
     alone = HydraConfig.get().mode is RunMode.RUN  # in a multirun it is the sweeper that deals with a failed job
     with one_line_errors() if alone else nullcontext():
         throw_folder_away()
+        from kd.experiment.job import job
+
         asked = job(cfg) if current_rank().rank == 0 else None
         from kd.experiment.distil import run  # heavy: torch, albumentations, mlflow
 

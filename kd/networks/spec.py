@@ -47,7 +47,7 @@ class NetworkSpec(BaseModel):
     Names are only looked up in the libraries' own lists (`kd.networks.build`).
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     arch: Name
     encoder: Name

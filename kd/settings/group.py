@@ -12,7 +12,7 @@ Positive = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
 class Group(BaseModel):
     """A config group: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, defer_build=True)
 
     @field_validator("*", mode="before")
     @classmethod

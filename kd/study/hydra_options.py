@@ -20,7 +20,6 @@ from hydra.utils import instantiate
 
 from kd.config.compose import CONF, container
 from kd.errors import ConfigError
-from kd.study.recipe import check_folder
 
 SWEEPER = "hydra_plugins.study_sweeper.sweeper.StudySweeper"
 SAMPLERS = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
@@ -143,6 +142,8 @@ def check_recipes(arguments: Sequence[str] | None = None) -> None:
     """
     folder = get_args_parser().parse_known_args(arguments)[0].config_dir
     if folder is not None:
+        from kd.study.recipe import check_folder  # brings pydantic, which --help does not need
+
         check_folder(Path(folder), {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"})
 
 
