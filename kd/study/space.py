@@ -59,6 +59,10 @@ class Space:
         """The overrides of train.py for a trial with these parameters."""
         return [*self.fixed, *(f"{name}={value}" for name, value in params.items())]
 
+    def is_range(self, name: str) -> bool:
+        """Whether a searched key is a number within a range, not one of several choices."""
+        return not isinstance(self.searched[name], CategoricalDistribution)
+
     def corners(self) -> Iterator[dict[str, Any]]:
         """A few points that together cover every choice and both ends of every range."""
         extremes = {name: _extremes(distribution) for name, distribution in self.searched.items()}

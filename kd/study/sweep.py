@@ -4,7 +4,8 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from optuna import Trial
 from optuna.trial import FrozenTrial, TrialState
 
-from kd.config.compose import check_deletions, container, plain
-from kd.config.read import read
+from kd.config.compose import check_deletions, container
 from kd.errors import ConfigError, Superseded, UserError, nearest, without_credentials
 from kd.run import console
-from kd.settings import Settings, flat, is_under, more_is_better
+from kd.settings import Settings, more_is_better
 from kd.study import hydra_options, worker
 from kd.study.folder import StudyFolder
 from kd.study.ledger import Budget, Ledger, NoClaim
-from kd.study.space import ABSENT, PICTURES, Direction, Space, key_of
+from kd.study.search import Search
+from kd.study.space import Direction, Space
 from kd.study.storage import holds_password
 from kd.system import signals
 from kd.system.resources import TRIALS_AT_ONCE
@@ -38,10 +39,6 @@ IN_PROCESS = "BasicLauncher"
 ON_OTHER_MACHINES = ("SlurmLauncher", "RayAWSLauncher")
 ON_THIS_MACHINE = ("JoblibLauncher", "LocalLauncher")  # joblib, submitit_local: all trials share this machine
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL; there psutil's SIGTERM kills
-#: The keys of a teacher that is trained first, which follow the student's unless they are set.
-FOLLOWED = {
-    "teacher.epochs": "trainer.epochs", "teacher.lr": "optimizer.lr", "teacher.weight_decay": "optimizer.weight_decay",
-}  # fmt: skip
 #: The smallest value of each option.
 LEAST = {"n_trials": 1, "max_epochs": 1, "n_jobs": 1, "max_retries": 0, "heartbeat_interval": 1}
 STOCK = ("sampler", "direction", "storage", "study_name", "n_trials", "n_jobs", "max_failure_rate", "params")
@@ -88,7 +85,9 @@ class StudySweeperImpl(OptunaSweeperImpl):
     def _sweep(self, arguments: list[str]) -> None:
         check_deletions(arguments)
         self._check_options(arguments)
-        space, settings = self._space([*self._parse_sweeper_params_config(), *arguments], arguments)
+        search = Search(self._composed, self.study_name, hydra_options.is_grid(self.options["sampler"]))
+        space, settings = search.space([*self._parse_sweeper_params_config(), *arguments], typed=arguments)
+        space = replace(space, objectives=self._directions(settings))
         budget = self._budget(space)
         sampler = hydra_options.sampler(
             {"_target_": "optuna.samplers.RandomSampler"} if budget.grid else self.options["sampler"], settings.seed
@@ -102,6 +101,9 @@ class StudySweeperImpl(OptunaSweeperImpl):
                 console.say(f"warning  {warning}")
             console.say(f"study    {self.study_name}: {ledger.tally().finished} of {budget.trials} trials are finished")
             self._work(ledger, output)
+
+    def _composed(self, overrides: list[str]) -> DictConfig:
+        return self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
 
     def _shared_disk(self, settings: Settings) -> str:
         """A warning if jobs on several machines would write to MLflow's sqlite file; else empty."""
@@ -162,70 +164,6 @@ class StudySweeperImpl(OptunaSweeperImpl):
     @property
     def _in_process(self) -> bool:
         return type(self.launcher).__name__ == IN_PROCESS
-
-    def _check_exist(self, own: Iterable[str], space: Space) -> None:
-        """Check that the keys which the study searches of its own accord exist beside what was typed."""
-        groups = {name: value for name, value in next(space.corners()).items() if "." not in name}
-        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, space.overrides(groups))
-        for name in own:
-            if "." in name and OmegaConf.select(cfg, name, default=ABSENT) == ABSENT:
-                raise ConfigError(
-                    f"{name} is searched by the study {self.study_name}, and the chosen {name.partition('.')[0]} has "
-                    "no such key; for a plain grid of what you typed add hydra/sweeper=basic, or choose another study, "
-                    "sweeps=<name>",
-                    page="studies",
-                )
-
-    def _explained(self, error: ConfigError, own: Iterable[str]) -> ConfigError:
-        """An error in a corner of the space, with the reason why a key that nobody typed has a value."""
-        if not any(str(error).startswith(f"{name}=") for name in own):
-            return error
-        return ConfigError(
-            f"{error}; the study {self.study_name} searches this key: give it a value or a range of your own, or add "
-            "hydra/sweeper=basic for a plain grid of what you typed",
-            page="studies",
-        )
-
-    def _space(self, overrides: Sequence[str], typed: Sequence[str]) -> tuple[Space, Settings]:
-        """The search space and the settings of its first corner; every corner is composed and checked like a run."""
-        searched, kept = hydra_options.search_space(overrides)
-        kept = (*kept, *self._one_teacher(searched, kept))
-        space = Space(searched, kept, {}, {})
-        own = [name for name in searched if name not in {key_of(line) for line in typed}]
-        self._check_exist(own, space)
-        settings: Settings | None = None
-        config: dict[str, Any] = {}
-        for corner in space.corners():
-            cfg = self.hydra_context.config_loader.load_sweep_config(self.config, space.overrides(corner))
-            try:
-                found = read(cfg, look_at_data=settings is None)
-            except ConfigError as error:
-                raise self._explained(error, own) from error
-            if settings is None:
-                settings = found
-                plan = "grid" if hydra_options.is_grid(self.options["sampler"]) else "suggested"
-                config = dict(flat(plain(cfg)))
-                config |= {"data.fingerprint": found.data.fingerprint(), "hydra.sweeper.sampler": plan}
-                if pictures := found.data.unlabelled_size():
-                    config |= {PICTURES: pictures, f"{PICTURES}.fingerprint": found.data.unlabelled_fingerprint()}
-        if settings is None:
-            raise ValueError("a space has at least one corner")
-        directions = self._directions(settings)
-        shared = {name: value for name, value in config.items() if not is_under(name, searched)}
-        return Space(searched, kept, directions, shared), settings
-
-    def _one_teacher(self, searched: Mapping[str, Any], kept: Sequence[str]) -> list[str]:
-        """Overrides that fix the keys of a teacher that would follow a searched key of the student's.
-
-        Each trial would train a teacher of its own, and no two would be taught by the same one.
-        """
-        typed = {key_of(line) for line in kept}
-        follows = [key for key, own in FOLLOWED.items() if own in searched and key not in {*searched, *typed}]
-        if not follows:
-            return []
-        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(kept))
-        values = {key: OmegaConf.select(cfg, key) for key in follows}  # None: the teacher is a file
-        return [f"{key}={value}" for key, value in values.items() if value is not None]
 
     def _directions(self, settings: Settings) -> dict[str, Direction]:
         """The direction of each objective; hydra.sweeper.direction must not contradict them."""
