@@ -135,7 +135,11 @@ class Ledger:
         return self.database.lock(f"study {self.name}")
 
     def _create(self) -> None:
-        """Create the study, or check that the existing one has the same space."""
+        """Create the study, or check that the existing one has the same space.
+
+        Its first trial is the recipe as it stands: no winner is worse than that, and two studies that are compared
+        begin at the same point.
+        """
         study = optuna.create_study(
             study_name=self.name, storage=self.storage, directions=self.space.directions, load_if_exists=True
         )
@@ -148,6 +152,8 @@ class Ledger:
             for cell in self.space.cells()[: self.budget.trials]:
                 if cell not in known:
                     study.enqueue_trial(cell)
+        elif self.space.start and not study.get_trials(deepcopy=False):
+            study.enqueue_trial(dict(self.space.start))
 
     @property
     def study(self) -> Study:

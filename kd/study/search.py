@@ -5,6 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from kd.config.compose import plain
@@ -53,7 +54,7 @@ class Search:
                 shared = {name: value for name, value in config.items() if not is_under(name, searched)}
         if settings is None:
             raise ValueError("a space has at least one corner")
-        return Space(searched, kept, {}, shared), settings
+        return Space(searched, kept, {}, shared, self._start(space)), settings
 
     def _facts(self, cfg: DictConfig, settings: Settings) -> dict[str, Any]:
         """A configuration as dotted keys, with what else may not change within a study."""
@@ -63,6 +64,18 @@ class Search:
         if pictures := data.unlabelled_size():
             facts |= {PICTURES: pictures, f"{PICTURES}.fingerprint": data.unlabelled_fingerprint()}
         return facts
+
+    def _start(self, space: Space) -> dict[str, Any]:
+        """The point of the space that is nearest to the recipe as it stands; choices that it has not are left out."""
+        try:
+            cfg = self.compose(list(space.fixed))
+        except HydraException:  # what is fixed exists in some of the searched options alone
+            return {}
+        start = {}
+        for name in space.searched:
+            value = OmegaConf.select(cfg, f"hydra.runtime.choices.{name}") if "." not in name else None
+            start[name] = space.nearest(name, OmegaConf.select(cfg, key_of(name)) if value is None else value)
+        return {name: value for name, value in start.items() if value != ABSENT}
 
     def _corners(self, space: Space) -> Iterator[DictConfig]:
         """The configuration of each corner. Hydra composes those that differ in a choice; of ranges the end is set."""

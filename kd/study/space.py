@@ -5,7 +5,7 @@ the fixed configuration that it began with, except for keys that change no resul
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Literal
 
@@ -44,12 +44,14 @@ class Space:
         fixed: the overrides that all trials share, as typed.
         objectives: each objective's name and its direction.
         config: the configuration that all trials share, as dotted keys.
+        start: the point that is nearest to the recipe as it stands; a choice that it has not is left out.
     """
 
     searched: Mapping[str, BaseDistribution]
     fixed: tuple[str, ...]
     objectives: Mapping[str, Direction]
     config: Mapping[str, Any]
+    start: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def directions(self) -> list[Direction]:
@@ -62,6 +64,18 @@ class Space:
     def is_range(self, name: str) -> bool:
         """Whether a searched key is a number within a range, not one of several choices."""
         return not isinstance(self.searched[name], CategoricalDistribution)
+
+    def nearest(self, name: str, value: Any) -> Any:
+        """The value of a searched key that is nearest to `value`; ABSENT if there is no such choice or number."""
+        distribution = self.searched[name]
+        if isinstance(distribution, CategoricalDistribution):
+            return value if value in distribution.choices else ABSENT
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return ABSENT
+        numbers = _numbers(distribution)
+        value = min(max(value, numbers.low), numbers.high)
+        steps = round((value - numbers.low) / numbers.step) if numbers.step else None
+        return value if steps is None else numbers.low + steps * numbers.step
 
     def corners(self) -> Iterator[dict[str, Any]]:
         """A few points that together cover every choice and both ends of every range."""

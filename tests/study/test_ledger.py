@@ -93,6 +93,18 @@ def finish(ledger: Ledger) -> None:
         end(ledger, trial, "complete")
 
 
+# where a study starts
+
+
+def test_the_first_trial_is_the_recipe_as_it_stands_however_often_the_study_is_opened(database):
+    sampler = hydra_options.sampler({"_target_": "optuna.samplers.RandomSampler"}, 0)
+    space = Space(LINE, (), {"figure": "maximize"}, {}, start={"x": 0.25})
+    ledgers = [Ledger(database, "started", space, sampler, NopPruner(), Budget(3)) for _ in range(2)]
+    found = [one(ledger) for ledger in (*ledgers, ledgers[0])]
+    assert [params["x"] == 0.25 for params in found] == [True, False, False]
+    assert ledgers[1].claim() is NoClaim.DONE
+
+
 # counting
 
 

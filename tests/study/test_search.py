@@ -2,6 +2,8 @@
 
 import pytest
 import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
 from kd.config.compose import CONF, compose, plain
@@ -31,3 +33,33 @@ def test_corners_are_what_hydra_composes_of_their_overrides_and_each_choice_is_c
     assert corners == [plain(compose(space.overrides(corner))) for corner in space.corners()]
     choices = {tuple(v for k, v in corner.items() if not space.is_range(k)) for corner in space.corners()}
     assert len(seen) == len(choices)
+
+
+def searching(*overrides: str) -> Space:
+    space, _ = Search(with_choices, "mine", grid=False).space(overrides, typed=overrides)
+    return space
+
+
+def with_choices(overrides: list[str]) -> DictConfig:
+    """As hydra gives it to a sweeper: with the options chosen in each group."""
+    with initialize_config_dir(str(CONF)):
+        return hydra_compose("config", overrides, return_hydra_config=True)
+
+
+def test_a_study_starts_at_the_recipe_as_it_stands():
+    space = searching("schedule=choice(linear,cosine)", "schedule.initial=interval(2,10)", "optimizer.lr=0.003")
+    recipe = compose(["optimizer.lr=0.003"])
+    assert space.start == {"schedule": "cosine", "schedule.initial": recipe.schedule.initial}
+
+
+def test_a_number_outside_its_range_starts_at_the_nearest_and_another_choice_is_the_samplers():
+    assert searching("schedule=choice(linear,exponential)", "schedule.initial=interval(20,30)").start == {
+        "schedule.initial": 20.0
+    }
+    assert searching("unfreeze.start_epoch=range(0,5)", "unfreeze.rate=range(2,10,3)").start == {
+        "unfreeze.start_epoch": 4, "unfreeze.rate": 2,
+    }  # fmt: skip
+
+
+def test_what_is_fixed_may_exist_in_a_searched_option_alone():
+    assert searching("schedule=choice(piecewise)", "schedule.at=[0,1]", "schedule.temperatures=[4,1]").start == {}
