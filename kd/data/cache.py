@@ -1,12 +1,14 @@
 """Cache of decoded samples: each image is read, decoded and resized once, not in every epoch of every trial.
 
-In memory (shared by the loader's processes and by the successive trials of a process) or on disk (shared by all
-processes and later runs). Samples beyond the budget are read again each time. A sample is cached as returned by
-`Source.read`, before augmentation, under the fingerprint of its source; pictures without masks have their own. Samples
-of their own sizes (fit=crop) are cached in memory only.
+In memory (shared by the loader's processes, by the successive trials of a process and, after `share`, by the processes
+that train together on a machine) or on disk (shared by all processes and later runs). Samples beyond the budget are
+read again each time. A sample is cached as returned by `Source.read`, before augmentation, under the fingerprint of its
+source; pictures without masks have their own. Samples of their own sizes (fit=crop) are cached in memory only.
 """
 
 import logging
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +17,17 @@ from kd.data.batches.unlabelled import UNLABELLED
 from kd.data.layout.naming import SPLITS
 from kd.data.source import Source
 from kd.system.files import json_digest
-from kd.system.record_file import FileRecords, MemoryRecords, Records, UnequalRecords, create, describe, file_bytes
+from kd.system.memory_records import LostRecords, MemoryRecords, UnequalRecords
+from kd.system.record_file import FileRecords, Records, create, describe, file_bytes
 from kd.system.resources import free_memory, trials_at_once
+from kd.system.world import World
 
 GB = 10**9
 SPARE = 2  # at most 1 / SPARE of the free memory is used
 
 log = logging.getLogger(__name__)
 
-_memory: dict[tuple[str, str], Records] = {}  # this process's caches, by fingerprint and split
+_memory: dict[tuple[str, str], MemoryRecords] = {}  # this process's caches, by fingerprint and split
 
 
 class Samples:
@@ -38,6 +42,16 @@ class Samples:
 
     def unlabelled_size(self) -> int:
         return self.source.unlabelled_size()
+
+    @property
+    def for_any_process(self) -> bool:
+        """Whether processes that are not forked from this one share the cache."""
+        return all(records.for_any_process for records in self._records.values())
+
+    def cached_bytes(self, split: str) -> list[int]:
+        """The bytes of each sample of a split that there is room for, which are the first ones."""
+        records = self._records.get(split)
+        return [records.size_of(index) for index in range(records.count)] if records else []
 
     def read(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The image (H x W x channels) and the mask (H x W uint8) of one sample; see `Source.read`."""
@@ -81,19 +95,64 @@ def cached(source: Source, folder: Path) -> Samples:
         return Samples(source, {})
 
 
-def _in_memory(source: Source) -> dict[str, Records]:
-    keys = {split: (key, split) for split, key in _fingerprints(source).items()}
-    for name in set(_memory) - set(keys.values()):  # caches of other data are dropped to free their memory
+def share(source: Source, world: World) -> bool:
+    """Let the processes of a machine have one cache in memory; a collective, before they ask for `cached` samples.
+
+    The first process of each machine makes it. One that cannot open it makes its own, in its part of the room; False if
+    there is any.
+    """
+    if source.cache != "ram" or world.size == 1:
+        return True
+    first, offer = world.local_rank == 0, None
+    with suppress(OSError):  # `cached` tries again and reports it
+        if first:
+            _in_memory(source)
+            offer = dict(_memory)
+    offers = world.gather(offer)  # pickled, and so opened
+    opened = first or any(_take(offer) for offer in offers if offer)
+    if not opened:
+        with suppress(OSError):
+            _in_memory(source, world.local_size)
+    return not world.any(not opened)
+
+
+def _take(offer: Mapping[tuple[str, str], MemoryRecords]) -> bool:
+    """Use the records of another process; False if they cannot be opened here, as those of another machine."""
+    if any(isinstance(records, LostRecords) for records in offer.values()):
+        return False
+    _memory.clear()
+    _memory.update(offer)
+    return True
+
+
+def _in_memory(source: Source, sharing: int = 1) -> dict[str, Records]:
+    """The records of every split, as many as there is room for if so many processes have their own, training first."""
+    names = {split: (key, split) for split, key in _fingerprints(source).items()}
+    for name in set(_memory) - set(names.values()):  # caches of other data are dropped to free their memory
         del _memory[name]
-    room = min(source.cache_gb * GB, free_memory() / trials_at_once() / SPARE)
-    records = {split: _memory[key] for split, key in keys.items() if key in _memory}
-    if source.sizing.crops:
-        new = _unequal(source, [split for split in keys if split not in records], room)
-    else:
-        fitting = _fitting(source, room).items()
-        new = {split: MemoryRecords(count, _record_bytes(source)) for split, count in fitting if split not in records}
-    _memory.update({keys[split]: found for split, found in new.items()})
-    return records | new
+    room = min(source.cache_gb * GB, free_memory() / trials_at_once() / SPARE) / sharing
+    for split, name in names.items():
+        if name not in _memory:
+            _memory[name] = _new(source, split, room)
+        records = _memory[name]
+        room -= sum(file_bytes(1, records.size_of(index)) for index in range(records.count))
+    return {split: _memory[name] for split, name in names.items()}
+
+
+def _new(source: Source, split: str, room: float) -> MemoryRecords:
+    """Empty records for as many samples of a split as fit into `room` bytes."""
+    count = _sizes(source)[split]
+    if not source.sizing.crops:
+        each = _record_bytes(source)
+        return MemoryRecords(_fitting_count(count, each, room), each)
+    sizes: list[int] = []
+    for index in range(count):
+        height, width = source.read_size(split, index)
+        size = source.pixels.record_bytes * height * width
+        if (room := room - file_bytes(1, size)) < 0:
+            break
+        sizes.append(size)
+    return UnequalRecords(sizes)
 
 
 def _on_disk(source: Source, caches: Path) -> dict[str, Records]:
@@ -143,27 +202,15 @@ def _name(key: str) -> str:
 
 def _fitting(source: Source, room: float) -> dict[str, int]:
     """How many samples of each split fit into `room` bytes, training first."""
-    counts = {}
-    each = file_bytes(1, _record_bytes(source))
+    counts, each = {}, _record_bytes(source)
     for split, size in _sizes(source).items():
-        counts[split] = int(min(size, max(room, 0) // each))
-        room -= counts[split] * each
+        counts[split] = _fitting_count(size, each, room)
+        room -= counts[split] * file_bytes(1, each)
     return {split: count for split, count in counts.items() if count}
 
 
-def _unequal(source: Source, splits: list[str], room: float) -> dict[str, Records]:
-    """Records for as many samples of each split, which have their own sizes, as fit into `room` bytes."""
-    found: dict[str, Records] = {}
-    for split in splits:
-        sizes: list[int] = []
-        for index in range(_sizes(source)[split]):
-            height, width = source.read_size(split, index)
-            if (room := room - file_bytes(1, source.pixels.record_bytes * height * width)) < 0:
-                break
-            sizes.append(source.pixels.record_bytes * height * width)
-        if sizes:
-            found[split] = UnequalRecords(sizes)
-    return found
+def _fitting_count(count: int, each: int, room: float) -> int:
+    return int(min(count, max(room, 0) // file_bytes(1, each)))
 
 
 def _record_bytes(source: Source) -> int:

@@ -24,6 +24,7 @@ from kd.experiment.evaluator import Evaluator
 from kd.experiment.job import Job, discard
 from kd.experiment.measured_teacher import MeasuredTeacher
 from kd.experiment.outcome import measure_student, objective, study_facts
+from kd.experiment.sample_cache import share_samples
 from kd.experiment.teacher_cache import build_teacher
 from kd.experiment.teacher_network import identity_key, teacher_network
 from kd.experiment.trainer import TrainingJob, train
@@ -115,6 +116,7 @@ def _join(job: Job, stop: signals.Stop, world: World) -> None:
     evaluator = Evaluator(RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world))
     student = build_network(evaluator.context, "student", job.settings.seed)
     check_features(evaluator.context, student)
+    share_samples(evaluator.context)
     teacher = teacher_training.obtain(evaluator) if job.settings.loss.needs_teacher else None
     training_job = _training_job(evaluator.context, student, teacher, job.trial is not None)
     train(training_job, evaluator, None, tracking.NullRun())
@@ -136,6 +138,7 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
     began, evaluator = time.perf_counter(), Evaluator(context)
     student = build_network(context, "student", job.settings.seed)  # a missing file of weights ends the run now
     check_features(context, student)
+    share_samples(context)
     teacher = teacher_training.obtain(evaluator) if job.settings.loss.needs_teacher else None
     current = _Run(job, trial, folder, evaluator, student, teacher)
     _take_over(current)

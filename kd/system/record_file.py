@@ -14,14 +14,12 @@ are 64-bit XXH3, which detects damage but not forgery: https://xxhash.com
 import errno
 import json
 import logging
-import mmap
 import os
 import stat
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from io import FileIO
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +41,11 @@ class Records(ABC):
 
     def __init__(self, count: int, size: int) -> None:
         self.count, self.size = count, size
+
+    @property
+    def for_any_process(self) -> bool:
+        """Whether processes that unpickle them share them; forked ones always do."""
+        return True
 
     def read_into(self, index: int, target: memoryview) -> bool:
         """Read a record into `target` (`size` bytes); False, with `target` undefined, if it is missing or damaged."""
@@ -100,42 +103,6 @@ class Records(ABC):
 
     @abstractmethod
     def _store(self, offset: int, data: memoryview) -> None: ...
-
-
-class MemoryRecords(Records):
-    """Records in memory, shared with processes forked later; a spawned process gets an empty instance."""
-
-    def __init__(self, count: int, size: int, content: int | None = None) -> None:
-        super().__init__(count, size)
-        room = file_bytes(count, size) if content is None else file_bytes(count, 0) + content
-        self._memory = mmap.mmap(-1, max(room, 1))
-
-    def _load(self, offset: int, target: memoryview) -> bool:
-        target[:] = memoryview(self._memory)[offset : offset + target.nbytes]
-        return True
-
-    def _store(self, offset: int, data: memoryview) -> None:
-        self._memory[offset : offset + data.nbytes] = data.tobytes() if data.nbytes <= 8 else data
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return MemoryRecords, (0, self.size)
-
-
-class UnequalRecords(MemoryRecords):
-    """Records in memory of `sizes` bytes each."""
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self._starts = [0, *accumulate(sizes)]
-        super().__init__(len(sizes), max(sizes, default=0), self._starts[-1])
-
-    def size_of(self, index: int) -> int:
-        return self._starts[index + 1] - self._starts[index]
-
-    def _offset(self, index: int) -> int:
-        return HEADER + 8 * self.count + self._starts[index]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return UnequalRecords, ([],)
 
 
 class FileRecords(Records):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 from dataclasses import replace
@@ -10,15 +11,18 @@ import cv2
 import numpy as np
 import PIL
 import pytest
+import together
 from pairs import put
 from PIL import Image
 
 from kd.data import Folder, Shapes
 from kd.data import cache as module
 from kd.data.batches.loading import EvalLoader, Loading
-from kd.data.cache import Samples, cached
+from kd.data.cache import Samples, cached, share
 from kd.errors import DataError
+from kd.system import shared_memory
 from kd.system.record_file import FileRecords, file_bytes
+from kd.system.world import SOLO, World
 
 SIZES = {"train": 7, "val": 3, "test": 2}
 RECORD = 4 * 32 * 32  # bytes: three colours and a mask
@@ -160,6 +164,62 @@ def test_workers_fill_the_cache_of_the_main_process(cache, root, expected):
     assert Counted.drawn.value == ALL
 
 
+def test_a_process_that_unpickles_the_samples_shares_those_in_memory(root, expected):
+    samples = cached(source(), root)
+    other = pickle.loads(pickle.dumps(samples))
+    assert read_all(other) == read_all(samples) == expected
+    assert Counted.drawn.value == ALL
+
+
+class Tallied(Shapes):
+    """Shapes that leave a byte in a file whenever they are drawn, for processes that are not forked from this one."""
+
+    tally = None
+
+    def read(self, split, index):
+        with self.tally.open("ab") as file:
+            file.write(b"x")
+        return super().read(split, index)
+
+
+def read_together(world, folder, machines=1, reachable=True):
+    """Read a process's part of the samples, then all of them: what it got, whether it shares, and its room."""
+    Tallied.tally = folder / "tally"
+    module._memory.clear()
+    if not reachable:
+        shared_memory.PROCESSES = folder
+    if machines > 1:
+        world = replace(world, local_rank=0, local_size=1)
+    shares = share(source(of=Tallied, cache_gb=(ALL + 0.5) * file_bytes(1, RECORD) / 1e9), world)
+    samples = cached(source(of=Tallied), folder)
+    for split, size in SIZES.items():
+        for index in world.deal(range(size)):
+            samples.read(split, index)
+    world.gather(None)  # all have written theirs
+    return read_all(samples), shares, sum(len(samples.cached_bytes(split)) for split in SIZES)
+
+
+def test_the_processes_of_a_machine_have_one_copy_and_decode_each_sample_once(root, expected):
+    assert together.run(read_together, root) == 2 * [(expected, True, ALL)]
+    assert (root / "tally").stat().st_size == ALL
+
+
+def test_each_machine_has_a_copy(root, expected):
+    assert together.run(read_together, root, 2) == 2 * [(expected, True, ALL)]
+    assert (root / "tally").stat().st_size == 2 * ALL
+
+
+def test_a_process_that_cannot_open_the_copy_has_its_own_in_its_part_of_the_room(root, expected):
+    assert together.run(read_together, root, 1, False) == [(expected, False, ALL), (expected, False, ALL // 2)]
+    assert (root / "tally").stat().st_size >= 2 * ALL
+
+
+def test_a_process_alone_and_a_cache_on_disk_have_nothing_to_share(root):
+    assert share(source(), SOLO)
+    assert share(source("disk"), World(0, 2))
+    assert module._memory == {}
+
+
 # budget
 
 
@@ -185,6 +245,17 @@ def test_at_most_half_of_the_free_memory_is_used(monkeypatch, root, expected):
     for _ in range(2):
         assert read_all(samples) == expected
     assert Counted.drawn.value == 2 * ALL - 3
+
+
+def test_pictures_added_to_a_full_cache_get_what_is_left(root):
+    """Also in a later run of the process, which has the others cached already."""
+    room = (ALL + 2.5) * file_bytes(1, RECORD) / 1e9
+    read_all(cached(source(cache_gb=room), root))
+    samples = cached(source(cache_gb=room, unlabelled=5), root)
+    assert [len(samples.cached_bytes(split)) for split in (*SIZES, "unlabelled")] == [*SIZES.values(), 2]
+    assert set(samples.cached_bytes("train")) == {RECORD}
+    read_all(samples)
+    assert Counted.drawn.value == ALL
 
 
 # damage, and disks that are full

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kd.system.record_file import FORMAT, HEADER, FileRecords, MemoryRecords, Records, create, file_bytes
+from kd.system.memory_records import MemoryRecords
+from kd.system.record_file import FORMAT, HEADER, FileRecords, Records, create, file_bytes
 
 FORK = multiprocessing.get_context("fork")
 COUNT, SIZE = 5, 24
@@ -44,8 +45,10 @@ def full(path: Path, count: int = COUNT, size: int = SIZE) -> FileRecords:
     return records
 
 
-@pytest.fixture(params=["file", "memory"])
-def records(request, tmp_path):
+@pytest.fixture(params=["file", "memory", "map"])
+def records(request, tmp_path, monkeypatch):
+    if request.param == "map":  # memory without an address
+        monkeypatch.delattr(os, "memfd_create")
     return of_file(tmp_path / "x.records") if request.param == "file" else MemoryRecords(COUNT, SIZE)
 
 
@@ -365,21 +368,22 @@ def test_memory_is_shared_with_forked_processes(tmp_path):
     together((read_all, records, 1))
 
 
-def fill_and_check(records, memory):
-    fill(records)
-    assert not memory.write(0, memoryview(record(0)))
-    assert read(memory, 0) is None
+def check_one_and_fill(*shared):
+    for records in shared:
+        assert read(records, 0) == record(0)
+        fill(records)
 
 
-def test_a_spawned_process_shares_files_but_not_memory(tmp_path):
-    records = of_file(tmp_path / "x.records")
-    memory = MemoryRecords(COUNT, SIZE)
-    memory.write(0, memoryview(record(0)))
-    process = multiprocessing.get_context("spawn").Process(target=fill_and_check, args=(records, memory))
+def test_a_spawned_process_reads_what_was_written_and_writes_what_is_read(tmp_path):
+    shared = of_file(tmp_path / "x.records"), MemoryRecords(COUNT, SIZE)
+    for records in shared:
+        records.write(0, memoryview(record(0)))
+    process = multiprocessing.get_context("spawn").Process(target=check_one_and_fill, args=shared)
     process.start()
     process.join(600)
     assert process.exitcode == 0
-    read_all(records, 1)
+    for records in shared:
+        read_all(records, 1)
 
 
 def test_a_read_only_file_stays_read_only_when_pickled(tmp_path):
