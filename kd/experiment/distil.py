@@ -112,7 +112,9 @@ def _lead(job: Job, stop: signals.Stop, world: World) -> float | tuple[float, ..
 
 
 def _join(job: Job, stop: signals.Stop, world: World) -> None:
-    """Another process's part: the same trainings, without writing or printing anything."""
+    """Another process's part: the same trainings, if there are any, without writing or printing anything."""
+    if world.broadcast(None):
+        return
     evaluator = Evaluator(RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world))
     student = build_network(evaluator.context, "student", job.settings.seed)
     check_features(evaluator.context, student)
@@ -129,7 +131,7 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
     folder = RunFolder(job.folder)
     for line in restore(folder):
         console.say(f"warning  {line}")
-    if earlier.is_complete(folder):
+    if world.broadcast(earlier.is_complete(folder)):
         return _make_up(job, folder)
     context = RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world)
     _prepare(folder, job)

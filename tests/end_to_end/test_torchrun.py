@@ -12,6 +12,8 @@ import pytest
 from together import environments
 
 from kd.config.compose import PROJECT
+from kd.run import checkpoint
+from kd.training.snapshot import Snapshot
 
 SMALL = [
     "backbone=tiny", "data.image_size=[32,32]", "data.train=40", "data.val=12", "data.test=4", "trainer.batch_size=8",
@@ -83,6 +85,16 @@ def test_two_processes_train_like_one(undisturbed, root):
             assert two.get(name) == one.get(name)
         assert two["train/loss"] == pytest.approx(one["train/loss"], rel=0.02)
     assert found[0]["train/loss"] == pytest.approx(expected[0]["train/loss"], rel=2e-3)
+
+
+def test_a_run_that_was_killed_after_its_summary_is_tidied_by_several_processes(undisturbed, tmp_path):
+    folder = shutil.copytree(only_run(undisturbed[0]), tmp_path / "run")
+    checkpoint.save(folder, Snapshot({}, {"epoch": 0, "step": 0}))
+    codes, ((out, _), (silent, _)) = ended(begin(tmp_path, f"resume={folder}", f"root={tmp_path}"))
+    assert codes == [0, 0]
+    assert "it was finished" in out
+    assert silent == ""
+    assert not checkpoint.exists(folder)
 
 
 @pytest.fixture(scope="module")
