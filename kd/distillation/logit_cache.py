@@ -1,4 +1,4 @@
-"""A teacher's logits on disk: raw logits for each view of each training sample, in half precision.
+"""A teacher's logits on disk: raw logits for each view of each training sample, as `teacher.stored` encodes them.
 
 The view of a sample is a pure function, so the teacher's logits for it are too: they are computed once for all epochs,
 trials and processes. Logits rather than probabilities, so that any temperature, schedule and loss can use them. One
@@ -9,6 +9,7 @@ since neither supports a temperature schedule.
 """
 
 import logging
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -24,14 +25,8 @@ from torch import Tensor
 from kd.system.record_file import FileRecords, create, file_bytes
 
 SPARE = 10**9  # bytes of disk space always left free
-HALF = torch.finfo(torch.float16).max
 
 log = logging.getLogger(__name__)
-
-
-def rounded(logits: Tensor) -> Tensor:
-    """Logits in half precision, as they are stored; clamped to its range."""
-    return logits.clamp(-HALF, HALF).half()
 
 
 @dataclass
@@ -41,17 +36,19 @@ class LogitCache:
     Attributes:
         folder: the cache folder, specific to the teacher, data, augmentation and seed.
         samples: the number of samples in the training split.
-        shape: the shape of one sample's logits, C x H x W.
+        shape: the shape of one sample's record, such as C x H x W for exact logits.
         writable: whether missing logits may be added.
         budget: bytes that all record files in `folder`'s parent may take together.
+        dtype: the type of the records' numbers.
         refused: the number of samples that did not fit or could not be written.
     """
 
     folder: Path
     samples: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     writable: bool = True
     budget: float = float("inf")
+    dtype: torch.dtype = torch.float16
     refused: int = 0
     _full: set[int] = field(default_factory=set, repr=False)
     _views: dict[int, FileRecords | None] = field(default_factory=dict, repr=False)
@@ -59,27 +56,26 @@ class LogitCache:
 
     @property
     def record_bytes(self) -> int:
-        channels, height, width = self.shape
-        return 2 * channels * height * width
+        return self.dtype.itemsize * math.prod(self.shape)
 
     def read(self, view: int, indices: Sequence[int]) -> Tensor | None:
-        """The logits of a batch, B x C x H x W float16; None unless all of them are stored intact."""
+        """The records of a batch, B of them; None unless all of them are stored intact."""
         records = self._records(view, create=False)
         if records is None:
             return None
-        logits = torch.empty(len(indices), *self.shape, dtype=torch.float16)
-        rows = logits.view(len(indices), -1).numpy()
+        batch = torch.empty(len(indices), *self.shape, dtype=self.dtype)
+        rows = batch.view(len(indices), -1).numpy()
         for row, index in zip(rows, indices, strict=True):
             if not records.read_into(index, memoryview(row).cast("B")):
                 return None
-        return logits
+        return batch
 
-    def write(self, view: int, indices: Sequence[int], logits: Tensor) -> None:
-        """Store the logits of a batch, B x C x H x W float16 on the CPU, if their view fits into the budget."""
+    def write(self, view: int, indices: Sequence[int], batch: Tensor) -> None:
+        """Store the records of a batch, B of them on the CPU, if their view fits into the budget."""
         stored = 0
         try:
             records = self._records(view, create=True) if self.writable else None
-            for index, row in zip(indices, logits.contiguous().view(len(indices), -1).numpy(), strict=True):
+            for index, row in zip(indices, batch.contiguous().view(len(indices), -1).numpy(), strict=True):
                 stored += records is not None and records.write(index, memoryview(row).cast("B"))
         except OSError as error:  # a full disk disables the cache but does not stop the run
             log.warning("teacher.cache: %s; no more teacher logits are stored", error.strerror)

@@ -2,8 +2,8 @@
 
 A teacher's answers to a batch are its B x C x H x W float logits, without temperature, then the features of its encoder
 at the stages asked for, if any: of the labelled samples, then of the pictures without masks beside them. The live
-teacher rounds them to half precision, as the cache does, so that caching does not change the student. It computes the
-two parts one after the other: the last bits of logits depend on the batch that they are computed in, and those of the
+teacher encodes and decodes them, as the cache does, so that caching does not change the student. It computes the two
+parts one after the other: the last bits of logits depend on the batch that they are computed in, and those of the
 labelled samples are the same with and without other pictures.
 """
 
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from kd.data.batches.batch import Batch
 from kd.distillation.features import Watch
-from kd.distillation.logit_cache import LogitCache, rounded
+from kd.distillation.logit_cache import LogitCache
+from kd.distillation.logit_codec import EXACT, Codec
 from kd.networks.network import Network, Segmenter
 from kd.networks.precision import Precision
 
@@ -36,14 +37,15 @@ class LiveTeacher:
     `network` is a network, or a function that builds it at the first call. With `one_by_one` every sample is computed
     alone: the last bits of logits depend on the rest of the batch, so if views recur in other batches
     (`augment.views`), cached logits would differ from live ones. `stages` are those of the encoder whose features are
-    asked for, which only this project's networks have.
+    asked for, which only this project's networks have. `codec` is that of the logits; features are in half precision.
     """
 
     def __init__(
         self, network: Segmenter | Callable[[], Segmenter], precision: Precision, one_by_one: bool = False,
-        stages: Sequence[int] = (),
+        stages: Sequence[int] = (), codec: Codec = EXACT,
     ) -> None:  # fmt: skip
         self._network, self.precision, self.one_by_one, self.stages = network, precision, one_by_one, tuple(stages)
+        self.codecs = (codec, *(EXACT for _ in stages))
 
     @cached_property
     def network(self) -> Segmenter:
@@ -51,11 +53,16 @@ class LiveTeacher:
         return network.requires_grad_(False).eval()
 
     def __call__(self, batch: Batch) -> Answers:
-        return _joined([self.half(part) for part in batch.parts()], torch.Tensor.float)
+        return self.decode([self.encoded(part) for part in batch.parts()], batch)
+
+    def decode(self, parts: Sequence[Answers], batch: Batch) -> Answers:
+        """Float answers to a batch from those to its parts as they are stored, on the device."""
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        return tuple(codec.decode(each, size) for codec, each in zip(self.codecs, _joined(parts), strict=True))
 
     @torch.no_grad()
-    def half(self, batch: Batch) -> Answers:
-        """The answers to one part as they are stored, float16 on the device.
+    def encoded(self, batch: Batch) -> Answers:
+        """The answers to one part as they are stored, on the device.
 
         In the memory layout of stored ones, too: the last bits of a sum over them depend on it.
         """
@@ -68,7 +75,7 @@ class LiveTeacher:
             else:
                 with Watch(cast(Network, self.network), self.stages) as watch:
                     answers = [(self.network(part), *watch.take()) for part in images]
-        return _joined(answers, lambda answer: rounded(answer.float()).contiguous())
+        return tuple(codec.encode(each) for codec, each in zip(self.codecs, _joined(answers), strict=True))
 
 
 class CachedTeacher:
@@ -87,21 +94,21 @@ class CachedTeacher:
 
     def __call__(self, batch: Batch) -> Answers:
         parts = zip(batch.parts(), self.caches.values(), strict=False)
-        return _joined([self._of(part, caches) for part, caches in parts], torch.Tensor.float)
+        return self.live.decode([self._of(part, caches) for part, caches in parts], batch)
 
     def _of(self, batch: Batch, caches: Sequence[LogitCache]) -> Answers:
-        """The answers to one part, in half precision."""
+        """The answers to one part, as they are stored."""
         if batch.answers is not None:
             self.read += len(batch)
             return batch.answers
-        half = self.live.half(batch)
+        encoded = self.live.encoded(batch)
         self.computed += len(batch)
         self.flush()
         if caches[0].writable:
-            self._writing = self._writer.submit(self._store, caches, batch, half)
+            self._writing = self._writer.submit(self._store, caches, batch, encoded)
         else:
             caches[0].refused += len(batch)
-        return half
+        return encoded
 
     def flush(self) -> None:
         """Wait until all answers are stored."""
@@ -113,11 +120,11 @@ class CachedTeacher:
         not_stored = sum(max(cache.refused for cache in caches) for caches in self.caches.values())
         return {"read": self.read, "computed": self.computed, "not_stored": not_stored}
 
-    def _store(self, caches: Sequence[LogitCache], batch: Batch, half: Answers) -> None:
-        for cache, answer in zip(caches, half, strict=True):
+    def _store(self, caches: Sequence[LogitCache], batch: Batch, encoded: Answers) -> None:
+        for cache, answer in zip(caches, encoded, strict=True):
             cache.write(batch.view, batch.indices.tolist(), answer.cpu())
 
 
-def _joined(parts: Sequence[Answers], change: Callable[[Tensor], Tensor]) -> Answers:
-    """Answers to several samples as one, each changed."""
-    return tuple(change(torch.cat(each)) for each in zip(*parts, strict=True))
+def _joined(parts: Sequence[Answers]) -> Answers:
+    """Answers to several samples as one."""
+    return tuple(torch.cat(each) for each in zip(*parts, strict=True))

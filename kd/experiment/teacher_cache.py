@@ -13,8 +13,9 @@ import cv2
 import PIL
 
 from kd.data.batches.unlabelled import UNLABELLED
-from kd.distillation.features import Shape, feature_shapes
+from kd.distillation.features import feature_shapes
 from kd.distillation.logit_cache import LogitCache
+from kd.distillation.logit_codec import CODECS, Record
 from kd.distillation.teacher import CachedTeacher, LiveTeacher, Teacher
 from kd.experiment.context import RunContext
 from kd.experiment.teacher_network import cache_folder, cache_key, provenance, teacher_network
@@ -33,26 +34,28 @@ def build_teacher(context: RunContext, file: Path, epochs: int, of_study: bool =
     """
     one_by_one = context.precision.device.type == "cpu" and context.views is not None
     stages = context.settings.loss.stages
-    live = LiveTeacher(lambda: teacher_network(context, file), context.precision, one_by_one, stages)
+    codec = CODECS[context.settings.teacher.stored]
+    live = LiveTeacher(lambda: teacher_network(context, file), context.precision, one_by_one, stages, codec)
     if context.settings.teacher.cache == "off":
         return live
     splits = ("train", UNLABELLED) if context.settings.unlabelled_per_batch else ("train",)
-    shapes, caches, stores = _shapes(context, live), {}, _stores(context, of_study)
+    records, caches, stores = _records(context, live), {}, _stores(context, of_study)
     if context.settings.teacher.cache == "auto" and not stores and context.world.is_main:
         console.say("teacher  logits are not stored, since no view comes again: augment.views=<number> lets them")
     for split in splits:
         facts = _provenance_of_views(context, file, one_by_one, split)
-        caches[split] = [_cache(context, file, facts, split, answer, stores) for answer in shapes.items()]
+        caches[split] = [_cache(context, file, facts, split, answer, stores) for answer in records.items()]
     if context.world.is_main and caches["train"][0].writable:
         _report_room(caches, [min(count, context.views or count) for count in _views(context, epochs)])
     return CachedTeacher(live, caches)
 
 
-def _shapes(context: RunContext, live: LiveTeacher) -> dict[int | None, Shape]:
-    """What the teacher says of one picture: its logits, and its features at each stage that is asked for."""
+def _records(context: RunContext, live: LiveTeacher) -> dict[int | None, Record]:
+    """What is stored of one picture: its logits (stage None), and its features at each stage that is asked for."""
     stages, size = context.settings.loss.stages, context.data.image_size
     features = feature_shapes(cast(Network, live.network), stages, size) if stages else ()
-    return {None: (context.data.classes, *size), **dict(zip(stages, features, strict=True))}
+    shapes = zip((None, *stages), live.codecs, ((context.data.classes, *size), *features), strict=True)
+    return {stage: codec.record(shape) for stage, codec, shape in shapes}
 
 
 def _views(context: RunContext, epochs: int) -> list[int]:
@@ -89,17 +92,21 @@ def _stores(context: RunContext, of_study: bool) -> bool:
     return of_study or context.views is not None or context.precision.device.type == "cpu"
 
 
-def _cache(context: RunContext, file: Path, facts: dict[str, Any], split: str, answer: tuple[int | None, Shape],
+def _cache(context: RunContext, file: Path, facts: dict[str, Any], split: str, answer: tuple[int | None, Record],
            stores: bool) -> LogitCache:  # fmt: skip
     """The cache of the logits (stage None), or of a stage's features, which have a folder of their own; described."""
-    teacher, data, (stage, shape) = context.settings.teacher, context.data, answer
-    facts = facts if stage is None else {**facts, "features of stage": stage}
+    teacher, data, (stage, (shape, dtype)) = context.settings.teacher, context.data, answer
+    if stage is not None:
+        facts = {**facts, "features of stage": stage}
+    elif teacher.stored != "exact":
+        facts = {**facts, "stored": teacher.stored}
     cache = LogitCache(
         cache_folder(context) / "teacher" / cache_key(facts),
         data.unlabelled_size() if split == UNLABELLED else data.size(split),
         shape,
         writable=stores,
         budget=teacher.cache_gb * GB,
+        dtype=dtype,
     )
     if context.world.is_main and cache.writable:
         describe(cache.folder, {"teacher": str(file), **facts}, "teacher.cache")
@@ -117,5 +124,5 @@ def _report_room(caches: Mapping[str, Sequence[LogitCache]], views: Sequence[int
                 console.say(
                     f"teacher  {name} of {what} take {each / GB:.2g} GB; {fit} of {count} views fit into "
                     "teacher.cache_gb, the rest is computed live (kd cache prune frees space, augment.views=<number> "
-                    "needs less)"
+                    "and teacher.stored=int8 need less)"
                 )

@@ -122,10 +122,14 @@ class Augment(Group):
 
 
 class Cached(Group):
-    """Whether a teacher's logits are cached on disk, in at most `cache_gb` gigabytes for all teachers together."""
+    """Whether a teacher's logits are cached on disk, in at most `cache_gb` gigabytes for all teachers together.
+
+    `stored` is how they are encoded (`kd.distillation.logit_codec`), with or without a cache.
+    """
 
     cache: Literal["auto", "off", "read_only"]
     cache_gb: NonNegative
+    stored: Literal["exact", "int8"] = "exact"  # missing in older configurations
 
     @field_validator("cache", mode="before")
     @classmethod

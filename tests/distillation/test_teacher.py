@@ -12,7 +12,8 @@ from kd.data import Shapes
 from kd.data.batches.batch import Batch
 from kd.data.batches.loading import TrainLoader
 from kd.data.views.augmentation import Augmentation
-from kd.distillation.logit_cache import LogitCache, rounded
+from kd.distillation.logit_cache import LogitCache
+from kd.distillation.logit_codec import CODECS, EXACT
 from kd.distillation.losses import DistillationLoss
 from kd.distillation.teacher import CachedTeacher, LiveTeacher
 from kd.networks import build
@@ -142,15 +143,24 @@ def test_a_teacher_put_into_train_mode_still_uses_eval_mode(teacher):
 # the cache
 
 
-def cached(live: LiveTeacher, folder, samples=6, **options) -> CachedTeacher:
-    return CachedTeacher(live, {"train": [LogitCache(folder / "teacher" / "abc", samples, (1, 32, 32), **options)]})
+def cached(live: LiveTeacher, folder, **options) -> CachedTeacher:
+    shape, dtype = live.codecs[0].record((1, 32, 32))
+    return CachedTeacher(live, {"train": [LogitCache(folder / "teacher" / "abc", 6, shape, dtype=dtype, **options)]})
 
 
 def test_a_live_teacher_rounds_like_the_cache(teacher, settled):
     with torch.no_grad():
         exact = settled.eval()(batch().images)
-    assert torch.equal(teacher.half(batch())[0], rounded(exact))
-    assert torch.equal(teacher(batch())[0], rounded(exact).float())
+    assert torch.equal(teacher.encoded(batch())[0], EXACT.encode(exact))
+    assert torch.equal(teacher(batch())[0], EXACT.encode(exact).float())
+
+
+@pytest.mark.parametrize("form", CODECS)
+def test_a_live_teacher_says_what_it_would_store(form, settled):
+    with torch.no_grad():
+        exact = settled.eval()(batch().images)
+    live, codec = LiveTeacher(settled, Precision(CPU), codec=CODECS[form]), CODECS[form]
+    assert torch.equal(live(batch())[0], codec.decode(codec.encode(exact), (32, 32)))
 
 
 def test_computed_one_by_one_logits_do_not_depend_on_the_batch(settled):
@@ -167,7 +177,9 @@ def test_computed_one_by_one_logits_do_not_depend_on_the_batch(settled):
             assert torch.equal(teacher(part)[0], answers[order])
 
 
-def test_stored_logits_equal_computed_ones(teacher, tmp_path):
+@pytest.mark.parametrize("form", CODECS)
+def test_stored_logits_equal_computed_ones(form, settled, tmp_path):
+    teacher = LiveTeacher(settled, Precision(CPU), codec=CODECS[form])
     first = cached(teacher, tmp_path)
     answers = first(batch())[0]
     assert torch.equal(answers, teacher(batch())[0])
@@ -208,6 +220,15 @@ def test_features_are_the_encoders_own_in_eval_mode_and_change_no_logit(teacher,
     assert not teacher.network.body.encoder._forward_hooks
 
 
+def test_with_features_too_the_codec_is_of_the_logits_alone(settled):
+    exact, int8 = (
+        LiveTeacher(settled, Precision(CPU), stages=STAGES, codec=CODECS[form]) for form in ("exact", "int8")
+    )
+    (logits, *features), (other, *same) = exact.encoded(batch()), int8.encoded(batch())
+    assert (logits.dtype, other.dtype) == (torch.float16, torch.uint8)
+    assert all(torch.equal(one, another) for one, another in zip(features, same, strict=True))
+
+
 @pytest.mark.parametrize("one_by_one", [False, True])
 def test_stored_features_equal_computed_ones(teacher, tmp_path, one_by_one):
     live = LiveTeacher(teacher.network, Precision(CPU), one_by_one, STAGES)
@@ -224,7 +245,7 @@ def test_what_is_only_partly_stored_is_computed(teacher, tmp_path):
     """Logits of an earlier run are there, its features are not."""
     live = LiveTeacher(teacher.network, Precision(CPU), stages=STAGES)
     first = with_features(live, tmp_path)
-    first.caches["train"][0].write(0, batch().indices.tolist(), teacher.half(batch())[0])
+    first.caches["train"][0].write(0, batch().indices.tolist(), teacher.encoded(batch())[0])
     assert next(TrainLoader(SOURCE, Augmentation([], 0), 3, 0, stored=first.caches).epoch(0)).answers is None
     first(batch())
     assert first.counts() == {"read": 0, "computed": 3, "not_stored": 0}

@@ -1,6 +1,7 @@
 """The cache changes no student, whether it is empty, damaged, shared, cut short or too small."""
 
 import json
+import math
 import signal
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from waiting import until
 
 from kd.config.read import read
 from kd.config.transforms import build_transforms
+from kd.distillation.logit_codec import CODECS
 from kd.distillation.teacher import CachedTeacher
 from kd.experiment.builders import build_loss, build_network
 from kd.experiment.context import RunContext
@@ -78,6 +80,18 @@ def test_what_a_logit_does_not_depend_on_is_not(file, usual):
         "teacher.cache_gb=1", "data.cache=disk", "data.cache_gb=1", "trainer.checkpoint_minutes=1",
         "teacher.epochs=9",
     )  # fmt: skip
+
+
+def test_each_stored_form_has_a_folder_of_its_own_that_says_so_and_features_have_not(file):
+    """So neither is read for another; features are in half precision with each."""
+    features = ["loss.features=1.0", "loss.feature_stages=[5]"]
+    found = {form: build_teacher(context(*features, f"teacher.stored={form}"), file, 3).caches["train"]
+             for form in CODECS}  # fmt: skip
+    assert len({logits.folder for logits, _ in found.values()}) == len(CODECS)
+    assert len({of_stage.folder for _, of_stage in found.values()}) == 1
+    assert [logits.record_bytes for logits, _ in found.values()] == [2 * 32 * 32, 8 + 32 * 32, 2 * 16 * 16]
+    facts = {form: json.loads((logits.folder / "facts.json").read_text()) for form, (logits, _) in found.items()}
+    assert {form: each.get("stored", "exact") for form, each in facts.items()} == {form: form for form in CODECS}
 
 
 def test_with_repeated_views_a_logit_does_not_depend_on_its_batch(file):
@@ -175,6 +189,19 @@ def test_repeated_views_are_computed_once_and_alike_in_every_batch(file, root):
     assert student == live
     assert found == {"read": 32, "computed": 32, "not_stored": 0}
     assert [FileRecords(path).filled().all() for path in record_files_of(root)] == [True] * 2
+
+
+@pytest.mark.parametrize("form", [form for form in CODECS if form != "exact"])
+def test_each_stored_form_gives_one_student_whether_logits_are_read_stored_or_computed(form, file, root):
+    """All three in one run, whose budget is of one view of two, against a run without a cache."""
+    asked = [*VIEWS, f"teacher.stored={form}"]
+    shape, dtype = CODECS[form].record((1, 32, 32))
+    view = file_bytes(16, math.prod(shape) * dtype.itemsize)
+    live, _ = train(file, root, *asked, "teacher.cache=off")
+    student, found = train(file, root, *asked, f"teacher.cache_gb={1.5 * view / 1e9}")
+    assert student == live
+    assert found == {"read": 16, "computed": 48, "not_stored": 32}
+    assert [path.stat().st_size for path in record_files_of(root)] == [view]
 
 
 PICTURES = ["data.unlabelled=6", "data.unlabelled_share=0.2"]  # 2 beside the 8 of a batch: 3 steps are a pass

@@ -22,7 +22,7 @@ def test_the_cache_of_a_teacher_is_no_part_of_its_training():
     teacher = checked(config()).trained_teacher
     assert isinstance(teacher, TrainedTeacher)
     assert {"epochs", "lr", "seed"} <= teacher.training.keys()
-    assert not {"cache", "cache_gb"} & teacher.training.keys()
+    assert not {"cache", "cache_gb", "stored"} & teacher.training.keys()
 
 
 def test_a_teacher_from_a_file_is_not_trained():

@@ -15,8 +15,8 @@ class Batch:
         masks: B x H x W uint8; 0 x H x W for pictures without masks.
         indices: B int64, of the samples in their split.
         view: the view's number; -1 without augmentation.
-        answers: the teacher's stored logits, B x C x H x W float16, then its stored features, if any are asked for;
-            None unless all of them are stored.
+        answers: the teacher's logits as they are stored, then its stored features, if any are asked for; None unless
+            all of them are stored. `kd.distillation.logit_codec` decodes them, on the device.
         unlabelled: the pictures without masks that come beside these samples; None for a batch without any.
         content: B x H x W bool, which pixels show something of a picture and are no padding; None if all do.
     """

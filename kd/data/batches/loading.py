@@ -38,7 +38,7 @@ class StoredAnswers(Protocol):
     """A teacher's stored logits or features, such as `kd.distillation.logit_cache.LogitCache`."""
 
     def read(self, view: int, indices: Sequence[int]) -> torch.Tensor | None:
-        """Those of a batch, B x C x H x W float16; None unless all of them are stored."""
+        """Those of a batch, as they are stored, B of them; None unless all of them are."""
 
 
 #: What is stored of each split: logits, then features, if any are asked for.

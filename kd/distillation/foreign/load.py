@@ -12,6 +12,7 @@ from kd.distillation.foreign.libraries import smp_network, torchvision_network
 from kd.distillation.foreign.network import Body, Foreign, probe
 from kd.networks.precision import Precision
 from kd.settings import ForeignTeacher
+from kd.settings.run import Cached
 from kd.system.files import digest
 
 #: The library that computes the logits, besides torch.
@@ -42,7 +43,7 @@ def follows_from(teacher: ForeignTeacher, file: Path) -> dict[str, Any]:
     library = LIBRARIES.get(file.suffix if teacher.kind == "exported" else teacher.kind)
     return {
         "weights": [digest(part) for part in parts(teacher, file)],
-        "network": teacher.model_dump(mode="json", exclude={"path", "cache", "cache_gb"}),
+        "network": teacher.model_dump(mode="json", exclude={"path", *Cached.model_fields}),
         "library": library and f"{library} {version(library)}",
     }
 
