@@ -180,7 +180,8 @@ def _against(arm: Arm, baseline: Arm) -> Section:
     shown = [tabled(part) for part in parts if not isinstance(part, str)]
     note = (
         "The best trial of each study, on the validation split that it was chosen by, and on test. The verdict is over "
-        "the seeds of both winners, which are paired; the interval is Student's, of 95 %."
+        "the seeds of both winners, which are paired; the interval is Student's, of 95 %, and does not "
+        "cover the luck of the two searches."
     )
     return Section("baseline", "Did distilling help?", [*verdicts, *unfair, *shown, Text([note])], [*verdicts, *unfair])
 
