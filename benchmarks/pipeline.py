@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.case import Case
 from benchmarks.rounds import race, spread
-from kd.config.compose import compose
+from kd.config.compose import compose, plain
 from kd.config.transforms import build_transforms
 from kd.data.source import Source
 from kd.data.views.augmentation import Augmentation
@@ -61,7 +61,7 @@ def _drain(loader: Any) -> Iterator[None]:
 
 
 def _recipe(name: str) -> list[Any]:
-    return build_transforms(compose([f"augment={name}"]).augment.transforms)
+    return build_transforms(plain(compose([f"augment={name}"]))["augment"]["transforms"])
 
 
 def _profiled(transforms: list[Any], decoded: list[Any]) -> dict[str, dict[str, float]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench, crowd, fit, machine, report, screen, terms
+from benchmarks import bench, crowd, fit, machine, pipeline, report, screen, terms
 from benchmarks.case import QUICK, Case, folder_of
 from benchmarks.elsewhere import elsewhere
 from benchmarks.hand_written import Loop, total_loss
@@ -108,6 +108,15 @@ def test_a_crowd_of_workers_ends_a_study_with_exactly_its_trials(tmp_path):
     claims = crowd.simulated(url, workers=3, trials=5, seconds=0.0)
     assert len(claims) >= 5 + 3  # and a last one of each worker
     assert crowd.ledger(url, 5).tally().finished == 5
+
+
+@pytest.mark.parametrize("name", pipeline.RECIPES)
+def test_each_transform_of_an_augmentation_has_its_microseconds_a_sample(name):
+    decoded = [(np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8))]
+    transforms = pipeline._recipe(name)
+    found = pipeline._profiled(transforms, decoded)
+    assert found.keys() == {"none", *(type(each).__name__ for each in transforms)}
+    next(pipeline._augment(transforms, decoded))
 
 
 def test_a_peak_is_operations_over_the_time_of_a_product():
