@@ -12,6 +12,7 @@ from kd.settings.run import (
     IMAGENET_STD,
     NORMALISATIONS,
     OBJECTIVES,
+    Cached,
     ForeignTeacher,
     NetworkSettings,
     Normalisation,
@@ -24,7 +25,7 @@ from kd.settings.run import (
 
 __all__ = [
     "IMAGENET_MEAN", "IMAGENET_STD", "NORMALISATIONS", "OBJECTIVES", "RESULT_NEUTRAL", "TASK_KEYS", "TASK_TERMS",
-    "TEACHING_KEYS", "TEACHING_TERMS", "ForeignTeacher", "Group", "LossSettings", "NetworkSettings",
+    "TEACHING_KEYS", "TEACHING_TERMS", "Cached", "ForeignTeacher", "Group", "LossSettings", "NetworkSettings",
     "Normalisation", "Optimizer", "Settings", "TeacherFile", "Tracking", "TrainedTeacher", "changes_no_result",
     "flat", "is_under", "more_is_better", "result_differences", "same_result",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 from hydra.errors import HydraException
@@ -38,7 +39,8 @@ class Search:
     def space(self, overrides: Sequence[str], typed: Sequence[str]) -> tuple[Space, Settings]:
         """The search space and the settings of its first corner; every corner is composed and checked like a run."""
         searched, kept = hydra_options.search_space(overrides)
-        kept = (*kept, *self._one_teacher(searched, kept))
+        recipe = cache(partial(self.compose, list(kept)))
+        kept = (*kept, *self._one_teacher(searched, kept, recipe))
         space = Space(searched, kept, {}, {})
         own = [name for name in searched if name not in {key_of(line) for line in typed}]
         self._check_exist(own, space)
@@ -54,7 +56,8 @@ class Search:
                 shared = {name: value for name, value in config.items() if not is_under(name, searched)}
         if settings is None:
             raise ValueError("a space has at least one corner")
-        return Space(searched, kept, {}, shared, self._start(space)), settings
+        start = {} if self.grid else self._start(space, recipe)
+        return Space(searched, kept, {}, shared, start), settings
 
     def _facts(self, cfg: DictConfig, settings: Settings) -> dict[str, Any]:
         """A configuration as dotted keys, with what else may not change within a study."""
@@ -65,10 +68,10 @@ class Search:
             facts |= {PICTURES: pictures, f"{PICTURES}.fingerprint": data.unlabelled_fingerprint()}
         return facts
 
-    def _start(self, space: Space) -> dict[str, Any]:
+    def _start(self, space: Space, recipe: Callable[[], DictConfig]) -> dict[str, Any]:
         """The point of the space that is nearest to the recipe as it stands; choices that it has not are left out."""
         try:
-            cfg = self.compose(list(space.fixed))
+            cfg = recipe()
         except HydraException:  # what is fixed exists in some of the searched options alone
             return {}
         start = {}
@@ -113,7 +116,8 @@ class Search:
             page="studies",
         )
 
-    def _one_teacher(self, searched: Mapping[str, Any], kept: Sequence[str]) -> list[str]:
+    def _one_teacher(self, searched: Mapping[str, Any], kept: Sequence[str], recipe: Callable[[], DictConfig]
+                     ) -> list[str]:  # fmt: skip
         """Overrides that fix the keys of a teacher that would follow a searched key of the student's.
 
         Each trial would train a teacher of its own, and no two would be taught by the same one.
@@ -122,6 +126,5 @@ class Search:
         follows = [key for key, own in FOLLOWED.items() if own in searched and key not in {*searched, *typed}]
         if not follows:
             return []
-        cfg = self.compose(list(kept))
-        values = {key: OmegaConf.select(cfg, key) for key in follows}  # None: the teacher is a file
+        values = {key: OmegaConf.select(recipe(), key) for key in follows}  # None: the teacher is a file
         return [f"{key}={value}" for key, value in values.items() if value is not None]

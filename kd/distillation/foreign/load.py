@@ -11,8 +11,7 @@ from kd.distillation.foreign.files import channels, check_inputs, smp_config
 from kd.distillation.foreign.libraries import smp_network, torchvision_network
 from kd.distillation.foreign.network import Body, Foreign, probe
 from kd.networks.precision import Precision
-from kd.settings import ForeignTeacher
-from kd.settings.run import Cached
+from kd.settings import Cached, ForeignTeacher
 from kd.system.files import digest
 
 #: The library that computes the logits, besides torch.
