@@ -129,7 +129,8 @@ def training(context: RunContext, student: Network, teacher: Teacher | None, bat
 
 
 def live(network: Network, context: RunContext) -> LiveTeacher:
-    return LiveTeacher(network, context.precision)
+    """A teacher that answers as in a run of this context: compiled, if it says so."""
+    return LiveTeacher(network, context.precision, backend=context.settings.trainer.backend)
 
 
 @contextmanager

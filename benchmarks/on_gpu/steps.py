@@ -2,7 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,32 +59,34 @@ def compiled_teacher(on: On) -> None:
     network = pair(context)[1]
     eager = _answer_ms(on, context, network)
     on.note(eager_ms=eager)
-    seconds = _seconds(lambda: _answer_ms(on, context, _compiled(on, network)), context)
-    fused = _answer_ms(on, context, network)
+    with _compiling(on, context) as compiling:
+        seconds = _seconds(lambda: _answer_ms(on, compiling, network), context)
+        fused = _answer_ms(on, compiling, network)
     on.note(compiled_ms=fused, speedup=eager / fused, seconds_to_compile=seconds)
 
 
 def compiled_student(on: On) -> None:
-    """The student alone in bf16, batch 16, as it is and compiled; then the whole step, with the teacher compiled."""
+    """A step of the student alone in bf16, batch 16, as it is and compiled; then the whole step with a live teacher."""
     context = _context(on, 4 if on.small else 16)
     student, taught_by = pair(context)
     eager = _step_ms(on, context, student, None, seconds=1.0)[0]
     on.note(eager_ms=eager)
-    _compiled(on, student)
-    seconds = _seconds(lambda: next(training(context, student, None, Marked(context, 1))), context)
-    on.note(seconds_to_compile=seconds)
-    fused = _step_ms(on, context, student, None, seconds=1.0)[0]
-    on.note(compiled_ms=fused, speedup=eager / fused)
-    whole = _step_ms(on, context, student, live(_compiled(on, taught_by), context), seconds=1.0)[0]
+    with _compiling(on, context) as compiling:
+        compiled(student)
+        seconds = _seconds(lambda: next(training(compiling, student, None, Marked(context, 1))), context)
+        on.note(seconds_to_compile=seconds)
+        fused = _step_ms(on, compiling, student, None, seconds=1.0)[0]
+        on.note(compiled_ms=fused, speedup=eager / fused)
+        whole = _step_ms(on, compiling, student, live(taught_by, compiling), seconds=1.0)[0]
     on.note(whole_step=_use(on, whole, context.settings.trainer.batch_size, "step"))
 
 
-def _compiled(on: On, network: Network) -> Network:
-    """As trainer.compile=true has it; where figures mean nothing, traced only, which takes no minutes."""
-    if on.small:
-        network.body.compile(backend="eager")
-        return network
-    return compiled(network)
+@contextmanager
+def _compiling(on: On, context: RunContext) -> Iterator[RunContext]:
+    """The context with trainer.compile=true; where figures mean nothing, torch is told to compile nothing."""
+    trainer = context.settings.trainer.model_copy(update={"compile": True})
+    with torch.compiler.set_stance("force_eager" if on.small else "default"):
+        yield replace(context, settings=context.settings.model_copy(update={"trainer": trainer}))
 
 
 def _context(on: On, batch: int, *overrides: str) -> RunContext:

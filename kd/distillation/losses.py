@@ -32,6 +32,9 @@ If several processes share a batch, each has some of its samples, and `total` (`
 processes, so that every process computes the terms of the whole batch. None means a single process. Lovasz is no sum:
 `whole` (`World.whole`) hands it the batch of all processes.
 
+Compiled, all terms are one graph, which reads each tensor of logits once, not once per operation. A loss with Lovasz
+stays as it is: Lovasz branches on the masks and sorts as many pixels as are valid, so its graph would break.
+
 Shapes: B batch, C classes, H and W pixels; C = 1 is binary, one foreground logit a pixel.
 """
 
@@ -50,6 +53,7 @@ from kd.distillation import soft_targets, structure
 from kd.distillation.features import normalised_mse
 from kd.distillation.pixels import Total
 from kd.distillation.task import cross_entropy, focal, lovasz, pooled_dice, pooled_tversky, to_the_power
+from kd.networks.precision import Backend, fused
 from kd.settings import TASK_TERMS, TEACHING_TERMS, LossSettings
 
 Pairs = Sequence[tuple[Tensor, Tensor]]  # the student's (projected) and the teacher's features of each stage
@@ -93,6 +97,7 @@ class DistillationLoss(torch.nn.Module):
         ignore_index: the mask value of void pixels; None if no pixel is void.
         total: sums over the processes that share the batch; None for a single process.
         whole: a batch's rows of all processes from this one's, differentiable; only Lovasz needs it.
+        backend: what torch.compile compiles the terms with; None: they are computed one operation at a time.
 
     Shape:
         student B x C x H x W, mask L x H x W, teacher B x C x H x W (or None if no term needs it), raw logits and
@@ -115,7 +120,7 @@ class DistillationLoss(torch.nn.Module):
 
     def __init__(
         self, weights: Mapping[str, Any], classes: int, ignore_index: int | None = None, total: Total = None,
-        whole: Total = None,
+        whole: Total = None, backend: Backend | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.settings = _settings(weights, classes)
@@ -130,6 +135,9 @@ class DistillationLoss(torch.nn.Module):
         self.soft_tversky = TverskyLoss(
             mode, alpha=self.settings.tversky_alpha, beta=self.settings.tversky_beta, **shared
         )
+        self.graph: Callable[..., Terms] | None = None
+        if backend is not None and not self.settings.lovasz:
+            self.graph = fused(self._terms, backend)
 
     @property
     def needs_teacher(self) -> bool:
@@ -139,6 +147,14 @@ class DistillationLoss(torch.nn.Module):
     def forward(self, student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, temperature: float | None,
                 features: Pairs = (), content_BHW: Tensor | None = None) -> Terms:  # fmt: skip
         _check_shapes(student_BCHW, mask_BHW, teacher_BCHW if self.needs_teacher else student_BCHW, self.classes)
+        if self.graph is None:
+            return self._terms(student_BCHW, mask_BHW, teacher_BCHW, temperature, features, content_BHW)
+        # A tensor, since a number would become part of the graph, and each epoch's would need another one.
+        at = None if temperature is None else torch.full((), temperature, device=student_BCHW.device)
+        return self.graph(student_BCHW, mask_BHW, teacher_BCHW, at, features, content_BHW)
+
+    def _terms(self, student_BCHW: Tensor, mask_BHW: Tensor, teacher_BCHW: Tensor | None, temperature: float | None,
+               features: Pairs, content_BHW: Tensor | None) -> Terms:  # fmt: skip
         valid_LHW = None if self.ignore_index is None else mask_BHW != self.ignore_index
         terms = self._task(student_BCHW[: len(mask_BHW)], mask_BHW, valid_LHW)
         if self.needs_teacher and teacher_BCHW is not None and temperature is not None:

@@ -20,7 +20,7 @@ from kd.distillation.features import Watch
 from kd.distillation.logit_cache import LogitCache
 from kd.distillation.logit_codec import EXACT, Codec
 from kd.networks.network import Network, Segmenter
-from kd.networks.precision import Precision
+from kd.networks.precision import Backend, Precision, fused
 
 Answers = tuple[Tensor, ...]  # B x C x H x W logits, then B x K x h x w features of each stage asked for
 
@@ -38,19 +38,25 @@ class LiveTeacher:
     alone: the last bits of logits depend on the rest of the batch, so if views recur in other batches
     (`augment.views`), cached logits would differ from live ones. `stages` are those of the encoder whose features are
     asked for, which only this project's networks have. `codec` is that of the logits; features are in half precision.
+    `backend` is what torch.compile compiles the forward pass with; None: it runs as it is.
     """
 
     def __init__(
         self, network: Segmenter | Callable[[], Segmenter], precision: Precision, one_by_one: bool = False,
-        stages: Sequence[int] = (), codec: Codec = EXACT,
+        stages: Sequence[int] = (), codec: Codec = EXACT, backend: Backend | None = None,
     ) -> None:  # fmt: skip
         self._network, self.precision, self.one_by_one, self.stages = network, precision, one_by_one, tuple(stages)
-        self.codecs = (codec, *(EXACT for _ in stages))
+        self.codecs, self.backend = (codec, *(EXACT for _ in stages)), backend
 
     @cached_property
     def network(self) -> Segmenter:
         network = self._network if isinstance(self._network, Segmenter) else self._network()
         return network.requires_grad_(False).eval()
+
+    @cached_property
+    def _forward(self) -> Callable[[Tensor], Tensor]:
+        """The network's forward pass; the network itself, which others measure, is never compiled."""
+        return self.network if self.backend is None else fused(self.network, self.backend)
 
     def __call__(self, batch: Batch) -> Answers:
         return self.decode([self.encoded(part) for part in batch.parts()], batch)
@@ -69,12 +75,13 @@ class LiveTeacher:
         if self.network.training:
             self.network.eval()
         images = torch.split(batch.images, 1) if self.one_by_one else (batch.images,)
+        answers: list[Answers]
         with self.precision.autocast():
             if not self.stages:
-                answers = [(self.network(part),) for part in images]
+                answers = [(self._forward(part),) for part in images]
             else:
                 with Watch(cast(Network, self.network), self.stages) as watch:
-                    answers = [(self.network(part), *watch.take()) for part in images]
+                    answers = [(self._forward(part), *watch.take()) for part in images]
         return tuple(codec.encode(each) for codec, each in zip(self.codecs, _joined(answers), strict=True))
 
 

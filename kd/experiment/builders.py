@@ -38,16 +38,20 @@ def build_network(context: RunContext, who: str, seed: int) -> Network:
     torch.manual_seed(seed)
     built = build.build(settings, data.classes, data.class_names, f"backbone.{who}", data.pixels, context.statistics)
     sizes.check_built(built, data.image_size, f"backbone.{who}")
-    network = context.precision.place(built)
-    return compiled(network) if context.settings.trainer.compile else network
+    network, backend = context.precision.place(built), context.settings.trainer.backend
+    return compiled(network, backend) if backend else network
 
 
 def build_loss(context: RunContext, weights: Mapping[str, Any]) -> DistillationLoss:
-    """The loss with these weights, over whole batches; automatic class weights are taken from the training masks."""
+    """The loss with these weights, over whole batches, compiled if the settings say so.
+
+    Automatic class weights are taken from the training masks.
+    """
     if weights.get("class_weights") == "auto":
         weights = {**weights, "class_weights": list(context.balance.weights().values())}
     total, whole = (None, None) if context.world.size == 1 else (context.world.total, context.world.whole)
-    return DistillationLoss(weights, context.data.classes, context.data.void, total, whole)
+    backend = context.settings.trainer.backend
+    return DistillationLoss(weights, context.data.classes, context.data.void, total, whole, backend)
 
 
 def build_learner(context: RunContext, student: Network, teacher: Network) -> Learner:

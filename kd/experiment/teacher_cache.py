@@ -21,6 +21,7 @@ from kd.experiment.context import RunContext
 from kd.experiment.teacher_network import cache_folder, cache_key, provenance, teacher_network
 from kd.networks.network import Network
 from kd.run import console
+from kd.settings import ForeignTeacher
 from kd.system.record_file import describe, file_bytes
 
 GB = 10**9
@@ -35,7 +36,8 @@ def build_teacher(context: RunContext, file: Path, epochs: int, of_study: bool =
     one_by_one = context.precision.device.type == "cpu" and context.views is not None
     stages = context.settings.loss.stages
     codec = CODECS[context.settings.teacher.stored]
-    live = LiveTeacher(lambda: teacher_network(context, file), context.precision, one_by_one, stages, codec)
+    build, backend = (lambda: teacher_network(context, file)), _backend(context)
+    live = LiveTeacher(build, context.precision, one_by_one, stages, codec, backend)
     if context.settings.teacher.cache == "off":
         return live
     splits = ("train", UNLABELLED) if context.settings.unlabelled_per_batch else ("train",)
@@ -56,6 +58,12 @@ def _records(context: RunContext, live: LiveTeacher) -> dict[int | None, Record]
     features = feature_shapes(cast(Network, live.network), stages, size) if stages else ()
     shapes = zip((None, *stages), live.codecs, ((context.data.classes, *size), *features), strict=True)
     return {stage: codec.record(shape) for stage, codec, shape in shapes}
+
+
+def _backend(context: RunContext) -> str | None:
+    """What the teacher is compiled with; None if it is not, as those of other libraries never are."""
+    settings = context.settings
+    return None if isinstance(settings.teacher, ForeignTeacher) else settings.trainer.backend
 
 
 def _views(context: RunContext, epochs: int) -> list[int]:
@@ -79,6 +87,7 @@ def _provenance_of_views(context: RunContext, file: Path, one_by_one: bool, spli
         **context.data.view_facts(),
         "seed": settings.seed,
         "batch": [size, context.world.size] if batch else None,
+        **({"compiled": backend} if (backend := _backend(context)) else {}),  # which rounds elsewhere
         "albumentations": albumentations.__version__,
         "opencv": cv2.__version__,
         "pillow": PIL.__version__,

@@ -3,9 +3,10 @@
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +19,10 @@ from kd.system.resources import cores
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Placed = TypeVar("Placed", bound=Segmenter)
+Inputs = ParamSpec("Inputs")
+Output = TypeVar("Output")
+
+Backend = str | Callable[..., Any]  # of torch.compile
 
 
 @dataclass(frozen=True)
@@ -71,25 +76,42 @@ def limit_threads() -> None:
         torch.set_num_threads(cores())
 
 
-def compiled(network: Network) -> Network:
+def compiled(network: Network, backend: Backend = "inductor") -> Network:
     """Compile a network's body with torch.compile, again for each number of unfrozen blocks.
 
     Raises:
         ConfigError: compiling for the CPU needs a C++ compiler, and there is none.
     """
-    import torch._dynamo
     from torch._inductor import cpp_builder, exc
 
-    if next(network.parameters()).device.type == "cpu":
+    if backend == "inductor" and next(network.parameters()).device.type == "cpu":
         try:
             cpp_builder.get_cpp_compiler()
         except exc.InvalidCxxCompiler as error:
             raise ConfigError(
                 "trainer.compile=true needs a C++ compiler such as g++; install one, or set it to false"
             ) from error
-    torch._dynamo.config.recompile_limit = 64  # in training and eval mode, for each number of unfrozen blocks
-    network.body.compile()
+    _configure_compiler()
+    network.body.compile(backend=backend)
     return network
+
+
+def fused(function: Callable[Inputs, Output], backend: Backend) -> Callable[Inputs, Output]:
+    """A function compiled by torch.compile with `backend`, again for each shape of its inputs.
+
+    What it computes of one shape therefore does not depend on which shapes came before.
+    """
+    _configure_compiler()
+    return torch.compile(function, backend=backend, dynamic=False)
+
+
+def _configure_compiler() -> None:
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = 64  # in training and eval mode, for each number of unfrozen blocks
+    # Another network of the same architecture runs the same code, but its features may be watched where this one's
+    # are not: by default torch would not notice the hook, and leave it out.
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
 
 
 def choose_device(name: str, rank: Rank = Rank()) -> torch.device:  # noqa: B008 (it is frozen)

@@ -13,6 +13,7 @@ from kd.distillation.losses import DistillationLoss
 from kd.distillation.structure import channel_wise_kl
 from kd.errors import ConfigError
 from kd.networks import build
+from kd.networks.precision import compiled
 from kd.networks.saved import load_file, save
 from kd.settings import NetworkSettings
 
@@ -163,3 +164,16 @@ def test_a_stage_without_features_is_named_with_those_that_have_some(encoder, st
 
 def test_the_features_of_a_placed_network_keep_its_layout():
     assert feature_shapes(CPU.place(hand_made()), (2,), (32, 32)) == ((8, 4, 4),)
+
+
+def test_features_of_a_compiled_student_are_watched_after_one_of_the_same_architecture_that_was_not():
+    """As in a study whose trials compare features or not, at one stage or another."""
+    torch._dynamo.reset()
+    for stages in ((), (1,), (2,), (1, 2)):
+        network = compiled(hand_made().eval(), "eager")
+        watch = Watch(network, stages)
+        network(IMAGES)
+        maps_of = hand_made().eval().body.encoder(network.normalised(IMAGES))
+        taken = watch.take()
+        assert len(taken) == len(stages)
+        assert all(torch.equal(each, maps_of[stage]) for each, stage in zip(taken, stages, strict=True))

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_logits import labels, log_probabilities, logits, some_valid, value_and_gradient
 from segmentation_models_pytorch.losses import DiceLoss
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from kd.distillation.losses import DistillationLoss
 from kd.distillation.soft_targets import binary_kl, logits_mse, multiclass_kl, standardised
@@ -759,3 +760,89 @@ def test_a_term_without_a_temperature_of_its_own_follows_the_schedule(term, own)
 
     assert value(None, 2.5) == value(2.5, 1.0)
     assert value(None, 2.5) != value(None, 1.5)
+
+
+# compiled
+
+
+def counting(backend="eager"):
+    """A backend of torch.compile that counts the graphs it is given; forgets what was compiled before."""
+    torch._dynamo.reset()
+    return CompileCounterWithBackend(backend)
+
+
+def compilable(classes):
+    return {name: value for name, value in every_term(classes).items() if name != "lovasz"}
+
+
+def assert_equal_to_eager(loss, eager, student, *rest):
+    (found, slope), (value, gradient) = (
+        value_and_gradient(lambda z: of(z, *rest).loss, student)  # noqa: B023
+        for of in (loss, eager)
+    )
+    torch.testing.assert_close(found, value, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(slope, gradient, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_compiled_loss_is_one_graph_for_all_temperatures_and_equals_the_eager_one(classes, backend):
+    """With void pixels, pictures without a mask, and padding."""
+    graphs, size = counting(backend), (3, 6, 5)
+    student, teacher = logits(classes, 0, size), logits(classes, 1, size)
+    mask = labels(classes, 2, (2, 6, 5)).masked_fill(~some_valid(), VOID)
+    content = some_valid(3, size) | ~some_valid(4, size)
+    compiled = DistillationLoss(compilable(classes), classes, VOID, backend=graphs)
+    for temperature in (4.0, 1.0, 2.5, 20.0):
+        eager = DistillationLoss(compilable(classes), classes, VOID)
+        assert_equal_to_eager(compiled, eager, student, mask, teacher, temperature, (), content)
+    assert graphs.frame_count == 1
+
+
+def test_a_compiled_loss_compares_features_and_follows_the_schedule_where_a_term_has_no_temperature_of_its_own():
+    graphs, pairs = counting(), [(logits(4, 3), logits(4, 4))]
+    weights = {"alpha": 0.5, "features": 1.0, "cwd": 1.0, "cwd_temperature": None, "gamma": 0.5}
+    compiled, eager = DistillationLoss(weights, 3, VOID, backend=graphs), DistillationLoss(weights, 3, VOID)
+    for temperature in (4.0, 2.0):
+        assert_equal_to_eager(compiled, eager, logits(3, 0), labels(3, 2), logits(3, 1), temperature, pairs)
+    assert graphs.frame_count == 1
+
+
+def test_a_compiled_loss_needs_no_teacher_and_refuses_the_same_shapes():
+    graphs, weights = counting(), {"gamma": 0.5, "delta": 1.0}
+    compiled, eager = DistillationLoss(weights, 3, VOID, backend=graphs), DistillationLoss(weights, 3, VOID)
+    void = torch.full((2, 6, 5), VOID)
+    for mask in (labels(3, 2), void):
+        assert_equal_to_eager(compiled, eager, logits(3, 0), mask, None, None)
+    assert graphs.frame_count == 1
+    with pytest.raises(ValueError, match="the mask must have the shape"):
+        compiled(logits(3, 0), labels(3, 2, (2, 6, 4)), None, None)
+
+
+def test_a_loss_with_lovasz_is_not_compiled():
+    graphs = counting()
+    compiled, eager = (DistillationLoss(every_term(3), 3, VOID, backend=each) for each in (graphs, None))
+    assert_equal_to_eager(compiled, eager, logits(3, 0), labels(3, 2), logits(3, 1), 4.0)
+    assert graphs.frame_count == 0
+
+
+def compiled_in_processes(world):
+    """The compiled loss of a shared batch; the gradient of this process's samples; the number of graphs."""
+    student, teacher, mask = (world.share(each) for each in whole_batch(3, VOID))
+    graphs = counting()
+    loss = DistillationLoss(compilable(3), 3, VOID, world.total, world.whole, graphs)
+    found = [value_and_gradient(lambda z: loss(z, mask, teacher, at).loss, student) for at in (2.0, 4.0)]  # noqa: B023
+    return *found[-1], graphs.frame_count
+
+
+@pytest.mark.slow
+def test_a_compiled_loss_sums_over_processes_within_its_graph():
+    student, teacher, mask = whole_batch(3, VOID)
+    loss = DistillationLoss(compilable(3), 3, VOID)
+    value, expected = value_and_gradient(lambda z: loss(z, mask, teacher, 4.0).loss, student)
+    found = together.run(compiled_in_processes)
+    for own, _, graphs in found:
+        torch.testing.assert_close(own, value, rtol=1e-5, atol=1e-6)
+        assert graphs == 1
+    gradient = torch.cat([each[1] for each in found]) / len(found)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)

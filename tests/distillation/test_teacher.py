@@ -7,6 +7,8 @@ import albumentations
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from toy import hand_made
 
 from kd.data import Shapes
 from kd.data.batches.batch import Batch
@@ -227,6 +229,31 @@ def test_with_features_too_the_codec_is_of_the_logits_alone(settled):
     (logits, *features), (other, *same) = exact.encoded(batch()), int8.encoded(batch())
     assert (logits.dtype, other.dtype) == (torch.float16, torch.uint8)
     assert all(torch.equal(one, another) for one, another in zip(features, same, strict=True))
+
+
+@pytest.mark.parametrize("stages", [(), (1, 2)])
+def test_a_compiled_teacher_answers_as_its_network_does_and_is_compiled_once_for_each_shape(stages):
+    """The network itself, which is measured, stays as it is."""
+    torch._dynamo.reset()
+    graphs, own = CompileCounterWithBackend("aot_eager"), hand_made()
+    compiled = LiveTeacher(own, Precision(CPU), stages=stages, backend=graphs)
+    eager = LiveTeacher(own, Precision(CPU), stages=stages)
+    for seed, size in enumerate((2, 2, 3, 2)):
+        images = torch.randint(0, 256, (size, 3, 32, 32), generator=torch.Generator().manual_seed(seed))
+        asked = Batch(images.to(torch.uint8), torch.zeros(size, 32, 32), torch.arange(size), 0)
+        for one, other in zip(compiled(asked), eager(asked), strict=True):
+            torch.testing.assert_close(one, other, rtol=2e-3, atol=1e-4)  # the last bit of a half
+    assert graphs.frame_count == 2
+    assert not own.body.encoder._forward_hooks
+
+
+def test_a_compiled_teacher_gives_the_features_that_are_asked_for_after_others():
+    torch._dynamo.reset()
+    for stages in ((), (1, 2), (1,), (2,)):
+        compiled, eager = (
+            LiveTeacher(hand_made(), Precision(CPU), stages=stages, backend=each) for each in ("eager", None)
+        )
+        assert all(torch.equal(*each) for each in zip(compiled(batch()), eager(batch()), strict=True))
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])

@@ -89,6 +89,11 @@ def test_a_loss_ignores_the_void_label_of_the_data():
     assert loss(one, masks, None, 1.0).loss == loss(other, masks, None, 1.0).loss
 
 
+def test_a_loss_is_compiled_if_the_trainer_says_so():
+    assert build_loss(context("trainer.compile=true"), {"gamma": 1}).graph is not None
+    assert build_loss(context(), {"gamma": 1}).graph is None
+
+
 def test_diagnostics_are_for_each_split_and_only_validation_has_a_reference():
     reference = [torch.zeros(3, 32, 32, dtype=torch.uint8)]
     found = build_diagnostics(context(), reference=reference)

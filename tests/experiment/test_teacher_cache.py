@@ -28,6 +28,7 @@ from kd.experiment.teacher_cache import build_teacher
 from kd.experiment.trainer import TrainingJob
 from kd.experiment.trainer import train as train_job
 from kd.run.folder import RunFolder
+from kd.settings.run import Trainer
 from kd.system.record_file import FileRecords, file_bytes
 from kd.tracking import NullRun
 from kd.training.step import Distillation
@@ -64,7 +65,7 @@ def usual(file):
     [
         "seed=1", "augment=heavy", "augment=none", "augment.transforms.0.p=0.4", "augment.views=3",
         "data.train=17", "data.seed=1", "data.image_size=[64,32]", "data.classes=3", "trainer.batch_size=4",
-        "trainer.precision=bf16", "trainer.channels_last=false",
+        "trainer.precision=bf16", "trainer.channels_last=false", "trainer.compile=true",
     ],
 )  # fmt: skip
 def test_what_a_logit_depends_on_is_in_the_name_of_its_folder(change, file, usual):
@@ -179,6 +180,18 @@ def metrics(folder: Path) -> bytes:
 
 
 VIEWS = ["augment.views=2", "trainer.epochs=4"]
+
+
+@pytest.mark.slow
+def test_a_compiled_training_gives_one_student_whether_logits_are_read_or_computed(file, root, monkeypatch):
+    """Student, teacher and loss are traced, which takes seconds; what compiles them takes minutes."""
+    monkeypatch.setattr(Trainer, "backend", property(lambda self: "eager" if self.compile else None))
+    torch._dynamo.reset()
+    asked = ["augment.views=1", "trainer.epochs=2", "trainer.compile=true"]
+    live, _ = train(file, root, *asked, "teacher.cache=off")
+    student, found = train(file, root, *asked)
+    assert student == live
+    assert found == {"read": 16, "computed": 16, "not_stored": 0}
 
 
 @pytest.mark.slow

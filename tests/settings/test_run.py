@@ -1,47 +1,11 @@
 """The typed settings of a run."""
 
 import pytest
-from pydantic import ValidationError
 
-from kd.config.compose import compose, plain
-from kd.config.read import checked
-from kd.settings import ForeignTeacher, TrainedTeacher, more_is_better
-
-
-def config(*overrides: str) -> dict:
-    return plain(compose(list(overrides)))
+from kd.settings import more_is_better
 
 
 @pytest.mark.parametrize(("objective", "more"), [("val/miou", True), ("val/loss", False), ("val/iou/cat", True),
                                                  ("student/latency_ms", False)])  # fmt: skip
 def test_quality_is_maximized_and_cost_minimized(objective, more):
     assert more_is_better(objective) is more
-
-
-def test_the_cache_of_a_teacher_is_no_part_of_its_training():
-    teacher = checked(config()).trained_teacher
-    assert isinstance(teacher, TrainedTeacher)
-    assert {"epochs", "lr", "seed"} <= teacher.training.keys()
-    assert not {"cache", "cache_gb", "stored"} & teacher.training.keys()
-
-
-def test_a_teacher_from_a_file_is_not_trained():
-    settings = checked(config("teacher=file", "teacher.path=x"), look_at_data=False)
-    with pytest.raises(TypeError, match="not trained"):
-        _ = settings.trained_teacher
-
-
-@pytest.mark.parametrize(("name", "mean"), [("imagenet", (0.485, 0.456, 0.406)), ("none", (0, 0, 0))])
-def test_a_normalisation_may_be_named(name, mean):
-    teacher = ForeignTeacher(kind="smp", path="x", normalisation=name, class_map=None, cache="off", cache_gb=0)
-    assert teacher.normalisation.mean == mean
-
-
-def test_two_classes_cannot_share_a_channel():
-    with pytest.raises(ValidationError, match="two classes cannot share one"):
-        ForeignTeacher(kind="smp", path="x", normalisation="none", class_map=(1, 1), cache="off", cache_gb=0)
-
-
-def test_off_needs_no_quotes_in_yaml():
-    teacher = ForeignTeacher(kind="smp", path="x", normalisation="none", class_map=None, cache=False, cache_gb=0)
-    assert teacher.cache == "off"
