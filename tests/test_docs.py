@@ -23,6 +23,7 @@ from pathlib import Path
 import program
 import pytest
 import yaml
+from composed import composed
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -33,7 +34,7 @@ from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
 from kd import cli
-from kd.config.compose import CONF, PROJECT, compose
+from kd.config.compose import CONF, PROJECT
 from kd.config.read import read
 from kd.settings import flat
 from kd.study import hydra_options
@@ -167,7 +168,7 @@ def look_at(words: list[str], folder: Path) -> None:
         case ["kd", "train", *typed]:
             look_at_training(typed, folder)
         case ["kd", *typed]:
-            composed(*getattr(cli.parser().parse_args(typed), "overrides", []))
+            look_at_configuration(*getattr(cli.parser().parse_args(typed), "overrides", []))
         case ["make", *targets]:
             assert set(targets) <= set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
         case ["pip", "install", *options, requirement]:  # -e: `pip install .` would replace the clone by a copy
@@ -189,9 +190,9 @@ def project() -> dict:
 
 
 @cache
-def composed(*overrides: str) -> None:
+def look_at_configuration(*overrides: str) -> None:
     """Compose and check; once, as the same commands stand in several places."""
-    read(compose([*overrides]), look_at_data=False)
+    read(composed(*overrides), look_at_data=False)
 
 
 def look_at_training(words: list[str], folder: Path) -> None:
@@ -210,7 +211,7 @@ def look_at_training(words: list[str], folder: Path) -> None:
     if arguments.multirun:
         look_at_study(typed, path)
     else:
-        composed(*path, *typed)
+        look_at_configuration(*path, *typed)
 
 
 def look_at_study(typed: list[str], path: list[str]) -> None:
@@ -224,7 +225,7 @@ def look_at_study(typed: list[str], path: list[str]) -> None:
     space = Space(searched, kept, {}, {})
     first, *_, last = [*space.corners(), *space.corners()]
     for corner in (first, last):
-        composed(*path, *space.overrides(corner))
+        look_at_configuration(*path, *space.overrides(corner))
 
 
 # commands and Python that are run

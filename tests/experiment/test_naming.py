@@ -3,7 +3,7 @@
 import pytest
 from composed import composed
 
-from kd.config.compose import compose, plain
+from kd.config.compose import plain
 from kd.config.read import checked
 from kd.experiment.naming import run_name
 
@@ -42,5 +42,5 @@ def test_a_name_has_as_many_options_as_fit_and_none_cut_off():
 
 
 def test_a_folder_of_ones_own_is_named_by_its_last_part(tmp_path):
-    settings = checked(plain(compose(["data=folder", f"data.root={tmp_path}/my cells"])), look_at_data=False)
+    settings = checked(plain(composed("data=folder", f"data.root={tmp_path}/my cells")), look_at_data=False)
     assert run_name(settings, {"backbone": "tiny", "data": "folder"}, []).split(", ")[-1] == "my cells"
