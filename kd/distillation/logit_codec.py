@@ -61,7 +61,7 @@ class Int8:
         return (classes, ENDS + height * width), torch.uint8
 
     def encode(self, logits: Tensor) -> Tensor:
-        values = clamped(logits).flatten(2)
+        values = clamped(logits).flatten(2) + 0.0  # -0 becomes 0, as it is when decoded
         low, high = values.aminmax(dim=2, keepdim=True)
         numbers = ((values - low) / (high - low) * LEVELS).round().nan_to_num(0)  # 0 / 0 if all are the same
         return torch.cat([torch.cat([low, high], 2).view(torch.uint8), numbers.byte()], 2)
