@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
+import in_memory
 import mlflow_tables
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,6 +20,7 @@ LONGEST = ["test_study_launchers", "test_sweep", "test_crash", "test_study_postg
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    in_memory.use()
     if folder := mlflow_tables.share():
         config.add_cleanup(folder.cleanup)
     mlflow_tables.reuse()
