@@ -35,6 +35,7 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(10_000, 20, 20)
 
 
+@pytest.hookimpl(trylast=True)  # after pytest has collected five times
 def pytest_unconfigure() -> None:
     gc.unfreeze()
 

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,7 @@ def _main(
 ) -> None:
     """In the fork: set up and tear down the process as a shell and the interpreter would."""
     gc.freeze()  # else every collection scans all objects from before the fork
+    weakref.finalize._registry.clear()  # those of the libraries, which take a tenth of a second at the end
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream, name in zip((1, 2), outputs, strict=True):
