@@ -5,7 +5,7 @@ dead workers are failed, failed trials are queued again (a limited number of tim
 than are still missing. A study ends with exactly `Budget.trials` finished trials.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -216,6 +216,11 @@ class Ledger:
             trial.number for trial in map(self.storage.get_trial, (t._trial_id for t in ended)) if _is_lost(trial)
         }
         return [trial for trial in running if trial.number in dead | silent]
+
+    def lost(self, trial_ids: Iterable[int]) -> list[FrozenTrial]:
+        """Those of some trials that were failed as dead, by whichever process noticed first."""
+        running = {trial._trial_id for trial in self.storage.running(self.study._study_id)}
+        return [trial for trial in map(self.storage.get_trial, {*trial_ids} - running) if _is_lost(trial)]
 
     def _check_failures(self, tally: Tally) -> None:
         new = [trial for trial in tally.given_up if trial.number not in self._given_up_before]

@@ -61,6 +61,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
             raise ConfigError(f"hydra.sweeper.{unknown[0]} is not an option; {nearest(unknown[0], [*STOCK, *OWN])}")
         super().__init__(**{name: options[name] for name in STOCK}, custom_search_space=None)
         self.options = {name: _plain(value) for name, value in options.items() if name != "params"}
+        self.launched: set[int] = set()  # the ids of the trials whose jobs have not come back
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.hydra_context = config, hydra_context
@@ -203,7 +204,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
         try:
             while any(thread.is_alive() for thread in threads):
                 threads[0].join(timeout=POLL_SECONDS) if threads[0].is_alive() else time.sleep(POLL_SECONDS)
-                _kill_silent_workers(ledger)
+                _kill_silent_workers(ledger, [*self.launched])
         except signals.Interrupted as end:  # the workers may not have received the signal: they save, then end
             errors.append(end)
             for trial in ledger.trials():
@@ -244,18 +245,25 @@ class StudySweeperImpl(OptunaSweeperImpl):
 
         reason = "its job ended without reporting a result"
         with worker.heartbeat(ledger.storage, trial._trial_id, over=started_elsewhere):
+            self.launched.add(trial._trial_id)
             try:
                 (job,) = self.launcher.launch([[*ledger.space.overrides(params), *gpu]], initial_job_idx=trial.number)
                 if job.status is JobStatus.FAILED:
                     reason = _brief(job._return_value)
             except Exception as error:  # a killed process, a scheduler that refuses, ...
                 reason = _brief(error)
+            finally:
+                self.launched.discard(trial._trial_id)
         ledger.database.with_retries(lambda: _settle(trial, ledger, reason))
 
 
-def _kill_silent_workers(ledger: Ledger) -> None:
-    """Kill our own workers that lost their trial for missing heartbeats: they would block their thread forever."""
-    for trial in ledger.database.with_retries(ledger.fail_dead_trials):
+def _kill_silent_workers(ledger: Ledger, launched: Sequence[int]) -> None:
+    """Kill our own workers that lost their trial for missing heartbeats: they would block their thread forever.
+
+    It may have been lost to any process's claim, also to one of another slot.
+    """
+    ledger.database.with_retries(ledger.fail_dead_trials)
+    for trial in ledger.database.with_retries(partial(ledger.lost, launched)):
         if worker.signal_child(trial.user_attrs.get("worker"), KILL):
             log.warning("trial %d: its worker stopped responding and was killed", trial.number)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from kd.study import hydra_options, worker
 from kd.study.ledger import FINISHED, LOST_RETRIES, Budget, Ledger, NoClaim, Tally, failure, history
 from kd.study.space import Space
 from kd.study.storage import Database
+from kd.study.sweep import _kill_silent_workers
 
 LINE = {"x": FloatDistribution(0, 1), "y": IntDistribution(0, 9)}
 GRID = {"a": CategoricalDistribution(["one", "two"]), "b": IntDistribution(0, 4, step=2)}
@@ -328,6 +330,23 @@ def test_the_trial_of_another_host_is_freed_only_after_the_grace_period(tmp_path
     freed = ledger.claim()
     assert history(ledger.trials()[freed.number]) == [trial.number]
     assert failure(ledger.trials()[trial.number])["kind"] == "lost"
+
+
+def test_a_silent_worker_is_killed_whichever_process_found_its_trial_lost(tmp_path):
+    """Also if another claim was first: its thread would wait for it forever."""
+    ledger = begin(Database(f"sqlite:///{tmp_path}/studies.db", grace=3600), trials=2)
+    silent, well = ledger.claim(), ledger.claim()
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    runs = {**worker.this_process(), "pid": process.pid, "started": worker._started(psutil.Process(process.pid))}
+    silent.set_user_attr("worker", runs)
+    with ledger.storage.engine.begin() as connection:
+        old = "UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-2 hours') WHERE trial_id = :id"
+        connection.execute(text(old), {"id": silent._trial_id})
+    again(ledger).claim()
+    launched = [silent._trial_id, well._trial_id]
+    assert [trial.number for trial in ledger.lost(launched)] == [silent.number]
+    _kill_silent_workers(ledger, launched)
+    assert process.wait(LIMIT) == -signal.SIGKILL
 
 
 def test_only_trials_with_a_dead_or_silent_worker_are_failed(database, monkeypatch):
