@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 
-from benchmarks import bench, crowd, fit, machine, pipeline, report, screen, terms
+from benchmarks import bench, crowd, fit, history, machine, pipeline, report, screen, terms
 from benchmarks.case import QUICK, Case, folder_of
 from benchmarks.elsewhere import elsewhere
 from benchmarks.hand_written import Loop, total_loss
@@ -108,6 +109,19 @@ def test_a_crowd_of_workers_ends_a_study_with_exactly_its_trials(tmp_path):
     claims = crowd.simulated(url, workers=3, trials=5, seconds=0.0)
     assert len(claims) >= 5 + 3  # and a last one of each worker
     assert crowd.ledger(url, 5).tally().finished == 5
+
+
+@pytest.mark.slow
+def test_copies_of_a_run_are_runs_of_their_own(tmp_path):
+    run = history.trained(tmp_path)
+    history.copied(tmp_path, run, 4)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("kd-sweeper").experiment_id
+    runs = client.search_runs([experiment], "tags.role = 'student'")
+    assert len({tuple(sorted(each.data.metrics.items())) for each in runs}) == 1
+    folders = [json.loads(path.read_text()) for path in tmp_path.glob("runs/20*/*/run.json")]
+    assert sorted(each["tracking"]["run_id"] for each in folders) == sorted(each.info.run_id for each in runs)
+    assert len({each["id"] for each in folders}) == len(folders) == 4
 
 
 @pytest.mark.parametrize("name", pipeline.RECIPES)

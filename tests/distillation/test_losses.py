@@ -827,22 +827,20 @@ def test_a_loss_with_lovasz_is_not_compiled():
 
 
 def compiled_in_processes(world):
-    """The compiled loss of a shared batch; the gradient of this process's samples; the number of graphs."""
+    """The compiled loss of a shared batch, and the gradient of this process's samples."""
     student, teacher, mask = (world.share(each) for each in whole_batch(3, VOID))
-    graphs = counting()
-    loss = DistillationLoss(compilable(3), 3, VOID, world.total, world.whole, graphs)
-    found = [value_and_gradient(lambda z: loss(z, mask, teacher, at).loss, student) for at in (2.0, 4.0)]  # noqa: B023
-    return *found[-1], graphs.frame_count
+    loss = DistillationLoss(compilable(3), 3, VOID, world.total, world.whole, "inductor")
+    return value_and_gradient(lambda z: loss(z, mask, teacher, 4.0).loss, student)
 
 
 @pytest.mark.slow
-def test_a_compiled_loss_sums_over_processes_within_its_graph():
+def test_a_compiled_loss_is_that_of_the_whole_batch_in_every_process():
+    """With what compiles for real: it computed another loss where sums over processes were part of a graph."""
     student, teacher, mask = whole_batch(3, VOID)
     loss = DistillationLoss(compilable(3), 3, VOID)
     value, expected = value_and_gradient(lambda z: loss(z, mask, teacher, 4.0).loss, student)
     found = together.run(compiled_in_processes)
-    for own, _, graphs in found:
+    for own, _ in found:
         torch.testing.assert_close(own, value, rtol=1e-5, atol=1e-6)
-        assert graphs == 1
     gradient = torch.cat([each[1] for each in found]) / len(found)
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)

@@ -9,6 +9,7 @@ import torch
 from toy import BLOCKS, hand_made
 
 from kd.errors import RunError
+from kd.networks.precision import compiled
 from kd.training.replica import Replica, digest
 
 
@@ -72,6 +73,30 @@ def test_no_wrapper_outlives_the_next(opened):
     for _, alive, last_is_in_use in opened:
         assert alive == [False, False, False, True]
         assert last_is_in_use
+
+
+def trained(world, backend):
+    """Logits, and gradients, of a network whose batch norm counts all processes' samples."""
+    torch.manual_seed(0)
+    network = hand_made(drop=0.0)
+    network.unfreeze(3)
+    network.train()
+    replica = Replica(compiled(network, backend) if backend else network, world, 4)
+    replica.wrap()
+    images = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(world.rank))
+    logits = replica(images.to(torch.uint8))[0]
+    logits.square().mean().backward()
+    return logits.detach(), [value.grad for value in network.parameters() if value.grad is not None]
+
+
+@pytest.mark.slow
+def test_a_compiled_network_in_several_processes_computes_what_it_does_as_it_is():
+    for (logits, gradients), (expected, slopes) in zip(
+        together.run(trained, "inductor"), together.run(trained, None), strict=True
+    ):
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+        for one, other in zip(gradients, slopes, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 def disagree(world, epoch):
