@@ -67,7 +67,8 @@ class World(Rank):
         """This process's part of a batch's items."""
         return items[self.rows(len(items))]
 
-    @torch.compiler.disable  # inductor computes other numbers where it takes several sums into one graph
+    # Inductor computes other numbers where it takes several sums into one graph.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def total(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all processes; differentiable. A collective; never part of a compiled graph."""
         return value if self.size == 1 else _Total.apply(value)
