@@ -1,4 +1,4 @@
-"""Temporary files of the tests in memory, where there is room: on a disk the suite waits for every commit of sqlite."""
+"""Temporary files of the tests in memory, where there is room: a busy disk takes 20 ms for a commit of sqlite."""
 
 import os
 import shutil
