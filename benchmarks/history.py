@@ -21,7 +21,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from kd.config.compose import PROJECT
+from benchmarks import study
 
 TINY = (
     "backbone=tiny data.image_size=[32,32] data.train=16 data.val=8 data.test=8 trainer.batch_size=8 trainer.epochs=5 "
@@ -29,6 +29,7 @@ TINY = (
 ).split()
 LARGE = (".safetensors", ".onnx")  # linked, not copied
 ROUNDS = 3
+THREADS = {"OMP_NUM_THREADS": "1"}
 KD = str(Path(sys.executable).with_name("kd"))
 
 
@@ -135,7 +136,7 @@ def _ask(address: str, what: str, asked: Mapping[str, object]) -> dict[str, list
 
 
 def _train(root: Path, *overrides: str) -> None:
-    _run(root, sys.executable, str(PROJECT / "train.py"), *TINY, *overrides)
+    study.run(root, [*TINY, *overrides], THREADS)
 
 
 def _run(root: Path, *command: str) -> None:
@@ -145,7 +146,7 @@ def _run(root: Path, *command: str) -> None:
 
 
 def _env(root: Path) -> dict[str, str]:
-    return {**os.environ, "KD_ROOT": str(root), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **THREADS, "KD_ROOT": str(root)}
 
 
 def _seconds(call: Callable[[], object]) -> float:

@@ -83,7 +83,7 @@ def compiled_student(on: On) -> None:
 
 @contextmanager
 def _compiling(on: On, context: RunContext) -> Iterator[RunContext]:
-    """The context with trainer.compile=true; where figures mean nothing, torch is told to compile nothing."""
+    """The context with trainer.compile=true. In a rehearsal on small networks torch compiles nothing."""
     trainer = context.settings.trainer.model_copy(update={"compile": True})
     with torch.compiler.set_stance("force_eager" if on.small else "default"):
         yield replace(context, settings=context.settings.model_copy(update={"trainer": trainer}))

@@ -80,7 +80,7 @@ def compiled(network: Network, backend: Backend = "inductor") -> Network:
     """Compile a network's body with torch.compile, again for each number of unfrozen blocks.
 
     Raises:
-        ConfigError: compiling for the CPU needs a C++ compiler, and there is none.
+        ConfigError: the network is on the CPU, for which a C++ compiler is needed, and none is installed.
     """
     from torch._inductor import cpp_builder, exc
 

@@ -196,26 +196,17 @@ class Ledger:
             trial.set_user_attr("worker", worker.this_process())
             return trial
 
-    def fail_dead_trials(self) -> list[FrozenTrial]:
-        """Fail and return the running trials whose worker has ended (on this host) or missed its heartbeats."""
+    def fail_dead_trials(self) -> None:
+        """Fail the running trials whose worker has ended (on this host) or missed its heartbeats."""
         with self.lock():
-            return self._fail_dead_trials(self.study)
+            self._fail_dead_trials(self.study)
 
-    def _fail_dead_trials(self, study: Study) -> list[FrozenTrial]:
-        running = self.storage.running(study._study_id)
-        dead = set()
-        for trial in running:
+    def _fail_dead_trials(self, study: Study) -> None:
+        for trial in self.storage.running(study._study_id):
             claimed_by = trial.user_attrs.get("worker")  # missing if a claim was killed midway, under this very lock
             if claimed_by is None or worker.has_ended(claimed_by):
                 study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-                dead.add(trial.number)
         optuna.storages.fail_stale_trials(study)
-        still = {trial.number for trial in self.storage.running(study._study_id)}
-        ended = [trial for trial in running if trial.number not in still | dead]
-        silent = {
-            trial.number for trial in map(self.storage.get_trial, (t._trial_id for t in ended)) if _is_lost(trial)
-        }
-        return [trial for trial in running if trial.number in dead | silent]
 
     def lost(self, trial_ids: Iterable[int]) -> list[FrozenTrial]:
         """Those of some trials that were failed as dead, by whichever process noticed first."""

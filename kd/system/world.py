@@ -11,7 +11,7 @@ error in the rendezvous store, so that the others, which only see a lost connect
 import json
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -53,6 +53,7 @@ class World(Rank):
 
     objects: Any = field(default=None, repr=False, compare=False)  # the gloo group for plain objects
     store: Any = field(default=None, repr=False, compare=False)
+    summed: Callable[[Tensor], Tensor] = field(default=_Total.apply, repr=False, compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -67,11 +68,9 @@ class World(Rank):
         """This process's part of a batch's items."""
         return items[self.rows(len(items))]
 
-    # Inductor computes other numbers where it takes several sums into one graph.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def total(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all processes; differentiable. A collective; never part of a compiled graph."""
-        return value if self.size == 1 else _Total.apply(value)
+        return value if self.size == 1 else self.summed(value)
 
     def whole(self, rows: Tensor) -> Tensor:
         """The rows of all processes in rank order; gradients are summed, as in `total`. A collective.
@@ -222,7 +221,10 @@ def joined() -> Iterator[World]:
             f"{os.environ['MASTER_PORT']} ({_brief(error)}); check that all are started and can reach that address",
             page="gpus",
         ) from error
-    world = World(here.rank, here.size, here.local_rank, here.local_size, own_gpus, objects, store)
+    # Inductor computes other numbers where it takes several sums into one graph. As a decorator this would import the
+    # compiler, a second, in every process that loads data.
+    summed = torch.compiler.disable(_Total.apply)  # type: ignore[no-untyped-call]
+    world = World(here.rank, here.size, here.local_rank, here.local_size, own_gpus, objects, store, summed)
     with world.reporting_errors():
         yield world
         world.leave()

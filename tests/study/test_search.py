@@ -11,7 +11,7 @@ from kd.study import hydra_options
 from kd.study.search import Search
 from kd.study.space import Space
 
-SHIPPED = [CONF.parent / "sweeps" / f"{name}.yaml" for name in ("temperature_unfreeze", "ablation", "pareto")]
+SHIPPED = sorted((CONF.parent / "sweeps").glob("*.yaml"))
 
 
 def asked(file) -> Space:
