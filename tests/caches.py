@@ -16,7 +16,7 @@ OLD, NEW, SAMPLES = "0123456789abcdef", "fedcba9876543210", "0" * 32
 
 
 def fill(cache: Path) -> Path:
-    """Two teachers' logits (10 and 2 days old), one data set's samples (5) and a teacher's metrics (1)."""
+    """Two teachers' logits (10 and 2 days old), a data set's samples (5) and its files (3), a teacher's metrics (1)."""
     for name, views in ((OLD, 3), (NEW, 1)):
         folder = cache / "teacher" / name
         logit_cache = LogitCache(folder, 4, (1, 64, 64), budget=10**9)
@@ -31,7 +31,10 @@ def fill(cache: Path) -> Path:
     (folder / "facts.json").write_text(json.dumps({"data": "/my/[red]pictures"}))
     (cache / "figures").mkdir()
     tensor_file.write(cache / "figures" / f"{NEW}.safetensors", {"labels": torch.ones(3)}, {"teacher": "/a/teacher"})
-    for path, days in ((f"teacher/{OLD}", 10), (f"teacher/{NEW}", 2), (f"data/{SAMPLES}", 5), ("figures", 1)):
+    (cache / "files").mkdir()
+    (cache / "files" / f"{OLD}.json").write_text(json.dumps({"/my/picture.png": [1, 2, 3, 4, {"digest": "ab"}]}))
+    ages = {f"teacher/{OLD}": 10, f"teacher/{NEW}": 2, f"data/{SAMPLES}": 5, "figures": 1, "files": 3}
+    for path, days in ages.items():
         for file in (cache / path).iterdir():
             os.utime(file, (time.time() - days * DAY,) * 2)
     return cache

@@ -9,6 +9,7 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 import in_memory
 import mlflow_tables
+import parsed_once
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -24,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if folder := mlflow_tables.share():
         config.add_cleanup(folder.cleanup)
     mlflow_tables.reuse()
+    parsed_once.use()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

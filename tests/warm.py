@@ -1,6 +1,7 @@
 """Imported by the process that `program` forks from: what every fork would otherwise do again, for half its time."""
 
 import mlflow_tables
+import parsed_once
 import torch
 
 import kd.cli.train
@@ -13,6 +14,7 @@ from kd.networks.build import build
 from kd.networks.cost import macs
 
 mlflow_tables.reuse()
+parsed_once.use()
 torch.set_num_threads(1)  # threads do not survive a fork
 settings = read(compose(["backbone=tiny", "data=shapes"]))
 build_transforms(settings.augment.transforms)

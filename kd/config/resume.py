@@ -181,12 +181,14 @@ def merged(folder: Path, config: dict[str, Any], typed: Iterable[str]) -> dict[s
         result["tracking"] = config["tracking"]
     elif saved.get(TRACKING_URI) not in (None, asked.get(TRACKING_URI)):
         raise _tracked_elsewhere(folder, str(saved[TRACKING_URI]))
-    for group, _, key in (name.partition(".") for name in touched):
+    for name in touched:
+        if name not in asked or saved.get(name) == asked[name]:
+            continue
+        group, _, key = name.partition(".")  # all that may differ is this deep
         if not key and changes_no_result(group):
             result[group] = config[group]
         elif group in ("trainer", "data", "teacher"):
             result[group] = {**result[group], key: config[group][key]}
-
     return result
 
 
@@ -194,7 +196,7 @@ def _tracked_elsewhere(folder: Path, address: str) -> ConfigError:
     """The refusal to send to an address that only a run folder, perhaps a stranger's, says."""
     return ConfigError(
         f"resume={folder} was tracked at {without_credentials(address)}, which is not this project's store: repeat "
-        "tracking.uri=<that address> to go on there, or set tracking.uri=null for this project's",
+        "tracking.uri=<that address> to resume there, or set tracking.uri=null for this project's",
         page="resume",
     )
 

@@ -68,17 +68,19 @@ def evaluate_run(path: Path, asked: Question, as_json: bool) -> None:
     names, words = run.network.class_names, _in_words(data.sizing, asked.native)
     metrics = {f"{split}/{name}": value for name, value in found.summary(names).items()}
     trivial = {f"{split}/{name}": value for name, value in most_frequent(found).summary(names).items()}
+    warnings = _renamed(run, data)
     if as_json:
         result = {"weights": str(path), "split": split, "images": data.size(split), "measured_at": words}
-        print(json.dumps({**result, "student": metrics, "trivial": trivial}, indent=2))
+        print(json.dumps({**result, "student": metrics, "trivial": trivial, "warnings": warnings}, indent=2))
         return
     console.say(f"evaluate {shown(path)}: {data.size(split)} pictures of {split}")
     compared = Compared(names, metrics, {}, trivial)
     console.show(console.comparison(compared, words, alone=run.weights.stem))
     if len(names) > 2:
         console.show(_classes(names, found))
-    if warning := compared.warning():
-        console.say(f"warning  {warning}")
+    for warning in (*warnings, compared.warning()):
+        if warning:
+            console.say(f"warning  {warning}")
 
 
 def _network(path: Path) -> tuple[Finished, nn.Module]:
@@ -121,9 +123,17 @@ def _check(run: Finished, data: Source, split: str) -> None:
             f"data.classes={data.classes}, but {run.weights.name} has {run.network.classes} logits, for "
             f"{', '.join(names)}; give data with these classes"
         )
-    if tuple(data.class_names) != tuple(names):
-        console.say(f"warning  the data's classes are named {', '.join(data.class_names)}, the network's "
-                    f"{', '.join(names)}: they are compared in this order")  # fmt: skip
+
+
+def _renamed(run: Finished, data: Source) -> list[str]:
+    """A warning, if the data's classes have other names than the network's."""
+    own, other = run.network.class_names, data.class_names
+    if tuple(own) == tuple(other):
+        return []
+    return [
+        f"the data's classes are named {', '.join(other)}, the network's {', '.join(own)}: they are compared in this "
+        "order"
+    ]
 
 
 def _confusion(network: nn.Module, data: Source, split: str, asked: Question, precision: Precision) -> Confusion:

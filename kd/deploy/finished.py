@@ -1,7 +1,6 @@
 """The network of a finished run, with its configuration and data."""
 
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from kd.networks.precision import choose_device
 from kd.networks.sizes import takes_other_sizes
 from kd.networks.spec import find_weights
 from kd.run.folder import SavedRun
+from kd.settings.keys import DEVICE
 from kd.system.files import digest
 from kd.system.installation import NAME, version
 from kd.system.untrusted import UnreadableError
 
-DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 LONGEST_SIDE = 2**14  # pixels; a file of weights may not ask for more
 
 
@@ -132,7 +131,7 @@ def device_of(name: str) -> torch.device:
     Raises:
         ConfigError: there is no such kind of device, or none on this machine.
     """
-    if not DEVICES.fullmatch(name):
+    if not DEVICE.fullmatch(name):
         raise ConfigError(f"--device={name} should be auto, cpu, mps, cuda or cuda:<number>")
     try:
         return choose_device(name)

@@ -32,6 +32,7 @@ from kd.networks.network import Network
 from kd.run import checkpoint, console, plots
 from kd.run.folder import RunFolder, only_one
 from kd.run.restoring import restore
+from kd.study.attributes import INHERITED_EPOCHS, MLFLOW_RUN
 from kd.study.hydra_options import ticket
 from kd.study.no_trial import NoTrial
 from kd.system import signals
@@ -197,6 +198,7 @@ def _take_over(current: _Run) -> None:
     if current.job.trial is None or before is None or resume.changed_inputs(before, inputs):
         return
     if earlier.inherit(before, folder, public(current.job.config)):
+        trial.note({INHERITED_EPOCHS: len(current.folder.metrics())})
         console.say(f"trial {current.job.trial.number} resumes where {before} was interrupted")
 
 
@@ -222,7 +224,7 @@ def _train_and_measure(current: _Run, mirror: tracking.NullRun) -> dict[str, Any
     folder.identify(environment=facts, **identity)
     mirror.refresh()
     if job.trial:  # any other run does not wait for the store
-        trial.note({"mlflow_run": mirror.run_id})
+        trial.note({MLFLOW_RUN: mirror.run_id})
     label = f"trial {job.trial.number} " if job.trial else ""
     training_job = _training_job(context, current.student, current.teacher, job.trial is not None, label)
     timeline, measured = training_job.distillation.timeline, {}

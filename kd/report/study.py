@@ -19,6 +19,7 @@ from kd.report.elements import Cell, Folded, Page, Picture, Section, Table, Text
 from kd.report.run_files import DAMAGES, Run, is_run, read
 from kd.run.folder import picture_in
 from kd.study import files, storage, tables
+from kd.study.attributes import MLFLOW_RUN, RUN_FOLDER
 from kd.study.comparison import Arm, partner
 from kd.study.results import Results, TrialState, names_in, ours_in, rows
 from kd.study.space import describe
@@ -195,16 +196,14 @@ def _without_teacher(baseline: Results | None) -> dict[str, Any]:
 
 def _run_of(trial: Any, folder: Path | None) -> Run | None:
     """The run of a trial, in the study's folder or where the trial noted it; None if it is gone."""
-    noted = trial.user_attrs.get("run_folder")
+    noted = trial.user_attrs.get(RUN_FOLDER)
     places = [*([folder / str(trial.number)] if folder else []), *([Path(noted)] if isinstance(noted, str) else [])]
     return next((read(place) for place in places if is_run(place)), None)
 
 
 def _trials(lines: Iterable[dict[str, Any]]) -> list[Section]:
     """All trials in one table; nothing without trials."""
-    shown = [
-        {name: value for name, value in line.items() if name not in ("run_folder", "mlflow_run")} for line in lines
-    ]
+    shown = [{name: value for name, value in line.items() if name not in (RUN_FOLDER, MLFLOW_RUN)} for line in lines]
     if not shown:
         return []
     table = Table([*shown[0]], [row(*map(_cell, line.values())) for line in shown])

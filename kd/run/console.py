@@ -37,8 +37,8 @@ class ProgressLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         self.display.set_steps(epoch * self.steps() + start)
         for batch in self.loader.epoch(epoch, start):
+            self.display.advance(sum(self.batch_size()))  # before: an epoch's last batch is not asked to go on
             yield batch
-            self.display.advance(sum(self.batch_size()))
 
 
 class Display:
@@ -75,10 +75,10 @@ class Display:
     def _say_progress(self, images: int) -> None:
         """Print the step within the epoch, the speed of the last steps and the time left for all epochs."""
         task, self._said = self.progress.tasks[0], time.monotonic()
-        done = int(task.completed)
+        before = int(task.completed) - 1
         left = "" if task.time_remaining is None else f"  {timedelta(seconds=round(task.time_remaining))} left"
         say(
-            f"{self.who} {done // self.steps + 1:>3}/{self.epochs}  step {done % self.steps} of {self.steps}  "
+            f"{self.who} {before // self.steps + 1:>3}/{self.epochs}  step {before % self.steps + 1} of {self.steps}  "
             f"{(task.speed or 0) * images:.1f} img/s{left}"
         )
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")  # torch keeps an index in 8 bits, with a sign
 
 #: Keys, and groups of keys, that change no result: where a run is stored and shown, how its data is read and cached.
 #: A resumed run, a continued study and a retried trial may change them; reports list them apart. `data.root` is one

@@ -14,7 +14,7 @@ from kd.plan.schedules import Schedule
 from kd.plan.timeline import Timeline
 from kd.plan.unfreeze import Policy
 from kd.settings.backbone import Backbone
-from kd.settings.group import Epochs, Group, Positive
+from kd.settings.group import Epochs, Group, Positive, Seed
 from kd.settings.keys import DEVICE
 from kd.settings.loss import LossSettings
 from kd.settings.optimizer import Optimizer
@@ -112,7 +112,7 @@ class Tracking(Group):
 class Settings(Group):
     """All settings of one distillation run."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    seed: Seed
     objective: tuple[str, ...]
     root: Path
     backbone: Backbone

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from kd.settings.backbone import NamedNormalisation
-from kd.settings.group import Epochs, Group, NonNegative, Positive
+from kd.settings.group import Epochs, Group, NonNegative, Positive, Seed
 
 
 class Cached(Group):
@@ -60,7 +60,7 @@ class TrainedTeacher(Cached):
     encoder_lr_scale: Positive
     gamma: NonNegative
     delta: NonNegative
-    seed: int
+    seed: Seed
 
     @model_validator(mode="after")
     def _check_any_term(self) -> "TrainedTeacher":

@@ -21,6 +21,7 @@ from kd.errors import StudyError, without_credentials
 from kd.run import console
 from kd.settings import Settings
 from kd.study import files, tables
+from kd.study.attributes import MLFLOW_RUN
 from kd.study.ledger import FINISHED, Ledger, failure
 from kd.study.results import Results, points
 from kd.study.space import Space, describe
@@ -28,7 +29,6 @@ from kd.study.storage import default_url
 from kd.system.files import clear_leftovers
 from kd.system.installation import train_command
 
-PARENT = "mlflow_run"  # study attribute: MLflow's id of the parent run
 IDENTITY = "mlflow_identity"  # study attribute: our own id of the parent run
 
 
@@ -68,7 +68,7 @@ class StudyFolder:
         store = tracking.Store.of(self.settings, self.root)
         store.check()
         lock = partial(self.ledger.database.lock, f"mirror of {self.ledger.name}")
-        target = tracking.Target(identity, study.user_attrs.get(PARENT), lock=lock, shared=True)
+        target = tracking.Target(identity, study.user_attrs.get(MLFLOW_RUN), lock=lock, shared=True)
         return tracking.Mirror(lambda: self.shown, store, target, "repeating the study's command")
 
     def _check_known_trials(self) -> None:
@@ -124,8 +124,8 @@ class StudyFolder:
         files.write_table(results, self.path, ended)
         self.shown = replace(self.shown, points=_timed(results) | _so_far(results), lost=_lost(results))
         self.mirror.refresh()
-        if (run_id := self.mirror.run_id) and results.study.user_attrs.get(PARENT) != run_id:
-            results.study.set_user_attr(PARENT, run_id)
+        if (run_id := self.mirror.run_id) and results.study.user_attrs.get(MLFLOW_RUN) != run_id:
+            results.study.set_user_attr(MLFLOW_RUN, run_id)
         return results
 
 
@@ -164,7 +164,7 @@ def _so_far(results: Results) -> dict[tuple[str, int], tuple[float, int]]:
 
 def _lost(results: Results) -> frozenset[str]:
     """The runs of failed trials: a process that died has left its run looking alive."""
-    failed = (trial.user_attrs.get("mlflow_run") for trial in results.trials if trial.state == TrialState.FAIL)
+    failed = (trial.user_attrs.get(MLFLOW_RUN) for trial in results.trials if trial.state == TrialState.FAIL)
     return frozenset(run_id for run_id in failed if run_id)
 
 

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kd.errors import StudyError
 from kd.study import worker
+from kd.study.attributes import FAILURE, WORKER
 from kd.study.space import Space
 from kd.study.storage import Database
 
@@ -51,7 +52,7 @@ class Budget:
     epochs: int | None = None
 
     def is_spent(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Whether the trials have trained all epochs; what a failed trial trained, its retry trains again."""
+        """Whether the trials have trained all epochs; a failed trial's count in its retry, which inherits them."""
         counted = (trial for trial in trials if trial.state != TrialState.FAIL)
         return self.epochs is not None and sum(epochs_of(trial) for trial in counted) >= self.epochs
 
@@ -63,7 +64,7 @@ def epochs_of(trial: FrozenTrial) -> int:
 
 def failure(trial: FrozenTrial) -> dict[str, str]:
     """Why a trial failed: its kind (error, nan, interrupted, or lost if no process reported one) and its reason."""
-    return trial.user_attrs.get("failure") or {"kind": "lost", "reason": "its worker died or stopped responding"}
+    return trial.user_attrs.get(FAILURE) or {"kind": "lost", "reason": "its worker died or stopped responding"}
 
 
 def history(trial: FrozenTrial) -> list[int]:
@@ -193,7 +194,7 @@ class Ledger:
             study.sampler = self.sampler(_position(trials))
             trial = study.ask()
             self.storage.record_heartbeat(trial._trial_id)
-            trial.set_user_attr("worker", worker.this_process())
+            trial.set_user_attr(WORKER, worker.this_process())
             return trial
 
     def fail_dead_trials(self) -> None:
@@ -203,7 +204,7 @@ class Ledger:
 
     def _fail_dead_trials(self, study: Study) -> None:
         for trial in self.storage.running(study._study_id):
-            claimed_by = trial.user_attrs.get("worker")  # missing if a claim was killed midway, under this very lock
+            claimed_by = trial.user_attrs.get(WORKER)  # missing if a claim was killed midway, under this very lock
             if claimed_by is None or worker.has_ended(claimed_by):
                 study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         optuna.storages.fail_stale_trials(study)
@@ -226,7 +227,7 @@ class Ledger:
 
 def _is_lost(trial: FrozenTrial) -> bool:
     """Whether a trial has failed without anyone reporting why."""
-    return trial.state == TrialState.FAIL and "failure" not in trial.user_attrs
+    return trial.state == TrialState.FAIL and FAILURE not in trial.user_attrs
 
 
 def _position(trials: Sequence[FrozenTrial]) -> int:

@@ -230,6 +230,7 @@ def _step(title: str, arguments: Sequence[str]) -> None:
         except signals.Interrupted as end:
             process.send_signal(end.number)
             code = process.wait()
+    code = 128 - code if code < 0 else code  # of a signal, as a shell says it
     if code > 128:
         console.say(f"resume   {shlex.join(['kd', *sys.argv[1:]])}")
     if code != 0:

@@ -90,7 +90,7 @@ STUDY_PACKAGE = "hydra.sweeper"
 STUDY_PARTS = ("/hydra/sweeper/sampler@sampler", "/hydra/sweeper/pruner@pruner")
 STUDY_KEYS = {
     "study_name", "n_trials", "n_jobs", "params", "direction", "max_retries", "max_failure_rate", "heartbeat_interval",
-    "grace_period", "defaults",
+    "grace_period", "max_epochs", "defaults",
 }  # fmt: skip
 #: Where runs are written and sent to: decided by the person who types the command.
 CALLERS = ("root", "resume", "tracking.uri")

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as TrialState  # exported for kd.report, which does not import optuna
 
 from kd.errors import StudyError, nearest
+from kd.study.attributes import INHERITED_EPOCHS, MLFLOW_RUN, RUN_FOLDER
 from kd.study.ledger import FINISHED, epochs_of, failure, history
 from kd.study.space import Space
 from kd.study.storage import Storage
@@ -87,9 +88,10 @@ class Results:
 
     @property
     def lost_epochs(self) -> int:
-        """Epochs trained by trials that then failed or were killed."""
+        """Epochs trained by trials that then failed or were killed, without those that their retries inherited."""
         failed = [trial for trial in self.trials if trial.state == TrialState.FAIL]
-        return sum(max(trial.intermediate_values, default=0) for trial in failed)
+        inherited = sum(trial.user_attrs.get(INHERITED_EPOCHS, 0) for trial in self.trials)
+        return max(0, sum(max(trial.intermediate_values, default=0) for trial in failed) - inherited)
 
     @property
     def seconds(self) -> tuple[float, float]:
@@ -163,8 +165,8 @@ def _row(trial: FrozenTrial, space: Space) -> dict[str, Any]:
         **{name: facts.get(fact) for name, fact in FIGURES.items() if name not in space.objectives},
         "retry_of": history(trial)[-1] if history(trial) else None,
         "failure": failure(trial)["reason"] if trial.state == TrialState.FAIL else None,
-        "run_folder": facts.get("run_folder"),
-        "mlflow_run": facts.get("mlflow_run"),
+        "run_folder": facts.get(RUN_FOLDER),
+        "mlflow_run": facts.get(MLFLOW_RUN),
     }
 
 

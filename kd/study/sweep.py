@@ -23,6 +23,7 @@ from kd.errors import ConfigError, Superseded, UserError, nearest, without_crede
 from kd.run import console
 from kd.settings import Settings, more_is_better
 from kd.study import hydra_options, worker
+from kd.study.attributes import FAILURE, RUN_FOLDER, WORKER
 from kd.study.folder import StudyFolder
 from kd.study.ledger import Budget, Ledger, NoClaim
 from kd.study.search import Search
@@ -209,7 +210,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
             errors.append(end)
             for trial in ledger.trials():
                 if trial.state == TrialState.RUNNING:
-                    worker.signal_child(trial.user_attrs.get("worker"), signal.SIGTERM)
+                    worker.signal_child(trial.user_attrs.get(WORKER), signal.SIGTERM)
             for thread in threads:
                 thread.join()
         if errors:
@@ -241,7 +242,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
         this = worker.this_process()
 
         def started_elsewhere() -> bool:
-            return ledger.storage.get_trial(trial._trial_id).user_attrs.get("worker") != this
+            return ledger.storage.get_trial(trial._trial_id).user_attrs.get(WORKER) != this
 
         reason = "its job ended without reporting a result"
         with worker.heartbeat(ledger.storage, trial._trial_id, over=started_elsewhere):
@@ -264,7 +265,7 @@ def _kill_silent_workers(ledger: Ledger, launched: Sequence[int]) -> None:
     """
     ledger.database.with_retries(ledger.fail_dead_trials)
     for trial in ledger.database.with_retries(partial(ledger.lost, launched)):
-        if worker.signal_child(trial.user_attrs.get("worker"), KILL):
+        if worker.signal_child(trial.user_attrs.get(WORKER), KILL):
             log.warning("trial %d: its worker stopped responding and was killed", trial.number)
 
 
@@ -273,8 +274,8 @@ def _settle(trial: Trial, ledger: Ledger, reason: str) -> None:
     now: FrozenTrial = ledger.storage.get_trial(trial._trial_id)
     if now.state != TrialState.RUNNING:
         return
-    started = "run_folder" in now.user_attrs
-    trial.set_user_attr("failure", {"kind": "lost" if started else "error", "reason": reason})
+    started = RUN_FOLDER in now.user_attrs
+    trial.set_user_attr(FAILURE, {"kind": "lost" if started else "error", "reason": reason})
     ledger.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 

@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from kd.errors import DivergedError, StudyError, Superseded, UserError
 from kd.study import worker
+from kd.study.attributes import FAILURE, MLFLOW_RUN, RUN_FOLDER, WORKER
 from kd.study.ledger import history
 from kd.study.no_trial import NoTrial
 from kd.study.storage import Database
@@ -52,10 +53,10 @@ class StudyTrial(NoTrial):
             before = self.storage.get_trial(
                 self.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, failed[-1])
             )
-            self.predecessor = Path(before.user_attrs["run_folder"]) if "run_folder" in before.user_attrs else None
+            self.predecessor = Path(before.user_attrs[RUN_FOLDER]) if RUN_FOLDER in before.user_attrs else None
         self.trial = optuna.Trial(self.study, self.id)
         self.tags = {"study": ticket.study, "trial": str(ticket.number)} | (
-            {"mlflow.parentRunId": parent} if (parent := self.study.user_attrs.get("mlflow_run")) else {}
+            {"mlflow.parentRunId": parent} if (parent := self.study.user_attrs.get(MLFLOW_RUN)) else {}
         )
 
     def _check_ours(self, ours: bool) -> None:
@@ -117,7 +118,7 @@ class StudyTrial(NoTrial):
     def fail(self, kind: str, reason: str) -> None:
         """Report that the trial failed and why; no effect if it has ended already."""
         with suppress(UpdateFinishedTrialError, ValueError, StorageInternalError):  # else the job's launcher reports it
-            self.trial.set_user_attr("failure", {"kind": kind, "reason": reason[:500]})
+            self.trial.set_user_attr(FAILURE, {"kind": kind, "reason": reason[:500]})
             self.study.tell(self.ticket.number, state=TrialState.FAIL)
 
 
@@ -128,7 +129,7 @@ def attach(ticket: Ticket, folder: Path) -> Iterator[StudyTrial]:
     An exception in the block fails the trial; the traceback of an unexpected one goes to error.txt in the run folder.
     """
     trial = StudyTrial(ticket)
-    trial.note({"worker": worker.this_process(), "run_folder": str(folder)})
+    trial.note({WORKER: worker.this_process(), RUN_FOLDER: str(folder)})
     with worker.heartbeat(trial.storage, trial.id):
         try:
             yield trial

@@ -34,10 +34,13 @@ def signal_child(worker: dict[str, Any] | None, which: signal.Signals) -> bool:
     """Send a signal to a worker if it is a descendant of this process; returns whether it was sent."""
     if worker is None or worker["host"] != _host() or has_ended(worker) or worker["pid"] == os.getpid():
         return False
-    process = psutil.Process(worker["pid"])
-    if os.getpid() not in [parent.pid for parent in process.parents()]:
+    try:
+        process = psutil.Process(worker["pid"])
+        if os.getpid() not in [parent.pid for parent in process.parents()]:
+            return False
+        process.send_signal(which)
+    except psutil.NoSuchProcess:  # it has ended in the meantime
         return False
-    process.send_signal(which)
     return True
 
 

@@ -21,16 +21,20 @@ from kd.system.files import LEFTOVER
 from kd.system.record_file import FACTS, FileRecords
 from kd.system.untrusted import UnreadableError, read_bytes
 
-KINDS = ("teacher", "data", "figures")
+KINDS = ("teacher", "data", "figures", "files")
+SINGLE_FILES = ("figures", "files")
 LOCK = ".lock"
 OURS = re.compile(r"(view-\d{6,}|train|val|test)\.records|facts\.json")
-ENTRY = {"teacher": r"[0-9a-f]{16}", "data": r"[0-9a-f]+", "figures": r"[0-9a-f]{16}\.safetensors"}
+ENTRY = {
+    "teacher": r"[0-9a-f]{16}", "data": r"[0-9a-f]+", "figures": r"[0-9a-f]{16}\.safetensors",
+    "files": r"[0-9a-f]{16}\.json",
+}  # fmt: skip
 GB, DAY, HOUR = 10**9, 86400, 3600  # bytes, seconds
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One teacher's logits, one data set's samples (folders), or one teacher's metrics (a file)."""
+    """A teacher's logits or a data set's samples (a folder); a teacher's metrics or a data set's manifest (a file)."""
 
     kind: str
     path: Path
@@ -38,7 +42,7 @@ class Entry:
     @cached_property
     def files(self) -> tuple[Path, ...]:
         """Its files, facts.json last, so that a partly deleted entry can still be identified."""
-        if self.kind == "figures":
+        if self.kind in SINGLE_FILES:
             return (self.path,) if _state(self.path) else ()
         try:
             inside = [path for path in self.path.iterdir() if _state(path)]
@@ -63,7 +67,9 @@ class Entry:
         return [path for path in self.files if OURS.fullmatch(path.name) and path.suffix == ".records"]
 
     def facts(self) -> dict[str, Any]:
-        """The entry's description of itself; empty if it cannot be read."""
+        """The entry's description of itself; empty if it has none, or it cannot be read."""
+        if self.kind == "files":
+            return {}
         try:
             if self.kind == "figures":
                 with safe_open(self.path, framework="np") as file:  # without torch, which is slow to import
@@ -108,7 +114,7 @@ class Entry:
         """Delete its files, and its folder unless that holds anything else."""
         for path in self.files:
             path.unlink(missing_ok=True)
-        if self.kind != "figures":
+        if self.kind not in SINGLE_FILES:
             with suppress(OSError):
                 self.path.rmdir()
 
@@ -120,7 +126,7 @@ def entries(cache: Path) -> list[Entry]:
         folder = cache / kind
         inside = folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ()
         for path in inside:
-            expected = path.is_file() if kind == "figures" else path.is_dir()
+            expected = path.is_file() if kind in SINGLE_FILES else path.is_dir()
             if expected and not path.is_symlink() and re.fullmatch(ENTRY[kind], path.name):
                 found.append(Entry(kind, path))
     return sorted(found, key=lambda entry: (KINDS.index(entry.kind), -entry.used, entry.path))
@@ -161,8 +167,8 @@ def _repair_figures(path: Path) -> Iterator[str]:
 
 def clear(cache: Path) -> None:
     """Delete temporary files of killed processes; those younger than an hour may still be being written."""
-    figures = cache / "figures"
-    loose = [] if figures.is_symlink() else [*figures.glob(".*")]
+    folders = [cache / kind for kind in SINGLE_FILES]
+    loose = [path for folder in folders if not folder.is_symlink() for path in folder.glob(".*")]
     for path in [*loose, *(file for entry in entries(cache) for file in entry.files)]:
         state = _state(path)
         if LEFTOVER.fullmatch(path.name) and state and time.time() - state.st_mtime > HOUR:

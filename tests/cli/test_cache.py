@@ -49,8 +49,9 @@ def test_the_list_is_sorted_by_kind_and_last_use(cache, capsys):
         ("teacher", OLD[:8], "3", "75%"),
         ("data", SAMPLES[:8], "-", "20%"),
         ("figures", NEW[:8], "-", "-"),
+        ("files", OLD[:8], "-", "-"),
     ]
-    assert "4 entries" in out
+    assert "5 entries" in out
 
 
 def test_the_list_names_each_owner_without_interpreting_markup(cache, capsys):
@@ -74,7 +75,7 @@ def test_the_list_tolerates_damage(damage, cache, capsys):
         (cache / "figures" / f"{NEW}.safetensors").write_bytes(b"garbage")
     else:
         (folder / "facts.json").write_bytes(damages[damage])
-    assert "4 entries" in kd(capsys)
+    assert "5 entries" in kd(capsys)
 
 
 def test_an_empty_cache_is_reported(root, capsys):
@@ -97,7 +98,7 @@ def test_listing_imports_nothing_slow(cache):
 
 def test_verify_does_not_change_intact_entries(cache, capsys):
     before = everything(cache)
-    assert "4 entries" in kd(capsys, "verify")
+    assert "5 entries" in kd(capsys, "verify")
     assert everything(cache) == before
 
 
@@ -140,7 +141,7 @@ def test_prune_without_options_deletes_nothing(cache, capsys):
 
 def test_prune_deletes_entries_older_than_some_days(cache, capsys):
     assert "deleted 2 entries" in kd(capsys, "prune", "--older-than", "4")
-    assert names(cache) == [f"teacher/{NEW}", f"figures/{NEW}"]
+    assert names(cache) == [f"teacher/{NEW}", f"figures/{NEW}", f"files/{OLD}"]
     assert not (cache / "teacher" / OLD).exists()
 
 
@@ -150,7 +151,7 @@ def test_prune_deletes_the_least_recently_used_until_some_gigabytes_are_left(cac
     kd(capsys, "prune", "--keep-gb", str(keep / GB))
     assert set(names(cache)) == sizes.keys() - {f"teacher/{OLD}"}
     kd(capsys, "prune", "--keep-gb", str((keep - 1) / GB))
-    assert names(cache) == [f"teacher/{NEW}", f"figures/{NEW}"]
+    assert names(cache) == [f"teacher/{NEW}", f"figures/{NEW}", f"files/{OLD}"]
     kd(capsys, "prune", "--keep-gb", "0")
     assert names(cache) == []
 
@@ -166,7 +167,7 @@ def test_prune_all_deletes_only_files_of_the_cache(cache, root, capsys):
         (cache / name).write_text("mine")
     (root / "runs" / "run").mkdir()
     (root / "runs" / "run" / "student.safetensors").write_text("mine")
-    assert "deleted 4 entries" in kd(capsys, "prune", "--all")
+    assert "deleted 5 entries" in kd(capsys, "prune", "--all")
     assert {name for name, content in everything(root / "runs").items() if content is not None} == {
         "run/student.safetensors", *(f"cache/{name}" for name in strange)
     }  # fmt: skip
@@ -213,7 +214,7 @@ def test_old_temporary_files_are_deleted(cache, capsys):
         os.utime(path, (time.time() - 7200,) * 2)
     kd(capsys, "prune", "--older-than", "1000")
     assert not any(path.exists() for path in places)
-    assert len(names(cache)) == 4
+    assert len(names(cache)) == 5
 
 
 def test_pruning_does_not_disturb_an_active_run(cache, capsys):

@@ -190,6 +190,18 @@ def test_what_cannot_change_the_result_is_taken_over(root, typed, key, value):
     assert {k for k, v in flat(config("seed=7")) if taken[k] != v} == {key}
 
 
+@pytest.mark.parametrize(
+    "chosen",
+    [("data=voc", "data.root=there"), ("data=hugging_face", "data.path=there"), ("experiment=small_data",),
+     ("data=voc", "data.root=there", "experiment=small_data", "trainer.workers=2"),
+     ("teacher=smp", "teacher.path=there", "teacher.normalisation={mean:[0,0,0],std:[1,1,1]}")],
+    ids=" ".join,
+)  # fmt: skip
+def test_groups_with_mappings_inside_may_be_repeated(root, chosen):
+    path = folder(root, "a", *chosen)
+    assert merged(path, *chosen) == config(*chosen)
+
+
 def test_another_gpu_is_accepted(root):
     path = folder(root, "a", "trainer.device=cuda:0")
     assert merged(path, "trainer.device=cuda:1")["trainer"]["device"] == "cuda:1"

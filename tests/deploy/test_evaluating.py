@@ -98,6 +98,13 @@ def test_a_teachers_column_is_not_called_student(copy, capsys):
     assert "student" not in heading
 
 
+def test_other_names_of_the_classes_are_a_warning_beside_the_figures(tmp_path, capsys):
+    finished(tmp_path / "run", "data.classes=3")
+    found = figures(capsys, tmp_path / "run", "data.class_names=[sky,car,road]")
+    assert "data's classes are named sky, car, road, the network's background, " in found["warnings"][0]
+    assert figures(capsys, tmp_path / "run")["warnings"] == []
+
+
 def test_one_key_of_the_data_can_be_changed_alone(run, capsys):
     assert figures(capsys, run, "data.test=2")["images"] == 2
 

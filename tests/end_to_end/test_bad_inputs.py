@@ -110,6 +110,8 @@ CONFIGURATIONS = [
     # values of the wrong type, or impossible
     ("seed=-1", ["seed=-1"]),
     ("seed=true", ["seed=True", "not be true or false"]),
+    ("teacher.seed=99999999999999999999", ["teacher.seed=99999999999999999999", "less than"]),
+    ("teacher.seed=-1", ["teacher.seed=-1"]),
     ("seed=99999999999999999999", ["seed=99999999999999999999", "less than"]),
     ("trainer.epochs=abc", ["trainer.epochs='abc'", "integer"]),
     ("trainer.epochs=0", ["trainer.epochs=0", "greater than 0"]),

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from kd.deploy.finished import device_of
 from kd.distillation.losses import DistillationLoss
 from kd.errors import ConfigError
 from kd.networks.precision import DTYPES, Precision, choose_device, compiled
+from kd.settings.keys import DEVICE
 from kd.system.launch import Rank
 
 CPU = torch.device("cpu")
@@ -27,6 +29,13 @@ def test_the_cpu_is_always_available():
 def test_auto_takes_the_best_available_device():
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert choose_device("auto").type == best
+
+
+@pytest.mark.parametrize("name", ["cuda:128", "cuda:300", "cuda:99999999999999999999"])
+def test_an_index_that_torch_would_misread_is_no_device(name):
+    assert not DEVICE.fullmatch(name)
+    with pytest.raises(ConfigError, match=rf"^--device={name} should be auto, cpu, mps, cuda or cuda:<number>$"):
+        device_of(name)
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "cuda:8"])

@@ -1,6 +1,7 @@
 """`kd verdict`: its commands, its price, and the whole of it on tiny data, twice."""
 
 import re
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,6 +98,14 @@ def test_a_search_among_the_overrides_is_passed_on():
     taught, alone = commands(overrides=[*TINY, "schedule.initial=interval(1,3)", "optimizer.lr=choice(0.1,0.2)"])
     assert "schedule.initial=interval(1,3)" in taught
     assert "optimizer.lr=choice(0.1,0.2)" in alone
+
+
+def test_a_step_that_is_killed_ends_the_command_as_a_shell_says_it(monkeypatch, capsys):
+    monkeypatch.setattr(protocol.subprocess, "Popen", lambda *_, **__: SimpleNamespace(wait=lambda: -signal.SIGKILL))
+    with pytest.raises(SystemExit) as end:
+        protocol._step("one", ["trainer.epochs=2"])
+    assert end.value.code == 128 + signal.SIGKILL
+    assert "resume   kd " in capsys.readouterr().out
 
 
 def test_a_step_that_fails_ends_the_command_as_it_ended(monkeypatch):

@@ -11,7 +11,8 @@ from hydra import initialize_config_dir
 from kd.config.compose import CONF, compose, plain
 from kd.errors import ConfigError
 from kd.study.hydra_options import overrides_as_values
-from kd.study.recipe import check_folder, recipe, winner_study
+from kd.study.recipe import STUDY_KEYS, check_folder, recipe, winner_study
+from kd.study.sweep import OWN, STOCK
 
 GROUPS = {folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"hydra", "sweeps"}
 
@@ -102,6 +103,11 @@ def test_a_winner_is_trained_over_seeds_by_a_study_of_its_own(tmp_path):
     assert sweeper.pruner._target_.endswith("NopPruner")
     assert dict(sweeper.params) == {"experiment": "best", "seed": "range(8, 108)"}
     assert sweeper.n_trials == 4
+
+
+def test_a_study_may_set_every_option_of_the_sweeper_but_where_it_is_stored():
+    """Its sampler and pruner are chosen by its defaults."""
+    assert {*STOCK, *OWN, "defaults"} - {"sampler", "pruner", "storage", "folder"} == STUDY_KEYS
 
 
 # somebody else's

@@ -168,6 +168,18 @@ def test_epochs_are_those_of_finished_trials_and_the_rest_is_lost(storage):
     assert results.lost_epochs == 5
 
 
+def test_what_a_retry_inherits_is_counted_once(storage):
+    """Six epochs, of which the checkpoint held five; four more, and again a failure; the last one ends the ten."""
+    results = study(
+        storage,
+        trial(curve=[0.1] * 6),
+        trial(curve=[0.1] * 9, inherited_epochs=5),
+        trial(0.5, curve=[0.1] * 10, epochs=10, planned_epochs=10, inherited_epochs=9),
+    )
+    assert results.epochs == (10, 10)
+    assert results.lost_epochs == 6 + 9 - 5 - 9  # the sixth epoch was trained twice
+
+
 def test_time_is_from_the_first_start_to_the_last_end_and_the_sum_of_trials(storage):
     running = optuna.create_trial(state=TrialState.RUNNING)
     results = study(storage, trial(0.5, start=0, seconds=60), trial(0.5, start=30, seconds=3600), trial(), running)

@@ -164,6 +164,14 @@ def test_a_worker_that_ended_is_not_killed_again():
     assert not worker.signal_child(runs, signal.SIGKILL)
 
 
+def test_a_worker_may_end_while_it_is_looked_at(monkeypatch):
+    """As workers do that have received the same Ctrl-C."""
+    with process() as (started, _):
+        runs = named(started.pid)
+    monkeypatch.setattr(worker, "has_ended", lambda runs: False)
+    assert not worker.signal_child(runs, signal.SIGTERM)
+
+
 # heartbeats
 
 

@@ -31,7 +31,7 @@ def test_the_size_of_an_entry_is_its_disk_usage(cache):
 
 def test_entries_are_sorted_by_kind_and_last_use(cache):
     kinds = [name.partition("/")[0] for name in names(cache)]
-    assert kinds == ["teacher", "teacher", "data", "figures"]
+    assert kinds == ["teacher", "teacher", "data", "figures", "files"]
     assert names(cache)[:2] == [f"teacher/{NEW}", f"teacher/{OLD}"]
 
 
@@ -49,12 +49,14 @@ def test_deleting_an_entry_keeps_a_folder_with_other_files(cache):
 
 
 def test_only_old_temporary_files_are_cleared(cache):
-    young, old = (cache / "figures" / f".{NEW}.safetensors.{end}.safetensors" for end in ("abcdefgh", "ijklmnop"))
-    for path in (young, old):
-        path.write_text("partial")
-    os.utime(old, (time.time() - 2 * HOUR,) * 2)
-    clear(cache)
-    assert (young.exists(), old.exists()) == (True, False)
+    ends = ("abcdefgh", "ijklmnop")
+    for name in (f"figures/.{NEW}.safetensors.{{}}.safetensors", f"files/.{NEW}.json.{{}}.json"):
+        young, old = (cache / name.format(end) for end in ends)
+        for path in (young, old):
+            path.write_text("partial")
+        os.utime(old, (time.time() - 2 * HOUR,) * 2)
+        clear(cache)
+        assert (young.exists(), old.exists()) == (True, False)
 
 
 class Made(Entry):

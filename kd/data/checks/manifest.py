@@ -64,7 +64,7 @@ class Manifest:
     def _save(self, path: Path) -> None:
         if len(self._entries) < LEAST:
             return
-        text = json.dumps(self._entries)
+        text = json.dumps({file: entry for file, entry in self._entries.items() if os.path.exists(file)})
         try:
             write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         except DiskError:  # a disk that is full or read-only costs time alone

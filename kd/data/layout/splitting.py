@@ -102,7 +102,9 @@ def val_stems(stems: Sequence[str], fraction: float, where: str, seed: int = 0) 
     Raises DataError, naming `where`, if there are too few for two splits.
     """
     if len(stems) < 2:
-        raise DataError(f"{where} contains {len(stems)} image, too few to split off a validation set: add images/val")
+        raise DataError(
+            f"{where} contains too few images ({len(stems)}) to split off a validation set: add some, or a val split"
+        )
     return _at_least_one(stems, lambda place: place < fraction, seed)
 
 
@@ -112,7 +114,9 @@ def _test_stems(stems: Sequence[str], fractions: Fractions, where: str) -> froze
     Raises DataError, naming `where`, if there are too few.
     """
     if len(stems) < 2:
-        raise DataError(f"{where} contains too few images to split off a test set: add some, or data.test_fraction=0")
+        raise DataError(
+            f"{where} contains too few images ({len(stems)}) to split off a test set: add some, or data.test_fraction=0"
+        )
     return _at_least_one(stems, lambda place: fractions.val <= place < fractions.val + fractions.test, fractions.seed)
 
 

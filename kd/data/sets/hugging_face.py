@@ -25,6 +25,7 @@ from kd.data.sets.samples import divided, sample_at
 from kd.data.source import known_split, spaced
 from kd.errors import ConfigError, DataError, shown
 from kd.system import files
+from kd.system.installation import install_command
 
 VERSION = 1  # part of the fingerprint: increase it whenever `read` returns something else for the same rows
 SAMPLE = 16  # rows that `check` reads
@@ -175,5 +176,5 @@ def _library() -> Any:
         return importlib.import_module("datasets")
     except ImportError as error:
         raise ConfigError(
-            "data=hugging_face needs the package datasets: pip install 'kd-sweeper[hf]'", page="your-data"
+            f"data=hugging_face needs the package datasets: {install_command('hf')}", page="your-data"
         ) from error

@@ -43,6 +43,15 @@ def test_an_unchanged_file_is_read_once(three, tmp_path):
     assert sizes(None, three)[1] == ["a", "b", "c"]
 
 
+def test_a_file_that_is_gone_is_forgotten(three, tmp_path):
+    kept = tmp_path / "kept.json"
+    sizes(kept, three)
+    three[2].unlink()
+    three[0].write_text("new")
+    sizes(kept, three[:1])
+    assert json.loads(kept.read_text()).keys() == {str(path) for path in three[:2]}
+
+
 @pytest.mark.parametrize("damage", ["", "[]", "{", "null", '{"a": 1}', "[" * 100_000])
 def test_a_damaged_manifest_is_made_again(damage, three, tmp_path):
     kept = tmp_path / "kept.json"

@@ -195,7 +195,8 @@ def test_val_has_about_the_fraction_and_no_split_is_empty(fraction, count):
 
 def test_one_image_is_too_few_to_split(tmp_path):
     put(tmp_path, "a")
-    assert "contains 1 image, too few to split off a validation set: add images/val" in refusal(small(tmp_path))
+    message = refusal(small(tmp_path))
+    assert "contains too few images (1) to split off a validation set: add some, or a val split" in message
 
 
 # Settings, fingerprint, pickling

@@ -152,7 +152,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(hub):
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConfigError, match=r"needs the package datasets: pip install 'kd-sweeper\[hf\]'"):
+    with pytest.raises(ConfigError, match=r"needs the package datasets: pip install -e '\.\[hf\]'"):
         HuggingFace("owner/name").check()
 
 
