@@ -15,7 +15,7 @@ from kd.config.read import source as read_source
 from kd.config.typed import readable
 from kd.data import Source
 from kd.data.batches.loading import EvalLoader
-from kd.data.views.sizing import Sizing, inside
+from kd.data.views.sizing import Sizing
 from kd.deploy.export import OnnxNetwork
 from kd.deploy.finished import Finished, device_of, find
 from kd.deploy.style import logits_at
@@ -149,7 +149,7 @@ def _confusion(network: nn.Module, data: Source, split: str, asked: Question, pr
 class Stretched(nn.Module):
     """A network of one size that takes a picture of any: the picture is resized to it, and the logits back.
 
-    As `kd predict` does, without flips. Shape: 1 x 3 x H x W uint8 -> 1 x C x H x W.
+    As `kd predict` does, without flips. Shape: 1 x channels x H x W, as stored -> 1 x C x H x W.
     """
 
     def __init__(self, network: nn.Module, sizing: Sizing) -> None:
@@ -160,9 +160,7 @@ class Stretched(nn.Module):
         own = (images.shape[2], images.shape[3])
         small = self.sizing.image(np.ascontiguousarray(images[0].permute(1, 2, 0).cpu().numpy()))
         logits = self.network(torch.from_numpy(small).permute(2, 0, 1)[None].to(images.device))[0].float().cpu().numpy()
-        if self.sizing.fit == "letterbox":
-            top, left, height, width = inside(own, self.sizing.image_size)
-            logits = np.ascontiguousarray(logits[:, top : top + height, left : left + width])
+        logits = self.sizing.without_padding(logits, own)
         return torch.from_numpy(logits_at(logits, own))[None].to(images.device)
 
 

@@ -86,7 +86,7 @@ def _colours(run: Finished, kind: Kind) -> Any:
 
 def _check_apart(jobs: Jobs, out: Path) -> None:
     """Raise DataError if an output would overwrite an image that is read."""
-    pictures = {os.path.realpath(picture) for picture, _ in jobs}  # unlike Path.resolve, it bears links in a circle
+    pictures = {os.path.realpath(picture) for picture, _ in jobs}  # unlike Path.resolve, it takes a loop of links
     for _, target in jobs:
         if os.path.realpath(target) in pictures:
             raise DataError(f"-o {shown(out)}: {shown(target)} is one of the images; give another folder")

@@ -28,10 +28,10 @@ from kd.data.files.image_file import TooLargeError, open_file
 from kd.data.files.pixels import OtherPixelsError, Pixels
 from kd.data.files.raw_tiff import RawTiff
 from kd.data.files.stretch import as_rgb
-from kd.data.files.tiff_directory import ByRows
+from kd.data.files.tiff_directory import TIFF_SUFFIXES, ByRows
 from kd.data.files.tiled_tiff import TiledTiff
 from kd.data.layout.naming import ARRAY_SUFFIXES, IMAGE_SUFFIXES
-from kd.data.views.sizing import Sizing, inside
+from kd.data.views.sizing import Sizing
 from kd.data.views.windows import Windows
 from kd.deploy.style import WRITERS, Kind, Style, result_at
 from kd.errors import DataError, shown
@@ -180,7 +180,7 @@ class Predictor:
             raise DataError(f"{error.found}, and this network takes {pixels.in_words}: give such pictures") from error
         except TooLargeError:
             by_rows = self.sizing.crops and self.sizing.scale == 1 and self.style.kind != "overlays"
-            if not by_rows or job[0].suffix.lower() not in (".tif", ".tiff"):
+            if not by_rows or job[0].suffix.lower() not in TIFF_SUFFIXES:
                 raise
             tiles = _by_rows(job[0], pixels)
             return _Loaded(job[1], tiles, tiles.size, tiles.size, self.mark(job[0]))
@@ -193,19 +193,12 @@ class Predictor:
         images = self._taken(np.stack([each.image for each in loaded])).permute(0, 3, 1, 2)
         found = logits_of(self.network, images, self.precision, self.flips)
         return [
-            partial(result_at, self.style, self._without_padding(logits, each.size), each.size)
+            partial(result_at, self.style, self.sizing.without_padding(logits, each.size), each.size)
             for each, logits in zip(loaded, found, strict=True)
         ]
 
     def _taken(self, images: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(self.network.pixels.taken(images)))
-
-    def _without_padding(self, logits_CHW: np.ndarray, own: tuple[int, int]) -> np.ndarray:
-        """The logits of a picture of the size `own`, without those of the padding around it."""
-        if self.sizing.fit != "letterbox":
-            return logits_CHW
-        top, left, height, width = inside(own, self.sizing.image_size)
-        return np.ascontiguousarray(logits_CHW[:, top : top + height, left : left + width])
 
     def _seen(self, loaded: "_Loaded", batch: int) -> "Callable[[], np.ndarray]":
         """What becomes of an image that the network sees through windows, `batch` of them at a time."""
@@ -264,10 +257,10 @@ def _by_rows(path: Path, pixels: Pixels) -> ByRows:
     return RawTiff(path)
 
 
-def _loaded(group: Sequence[tuple[Any, Future[_Loaded]]], tally: Tally) -> list[_Loaded]:
+def _loaded(group: Sequence[Future[_Loaded]], tally: Tally) -> list[_Loaded]:
     """The jobs whose image could be read; errors go to `tally`."""
     loaded = []
-    for _, future in group:
+    for future in group:
         try:
             loaded.append(future.result())
         except DataError as error:
@@ -277,11 +270,11 @@ def _loaded(group: Sequence[tuple[Any, Future[_Loaded]]], tally: Tally) -> list[
 
 def _ahead(
     pool: ThreadPoolExecutor, call: Callable[[Any], Any], jobs: Sequence[Any], most: int
-) -> Iterator[tuple[Any, Future[Any]]]:
-    """Yield (job, future) in order, with at most `most` jobs submitted ahead."""
-    submitted: deque[tuple[Any, Future[Any]]] = deque()
+) -> Iterator[Future[Any]]:
+    """Yield the future of each job in order, with at most `most` submitted ahead."""
+    submitted: deque[Future[Any]] = deque()
     for job in jobs:
-        submitted.append((job, pool.submit(call, job)))
+        submitted.append(pool.submit(call, job))
         if len(submitted) > most:
             yield submitted.popleft()
     yield from submitted

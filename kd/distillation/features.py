@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kd.distillation.pixels import Total, mean_over_valid
 from kd.errors import ConfigError
-from kd.networks.network import Network
+from kd.networks.network import Network, eval_mode
 
 Shape = tuple[int, int, int]  # K x h x w, of one picture
 
@@ -84,10 +84,9 @@ def feature_shapes(network: Network, stages: Sequence[int], image_size: tuple[in
     Raises:
         ConfigError: the encoder has no features at one of the stages.
     """
-    was_training = network.training
     black = network.black(1, image_size, next(network.parameters()).device)
-    maps = _maps(_encoder(network.eval())(network.normalised(black)))
-    network.train(was_training)
+    with eval_mode(network):
+        maps = _maps(_encoder(network)(network.normalised(black)))
     shapes: list[Shape] = [(each.shape[1], each.shape[2], each.shape[3]) for each in maps]
     known = [stage for stage, shape in enumerate(shapes) if stage and 0 not in shape]
     if missing := [stage for stage in stages if stage not in known]:

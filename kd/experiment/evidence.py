@@ -123,10 +123,10 @@ def majority_labels(
     return torch.from_numpy(majority.astype(np.uint8).reshape(size))
 
 
-def worst_and_best(scores: Tensor, count: int = SHOWN) -> dict[str, list[int]]:
+def worst_and_best(scores: Tensor) -> dict[str, list[int]]:
     """The indices of the images with the lowest scores, lowest first, and with the highest, highest first."""
     order = [index for index in scores.argsort(stable=True).tolist() if not scores[index].isnan()]
-    shown = min(count, -(-len(order) // 2))
+    shown = min(SHOWN, -(-len(order) // 2))
     return {"worst": order[:shown], "best": order[shown:][::-1][:shown]}
 
 

@@ -16,6 +16,7 @@ from kd.config.compose import check_deletions, plain
 from kd.config.read import checked
 from kd.errors import ConfigError, UserError, without_credentials
 from kd.experiment.naming import run_name
+from kd.run.folder import LOCK
 from kd.settings import Settings
 from kd.study.hydra_options import TrialJob, trial_job
 
@@ -87,7 +88,7 @@ def job(cfg: DictConfig) -> Job:
 
 def discard(folder: Path) -> None:
     """Delete a run folder if it holds only files written before training; also that of its day, if it was the first."""
-    disposable = {".hydra", ".lock", "run.json", "train.log", "config.yaml", "timeline.png"}
+    disposable = {".hydra", LOCK, "run.json", "train.log", "config.yaml", "timeline.png"}
     if folder.is_dir() and {path.name for path in folder.iterdir()} <= disposable:
         shutil.rmtree(folder)
         if DATE.fullmatch(folder.parent.name):

@@ -5,12 +5,8 @@ the next run with the same teacher settings reuses it, and a run with others nev
 sample in every epoch: `augment.views` is for the student. A lock makes runs that start together train it once.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from kd import tracking
 from kd.distillation.foreign import files
@@ -23,7 +19,7 @@ from kd.networks.spec import find_weights, is_file
 from kd.plan.timeline import Timeline
 from kd.plan.unfreeze import All
 from kd.run import checkpoint, console, plots
-from kd.run.folder import RunFolder
+from kd.run.folder import RunFolder, only_one
 from kd.run.restoring import restore
 from kd.settings import ForeignTeacher, Settings, TeacherFile
 from kd.system.files import digest, json_digest
@@ -82,27 +78,13 @@ def _trained(evaluator: Evaluator) -> Path:
     path = context.settings.root / "runs" / "teachers" / fingerprint(context.settings)
     if world.is_main:
         folder = RunFolder(path)
-        with _locked(folder):
+        waiting = f"teacher  another process is training it; waiting: {path}"
+        with only_one(path, on_wait=lambda: console.say(waiting)):
             _ensure_trained(evaluator, folder)
     elif world.broadcast(None):
         train(_training_job(context), evaluator, None, tracking.NullRun())
     world.broadcast(None)  # its files are complete now
     return path / "teacher.safetensors"
-
-
-@contextmanager
-def _locked(folder: RunFolder) -> Iterator[None]:
-    """Hold the lock of a teacher's folder, after waiting for other processes to release it."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        console.say(f"teacher  another process is training it; waiting: {folder.path}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _ensure_trained(evaluator: Evaluator, folder: RunFolder) -> None:

@@ -102,14 +102,13 @@ def parts(settings: NetworkSettings, body: nn.Module) -> Partition:
 
 def check_encoder(encoder: str, where: str) -> None:
     names = smp.encoders.get_encoder_names()
+    if encoder in names or (encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-"))):
+        return
     if encoder.startswith("tu-"):
-        known, names = timm.is_model(encoder.removeprefix("tu-")), [f"tu-{name}" for name in timm.list_models()]
-    else:
-        known = encoder in names
-    if not known:
-        raise ModelError(
-            f"{where}encoder={encoder} is not an encoder of segmentation-models-pytorch; {nearest(encoder, names)}"
-        )
+        names = [f"tu-{name}" for name in timm.list_models()]
+    raise ModelError(
+        f"{where}encoder={encoder} is not an encoder of segmentation-models-pytorch; {nearest(encoder, names)}"
+    )
 
 
 def _cannot_build(error: Exception, settings: NetworkSettings, where: str) -> Exception:
@@ -209,5 +208,4 @@ def _load_encoder(encoder: nn.Module, path: Path, source: str) -> None:
 
 def count_blocks(settings: NetworkSettings) -> int:
     """The number of encoder blocks of a network; builds it, which is slow."""
-    body = create(settings, 1, "backbone.student.", None)
-    return len(partition(body.get_submodule("encoder")).blocks)
+    return len(parts(settings, create(settings, 1, "backbone.student.", None)).blocks)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kd.networks.network import Network, Segmenter
+from kd.networks.network import Network, Segmenter, eval_mode
 from kd.networks.precision import Precision
 
 Name = TypeVar("Name", bound=Hashable)
@@ -32,16 +32,14 @@ def seconds_in_turn(calls: Mapping[Name, Callable[[], Any]], rounds: int, warm_u
 @torch.no_grad()
 def latency_ms(network: Segmenter, image_size: tuple[int, int], precision: Precision, rounds: int = 11) -> float:
     """Median milliseconds from one H x W image to its logits, batch 1, after two warm-up calls."""
-    was_training = network.training
-    network.eval()
     image = network.black(1, image_size, precision.device)
 
     def call() -> None:
         with precision.autocast():
             network(image).sum().item()  # .item() synchronises
 
-    seconds = seconds_in_turn({"network": call}, rounds, warm_up=2)
-    network.train(was_training)
+    with eval_mode(network):
+        seconds = seconds_in_turn({"network": call}, rounds, warm_up=2)
     return statistics.median(seconds["network"]) * 1000
 
 
@@ -59,10 +57,8 @@ def macs(network: Segmenter, image_size: tuple[int, int]) -> int | None:
         return None
     key = (network.settings.arch.lower(), network.settings.encoder, network.count_parameters(), image_size)
     if key not in _macs:
-        was_training, device = network.training, next(network.parameters()).device
-        network.eval()
-        with FlopCounterMode(display=False) as counter:
+        device = next(network.parameters()).device
+        with eval_mode(network), FlopCounterMode(display=False) as counter:
             network(network.black(1, image_size, device))
-        network.train(was_training)
         _macs[key] = counter.get_total_flops() // 2
     return _macs[key]

@@ -4,6 +4,9 @@ Student and teacher get the same raw view, and the weights file is all that depl
 is state of the network: a frozen block stays frozen through every call of `.train()`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +23,17 @@ def black(pixels: Pixels, count: int, size: tuple[int, int], device: torch.devic
     """So many black images of (height, width): uint8, or float32 where pictures are deeper than 8 bits."""
     dtype = torch.float32 if pixels.deep else torch.uint8
     return torch.zeros(count, pixels.channels, *size, dtype=dtype, device=device)
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network in eval mode, and back into its previous mode after the block."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
 
 
 class Segmenter(nn.Module):

@@ -14,7 +14,7 @@ from torch import nn
 from kd.errors import ConfigError
 from kd.networks.network import Network, Segmenter
 from kd.system.launch import Rank
-from kd.system.resources import cores
+from kd.system.resources import cores, slot
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -127,8 +127,7 @@ def choose_device(name: str, rank: Rank = Rank()) -> torch.device:  # noqa: B008
         return _local_device(name, rank)
     if name == "auto":
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        slot = int(os.environ.get("KD_SLOT", "0"))
-        name = f"cuda:{slot % gpus}" if gpus else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = f"cuda:{slot() % gpus}" if gpus else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
     available = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}[
         device.type

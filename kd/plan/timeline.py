@@ -46,8 +46,10 @@ class LearningRates:
 
     def decoder(self, epoch: int, epochs: int) -> float:
         """The decoder's learning rate at a zero-based `epoch` of a run of `epochs`."""
-        gone = epoch / epochs
-        left = (1 - gone) ** self.power if self.decay == "polynomial" else (1 + math.cos(math.pi * epoch / epochs)) / 2
+        if self.decay == "polynomial":
+            left = (1 - epoch / epochs) ** self.power
+        else:
+            left = (1 + math.cos(math.pi * epoch / epochs)) / 2
         return (self.min_lr + (self.lr - self.min_lr) * left) * min(1.0, (epoch + 1) / (self.warmup + 1))
 
     def block(self, depth: int, epoch: int, epochs: int) -> float:

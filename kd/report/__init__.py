@@ -11,7 +11,6 @@ page       elements to HTML;  terminal: elements to lines
 It reads the run folder (and the database of a study) and executes nothing in it.
 """
 
-import os
 import re
 import webbrowser
 from collections.abc import Sequence
@@ -107,7 +106,7 @@ def _found(name: str, storage: str | None) -> "Run | Study":
     folder = path.absolute() if (path / files.TABLE).is_file() else project_root() / "runs" / "studies" / path.name
     beside = folder.parent / "studies.db"
     default = f"sqlite:///{beside}" if beside.is_file() else default_url(project_root())
-    database = Database(storage or os.environ.get("KD_STORAGE") or default)
+    database = Database.chosen(storage, default)
     if path.is_dir() and not (path / files.TABLE).is_file():
         raise RunError(
             f"{name}: not the folder of a run or a study (it has no config.yaml, run.json or trials.csv); give one "

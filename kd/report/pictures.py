@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from kd.run.plots import GREY, STUDENT, TEACHER, WARM
-from kd.run.predictions import class_colours, coloured, greyed, panel, with_errors
+from kd.run.predictions import ERRORS, class_colours, coloured, greyed, panel, with_errors
 from kd.training.calibration import BINS, expected_error
 
 WHOSE = {"teacher": TEACHER, "student": STUDENT}
@@ -109,9 +109,9 @@ def _overlay(ax: Axes, number: int, label: str, records: Sequence[Mapping[str, A
 
 def panels(sample: Mapping[str, np.ndarray], labels: int, ignore_index: int | None) -> list[tuple[str, bytes]]:
     """The pictures of one sample: image, truth, teacher (if any), student, and the student's errors."""
-    titles = ["image", "truth", *(["teacher"] if "teacher" in sample else []), "student", "where the student is wrong"]
+    titles = ["image", "truth", *(["teacher"] if "teacher" in sample else []), "student", ERRORS]
     colours = class_colours(labels)
-    named = {titles[-1]: "the student's errors"}
+    named = {ERRORS: "the student's errors"}
     return [(named.get(each, each), _picture(panel(each, sample, colours, ignore_index))) for each in titles]
 
 

@@ -40,6 +40,7 @@ from kd.system.untrusted import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+LOCK = ".lock"  # held by the process that is at work on a run
 SIGNS = ("config.yaml", "run.json", "metrics.jsonl", "summary.json")  # files that make a folder one of a run
 METRICS = 256 * 2**20  # bytes of metrics.jsonl: 100,000 epochs with 11 classes, or 20,000 with 255
 PICTURE = 32 * 2**20  # bytes of a PNG
@@ -242,20 +243,26 @@ class _Dumper(yaml.SafeDumper):
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def only_one(folder: Path, on_wait: Callable[[], object] | None = None) -> Iterator[None]:
     """Hold a run folder for as long as the block lasts.
 
+    Args:
+        on_wait: called if another process holds it, which is then waited for.
+
     Raises:
-        RunError: another process holds it.
+        RunError: another process holds it, and `on_wait` is None; or it cannot be locked.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise RunError(f"{folder}: another process is at work on this run; wait for it, or stop it first") from None
+        if on_wait is None:
+            raise RunError(f"{folder}: another process is at work on this run; wait for it, or stop it first") from None
+        on_wait()
+        lock.acquire()
     except OSError as error:  # a link, a folder, ...
-        raise RunError(f"{folder / '.lock'} cannot be locked ({error.strerror}); delete it, and repeat") from error
+        raise RunError(f"{folder / LOCK} cannot be locked ({error.strerror}); delete it, and repeat") from error
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What one training writes to disk after each epoch: the metrics line, the best weights, a checkpoint, in that order.
+"""What one training writes to disk after each epoch: the best weights, if these are, the metrics line, a checkpoint.
 
 A training in a folder with a checkpoint resumes from it: lines of later epochs are dropped, since these epochs are
 trained again, and the best weights are those in the checkpoint, whatever was written after it.

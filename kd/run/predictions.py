@@ -95,7 +95,7 @@ def panel(title: str, sample: Mapping[str, np.ndarray], colours: np.ndarray, ign
     """One picture of `draw_predictions`, H x W x 3 uint8: the image, labels by name, or the student's errors."""
     if title == "image":
         return sample["image"]
-    if title.startswith("where"):
+    if title == ERRORS:
         return with_errors(greyed(sample["image"]), sample["student"], sample["truth"], len(colours), ignore_index)
     labels = sample[title]
     panel = coloured(labels, colours)

@@ -8,9 +8,16 @@ sweep          the sweeper: claims trials and launches their jobs
 worker         which process runs a trial, and whether it is alive
 trial          the job's side of a trial: heartbeat, reports, pruning, result
 no_trial       the same interface for a run outside any study
-results        the table, the best trials, what pruning saved, comparisons, from the database alone
-show           the results as tables for a terminal
-pictures       Optuna's plots as PNG and HTML
+attributes     the names of what the database says of a trial
+search         the space of a study, checked against the configurations that it leads to
+results        the table, the best trials, what pruning saved, from the database alone
+comparison     two studies, or two arms, over their winners' seeds, with intervals
+protocol       `kd verdict`: the steps from a recipe to its verdict
+tables         results as tables and lines
+show           `kd study`: tables on a terminal
+plots          a study as pictures, a PNG each
+pictures       its plots: ours, and Optuna's interactive pages of the same names
+files          what is generated into a study's folder
 recipe         the best trial as an option file, and what an option file of somebody else may contain
 folder         runs/studies/<study>/ and the study's parent run in MLflow
 

@@ -3,7 +3,6 @@
 trials.csv                  one row per trial; while the study runs, those of trials that end are appended
 experiment/best.yaml        the best trial as a recipe: python train.py --config-dir <this folder> experiment=best
 sweeps/winner.yaml          the best trial over seeds: python train.py -m --config-dir <this folder> sweeps=winner
-
 plots/                      optuna's plots, each as PNG and HTML
 """
 

@@ -5,7 +5,6 @@ The price is bounded in epochs. Pruning and a limit on each study's epochs bound
 are shared through the cache, and the trial that won counts as its winner's first seed.
 """
 
-import os
 import shlex
 import subprocess
 import sys
@@ -152,7 +151,7 @@ def run(protocol: Protocol) -> None:
     folder = settings.root / "runs" / "studies"
     for number, with_teacher in enumerate((True, False), start=1):
         _step(f"study {number} of 2", protocol.study(settings, with_teacher))
-    database = Database(os.environ.get("KD_STORAGE") or default_url(settings.root))
+    database = Database.chosen(None, default_url(settings.root))
     for name in protocol.studies:
         if useless := tables.useless(Results.of(database.open(), name)):
             raise StudyError(f"study {name}: {useless}")

@@ -1,6 +1,5 @@
 """`kd study`: a study, or the list of all, as it stands in its database."""
 
-import os
 from pathlib import Path
 
 from kd.config.compose import project_root
@@ -21,7 +20,7 @@ def show(name: str | None, against: str | None, url: str | None, write_files: bo
         StudyError: there is no such study, or no database.
     """
     root = project_root()
-    database = Database(url or os.environ.get("KD_STORAGE") or default_url(root))
+    database = Database.chosen(url, default_url(root))
     if not database.exists():
         raise StudyError(f"there is no study yet ({database}); {train_command()} -m starts one")
     database.check()

@@ -5,6 +5,7 @@ database, or an advisory lock of the PostgreSQL server. Both are released when t
 """
 
 import logging
+import os
 import re
 import sqlite3
 import time
@@ -114,6 +115,11 @@ class Database:
     url: str = field(repr=False)
     heartbeat: int = 30
     grace: int = 120
+
+    @classmethod
+    def chosen(cls, url: str | None, default: str) -> "Database":
+        """The database at an address that was typed, at that of the variable KD_STORAGE, or the default one."""
+        return cls(url or os.environ.get("KD_STORAGE") or default)
 
     def __post_init__(self) -> None:
         check_address("hydra.sweeper.storage (KD_STORAGE, or --storage)", self.url)

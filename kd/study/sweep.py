@@ -30,7 +30,7 @@ from kd.study.search import Search
 from kd.study.space import Direction, Space
 from kd.study.storage import holds_password
 from kd.system import signals
-from kd.system.resources import TRIALS_AT_ONCE
+from kd.system.resources import SLOT, TRIALS_AT_ONCE
 from kd.tracking import Store
 
 log = logging.getLogger(__name__)
@@ -236,7 +236,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
             name: ledger.database.with_retries(partial(suggest, name, distribution))
             for name, distribution in ledger.space.searched.items()
         }
-        gpu = [] if slot is None else [f"++hydra.job.env_set.KD_SLOT='{slot}'"]  # selects one of several GPUs
+        gpu = [] if slot is None else [f"++hydra.job.env_set.{SLOT}='{slot}'"]  # selects one of several GPUs
         if type(self.launcher).__name__ in ON_THIS_MACHINE:  # divides its cores and memory
             gpu.append(f"++hydra.job.env_set.{TRIALS_AT_ONCE}='{self.n_jobs}'")
         this = worker.this_process()

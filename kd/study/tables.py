@@ -20,10 +20,10 @@ def overview(results: Results) -> str:
     return f"study    {results.name}: {goals}; {states or 'no trials yet'}"
 
 
-def best_trials(results: Results, count: int = 5) -> Table:
+def best_trials(results: Results) -> Table:
     """The best trials side by side: their results and their searched parameters."""
     several = len(results.space.objectives) > 1
-    shown = results.best[: 8 if several else count]
+    shown = results.best[: 8 if several else 5]
     table = Table(title="Pareto front" if several else "best trials", title_justify="left")
     table.add_column("trial")
     for trial in shown:

@@ -137,7 +137,6 @@ def attach(ticket: Ticket, folder: Path) -> Iterator[StudyTrial]:
             raise
         except SystemExit:  # a scheduler requeues the job: the trial stays open for it
             raise
-
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else ""
             if not isinstance(error, UserError):

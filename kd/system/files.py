@@ -106,6 +106,15 @@ def _for_reading(path: Path) -> BufferedReader:
     return path.open("rb")
 
 
+def file_state(path: Path) -> tuple[int, ...] | None:
+    """Numbers that change whenever a file does; None if it is missing, of which reading it raises a better error."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
 def remembered(read: Callable[P, T]) -> Callable[P, T]:
     """`read`, a function of a path and more, whose results are cached in the process until the file changes."""
 
@@ -113,11 +122,8 @@ def remembered(read: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(read)
     def call(*arguments: P.args, **more: P.kwargs) -> T:
-        try:
-            state = os.stat(cast(Path, arguments[0]))
-        except OSError:  # `read` raises a better error
-            return read(*arguments, **more)
-        return known((state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns), *arguments, **more)
+        state = file_state(cast(Path, arguments[0]))
+        return known(state, *arguments, **more) if state else read(*arguments, **more)
 
     return call
 

@@ -14,6 +14,7 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 
 #: Set for the trials of a study that run at once on one machine: how many there are.
 TRIALS_AT_ONCE = "KD_SLOTS"
+SLOT = "KD_SLOT"  # numbers those of one study, from 0
 
 
 def cores() -> int:
@@ -35,6 +36,12 @@ def trials_at_once() -> int:
     """How many trials of a study share this machine, as far as their sweeper knows."""
     given = os.environ.get(TRIALS_AT_ONCE, "")
     return max(1, int(given)) if given.isdecimal() else 1
+
+
+def slot() -> int:
+    """Which of the trials that share this machine this process runs; 0 outside a study."""
+    given = os.environ.get(SLOT, "")
+    return int(given) if given.isdecimal() else 0
 
 
 def _quotas() -> Iterator[float]:

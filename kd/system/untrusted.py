@@ -74,10 +74,10 @@ def regular_in(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def read_named(path: Path, limit: int = DOCUMENT) -> bytes:
+def read_named(path: Path) -> bytes:
     """Content of a file that the user named, wherever its links lead; else like `read_bytes`."""
     real = _resolved(path)
-    return read_bytes(real.parent, real.name, limit)
+    return read_bytes(real.parent, real.name)
 
 
 def regular(path: Path) -> Path:

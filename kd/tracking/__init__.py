@@ -6,7 +6,6 @@ shows (`shown`) to the configured store (`store`). A store that is slow or unrea
 can share a process.
 """
 
-from kd.errors import without_credentials
 from kd.tracking.delivery import Target
 from kd.tracking.folder import Labels, run, sync, sync_command
 from kd.tracking.mirror import Mirror, NullRun
@@ -17,6 +16,5 @@ from kd.tracking.ui import serve
 
 __all__ = [
     "Labels", "Mirror", "NullRun", "Shown", "Store", "Target", "TrackingError", "files", "register", "run", "serve",
-    "sync", "sync_command", "wanted_name", "without_credentials",
-
+    "sync", "sync_command", "wanted_name",
 ]  # fmt: skip

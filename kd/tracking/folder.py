@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from kd.errors import without_credentials
-from kd.run.folder import RunFolder, SavedRun
+from kd.run.folder import LOCK, RunFolder, SavedRun
 from kd.settings import Tracking
 from kd.system.installation import INSTALLED
 from kd.system.untrusted import UnreadableError, open_regular
@@ -206,14 +206,14 @@ def store_of(folder: RunFolder, root: Path, uri: str | None) -> Store:
 @contextmanager
 def _locked(folder: RunFolder) -> Iterator[None]:
     """Hold the lock that a training holds, so that a running run is not taken for a killed one."""
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
         with suppress(PermissionError):  # another user's folder that we can only read
             lock.acquire()
     except Timeout:
         raise TrackingError(f"{folder.path}: this run is still running, and delivers itself") from None
     except OSError as error:
-        raise TrackingError(f"{folder / '.lock'} cannot be locked ({error.strerror}); delete it, and repeat") from error
+        raise TrackingError(f"{folder / LOCK} cannot be locked ({error.strerror}); delete it, and repeat") from error
     try:
         yield
     finally:

@@ -110,5 +110,4 @@ class Mirror(NullRun):
             log.warning(
                 "MLflow at %s cannot store everything (%s); the run continues, and what is missing at its end is "
                 "delivered by %s", self._store, reason, self._remedy,
-
             )  # fmt: skip

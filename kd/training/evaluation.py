@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice, starmap
 from operator import mul
@@ -14,7 +13,7 @@ from kd.data.batches.batch import Batch
 from kd.data.batches.loading import EvalLoader
 from kd.distillation.task import cross_entropy
 from kd.errors import UserError
-from kd.networks.network import Segmenter
+from kd.networks.network import Segmenter, eval_mode
 from kd.networks.precision import Precision
 from kd.networks.sliding import bands
 from kd.system.world import World
@@ -69,7 +68,7 @@ def evaluate(network: Segmenter, loader: EvalLoader, precision: Precision, ignor
             return network(images)
 
     try:
-        with _eval_mode(network):
+        with eval_mode(network):
             for index, batch in zip(world.deal(range(len(loader))), loader, strict=True):
                 batch = batch.to(precision.device)
                 parts = []
@@ -104,17 +103,6 @@ def _logits(predict: Callable[[Tensor], Tensor], batch: Batch, loader: EvalLoade
     found = bands(predict, lambda top, bottom: batch.images[:, :, top:bottom], (height, width), loader.windows)
     for top, logits in found:
         yield slice(top, top + logits.shape[2]), logits
-
-
-@contextmanager
-def _eval_mode(network: Segmenter) -> Iterator[None]:
-    """Put a network in eval mode, and back into its previous mode after the block."""
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)
 
 
 class _Sums:

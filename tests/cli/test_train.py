@@ -10,7 +10,9 @@ import pytest
 from kd import cli
 from kd.cli.train import COMPOSING
 from kd.config.compose import PROJECT
+from kd.deploy.export.check import TOLERANCE
 from kd.experiment.train import task
+from kd.study.protocol import Protocol
 from kd.system.installation import version
 
 SCRIPT = [sys.executable, str(PROJECT / "train.py")]
@@ -89,3 +91,10 @@ def test_verbs_that_are_completed_take_overrides():
     actions = next(action for action in cli.parser()._actions if action.choices)
     taking = [name for name, verb in actions.choices.items() if any(a.dest == "overrides" for a in verb._actions)]
     assert sorted(taking) == sorted(COMPOSING)
+
+
+def test_the_defaults_that_a_verb_shows_are_those_of_what_it_calls():
+    verdict, export = (vars(cli.parser().parse_args(words)) for words in (["verdict"], ["export", "run"]))
+    asked = Protocol()
+    assert {name: verdict[name] for name in vars(asked)} == vars(asked)
+    assert export["tolerance"] == TOLERANCE

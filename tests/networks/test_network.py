@@ -5,13 +5,14 @@ layer that never runs with a batch norm in it, and batch norms at every depth.
 """
 
 import copy
+from contextlib import suppress
 
 import pytest
 import torch
 from torch import nn
 
 from kd.networks import build
-from kd.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
+from kd.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network, eval_mode
 from kd.settings import NetworkSettings
 
 NAMES = ("background", "foreground")
@@ -239,6 +240,15 @@ def test_every_module_with_a_mode_in_a_frozen_encoder_is_in_eval_mode(network):
     assert not any(module.training for module in found)
     in_decoder = [m for name, m in network.named_modules() if isinstance(m, switches) and ".encoder." not in name]
     assert all(module.training for module in in_decoder)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_the_previous_one_even_after_an_error(network, training):
+    network.train(training)
+    with suppress(MemoryError), eval_mode(network):
+        assert not network.training
+        raise MemoryError
+    assert network.training is training
 
 
 def test_unfreezing_in_eval_mode_keeps_eval_mode(network):

@@ -176,7 +176,8 @@ def test_a_second_process_is_refused(tmp_path):
     assert ready.wait(600)
     with pytest.raises(RunError, match="another process is at work"), only_one(tmp_path):
         pass
-    done.set()
+    with only_one(tmp_path, on_wait=done.set):  # waits for it
+        assert done.is_set()
     other.join()
     with only_one(tmp_path):
         pass

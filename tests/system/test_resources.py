@@ -89,3 +89,11 @@ def test_the_trials_at_once_are_as_many_as_the_sweeper_says(said, trials, monkey
     if said is not None:
         monkeypatch.setenv(resources.TRIALS_AT_ONCE, said)
     assert resources.trials_at_once() == trials
+
+
+@pytest.mark.parametrize(("said", "slot"), [(None, 0), ("3", 3), ("", 0), ("-1", 0), ("many", 0)])
+def test_a_slot_that_is_no_number_is_the_first(said, slot, monkeypatch):
+    monkeypatch.delenv(resources.SLOT, raising=False)
+    if said is not None:
+        monkeypatch.setenv(resources.SLOT, said)
+    assert resources.slot() == slot

@@ -78,7 +78,8 @@ def check(
     """Check every sample of `source`; with `headers`, only the headers of its files.
 
     `workers` is the number of processes (default: one per core); `watch` wraps the iterator of inspected samples, of
-    which there are `total`. Raises DataError if there is no data.
+    which there are `total`; `measured` are the classes that an objective names: one that val lacks is an error. Raises
+    DataError if there is no data.
     """
     root = root_of(source)
     whole, faults = source.sound()

@@ -16,7 +16,7 @@ from kd.errors import shown
 from kd.system.terminal import can_move
 
 MAX_LINES = 20  # for problems of one kind
-RARE = 0.1  # of the pixels: a mean over background and so little foreground says nothing about the foreground
+RARE_FOREGROUND = 0.1  # of pixels: a mean over background and so little foreground says nothing about the foreground
 MAX_NAMED = 3  # sizes or formats of a split
 
 
@@ -37,7 +37,7 @@ def show(report: Report) -> None:
         console.print(_balance(report.splits))
     if report.statistics:
         console.print(f"statistics of train, by channel, in stored values: {report.statistics.options}")
-    if hint := _rare(report.splits.get("train")):
+    if hint := _foreground_hint(report.splits.get("train")):
         console.print(f"hint: {hint}")
     for severity, problems in (("error", report.errors), ("warning", report.warnings)):
         for line in _lines(problems):
@@ -96,21 +96,21 @@ def _balance(splits: dict[str, Split]) -> Table:
         cells = ((f"{split.share(label):.2%}", str(split.classes[label]["images"])) for split in filled.values())
         table.add_row(shown(label), *(cell for pair in cells for cell in pair))
     if any(split.void for split in filled.values()):
-        table.add_row("void, of all", *(cell for split in filled.values() for cell in (_void(split), "")))
+        table.add_row("void, of all", *(cell for split in filled.values() for cell in (_void_share(split), "")))
     return table
 
 
-def _rare(split: Split | None) -> str:
+def _foreground_hint(split: Split | None) -> str:
     """What to do where the foreground of binary data is rare; else empty."""
     if split is None or len(split.classes) != 2:
         return ""
     name, share = list(split.classes)[1], split.share(list(split.classes)[1])
-    if not 0 < share <= RARE:
+    if not 0 < share <= RARE_FOREGROUND:
         return ""
     return f"{shown(name)} is rare ({share:.1%} of the pixels): choose by it, objective=val/iou/{shown(name)}"
 
 
-def _void(split: Split) -> str:
+def _void_share(split: Split) -> str:
     valid = sum(figures["pixels"] for figures in split.classes.values())
     return f"{split.void / max(1, split.void + valid):.2%}"
 

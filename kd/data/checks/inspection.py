@@ -122,9 +122,10 @@ def inspect_sample(source: Source, split: str, index: int, headers: bool) -> Ins
             head and attempt(file, size, path)
             for file, size, path, head in zip(names, sizes_of[: len(names)], files, heads, strict=True)
         ]
+    if not source.lossy_masks and len(heads) > 1 and heads[1] and heads[1].format in ("JPEG", "MPO"):
+        message = f"{shown(names[1])} holds a JPEG, which does not keep class indices exactly: save masks as PNG"
+        problems.append(Problem("jpeg_mask", split, names[1], message))
     problems += _mismatches(split, names, heads, sizes, files[0] if files else None)
-    if source.lossy_masks:
-        problems = [problem for problem in problems if problem.kind != "jpeg_mask"]
     return InspectedSample(
         split,
         names[0],
@@ -141,9 +142,6 @@ def _mismatches(
     split: str, names: Sequence[str], heads: Sequence[Header | None], sizes: Sequence[Size], image: Path | None
 ) -> Iterator[Problem]:
     """Problems of an image and a mask that are both readable; `image` is the image's file, if it has one."""
-    if len(heads) > 1 and heads[1] and heads[1].format in ("JPEG", "MPO"):
-        message = f"{shown(names[1])} holds a JPEG, which does not keep class indices exactly: save masks as PNG"
-        yield Problem("jpeg_mask", split, names[1], message)
     known = [size for size in sizes if size]
     if len(set(known)) == 2:
         yield Problem("size", split, names[0], other_size(names, known, image))

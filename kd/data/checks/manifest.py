@@ -14,7 +14,7 @@ from typing import Any
 
 from kd.data.files.image_file import open_file
 from kd.errors import DiskError
-from kd.system.files import digest, json_digest, write_atomically
+from kd.system.files import digest, file_state, json_digest, write_atomically
 from kd.system.resources import cores
 
 LEAST = 1000  # files of a data set that is worth a manifest
@@ -36,7 +36,7 @@ class Manifest:
 
     def find(self, what: str, files: Sequence[Path], read: Callable[[Path], Any]) -> list[Any]:
         """`read(file)`, plain JSON, of each file; reads those that are new or have changed, on all cores."""
-        states = [_state(file) for file in files]
+        states = [file_state(file) for file in files]
         entries = [self._entry(file, state) for file, state in zip(files, states, strict=True)]
         missing = [index for index, found in enumerate(entries) if what not in found]
         pool = ThreadPoolExecutor(min(8, cores()))  # reading and hashing leave the interpreter's lock
@@ -88,11 +88,3 @@ class KeepsFindings:
     def digests(self, paths: Sequence[Path]) -> list[str]:
         """The digest of each file's content."""
         return self.manifest.find("digest", paths, lambda path: digest(path, open_file))
-
-
-def _state(file: Path) -> tuple[int, ...] | None:
-    try:
-        found = os.stat(file)
-    except OSError:  # reading it raises a better error
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kd.data.files.decode import mask_colours, mask_palette
 from kd.data.files.orientation import apart
-from kd.data.files.tiff_directory import EXTRA, SAMPLES, directories
+from kd.data.files.tiff_directory import EXTRA, SAMPLES, TIFF_SUFFIXES, directories
 from kd.data.layout.pairing import Pair
 from kd.data.layout.split_folders import Fault
 from kd.data.masks.palettes import RAMP, Agreement, may_disagree
@@ -34,7 +34,7 @@ def fourth_channels(paths: Iterable[tuple[str, Path]]) -> list[Fault]:
     """The TIFF files, each with its split, that have a fourth channel which is no alpha: reading RGB drops it."""
     found = []
     for split, path in paths:
-        if path.suffix.lower() in (".tif", ".tiff") and _has_fourth_channel(path):
+        if path.suffix.lower() in TIFF_SUFFIXES and _has_fourth_channel(path):
             message = (
                 f"{shown(path)} has a fourth channel that is no alpha, and is read as RGB: data.channels=4 reads it"
             )

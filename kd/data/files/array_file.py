@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from kd.data.files.image_file import MAX_PIXELS, TooLargeError, open_file
+from kd.data.files.image_file import MAX_PIXELS, MOST_BYTES, TooLargeError, open_file
 from kd.errors import DataError, shown
 
-MOST_BYTES = 2**30  # of a picture in memory
 NUMBERS = "uif"
 
 

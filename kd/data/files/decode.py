@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kd.data.files.image_file import header_only, open_file, opened, read_header
+from kd.data.files.image_file import PNG, header_only, open_file, opened, read_header, upright
 from kd.data.files.orientation import SIDEWAYS, orientation
 from kd.data.masks.palettes import Colour, Palette, colours_used, palette_of, values_of
 from kd.errors import DataError, shown
@@ -19,13 +19,13 @@ from kd.system.files import remembered
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-PNG, PNG_WITH_PALETTE = b"\x89PNG\r\n\x1a\n", b"\3"  # the signature, and what byte 25 says of the pixels
+PNG_WITH_PALETTE = b"\3"  # what byte 25 says of the pixels
 _PALETTES: dict[Palette, Palette] = {}  # each once, since most files of a data set share one
 
 
 def read_image(path: Path, content: bytes | None = None) -> np.ndarray:
     """Read an image as RGB, H x W x 3 uint8; `content` is the file's, if it has been read."""
-    with opened(path, _decoded, content) as picture:
+    with opened(path, upright, content) as picture:
         if picture.mode.startswith("I"):
             grey = np.asarray(picture).astype(np.int64)
             if grey.min() < 0 or grey.max() > 65535:
@@ -122,7 +122,7 @@ def mask_palette(path: Path) -> Palette | None:
 def mask_colours(path: Path) -> dict[int, Colour]:
     """The colour of each value in a mask with a palette; empty if it has none or cannot be read."""
     try:
-        with opened(path, _decoded) as picture:
+        with opened(path, upright) as picture:
             palette, indices = palette_of(picture), np.asarray(picture)
         return colours_used(values_of(indices, palette, path), indices, palette) if palette else {}
     except DataError:
@@ -134,11 +134,6 @@ def picture_size(path: Path) -> tuple[int, int]:
     head = read_header(path)
     swaps = orientation(path) >= SIDEWAYS and head.format != "TIFF"  # whose header says the size after turning
     return (head.width, head.height) if swaps else (head.height, head.width)
-
-
-def resized(image: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Image (H x W x 3) and mask (H x W), both uint8, brought to `size`, (height, width): no mask value is invented."""
-    return resized_image(image, size), resized_labels(mask, size)
 
 
 def resized_labels(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -187,15 +182,8 @@ def resized_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.stack([cv2.resize(plane, size[::-1], interpolation=how) for plane in planes], axis=2)
 
 
-def _decoded(picture: "Picture") -> None:
-    from PIL import ImageOps
-
-    picture.load()
-    ImageOps.exif_transpose(picture, in_place=True)
-
-
 def _decoded_mask(picture: "Picture") -> None:
     wide = any(";16" in str(tile) for tile in getattr(picture, "tile", ())) and not picture.mode.startswith("I")
     if wide:  # Pillow keeps the upper 8 bits only, which are 0 for class indices
         raise ValueError("a mask of 16 bits must have one channel")
-    _decoded(picture)
+    upright(picture)

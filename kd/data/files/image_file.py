@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
+PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
+MOST_BYTES = 2**30  # of a picture in memory, whatever its channels and depth
 MAX_PIXELS = 2**30 // 12  # a quarter of a GiB as RGB: Pillow's own limit, which any import may have disabled
 
 
@@ -98,3 +100,11 @@ def opened(path: Path, prepare: Callable[["Picture"], None], content: bytes | No
 
 def header_only(picture: "Picture") -> None:
     pass
+
+
+def upright(picture: "Picture") -> None:
+    """Decode a picture, and turn it as its EXIF orientation says."""
+    from PIL import ImageOps
+
+    picture.load()
+    ImageOps.exif_transpose(picture, in_place=True)

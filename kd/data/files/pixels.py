@@ -14,7 +14,7 @@ import numpy as np
 from kd.data.files.decode import picture_size, read_image
 from kd.data.files.image_file import Header, read_header
 from kd.data.files.stored import MOST_CHANNELS, counted, read_stored, stored
-from kd.data.files.tiff_directory import SAMPLES, directories
+from kd.data.files.tiff_directory import SAMPLES, TIFF_SUFFIXES, directories
 from kd.errors import DataError, shown
 
 FLOAT = "float"
@@ -175,7 +175,7 @@ USUAL = Pixels()
 
 def _check_colours(path: Path) -> None:
     """Raise DataError if a TIFF file has more channels than colours and alpha, of which Pillow would read three."""
-    if path.suffix.lower() not in (".tif", ".tiff"):
+    if path.suffix.lower() not in TIFF_SUFFIXES:
         return
     try:
         samples = directories(path, most=1)[0].tags.get(SAMPLES, 1)

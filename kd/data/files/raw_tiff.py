@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kd.data.files.image_file import MAX_PIXELS, TooLargeError
+from kd.data.files.image_file import MAX_PIXELS, MOST_BYTES, TooLargeError
 from kd.data.files.tiff_directory import (
     MOST_PIXELS,
     ORIENTATION,
@@ -27,7 +27,6 @@ from kd.data.files.tiff_directory import (
 )
 from kd.errors import DataError, shown
 
-MOST_BYTES = 2**30  # of a picture, or of a tile, that is in memory at once
 BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, PREDICTOR, FORMAT = 258, 259, 262, 266, 317, 339
 NONE, DEFLATE, BY_PILLOW = 1, (8, 32946), (5, 32773, 50000, 34925)  # LZW, PackBits, Zstandard, LZMA
 JPEG = (6, 7, 34933, 50001)  # JPEG, and WebP: of 8 bits, for Pillow alone

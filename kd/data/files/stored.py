@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from kd.data.files.array_file import array_header, read_array
-from kd.data.files.image_file import Header, header_only, open_file, opened
+from kd.data.files.image_file import PNG, Header, header_only, open_file, opened, upright
 from kd.data.files.orientation import SIDEWAYS, orientation
 from kd.data.files.raw_tiff import RawTiff
 from kd.errors import DataError, shown
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 MOST_CHANNELS = 16  # that a configuration may ask for
 ARRAY = ".npy"
 TIFF = (b"II\x2a\x00", b"MM\x00\x2a", b"II\x2b\x00", b"MM\x00\x2b")
-PNG = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {"1": 1, "L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "RGBX": 4, "CMYK": 4}  # of Pillow's modes of 8 bits
 WIDE_COLOURS = {2: 3, 6: 4}  # channels of PNG's colour types that Pillow squeezes to 8 bits
 
@@ -64,7 +63,7 @@ def read_stored(path: Path) -> np.ndarray:
     tiff, wide = _beyond_pillow(path)
     if tiff:
         return tiff.read()
-    with opened(path, _upright) as picture:  # refuses what is cut off
+    with opened(path, upright) as picture:  # refuses what is cut off
         if not wide:
             _of_mode(path, picture)
             array = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
@@ -107,13 +106,6 @@ def _wide_picture(path: Path) -> np.ndarray:
             f"{shown(path)} has 16 bits and an EXIF orientation: remove the tag (exiftool -Orientation= FILE)"
         )
     return colours
-
-
-def _upright(picture: "Picture") -> None:
-    from PIL import ImageOps
-
-    picture.load()
-    ImageOps.exif_transpose(picture, in_place=True)
 
 
 def counted(channels: int) -> str:

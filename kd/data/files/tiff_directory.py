@@ -18,6 +18,7 @@ import numpy as np
 from kd.data.files.image_file import open_file
 from kd.errors import DataError, shown
 
+TIFF_SUFFIXES = (".tif", ".tiff")
 WIDTH, HEIGHT, STRIP_ROWS, STRIPS, STRIP_BYTES = 256, 257, 278, 273, 279
 TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES = 322, 323, 324, 325
 #: KIND is 0 for a picture, and has a bit set for a smaller copy, a page, or a mask; EXTRA is 0 for no alpha.

@@ -74,10 +74,7 @@ def entries(folder: Path, bounds: Path | None) -> list["os.DirEntry[str]"]:
         with os.scandir(folder) as listed:
             visible = [entry for entry in listed if not is_clutter(entry.name)]
         if bounds is not None and not inside(folder, bounds):
-            raise DataError(
-                f"{shown(folder)} is a link out of {shown(bounds)}: move the files, set data.root there, or, if you "
-                "trust the data, data.follow_links=true"
-            )
+            raise DataError(f"{shown(folder)} {leads_out(bounds)}")
         return sorted(visible, key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -101,6 +98,11 @@ def is_folder(entry: "os.DirEntry[str]") -> bool:
 def inside(path: Path, root: Path) -> bool:
     """Whether `path` is below `root`, with links resolved."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def leads_out(bounds: Path) -> str:
+    """What is wrong with a link out of `bounds`, and what to do."""
+    return f"is a link out of {shown(bounds)}: put what it names there, or, if you trust it, set data.follow_links=true"
 
 
 def counted(paths: Sequence[PurePath]) -> str:
@@ -135,10 +137,7 @@ def _walk(
 def _unusable(entry: "os.DirEntry[str]", bounds: Path | None) -> str | None:
     """Why an entry of a folder is not a usable file; None if it is."""
     if entry.is_symlink() and bounds is not None and not inside(Path(entry.path), bounds):
-        return (
-            f"is a link out of {shown(bounds)}: put the file itself there, or, if you trust the data, set "
-            "data.follow_links=true"
-        )
+        return leads_out(bounds)
     try:
         if entry.is_file():
             return None

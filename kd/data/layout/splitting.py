@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kd.data.files.image_file import open_file
-from kd.data.layout.listing import Found, counted, inside
+from kd.data.layout.listing import Found, counted, inside, leads_out
 from kd.data.layout.naming import ARRAY_SUFFIXES, IMAGE_SUFFIXES, SPELLINGS, SPLIT, SPLITS
 from kd.data.layout.pairing import Files, Pair, files_of, nothing_to_train, paired, pairs_of
 from kd.data.layout.split_folders import Fault, Layout
@@ -213,10 +213,7 @@ def _place(found: Layout, path: str) -> Path:
 
 def _lines(found: Layout, path: Path) -> list[str]:
     if found.bounds and path.is_relative_to(found.bounds) and not inside(path, found.bounds):
-        raise DataError(
-            f"{shown(path)} is a link out of {shown(found.bounds)}: put the file itself there, or, if you trust the "
-            "data, set data.follow_links=true"
-        )
+        raise DataError(f"{shown(path)} {leads_out(found.bounds)}")
     with open_file(path) as file:
         try:
             return file.read().decode("utf-8-sig", "backslashreplace").splitlines()

@@ -2,7 +2,7 @@
 
 Writers number colours anew: GIF writers and optimisers of PNG drop the entries that a picture does not use, and sort
 the others. So an index alone means nothing. A palette of greys says the value of each index. The indices of a coloured
-palette count only if a data set's files agree on the colour of each (`disagreement`).
+palette count only if a data set's files agree on the colour of each (`Agreement`).
 """
 
 from collections.abc import Iterable, Mapping

@@ -19,7 +19,7 @@ from kd.data.batches.unlabelled import UNLABELLED
 from kd.data.checks.manifest import KeepsFindings
 from kd.data.files.decode import height_width
 from kd.data.files.orientation import other_size
-from kd.data.layout.listing import inside
+from kd.data.layout.listing import inside, leads_out
 from kd.data.layout.naming import SPLIT, SPLITS, check_path
 from kd.data.layout.splitting import check_val_fraction
 from kd.data.sets.instances import Image, Instances, instances
@@ -239,10 +239,7 @@ class Coco(KeepsFindings, Source):
 
     def _check_inside(self, path: Path) -> None:
         if not self.follow_links and not inside(path, Path(self.root)):
-            raise DataError(
-                f"{shown(path)} is a link out of {shown(self.root)}: move the files, or, if you trust the data, set "
-                "data.follow_links=true"
-            )
+            raise DataError(f"{shown(path)} {leads_out(Path(self.root))}")
 
     def _check_categories(self) -> None:
         """Raise ValueError unless there is a category, or a list of them, for each class but background."""

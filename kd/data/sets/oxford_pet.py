@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.data.batches.unlabelled import UNLABELLED, kept_and_dropped
+from kd.data.batches.unlabelled import UNLABELLED
 from kd.data.files.decode import read_image, read_mask
 from kd.data.files.image_file import open_file
 from kd.data.layout.naming import SPLITS
 from kd.data.layout.pairing import Pair
-from kd.data.layout.splitting import check_val_fraction, val_stems
+from kd.data.layout.splitting import check_val_fraction
+from kd.data.sets.samples import divided, sample_at
 from kd.data.source import Source, known_split
 from kd.errors import DataError, shown
 from kd.system.files import json_digest
@@ -118,17 +119,8 @@ class OxfordPet(Source):
     def _names(self) -> dict[str, list[str]]:
         if not (self.folder / "annotations" / "trainval.txt").is_file():
             self._download()
-        trainval, test = (self._listed(split) for split in ("trainval", "test"))
-        held_out = val_stems(trainval, self.val_fraction, shown(self.folder))
-        val = self.limited([name for name in trainval if name in held_out])
-        train = self.limited([name for name in trainval if name not in held_out])
-        kept, dropped = kept_and_dropped(train, self.labelled)
-        return {
-            "train": [train[index] for index in kept],
-            "val": val,
-            "test": self.limited(test),
-            UNLABELLED: [train[index] for index in dropped] if self.unlabelled_share else [],
-        }
+        listed = {"train": self._listed("trainval"), "test": self._listed("test")}
+        return divided(self, listed, lambda name: name, self.val_fraction, shown(self.folder))
 
     def _listed(self, split: str) -> list[str]:
         """The names in one of the published lists; each is checked to be a plain file name."""
@@ -144,10 +136,7 @@ class OxfordPet(Source):
         return names
 
     def _name(self, split: str, index: int) -> str:
-        names = self._names[split if split == UNLABELLED else known_split(split)]
-        if not 0 <= index < len(names):
-            raise IndexError(f"index must be in 0..{len(names) - 1} for {split}, but got {index}")
-        return names[index]
+        return sample_at(self._names, split, index)
 
     def _download(self) -> None:
         if not self.download:

@@ -17,6 +17,7 @@ from kd.data.batches.unlabelled import UNLABELLED, kept_and_dropped
 from kd.data.layout.naming import SPLITS
 from kd.data.numbers import whole_number
 from kd.data.random_streams import stream
+from kd.data.sets.samples import sample_at
 from kd.data.source import Source, known_split
 from kd.system.files import json_digest
 
@@ -142,10 +143,7 @@ class Shapes(Source):
         return drawn
 
     def _drawing(self, split: str, index: int) -> tuple[str, int]:
-        drawn = self._drawn[split if split == UNLABELLED else known_split(split)]
-        if not 0 <= index < len(drawn):
-            raise IndexError(f"index must be in 0..{len(drawn) - 1} for {split}, but got {index}")
-        return drawn[index]
+        return sample_at(self._drawn, split, index)
 
     def _scene(self, random: np.random.Generator) -> list[_Shape]:
         """Shapes in drawing order, later ones over earlier ones."""

@@ -97,6 +97,13 @@ class Sizing:
         padded[top : top + height, left : left + width] = array
         return padded
 
+    def without_padding(self, planes_CHW: np.ndarray, own: tuple[int, int]) -> np.ndarray:
+        """What a network says (C x H x W) of a picture of the size `own`, without what it says of the padding."""
+        if self.fit != "letterbox":
+            return planes_CHW
+        top, left, height, width = inside(own, self.image_size)
+        return np.ascontiguousarray(planes_CHW[:, top : top + height, left : left + width])
+
 
 def inside(own: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Where a picture of the size `own`, scaled to fit, lies centred inside `size`: top, left, height, width.

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kd.data.source import SIDE
 from kd.errors import UserError
 from kd.networks.network import Network
 from kd.networks.sizes import takes_other_sizes
@@ -48,7 +49,7 @@ class Check:
         """Run the network on all images (N x channels x H x W) at once, on one alone, and on a larger one if it can."""
         batches: tuple[Tensor, ...] = (images, images[-1:])
         if takes_other_sizes(network, (images.shape[2], images.shape[3])):
-            larger = torch.cat([images[:1], images[:1, :, :32]], dim=2)
+            larger = torch.cat([images[:1], images[:1, :, :SIDE]], dim=2)
             batches += (torch.cat([larger, larger], dim=3),)
         with torch.inference_mode():
             return cls(origin, batches, tuple(network(batch) for batch in batches), tolerance)

@@ -197,8 +197,4 @@ def pictures(
             return images.repeat(2 if len(indices) == 1 else 1, 1, 1, 1), f"{len(indices)} images of val"
     except DataError:  # moved, deleted, or on another machine
         pass
-    if not pixels.usual:
-        return torch.from_numpy(pixels.noise(2, image_size)), NOISE
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(0, 256, (2, 3, *image_size), generator=generator, dtype=torch.uint8)
-    return noise, NOISE
+    return torch.from_numpy(pixels.noise(2, image_size)), NOISE

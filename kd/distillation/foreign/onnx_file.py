@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from kd.distillation.foreign.network import Body
 from kd.errors import ModelError
+from kd.system.files import remembered
 from kd.system.untrusted import is_regular
 
 FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
@@ -40,7 +40,7 @@ def external_files(path: Path) -> tuple[Path, ...]:
         ModelError: the file is damaged, or refers to a file outside its folder.
     """
     folder, found = path.parent.resolve(), set()
-    for location in _locations(path, *_state(path)):
+    for location in _locations(path):
         file = folder / location
         if not location or not is_regular(folder, location):
             raise ModelError(
@@ -51,21 +51,12 @@ def external_files(path: Path) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
-@lru_cache(maxsize=8)  # every trial of a study calls it, and files may be large
-def _locations(path: Path, *_state: int) -> tuple[str, ...]:
+@remembered  # every trial of a study calls it, and files may be large
+def _locations(path: Path) -> tuple[str, ...]:
     """The locations of external data that an ONNX file names."""
     tensors = (tensor for tensor in _tensors(_parsed(path)) if tensor.data_location == onnx.TensorProto.EXTERNAL)
     said = (next((entry.value for entry in each.external_data if entry.key == "location"), "") for each in tensors)
     return tuple(dict.fromkeys(said))
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """Numbers that change whenever the file does; empty if it is missing, which opening it then reports."""
-    try:
-        state = path.stat()
-    except OSError:
-        return ()
-    return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def onnx_network(path: Path, device: torch.device, channels: int = 3) -> Body:

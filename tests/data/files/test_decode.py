@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kd.data.files.decode import picture_size, read_image, read_mask, resized, resized_labels
+from kd.data.files.decode import picture_size, read_image, read_mask, resized_image, resized_labels
 from kd.data.files.image_file import MAX_PIXELS, open_file, read_header
 from kd.errors import DataError
 
@@ -170,7 +170,8 @@ def disc(height, width):
 @given(*[st.integers(16, 300)] * 2, *[st.integers(16, 160)] * 2)
 def test_a_centred_disc_stays_centred_in_picture_and_mask(height, width, new_height, new_width):
     mask = disc(height, width)
-    picture, labels = resized(np.repeat(mask[..., None] * 200, 3, axis=2), mask, (new_height, new_width))
+    size = new_height, new_width
+    picture, labels = resized_image(np.repeat(mask[..., None] * 200, 3, axis=2), size), resized_labels(mask, size)
     centre = (new_height - 1) / 2, (new_width - 1) / 2
     assert centroid(labels) == pytest.approx(centre, abs=1e-6)
     assert centroid(picture[..., 0]) == pytest.approx(centre, abs=0.02)  # OpenCV's weights are fixed-point numbers

@@ -310,7 +310,7 @@ def test_links_out_of_the_root_are_followed_only_where_that_is_asked_for(tmp_pat
         link = tmp_path / "data" / path.relative_to(tmp_path / "store")
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path)
-    assert "or, if you trust the data, set data.follow_links=true" in refusal(small(tmp_path / "data"))
+    assert "or, if you trust it, set data.follow_links=true" in refusal(small(tmp_path / "data"))
     source = small(tmp_path / "data", follow_links=True)
     source.check()
     assert source.fingerprint() == small(tmp_path / "store").fingerprint()
