@@ -268,6 +268,10 @@ class Source(ABC):
         """
         return self, []
 
+    def in_two_splits(self) -> list[tuple[Path, Path]]:
+        """The pictures that are the same file in two splits, byte by byte, where that costs no reading."""
+        return []
+
     def survey(self) -> Survey:
         """What is wrong with the files besides the faults of `sound`, by names and headers; reads hardly any pixels."""
         return Survey([], [])

@@ -32,7 +32,8 @@ from kd.networks.network import Network
 from kd.run import checkpoint, console, plots
 from kd.run.folder import RunFolder, only_one
 from kd.run.restoring import restore
-from kd.study.attributes import INHERITED_EPOCHS, MLFLOW_RUN
+from kd.settings.keys import recipe_digest
+from kd.study.attributes import INHERITED_EPOCHS, MLFLOW_RUN, RECIPE
 from kd.study.hydra_options import ticket
 from kd.study.no_trial import NoTrial
 from kd.system import signals
@@ -224,7 +225,7 @@ def _train_and_measure(current: _Run, mirror: tracking.NullRun) -> dict[str, Any
     folder.identify(environment=facts, **identity)
     mirror.refresh()
     if job.trial:  # any other run does not wait for the store
-        trial.note({MLFLOW_RUN: mirror.run_id})
+        trial.note({MLFLOW_RUN: mirror.run_id, RECIPE: recipe_digest(public(job.config))})
     label = f"trial {job.trial.number} " if job.trial else ""
     training_job = _training_job(context, current.student, current.teacher, job.trial is not None, label)
     timeline, measured = training_job.distillation.timeline, {}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kd.data.batches.loading import EvalLoader
 from kd.experiment.context import RunContext
-from kd.networks.cost import latency_ms, macs
+from kd.networks.cost import latencies_ms, macs
 from kd.networks.network import Segmenter
 from kd.training.diagnostics import Diagnostics
 from kd.training.evaluation import Evaluation, Labels, evaluate
@@ -39,6 +39,10 @@ class Evaluator:
         return evaluate(network, self.loader(split), precision, void, reference, keep_labels, diagnostics)
 
 
+def _latency_ms(context: RunContext, network: Segmenter) -> float:
+    return latencies_ms({"": network}, context.data.image_size, context.precision)[""]
+
+
 def measure(
     evaluator: Evaluator, network: Segmenter, file: Path, diagnostics: Mapping[str, Diagnostics]
 ) -> tuple[dict[str, Any], Labels]:
@@ -54,7 +58,7 @@ def measure(
         "parameters": network.count_parameters(),
         "macs": macs(network, size),
         "file_bytes": file.stat().st_size,
-        "latency_ms": world.broadcast(latency_ms(network, size, context.precision) if world.is_main else None),
+        "latency_ms": world.broadcast(_latency_ms(context, network) if world.is_main else None),
         **{f"val/{name}": value for name, value in validation.metrics(network.class_names).items()},
     }
     if context.data.size("test"):

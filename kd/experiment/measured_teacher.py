@@ -14,7 +14,7 @@ from kd.errors import DiskError
 from kd.experiment.builders import build_diagnostics
 from kd.experiment.context import RunContext
 from kd.experiment.evaluator import Evaluator, measure
-from kd.experiment.teacher_network import cache_folder, cache_key, provenance, teacher_network, weight_files
+from kd.experiment.teacher_network import cache_folder, cache_key, decoders, provenance, teacher_network, weight_files
 from kd.system import tensor_file
 from kd.system.files import touch, write_atomically
 from kd.training.diagnostics import tensors
@@ -68,6 +68,7 @@ def measured_teacher(evaluator: Evaluator, file: Path) -> MeasuredTeacher:
 def _cache_file(context: RunContext, file: Path) -> Path:
     facts = provenance(context, file) | {
         "figures": FORMAT,
+        **decoders(),
         **context.data.measuring_facts(),
         "class_names": context.data.class_names,
         "batch_size": context.settings.trainer.batch_size,

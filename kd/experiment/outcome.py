@@ -13,7 +13,9 @@ from kd.experiment.context import RunContext
 from kd.experiment.evaluator import Evaluator, measure
 from kd.experiment.evidence import SPACED, baseline_metrics, sample, student_diagnostics, thumbnail, write_evidence
 from kd.experiment.measured_teacher import MeasuredTeacher
+from kd.experiment.teacher_network import teacher_network
 from kd.networks import saved
+from kd.networks.cost import latencies_ms
 from kd.plan.timeline import Timeline
 from kd.run import console, plots
 from kd.run.folder import RunFolder
@@ -45,6 +47,11 @@ def measure_student(
     within = COMPILED if context.settings.trainer.compile else 0.0  # the saved student is measured as it is
     if abs((metrics["val/miou"] or 0.0) - (best["val/miou"] or 0.0)) > within:
         log.warning("the saved student has val/miou %s, its epoch had %s", metrics["val/miou"], best["val/miou"])
+    of_teacher = dict(teacher.metrics) if teacher else {}
+    if teacher:  # whose own figure may be from another day, under another load
+        both = {"student": student, "teacher": teacher_network(context, teacher.file)}
+        latencies = latencies_ms(both, context.data.image_size, context.precision)
+        metrics["latency_ms"], of_teacher["latency_ms"] = latencies["student"], latencies["teacher"]
     trivial = baseline_metrics(diagnostics, context.data.class_names)
     if context.settings.pictures:
         if not (folder / "timeline.png").exists():
@@ -53,7 +60,7 @@ def measure_student(
         _draw_predictions(context, folder, teacher, labels, diagnostics["val"].scores)
     write_evidence(context, folder, diagnostics, labels, teacher)
     averaged = _averaged(best, context.settings.objective[0], context.settings.optimizer.ema)
-    compared = Compared(context.data.class_names, metrics, teacher.metrics if teacher else {}, trivial)
+    compared = Compared(context.data.class_names, metrics, of_teacher, trivial)
     console.show(console.comparison(compared, context.data.sizing.in_words))
     console.say(*filter(None, [compared.against_teacher(), averaged]))
     if warning := compared.warning():
@@ -61,7 +68,7 @@ def measure_student(
     return {
         "measured_at": context.data.sizing.in_words,
         "student": metrics,
-        **({"teacher": teacher.metrics} if teacher else {}),
+        **({"teacher": of_teacher} if teacher else {}),
         "baseline": trivial,
         **({"averaged": bool(best["val/averaged"])} if averaged else {}),
         **({} if compared.share_of_way is None else {"share_of_way": compared.share_of_way}),

@@ -1,7 +1,8 @@
 """How many training pictures a run has, with masks and without, what it does with the latter, and what may be wrong."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 
 from kd.data.checks.measuring import line as statistics_line
 from kd.data.layout.split_folders import Fault
@@ -59,7 +60,17 @@ def balance_lines(settings: Settings, balance: Callable[[], ClassBalance]) -> li
 def warnings(settings: Settings) -> list[str]:
     """What a person should look at before a long training, one line for each kind of warning."""
     by_kind = groupby(settings.data.survey().warnings, key=lambda fault: fault.kind)
-    return [f"warning  {_together(list(faults))}" for _, faults in by_kind]
+    found = [_together(list(faults)) for _, faults in by_kind]
+    return [f"warning  {each}" for each in (*found, *_leaks(settings.data.in_two_splits()))]
+
+
+def _leaks(copies: Sequence[tuple[Path, Path]]) -> Iterator[str]:
+    if copies:
+        one, other = copies[0]
+        yield (
+            f"{len(copies)} pictures are in two splits, so what is measured there is too good ({shown(one)} is "
+            f"{shown(other)}): remove one of each; kd check lists all"
+        )
 
 
 def _together(faults: Sequence[Fault]) -> str:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import albumentations
-import cv2
-import PIL
 
 from kd.data.batches.unlabelled import UNLABELLED
 from kd.distillation.features import feature_shapes
@@ -18,7 +16,7 @@ from kd.distillation.logit_cache import LogitCache
 from kd.distillation.logit_codec import CODECS, Record
 from kd.distillation.teacher import CachedTeacher, LiveTeacher, Teacher
 from kd.experiment.context import RunContext
-from kd.experiment.teacher_network import cache_folder, cache_key, provenance, teacher_network
+from kd.experiment.teacher_network import cache_folder, cache_key, decoders, provenance, teacher_network
 from kd.networks.network import Network
 from kd.run import console
 from kd.settings import ForeignTeacher
@@ -89,8 +87,7 @@ def _provenance_of_views(context: RunContext, file: Path, one_by_one: bool, spli
         "batch": [size, context.world.size] if batch else None,
         **({"compiled": backend} if (backend := _backend(context)) else {}),  # which rounds elsewhere
         "albumentations": albumentations.__version__,
-        "opencv": cv2.__version__,
-        "pillow": PIL.__version__,
+        **decoders(),
     }
 
 

@@ -4,6 +4,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import cv2
+import PIL
+import segmentation_models_pytorch as smp
+import timm
 import torch
 
 from kd.data.files.pixels import Pixels
@@ -77,7 +81,14 @@ def provenance(context: RunContext, file: Path) -> dict[str, Any]:
         "channels_last": precision.channels_last,
         "device": _hardware(precision.device),
         "torch": torch.__version__,
+        "smp": smp.__version__,
+        "timm": timm.__version__,
     }
+
+
+def decoders() -> dict[str, str]:
+    """The versions of the libraries that decode and resize pictures."""
+    return {"opencv": cv2.__version__, "pillow": PIL.__version__}
 
 
 def _hardware(device: torch.device) -> str:

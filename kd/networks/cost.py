@@ -3,9 +3,12 @@
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd.networks.network import Network, Segmenter, eval_mode
@@ -30,17 +33,24 @@ def seconds_in_turn(calls: Mapping[Name, Callable[[], Any]], rounds: int, warm_u
 
 
 @torch.no_grad()
-def latency_ms(network: Segmenter, image_size: tuple[int, int], precision: Precision, rounds: int = 11) -> float:
-    """Median milliseconds from one H x W image to its logits, batch 1, after two warm-up calls."""
-    image = network.black(1, image_size, precision.device)
+def latencies_ms(
+    networks: Mapping[Name, Segmenter], image_size: tuple[int, int], precision: Precision, rounds: int = 11
+) -> dict[Name, float]:
+    """Median milliseconds of each network from one H x W image to its logits, batch 1, after two warm-up calls.
 
-    def call() -> None:
+    They are timed in turn, so that their ratio is that of one moment.
+    """
+
+    def call(network: Segmenter, image: Tensor) -> None:
         with precision.autocast():
             network(image).sum().item()  # .item() synchronises
 
-    with eval_mode(network):
-        seconds = seconds_in_turn({"network": call}, rounds, warm_up=2)
-    return statistics.median(seconds["network"]) * 1000
+    calls = {name: partial(call, each, each.black(1, image_size, precision.device)) for name, each in networks.items()}
+    with ExitStack() as modes:
+        for network in networks.values():
+            modes.enter_context(eval_mode(network))
+        seconds = seconds_in_turn(calls, rounds, warm_up=2)
+    return {name: statistics.median(each) * 1000 for name, each in seconds.items()}
 
 
 _macs: dict[tuple[object, ...], int] = {}  # cached, since a study asks often

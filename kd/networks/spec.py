@@ -35,6 +35,9 @@ def _printable(name: str) -> str:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+#: A decoder's channels: more is a mistake, or an attack on the memory, since networks are built before they are filled.
+MOST_WIDTH = 1024
+Width = Annotated[PositiveInt, Field(le=MOST_WIDTH)]
 Mean = Annotated[float, Field(allow_inf_nan=False)]
 Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -57,7 +60,7 @@ class NetworkSpec(BaseModel):
     depth: Literal[8, 16, "float"] = 8
     mean: tuple[Mean, ...]
     std: tuple[Deviation, ...]
-    decoder_channels: tuple[PositiveInt, ...] | PositiveInt | None = None
+    decoder_channels: Annotated[tuple[Width, ...], Field(max_length=8)] | Width | None = None
 
     @property
     def pixels(self) -> Pixels:

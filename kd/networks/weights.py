@@ -3,11 +3,14 @@
 Nothing else is ever unpickled, and shapes are compared before values are read, so a mismatch costs no memory.
 """
 
+import pickletools
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +19,13 @@ from torch import Tensor, nn
 
 from kd.errors import ModelError
 from kd.networks.spec import is_file
+
+MOST_PICKLED = 2**24  # bytes of names and shapes in one pickle
+#: What a pickle of tensors names, as pickletools shows it.
+REBUILT = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v2)?|parameter)|torch\.storage (Untyped|Typed)Storage"
+    r"|torch (\w+Storage|Size|\w*float\w*|u?int\d+)"
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ def opened(path: Path) -> Weights:
     """Open a weights file and read its shapes.
 
     Raises:
-        ModelError: it is missing or damaged, or does not hold tensors by name.
+        ModelError: it is missing or damaged, does not hold tensors by name, or would do more than that.
     """
     if not is_file(path):
         raise ModelError(f"{path}: no such weights file")
@@ -38,6 +48,7 @@ def opened(path: Path) -> Weights:
         shapes, whole = _header(path), cache(lambda: load_file(path))
     else:
         check_records(path)
+        check_pickles(path)
         shapes = {name: value.shape for name, value in _state_dict(path, "meta").items()}
         whole = cache(lambda: _state_dict(path, "cpu"))
     return Weights(shapes, lambda name: whole()[name])
@@ -75,6 +86,35 @@ def check_records(path: Path) -> None:
         return
     if size > path.stat().st_size:
         raise ModelError(f"{path}: its records are compressed ({size} bytes), unlike torch.save's; save it again")
+
+
+def check_pickles(path: Path) -> None:
+    """Refuse pickles that call more than rebuilds tensors: `weights_only` also allows bytearray(n), which fills memory.
+
+    Of an archive all, of a file in torch's format before 1.6 the five that precede its values.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for record in archive.infolist():
+                    if record.filename.endswith(".pkl"):
+                        with archive.open(record) as file:
+                            _check_pickle(path, file)
+        else:
+            with path.open("rb") as file:
+                for _ in range(5):
+                    _check_pickle(path, file)
+    except (ValueError, zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError):
+        return  # not pickles: torch.load says so
+
+
+def _check_pickle(path: Path, file: IO[bytes]) -> None:
+    begin = file.tell()
+    for operation, argument, _ in pickletools.genops(file):
+        if file.tell() - begin > MOST_PICKLED:
+            raise ModelError(f"{path}: names more than weights do; save it as safetensors")
+        if operation.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not REBUILT.fullmatch(str(argument)):
+            raise ModelError(f"{path}: calls {argument}, which weights do not need; save it as safetensors")
 
 
 def fill(module: nn.Module, weights: Weights, names: Mapping[str, str], source: str, adapt: bool = False) -> None:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 LOCK = ".lock"  # held by the process that is at work on a run
 SIGNS = ("config.yaml", "run.json", "metrics.jsonl", "summary.json")  # files that make a folder one of a run
 METRICS = 256 * 2**20  # bytes of metrics.jsonl: 100,000 epochs with 11 classes, or 20,000 with 255
+LONGEST_LINE = 2**20  # bytes of a line of it: 255 classes take 30 KB
+MOST_DAMAGED = 1000  # lines of metrics.jsonl, of a folder that is still read
 PICTURE = 32 * 2**20  # bytes of a PNG
 TENSORS = 512 * 2**20  # bytes of evidence.safetensors
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -102,7 +104,8 @@ class SavedRun:
     def metrics(self, damaged: list[UnreadableError] | None = None) -> list[dict[str, Any]]:
         """Records of the epochs that are over; a last line that was cut short (power loss) is left out.
 
-        `damaged` collects the errors of other damaged lines, which are left out then; without it the first is raised.
+        `damaged` collects the errors of other damaged lines, which are left out then; without it, or if there are more
+        than MOST_DAMAGED, one is raised.
         """
         records = []
         for number, line in enumerate(self._lines("metrics.jsonl", METRICS), 1):
@@ -110,7 +113,7 @@ class SavedRun:
                 records.append(record(line))
             except ValueError as error:
                 found = UnreadableError(self.path, "metrics.jsonl", f"is damaged in line {number} ({error})")
-                if damaged is None:
+                if damaged is None or len(damaged) >= MOST_DAMAGED:
                     raise found from error
                 damaged.append(found)
         return records
@@ -164,6 +167,8 @@ def picture_in(folder: Path, name: str) -> bytes | None:
 
 def record(line: bytes) -> dict[str, Any]:
     """One epoch's numbers by name, from a line of metrics.jsonl; raises ValueError for anything else."""
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"it has {len(line)} bytes")
     found = parse_json(line)
     if not isinstance(found, dict) or not _is_count(found.get("epoch")):
         raise ValueError("it should be a mapping with an epoch")

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from kd.system.files import json_digest
+
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")  # torch keeps an index in 8 bits, with a sign
 
 #: Keys, and groups of keys, that change no result: where a run is stored and shown, how its data is read and cached.
@@ -39,6 +41,17 @@ def result_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list
     """The keys in which two flat configurations differ, without those that give the same result all the same."""
     keys = dict.fromkeys([*one, *other])
     return [key for key in keys if not same_result(key, one.get(key, ...), other.get(key, ...))]
+
+
+def recipe_digest(config: Mapping[str, Any]) -> str:
+    """A hash of what a nested configuration trains with: of all that may change a result, but for seed and device."""
+    return json_digest(
+        {
+            key: value
+            for key, value in flat(config)
+            if not changes_no_result(key) and key not in ("seed", "trainer.device")
+        }
+    )
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

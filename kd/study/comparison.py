@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kd.settings import TEACHING_KEYS, TEACHING_TERMS, changes_no_result, is_under, more_is_better, same_result
+from kd.study.attributes import RECIPE
 from kd.study.recipe import winner_name
 from kd.study.results import Results, ours_in
 from kd.study.space import PICTURES, describe
@@ -96,10 +97,11 @@ class Arm:
         """Whether another trial has won since the winner was trained with other seeds."""
         if self.winners is None or not self.study.best:
             return False
-        trained = self.winners.space.config
-        return any(
-            not same_result(name, trained.get(name, value), value) for name, value in self.study.best[0].params.items()
-        )
+        best, trained = self.study.best[0], self.winners.space.config
+        if RECIPE in best.user_attrs:
+            recipes = {trial.user_attrs.get(RECIPE) for trial in self.winners.complete}
+            return bool(recipes - {best.user_attrs[RECIPE]})
+        return any(not same_result(name, trained.get(name, value), value) for name, value in best.params.items())
 
     @property
     def epochs(self) -> int:
@@ -200,12 +202,17 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """helped: the gain's interval is above 0. did not help: it is below `least`. Else cannot tell."""
+        """helped: the gain's interval is above 0. did not help: it is below `least`. Else cannot tell.
+
+        If both, it helped by less than is worth a teacher.
+        """
         interval = self.gain.interval if self.gain.by_seed else None
         if interval is None:
             return "cannot tell"
         low, high = interval
-        return "helped" if low > 0 else "did not help" if high < self.least else "cannot tell"
+        if low > 0:
+            return "helped" if high >= self.least else "helped by less than is worth a teacher"
+        return "did not help" if high < self.least else "cannot tell"
 
     @property
     def more_seeds(self) -> int | None:

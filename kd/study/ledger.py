@@ -52,9 +52,10 @@ class Budget:
     epochs: int | None = None
 
     def is_spent(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Whether the trials have trained all epochs; a failed trial's count in its retry, which inherits them."""
-        counted = (trial for trial in trials if trial.state != TrialState.FAIL)
-        return self.epochs is not None and sum(epochs_of(trial) for trial in counted) >= self.epochs
+        """Whether the trials have trained all epochs; those of an attempt count in its retry, which inherits them."""
+        if self.epochs is None:
+            return False
+        return sum(epochs_of(trial) for trial in without_retried(trials)) >= self.epochs
 
 
 def epochs_of(trial: FrozenTrial) -> int:
@@ -70,6 +71,12 @@ def failure(trial: FrozenTrial) -> dict[str, str]:
 def history(trial: FrozenTrial) -> list[int]:
     """The numbers of the failed attempts before this one, from the attribute that Optuna's retry callback uses."""
     return list(trial.system_attrs.get("retry_history", []))
+
+
+def without_retried(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials but for failed attempts that another trial has taken up."""
+    retried = {number for trial in trials for number in history(trial)}
+    return [trial for trial in trials if trial.number not in retried]
 
 
 @dataclass(frozen=True)
@@ -91,8 +98,7 @@ class Tally:
     def of(cls, trials: Sequence[FrozenTrial], max_retries: int) -> "Tally":
         states = [trial.state for trial in trials]
         by_number = {trial.number: trial for trial in trials}
-        retried = {number for trial in trials for number in history(trial)}
-        last = [trial for trial in trials if trial.state == TrialState.FAIL and trial.number not in retried]
+        last = [trial for trial in without_retried(trials) if trial.state == TrialState.FAIL]
         allowed = {"error": max_retries, "nan": 0, "lost": LOST_RETRIES}
 
         def retries(trial: FrozenTrial) -> bool:

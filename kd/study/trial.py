@@ -5,7 +5,7 @@ The job reports to the study itself, so that a result counts even if the process
 
 import math
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +16,12 @@ import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.pruners import BasePruner
 from optuna.samplers import RandomSampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from kd.errors import DivergedError, StudyError, Superseded, UserError
 from kd.study import worker
 from kd.study.attributes import FAILURE, MLFLOW_RUN, RUN_FOLDER, WORKER
-from kd.study.ledger import history
+from kd.study.ledger import history, without_retried
 from kd.study.no_trial import NoTrial
 from kd.study.storage import Database
 from kd.system.files import write_atomically
@@ -37,15 +37,21 @@ class Ticket:
     pruner: BasePruner
 
 
+class _Compared(optuna.Study):
+    """A study as its pruner sees it: an attempt that was retried would count beside its retry."""
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        kept = without_retried(super().get_trials(deepcopy=deepcopy))
+        return [trial for trial in kept if states is None or trial.state in states]
+
+
 class StudyTrial(NoTrial):
     """A running trial, as its job sees it."""
 
     def __init__(self, ticket: Ticket) -> None:
         self.ticket = ticket
         self.storage = ticket.database.open()
-        self.study = optuna.load_study(
-            study_name=ticket.study, storage=self.storage, sampler=RandomSampler(0), pruner=ticket.pruner
-        )
+        self.study = _Compared(ticket.study, self.storage, RandomSampler(0), ticket.pruner)
         self.id = self.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, ticket.number)
         now = self.storage.get_trial(self.id)
         self._check_ours(now.state == TrialState.RUNNING)

@@ -1,8 +1,10 @@
 """What is built follows from settings and seed alone."""
 
+import numpy as np
 import pytest
 import torch
 from composed import composed
+from pairs import mask, put
 
 from kd.config.read import read
 from kd.data.batches.unlabelled import BatchSize
@@ -53,6 +55,21 @@ def test_batches_follow_from_the_seed():
     orders = [[b.indices.tolist() for b in build_train_loader(of, seed).epoch(0)] for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
     assert [len(batch) for batch in orders[0]] == [4, 4]
+
+
+def test_pictures_in_two_splits_are_a_warning(tmp_path):
+    same = np.full((40, 40, 3), 90, np.uint8)
+    for split, name, image in (("train", "a", 0), ("train", "b", 1), ("val", "c", 0), ("test", "d", 2)):
+        put(tmp_path, name, same + image, mask(40, 40, (0, 1)), split)
+    wanted = ["backbone=tiny", "data=folder", f"data.root={tmp_path}", "data.image_size=[32,32]"]
+    (line,) = pictures.warnings(read(composed(*wanted)))
+    assert line.startswith("warning  1 pictures are in two splits, so what is measured there is too good (")
+    assert "images/train/a.png is " in line
+    assert "images/val/c.png): remove one of each" in line
+    (tmp_path / "images" / "val" / "c.png").unlink()
+    (tmp_path / "masks" / "val" / "c.png").unlink()
+    put(tmp_path, "e", same + 3, mask(40, 40, (0, 1)), "val")
+    assert pictures.warnings(read(composed(*wanted))) == []
 
 
 def test_only_a_student_with_a_teacher_gets_the_pictures_without_masks():

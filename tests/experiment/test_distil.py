@@ -191,6 +191,13 @@ def test_the_same_settings_find_the_teacher_and_give_the_same_student(distilled,
     assert timeless(lines(folder_of(again))) == timeless(lines(folder_of(distilled)))
 
 
+def test_the_teachers_latency_is_that_of_the_same_moment_as_the_students(distilled, again):
+    """All else of a teacher that was measured before is as it was."""
+    one, two = (json.loads((folder_of(done) / "summary.json").read_text())["teacher"] for done in (distilled, again))
+    assert one.pop("latency_ms") != two.pop("latency_ms")
+    assert one == two
+
+
 def test_pictures_without_masks_are_counted_everywhere_and_train_no_other_teacher(distilled, home):
     done = train(home, *STEPWISE, "data.unlabelled=10", "tracking=none", "pictures=false")
     folder = folder_of(done)

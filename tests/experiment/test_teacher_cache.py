@@ -10,6 +10,8 @@ import cv2
 import PIL
 import program
 import pytest
+import segmentation_models_pytorch as smp
+import timm
 import torch
 from composed import composed
 from pairs import put
@@ -122,7 +124,7 @@ def test_another_teacher_is_another_folder_and_a_copy_is_not(file, usual, tmp_pa
     assert name() != usual
 
 
-@pytest.mark.parametrize("what", [torch, albumentations, cv2, PIL], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("what", [torch, smp, timm, albumentations, cv2, PIL], ids=lambda module: module.__name__)
 def test_another_version_of_what_computes_is_another_folder(what, file, usual, monkeypatch):
     monkeypatch.setattr(what, "__version__", "0.0")
     assert folder_of(file) != usual

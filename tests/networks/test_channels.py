@@ -61,6 +61,23 @@ def test_the_description_of_rgb_of_8_bits_is_as_before(tmp_path):
     assert list(dumped) == ["arch", "encoder", "classes", "mean", "std", "decoder_channels"]  # as in digests of caches
 
 
+@pytest.mark.parametrize("channels", [[4096] * 5, 4096, [8] * 9, [0]])
+def test_a_description_cannot_ask_for_much_memory(channels):
+    """Networks are built before their shapes are compared with those of a file."""
+    said = {
+        "arch": "unet",
+        "encoder": "resnet18",
+        "classes": 1,
+        "class_names": ["a", "b"],
+        "mean": [0] * 3,
+        "std": [1] * 3,
+    }
+    said |= {"channels": 1}
+    NetworkSpec.model_validate({**said, "decoder_channels": [1024, 512, 256, 128, 64]})
+    with pytest.raises(ValueError, match="decoder_channels"):
+        NetworkSpec.model_validate({**said, "decoder_channels": channels})
+
+
 @pytest.mark.parametrize("wrong", [{"channels": 0}, {"channels": 17}, {"depth": 12}, {"channels": 4}])
 def test_a_description_of_other_channels_than_its_numbers_is_refused(wrong):
     said = {"arch": "unet", "encoder": "resnet18", "classes": 1, "class_names": NAMES, "channels": 5, "depth": 16,

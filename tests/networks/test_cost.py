@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from toy import CPU
 
-from kd.networks.cost import latency_ms, macs, seconds_in_turn
+from kd.networks.cost import latencies_ms, macs, seconds_in_turn
 from kd.networks.network import Network
 from kd.settings import NetworkSettings
 
@@ -38,8 +38,17 @@ def test_calls_are_timed_in_turn_after_the_warm_up():
 def test_latency_is_that_of_one_image_in_eval_mode():
     student, inputs = network(1), []
     student.register_forward_pre_hook(lambda _, args: inputs.append((args[0].shape, args[0].dtype, student.training)))
-    assert latency_ms(student, (32, 64), CPU, rounds=3) > 0
+    assert latencies_ms({"student": student}, (32, 64), CPU, rounds=3)["student"] > 0
     assert inputs == [((1, 3, 32, 64), torch.uint8, False)] * 5
+
+
+def test_networks_are_timed_in_turn():
+    order = []
+    networks = {name: network(1) for name in ("student", "teacher")}
+    for name, each in networks.items():
+        each.register_forward_pre_hook(lambda *_, name=name: order.append(name))
+    assert latencies_ms(networks, (32, 32), CPU, rounds=3).keys() == networks.keys()
+    assert order == [*networks] * 5
 
 
 @pytest.mark.parametrize("classes", [1, 4])
@@ -52,7 +61,7 @@ def test_multiply_adds_are_those_of_the_convolutions(classes):
 @pytest.mark.parametrize("training", [True, False])
 def test_measuring_restores_the_mode(training):
     student = network(1).train(training)
-    latency_ms(student, (32, 32), CPU, rounds=1)
+    latencies_ms({"student": student}, (32, 32), CPU, rounds=1)
     macs(student, (32, 32))
     assert student.training is training
     assert all(module.training is training for module in student.body.head.modules())

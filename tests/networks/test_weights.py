@@ -1,6 +1,8 @@
 """Laws of weights files: torch and safetensors files are read alike, and a mismatch costs no memory."""
 
 import json
+import warnings
+import zipfile
 
 import pytest
 import torch
@@ -54,9 +56,40 @@ def test_a_mismatched_module_is_left_unchanged(change, tmp_path):
 
 def test_sparse_tensors_are_refused(tmp_path):
     torch.save({**layer(1).state_dict(), "weight": torch.zeros(3, 4).to_sparse()}, tmp_path / "x.pt")
-    weights = opened(tmp_path / "x.pt")
-    with pytest.raises(ModelError, match="do not match"):
-        fill(layer(2), weights, {key: key for key in weights.shapes}, "x")
+    with pytest.raises(ModelError, match=r"x.pt: calls torch\._utils _rebuild_sparse_tensor, which"):
+        opened(tmp_path / "x.pt")
+
+
+BOMBS = {  # each of which `weights_only` allows, or may some day
+    "__builtin__ bytearray": b"\x80\x02c__builtin__\nbytearray\n\x8a\x06\0\0\0\0\0\x01\x85R.",
+    "torch Tensor": b"\x80\x02ctorch\nTensor\n\x8a\x06\0\0\0\0\0\x01\x85R.",
+    "collections Counter": b"\x80\x02ccollections\nCounter\n}\x85R.",
+    "None": b"\x80\x04\x8c\x08builtins\x8c\x09bytearray\x93K\x01\x85R.",
+}
+
+
+@pytest.mark.parametrize("kind", ["archive", "hidden", "before 1.6"])
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_pickle_that_does_more_than_rebuild_tensors_is_not_loaded(name, kind, tmp_path, monkeypatch):
+    """Some calls take all memory before any shape is known."""
+    file = tmp_path / "x.pth"
+    torch.save(layer(1).state_dict(), file, **(OLD if kind == "before 1.6" else {}))
+    if kind == "before 1.6":
+        file.write_bytes(file.read_bytes().replace(b"\x80\x02ccollections\nOrderedDict", BOMBS[name] + b"\x80\x02c", 1))
+    else:
+        with zipfile.ZipFile(file, "a") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the same name twice
+            archive.writestr("x/data.pkl" if kind == "archive" else "x/other.pkl", BOMBS[name])
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(ModelError, match=rf"x\.pth: calls {name}, which weights do not need"):
+        opened(file)
+
+
+def test_a_pickle_has_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("kd.networks.weights.MOST_PICKLED", 50)
+    torch.save(layer(1).state_dict(), tmp_path / "x.pth")
+    with pytest.raises(ModelError, match="names more than weights do"):
+        opened(tmp_path / "x.pth")
 
 
 def test_a_mismatch_is_found_without_reading_values(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from kd.config.compose import plain
 from kd.errors import RunError
-from kd.run.folder import SIGNS, RunFolder, SavedRun, only_one
+from kd.run.folder import LONGEST_LINE, MOST_DAMAGED, SIGNS, RunFolder, SavedRun, only_one
 from kd.system.untrusted import UnreadableError
 
 
@@ -242,6 +242,19 @@ def test_a_line_of_metrics_that_is_not_an_epochs_numbers_is_an_error_or_left_out
     damaged = []
     assert folder.metrics(damaged) == [{"epoch": 0}, {"epoch": 2}]
     assert len(damaged) == 1
+
+
+def test_lines_of_metrics_are_bounded_in_length_and_damaged_ones_in_number(folder):
+    folder.append_metrics({"epoch": 0})
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(f'{{"epoch": 1, "x": [{"{}," * LONGEST_LINE}0]}}\n')
+    damaged = []
+    assert folder.metrics(damaged) == [{"epoch": 0}]
+    assert f"it has {LONGEST_LINE * 3 + 22} bytes" in damaged[0].reason
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write("\n" * MOST_DAMAGED)
+    with pytest.raises(UnreadableError, match=f"damaged in line {MOST_DAMAGED + 2} "):
+        folder.metrics([])
 
 
 def test_a_written_configuration_has_no_aliases(folder):

@@ -84,6 +84,17 @@ def test_a_winner_that_was_overtaken_is_not_counted_with_the_seeds_of_another(st
     assert not Arm(study(storage, trial(0.9, lr=0.01), config=EQUAL), seeds(storage, {1: 0.5}, config)).outdated
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_an_overtaken_choice_of_a_group_is_noticed_by_what_it_trains(storage, other):
+    """The name of a group is no key of a flat configuration."""
+    searched = {"schedule": CategoricalDistribution(["linear", "cosine"])}
+    best = trial(0.9, params={"schedule": "cosine"}, searched=searched, recipe="b")
+    seed = {"seed": IntDistribution(1, 5)}
+    again = study(storage, trial(0.6, params={"seed": 1}, searched=seed, recipe="a" if other else "b"), searched=seed,
+                  config=EQUAL)  # fmt: skip
+    assert Arm(study(storage, best, searched=searched, config=EQUAL), again).outdated is other
+
+
 def test_an_arm_is_found_in_the_database_with_its_winner_over_seeds(storage):
     one = study(storage, trial(0.5))
     assert Arm.of(storage, one).winners is None
@@ -201,6 +212,7 @@ def verdict(gains, **more) -> Verdict:
     ("gains", "outcome"),
     [
         ([0.02, 0.03, 0.025], "helped"),
+        ([0.001, 0.0012, 0.0008, 0.001], "helped by less than is worth a teacher"),
         ([-0.02, -0.03, -0.025], "did not help"),
         ([0.0, 0.001, -0.001, 0.0005], "did not help"),  # a gain below what is worth a teacher
         ([0.1, -0.1, 0.05], "cannot tell"),
@@ -217,7 +229,8 @@ def test_the_outcome_follows_from_the_interval(gains, outcome):
 def test_no_verdict_says_helped_where_zero_is_in_the_interval(gains):
     made = verdict(gains)
     low, high = made.gain.interval
-    assert (made.outcome == "helped") == (low > 0)
+    assert made.outcome.startswith("helped") == (low > 0)
+    assert made.outcome.endswith("than is worth a teacher") == (0 < low <= high < LEAST_GAIN)
     assert (made.outcome == "did not help") == (low <= 0 and high < LEAST_GAIN)
 
 

@@ -132,6 +132,19 @@ def chain(*kinds: str) -> list:
     return [frozen(number, TrialState.FAIL, kind, range(number)) for number, kind in enumerate(kinds)]
 
 
+def test_epochs_of_trials_that_are_given_up_are_spent_and_those_of_an_attempt_count_in_its_retry():
+    lost, diverged, retry = (
+        chain("lost")[0],
+        frozen(1, TrialState.FAIL, "nan"),
+        frozen(2, TrialState.COMPLETE, before=[0]),
+    )
+    for trial, epochs in ((lost, 6), (diverged, 9), (retry, 10)):
+        trial.intermediate_values = dict.fromkeys(range(1, epochs + 1), 0.5)
+    assert Budget(9, epochs=19).is_spent([lost, diverged, retry])
+    assert not Budget(9, epochs=20).is_spent([lost, diverged, retry])
+    assert not Budget(9).is_spent([lost, diverged, retry])
+
+
 def counted(trials, max_retries=2) -> tuple[list[int], list[int]]:
     tally = Tally.of(trials, max_retries)
     return [trial.number for trial in tally.to_retry], [trial.number for trial in tally.given_up]

@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from optuna.distributions import IntDistribution
-from optuna.pruners import NopPruner
+from optuna.pruners import NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from sqlalchemy import text
@@ -21,7 +21,7 @@ from kd.study import hydra_options
 from kd.study.ledger import Budget, Ledger, NoClaim
 from kd.study.space import Space
 from kd.study.storage import Database
-from kd.study.trial import Ticket, attach
+from kd.study.trial import StudyTrial, Ticket, attach
 
 EPOCHS, TRIALS, TAU = 6, 27, 2.0
 PRUNERS = ["asha", "hyperband", "median", "wilcoxon"]
@@ -145,6 +145,32 @@ def test_a_pruner_saves_epochs_and_finds_the_same_winner(option, sign, database,
     assert sign * ledger.study.best_value == unpruned.study.best_value
     for trial in trials:
         assert trial.value == sign * curve(trial.params["x"], len(trial.intermediate_values))
+
+
+@pytest.mark.parametrize("lost", [1, 3])
+def test_attempts_that_were_lost_prune_no_other_trial(lost, database):
+    """A halving compares with all that reached a rung: an attempt would count beside its retry."""
+    pruner = SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+
+    def kept(losses: int) -> list[float]:
+        """The values of the trials that are not pruned."""
+        space = Space({"x": IntDistribution(0, 5)}, (), {"figure": "maximize"}, {})
+        ledger = Ledger(database, next(NAMES), space, RandomSampler, pruner, Budget(6, grid=True))
+        left, found, values = losses, [], [0.9, 0.8, 0.7, 0.6, 0.5, 0.85]
+        while (claimed := ledger.claim()) is not NoClaim.DONE:
+            x = claimed._suggest("x", ledger.space.searched["x"])
+            one = StudyTrial(Ticket(database, ledger.name, claimed.number, pruner))
+            value = values[x]
+            stopped = one.report(value, 1, 9)
+            if x == 0 and left:
+                left -= 1
+                ledger.study.tell(claimed.number, state=TrialState.FAIL)
+                continue
+            found += [] if stopped or one.report(value, 9, 9) else [value]
+            one.finish({"figure": value})
+        return found
+
+    assert kept(lost) == kept(0) == [0.9, 0.85]
 
 
 def test_the_last_epoch_is_never_pruned(database, tmp_path):

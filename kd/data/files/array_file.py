@@ -47,7 +47,8 @@ def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
                 f"{shown(path)} cannot be read as an array ({reason}): replace or remove the pair"
             ) from error
         start = file.tell()
-    if dtype.kind not in NUMBERS or len(shape) not in (2, 3) or 0 in shape:
+    sides = all(type(side) is int and side > 0 for side in shape)  # anyone may have written them
+    if dtype.kind not in NUMBERS or len(shape) not in (2, 3) or not sides:
         raise DataError(
             f"{shown(path)} is an array {' x '.join(map(str, shape))} of {dtype}, and a picture is height x width x "
             "channels of numbers: save it so"

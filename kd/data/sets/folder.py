@@ -135,6 +135,16 @@ class Folder(KeepsFindings, CodedMasks):
     def unlabelled_fingerprint(self) -> str | None:
         return self._unlabelled_fingerprint
 
+    def in_two_splits(self) -> list[tuple[Path, Path]]:
+        found: list[tuple[Path, Path]] = []
+        before: dict[str, Path] = {}
+        for name in SPLITS:
+            images = [pair.image for pair in self._sound.pairs[name]]
+            own = dict(zip(self.digests(images), images, strict=True))
+            found += [(before[digest], image) for digest, image in own.items() if digest in before]
+            before = own | before
+        return found
+
     def survey(self) -> Survey:
         return self._survey
 

@@ -13,6 +13,7 @@ from kd.distillation.foreign.files import MOST_CHANNELS, SmpConfig, smp_config
 from kd.distillation.foreign.network import Body
 from kd.errors import ModelError, nearest
 from kd.networks.build import ARCHITECTURES, check_encoder
+from kd.networks.spec import MOST_WIDTH
 from kd.networks.weights import fill, opened
 
 #: The last layer of torchvision's heads; its first dimension is the number of channels.
@@ -69,7 +70,7 @@ def _plain(value: Any) -> bool:
         return len(value) <= 8 and all(_plain(item) and not isinstance(item, list | dict) for item in value.values())
     if isinstance(value, str):
         return len(value) <= 100
-    return value is None or isinstance(value, bool) or (isinstance(value, int | float) and abs(value) <= MOST_CHANNELS)
+    return value is None or isinstance(value, bool) or (isinstance(value, int | float) and abs(value) <= MOST_WIDTH)
 
 
 def torchvision_network(name: str, weights: Path) -> Body:

@@ -51,3 +51,15 @@ def test_damage_is_named_before_memory_is_taken(tmp_path):
         path.write_bytes(content)
         with pytest.raises(DataError, match=message):
             read_array(path)
+
+
+@pytest.mark.parametrize("shape", ["(-1, 4, 1)", "(-2, -3)", "(1099511627776, -1, 3)", "(True, 4, 1)", "(2.0, 3)"])
+def test_sides_that_are_no_counts_are_refused(tmp_path, shape):
+    """Anyone may have written the header."""
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    (tmp_path / "a.npy").write_bytes(
+        b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + b"\0" * 64
+    )
+    for read in (array_header, read_array):
+        with pytest.raises(DataError, match="is an array|cannot be read as an array"):
+            read(tmp_path / "a.npy")
