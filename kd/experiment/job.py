@@ -1,5 +1,6 @@
 """What one call of train.py is to do: settings, run folder, overrides, and the trial that it is, if any."""
 
+import os
 import re
 import shutil
 from contextlib import suppress
@@ -61,7 +62,7 @@ def job(cfg: DictConfig) -> Job:
     try:
         typed = list(hydra.overrides.task)
         check_deletions(typed)
-        config = plain(cfg)
+        config = _with_absolute_root(plain(cfg))
         if cfg.resume is not None:
             if hydra.mode is not RunMode.RUN:
                 raise ConfigError(
@@ -84,6 +85,14 @@ def job(cfg: DictConfig) -> Job:
     name = f"trial {trial.number}" if trial else run_name(settings, choices, overrides)
     resumed = cfg.resume is not None and not fresh
     return Job(settings, config, folder, name, choices, overrides, fresh, trial, resumed)
+
+
+def _with_absolute_root(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with the absolute path of its data: the run is used from other working directories, too."""
+    root = config["data"].get("root")
+    if not isinstance(root, str) or not root:
+        return config
+    return {**config, "data": {**config["data"], "root": os.path.abspath(os.path.expanduser(root))}}
 
 
 def discard(folder: Path) -> None:

@@ -57,6 +57,14 @@ def test_a_training_names_pictures_that_are_turned_beside_their_masks(root, data
     assert done.stdout.index(line) < done.stdout.index("epoch")
 
 
+def test_a_run_on_data_by_a_relative_path_is_used_from_other_folders(root, data, tmp_path_factory, capsys, monkeypatch):
+    done = program.train(root, *SMALL, "data.root=data", "hydra.run.dir=run", cwd=root)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    kd(["evaluate", str(root / "run"), "--device", "cpu"])
+    assert "3 pictures of val" in capsys.readouterr().out
+
+
 def test_a_training_says_what_it_reads_under_another_name_and_what_it_does_not_read(root, data):
     for kind in ("images", "masks"):
         (data / kind / "val").rename(data / kind / "valid")

@@ -68,11 +68,10 @@ def test_a_description_cannot_ask_for_much_memory(channels):
         "arch": "unet",
         "encoder": "resnet18",
         "classes": 1,
-        "class_names": ["a", "b"],
-        "mean": [0] * 3,
-        "std": [1] * 3,
+        "class_names": NAMES,
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
     }
-    said |= {"channels": 1}
     NetworkSpec.model_validate({**said, "decoder_channels": [1024, 512, 256, 128, 64]})
     with pytest.raises(ValueError, match="decoder_channels"):
         NetworkSpec.model_validate({**said, "decoder_channels": channels})
