@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.screen import known, row, trained
+from benchmarks.screen import certain, known, row, trained
 from kd.config.compose import PROJECT
 from kd.study.comparison import Spread
 
@@ -47,9 +47,11 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
         "| `data.fit` | seeds | mIoU on test, native size | gain over `resize`, 95 % interval |",
         "|---|---:|---:|---:|",
     ]
+    gains = {fit: spread.minus(spreads["resize"]) for fit, spread in spreads.items() if fit != "resize"}
+    sure = certain(gains)
     for fit, spread in spreads.items():
         if spread.by_seed:
-            rows.append(f"| {row(f'`{fit}`', spread, None if fit == 'resize' else spreads['resize'])} |")
+            rows.append(f"| {row(f'`{fit}`', spread, gains.get(fit), fit in sure)} |")
     return "\n".join(rows) + "\n"
 
 

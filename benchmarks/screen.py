@@ -16,12 +16,15 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from scipy import stats
 
 from benchmarks import report
 from kd.config.compose import PROJECT
 from kd.study.comparison import Spread
 
+Name = TypeVar("Name")
 FILE = Path(__file__).with_name("screen.jsonl")
 DATA = {
     "nuclei": ["data=folder", "data.image_size=[64,64]"],
@@ -131,27 +134,56 @@ def run(overrides: Sequence[str], root: Path) -> dict[str, Any]:
 def table(lines: Sequence[Mapping[str, Any]], least: int = 1) -> str:
     """A row for each data set and arm of at least so many seeds: mIoU on test, and the paired gain over its reference.
 
-    A gain whose whole interval is on one side of 0 is in bold.
+    A gain that is certain among all of the table (`certain`) is in bold.
     """
     header = "| data | recipe | seeds | mIoU on test | gain, 95 % interval |"
     rows = [header, "|---|---|---:|---:|---:|"]
-    for data in dict.fromkeys(line["data"] for line in lines):
-        spreads = {arm: _spread(lines, data, arm) for arm in ARMS}
-        for arm, spread in spreads.items():
-            if len(spread.by_seed) >= least:
-                reference = None if arm == _reference(arm) else spreads[_reference(arm)]
-                rows.append(f"| {data} | {row(LABELS.get(arm, f'`loss={arm}`'), spread, reference)} |")
+    names = dict.fromkeys(line["data"] for line in lines)
+    found = {(data, arm): spread for data in names for arm in ARMS if (spread := _spread(lines, data, arm)).by_seed}
+    shown = [each for each, spread in found.items() if len(spread.by_seed) >= least]
+    gains = {
+        (data, arm): found[data, arm].minus(found[data, reference])
+        for data, arm in shown
+        if arm != (reference := _reference(arm)) and (data, reference) in found
+    }
+    sure = certain(gains)
+    for data in names:
+        for each in shown:
+            if each[0] == data:
+                label = LABELS.get(each[1], f"`loss={each[1]}`")
+                rows.append(f"| {data} | {row(label, found[each], gains.get(each), each in sure)} |")
         figures = (line.get("teacher", {}).get("test/miou") for line in lines if line["data"] == data)
         if teachers := [figure for figure in figures if figure is not None]:
             rows.append(f"| {data} | *the teacher* | | {max(teachers):.4f} | |")
     return "\n".join(rows)
 
 
-def row(name: str, spread: Spread, reference: Spread | None) -> str:
-    """What was reached over how many seeds, and the gain over a reference with the same seeds, if there is one."""
+def certain(gains: Mapping[Name, Spread], level: float = 0.05) -> set[Name]:
+    """Those paired gains that are not 0, so that the chance of one false claim among all of them is at most `level`.
+
+    Student's t-test of each with the correction of Holm, "A simple sequentially rejective multiple test procedure",
+    Scandinavian Journal of Statistics, 1979.
+    """
+    tested = {name: _p_value(gain) for name, gain in gains.items() if len(gain.by_seed) > 1}
+    found: set[Name] = set()
+    for rank, name in enumerate(sorted(tested, key=tested.__getitem__)):
+        if tested[name] * (len(tested) - rank) > level:
+            break
+        found.add(name)
+    return found
+
+
+def _p_value(gain: Spread) -> float:
+    if not gain.deviation:
+        return float(gain.mean == 0)
+    return float(stats.ttest_1samp(list(gain.by_seed.values()), 0).pvalue)
+
+
+def row(name: str, spread: Spread, gain: Spread | None = None, sure: bool = False) -> str:
+    """What was reached over how many seeds, and the paired gain over a reference, in bold if it is sure."""
     deviation = f" ± {spread.deviation:.4f}" if spread.deviation is not None else ""
-    gain = spread.minus(reference) if reference else None
     shown = _gain(gain) if gain and gain.by_seed else ""
+    shown = f"**{shown}**" if sure else shown
     return f"{name} | {len(spread.by_seed)} | {spread.mean:.4f}{deviation} | {shown}"
 
 
@@ -164,8 +196,7 @@ def _gain(gain: Spread) -> str:
     if gain.interval is None:
         return f"{gain.mean:+.4f}, one seed"
     low, high = gain.interval
-    shown = f"{gain.mean:+.4f} ({low:+.4f} to {high:+.4f})"
-    return f"**{shown}**" if low > 0 or high < 0 else shown
+    return f"{gain.mean:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def _reference(arm: str) -> str:

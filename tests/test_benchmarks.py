@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from scipy import stats
 
 from benchmarks import bench, crowd, fit, history, machine, pipeline, report, screen, terms
 from benchmarks.case import QUICK, Case, folder_of
@@ -323,6 +324,19 @@ def test_the_table_of_arms_has_paired_gains_over_the_student_alone():
     assert rows[4] == "| nuclei | `loss=composite` | 1 | 0.2500 | -0.2500, one seed |"
     assert len(rows) == 5
     assert screen.table(lines, least=3).splitlines()[2:] == []
+
+
+def test_a_gain_is_certain_among_all_that_are_looked_at():
+    """Against Holm's step-down procedure, written as its definition: reject while the next p is small enough."""
+    random = np.random.default_rng(0)
+    gains = {name: screen.Spread(dict(enumerate(random.normal(name / 800, 0.004, 5)))) for name in range(12)}
+    ps = {name: stats.ttest_1samp(list(gain.by_seed.values()), 0).pvalue for name, gain in gains.items()}
+    ordered, rejected = sorted(ps, key=ps.get), set()
+    while ordered and ps[ordered[0]] <= 0.05 / len(ordered):
+        rejected.add(ordered.pop(0))
+    assert screen.certain(gains) == rejected
+    assert 0 < len(rejected) < sum(p < 0.05 for p in ps.values())
+    assert screen.certain({"one": screen.Spread({0: 0.1}), "none": screen.Spread({0: 0.0, 1: 0.0})}) == set()
 
 
 def test_students_with_fewer_masks_are_compared_with_one_that_has_as_few():
