@@ -101,7 +101,8 @@ def _found(name: str, storage: str | None) -> "Run | Study":
         return read(path)
     from kd.report import study  # heavy: optuna
     from kd.study import files
-    from kd.study.storage import Database, default_url
+    from kd.study.address import default_url
+    from kd.study.storage import Database
 
     folder = path.absolute() if (path / files.TABLE).is_file() else project_root() / "runs" / "studies" / path.name
     beside = folder.parent / "studies.db"

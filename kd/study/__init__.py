@@ -2,6 +2,7 @@
 
 hydra_options  what `hydra.sweeper` asks for, as database, sampler, pruner and search space
 space          what is searched and what is fixed; a study refuses to continue with another space
+address        where a study's database is: sqlite or PostgreSQL
 storage        the database, its schema, and the lock that all its users share
 ledger         which trial runs next, which workers are dead, what is retried, when the study is complete
 sweep          the sweeper: claims trials and launches their jobs

@@ -21,11 +21,11 @@ from kd.errors import StudyError, without_credentials
 from kd.run import console
 from kd.settings import Settings
 from kd.study import files, tables
+from kd.study.address import default_url
 from kd.study.attributes import MLFLOW_RUN
 from kd.study.ledger import FINISHED, Ledger, failure
 from kd.study.results import Results, points
 from kd.study.space import Space, describe
-from kd.study.storage import default_url
 from kd.system.files import clear_leftovers
 from kd.system.installation import train_command
 

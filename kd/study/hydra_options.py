@@ -55,7 +55,8 @@ def ticket(job: TrialJob | None) -> Any:
 
 def database(conf: Mapping[str, Any], root: Path) -> Any:
     """The `kd.study.storage.Database` of a sweeper's configuration; sqlite under `root` if it names none."""
-    from kd.study.storage import Database, default_url
+    from kd.study.address import default_url
+    from kd.study.storage import Database
 
     heartbeat = conf["heartbeat_interval"]
     return Database(conf["storage"] or default_url(root), heartbeat, conf["grace_period"] or 4 * heartbeat)

@@ -23,11 +23,12 @@ from kd.errors import ConfigError, StudyError
 from kd.run import console
 from kd.settings import TASK_KEYS, TEACHING_KEYS, TEACHING_TERMS, Settings, TrainedTeacher, is_under
 from kd.study import tables
+from kd.study.address import default_url
 from kd.study.comparison import LEAST_GAIN, Arm, Verdict, unequal
 from kd.study.hydra_options import check_name
 from kd.study.results import Results
 from kd.study.space import PRIVATE, key_of
-from kd.study.storage import Database, default_url
+from kd.study.storage import Database
 from kd.system import signals
 from kd.system.files import write_json
 from kd.system.installation import train_command

@@ -6,10 +6,11 @@ from kd.config.compose import project_root
 from kd.errors import StudyError, shown
 from kd.run import console
 from kd.study import files, tables
+from kd.study.address import default_url
 from kd.study.comparison import Arm, partner
 from kd.study.hydra_options import check_name
 from kd.study.results import Results, all_in, ours_in
-from kd.study.storage import Database, Storage, default_url
+from kd.study.storage import Database, Storage
 from kd.system.installation import train_command
 
 

@@ -1,4 +1,4 @@
-"""A study's database: sqlite for one machine, PostgreSQL for many.
+"""A study's database: how it is opened, locked and waited for.
 
 All users of a study share one lock, held for milliseconds, under which trials are handed out: a file beside the sqlite
 database, or an advisory lock of the PostgreSQL server. Both are released when the process that holds them is killed.
@@ -13,11 +13,9 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 import optuna
 from filelock import FileLock, Timeout
@@ -25,12 +23,12 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, _CachedStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import create_engine, text
-from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from kd.errors import SECRET, StudyError, check_address, one_line, without_credentials
-from kd.system.files import real
+from kd.errors import StudyError, one_line, without_credentials
+from kd.study.address import HINT, Address
 from kd.system.installation import install_command
 from kd.system.untrusted import UnreadableError, regular
 
@@ -41,10 +39,6 @@ warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")
 LOCK_SECONDS = 300  # timeout for a lock that is normally held for milliseconds
 OUTAGE_SECONDS = 300  # how long a running study waits for its server
 LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's SQLSTATE for a lock timeout
-HINT = (
-    "use sqlite:////absolute/path.db or postgresql://user@host/database, with the password in PGPASSWORD or ~/.pgpass"
-)
-
 #: Exceptions that a damaged page, or a value of unexpected type or size, leads to.
 DAMAGES = (
     StorageInternalError, SQLAlchemyError, ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError,
@@ -77,42 +71,15 @@ class Unreachable(StudyError):
     """The server of a study cannot be reached."""
 
 
-def default_url(root: Path) -> str:
-    """The sqlite database for all studies under `root`.
-
-    Raises:
-        StudyError: the path holds a character that an address cannot.
-    """
-    path = real(root / "runs" / "studies" / "studies.db").as_posix()
-    if "?" in path:
-        raise StudyError(f"{path} contains a ?, which a database address cannot; choose another root, or a storage")
-    return f"sqlite:///{path}"
-
-
-#: What `make_url` raises if a text is not an address, for example if its port is not a number.
-NO_ADDRESS = (ArgumentError, ValueError)
-
-
-def holds_password(url: str) -> bool:
-    """Whether an address contains a password, which would be copied into every run folder."""
-    try:
-        parts = make_url(url)
-    except NO_ADDRESS:
-        return re.search(r"//[^/@\s]*:\S+@", url) is not None
-    return bool(parts.password or SECRET.search(url))
-
-
 @dataclass(frozen=True)
-class Database:
+class Database(Address):
     """The database that stores studies.
 
     Attributes:
-        url: an address in SQLAlchemy's form; never shown or written whole, as it may contain a password.
         heartbeat: seconds between two heartbeats of a running trial.
         grace: seconds without a heartbeat after which a running trial counts as dead.
     """
 
-    url: str = field(repr=False)
     heartbeat: int = 30
     grace: int = 120
 
@@ -120,35 +87,6 @@ class Database:
     def chosen(cls, url: str | None, default: str) -> "Database":
         """The database at an address that was typed, at that of the variable KD_STORAGE, or the default one."""
         return cls(url or os.environ.get("KD_STORAGE") or default)
-
-    def __post_init__(self) -> None:
-        check_address("hydra.sweeper.storage (KD_STORAGE, or --storage)", self.url)
-        try:
-            url = make_url(self.url)
-            persistent = url.get_backend_name() == "postgresql" or url.database not in (None, "", ":memory:")
-        except NO_ADDRESS:
-            persistent = False
-        if not persistent or url.get_backend_name() not in ("sqlite", "postgresql"):
-            raise StudyError(f"hydra.sweeper.storage={self}: not an address that studies can use; {HINT}")
-
-    def __str__(self) -> str:
-        try:
-            url = make_url(self.url)
-        except NO_ADDRESS:
-            return without_credentials(self.url)
-        place = URL.create(url.drivername, host=url.host, port=url.port, database=url.database).render_as_string()
-        shown = without_credentials(unquote(place))  # sqlalchemy takes #token=... for a part of the name
-        return shown if url.username is None and url.password is None else shown.replace("://", "://***@", 1)
-
-    @property
-    def file(self) -> Path | None:
-        """The sqlite file; None for a server."""
-        url = make_url(self.url)
-        return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
-
-    def exists(self) -> bool:
-        """Whether the sqlite file exists; always True for a server."""
-        return self.file is None or self.file.exists()
 
     def check(self) -> None:
         """Check, without changing a sqlite file, that it holds studies; a server is not asked.
@@ -250,20 +188,6 @@ class Database:
             return engine.connect()
         except (SQLAlchemyError, ImportError) as error:
             raise self._unreachable(error) from error
-
-    @property
-    def address(self) -> URL:
-        """The address with psycopg 3 as PostgreSQL's driver."""
-        url = make_url(self.url)
-        return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
-
-    @property
-    def connection(self) -> dict[str, Any]:
-        """Connect arguments: timeouts in seconds, and keepalives that let the server notice a host that lost power."""
-        if self.file is not None:
-            return {"timeout": 60}
-        alive = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
-        return {"connect_timeout": 10, "options": make_url(self.url).query.get("options", alive)}
 
     def _unreachable(self, error: Exception) -> StudyError:
         if isinstance(error, StudyError):

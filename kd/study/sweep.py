@@ -23,12 +23,12 @@ from kd.errors import ConfigError, Superseded, UserError, nearest, without_crede
 from kd.run import console
 from kd.settings import Settings, more_is_better
 from kd.study import hydra_options, worker
+from kd.study.address import holds_password
 from kd.study.attributes import FAILURE, RUN_FOLDER, WORKER
 from kd.study.folder import StudyFolder
 from kd.study.ledger import Budget, Ledger, NoClaim
 from kd.study.search import Search
 from kd.study.space import Direction, Space
-from kd.study.storage import holds_password
 from kd.system import signals
 from kd.system.resources import SLOT, TRIALS_AT_ONCE
 from kd.tracking import Store

@@ -29,9 +29,10 @@ from kd.cli import main as kd
 from kd.config.compose import PROJECT
 from kd.errors import DataError, StudyError
 from kd.study import worker
+from kd.study.address import holds_password
 from kd.study.ledger import FINISHED, Budget, Ledger, NoClaim, failure, history
 from kd.study.space import Space
-from kd.study.storage import Database, holds_password
+from kd.study.storage import Database
 from kd.study.trial import Ticket, attach
 
 STUDY = "shared"

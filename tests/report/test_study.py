@@ -11,8 +11,9 @@ from pages import SCRIPT, Parsed, figures, summary_of, write
 
 from kd.errors import UserError
 from kd.report import report
+from kd.study.address import default_url
 from kd.study.space import Space
-from kd.study.storage import Database, default_url
+from kd.study.storage import Database
 
 
 @pytest.fixture

@@ -18,10 +18,11 @@ from optuna.pruners import NopPruner
 from kd.config.compose import CONF
 from kd.errors import ConfigError
 from kd.study import hydra_options
+from kd.study.address import default_url
 from kd.study.hydra_options import TrialJob, check_name, is_grid, overrides_as_values
 from kd.study.ledger import Budget, Ledger, NoClaim
 from kd.study.space import Space
-from kd.study.storage import Database, default_url
+from kd.study.storage import Database
 
 NUMBERS = {"x": FloatDistribution(0, 1), "y": FloatDistribution(1e-3, 1, log=True), "z": IntDistribution(0, 50)}
 MIXED = {**NUMBERS, "c": CategoricalDistribution(["one", "two", "three"])}
