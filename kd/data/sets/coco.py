@@ -23,7 +23,7 @@ from kd.data.layout.listing import inside, leads_out
 from kd.data.layout.naming import SPLIT, SPLITS, check_path
 from kd.data.layout.splitting import check_val_fraction
 from kd.data.sets.instances import Image, Instances, instances
-from kd.data.sets.regions import region
+from kd.data.sets.regions import is_box_alone, region
 from kd.data.sets.samples import divided, sample_at
 from kd.data.source import Source, default_names, known_split, spaced
 from kd.errors import DataError, nearest, shown
@@ -198,6 +198,8 @@ class Coco(KeepsFindings, Source):
                 if number not in source.categories:
                     raise ValueError(f"its category_id is {str(number)[:40]}")
                 name = source.categories[number]
+                if is_box_alone(said):
+                    raise ValueError("it has a box but no outline")
                 crowd = said.get("iscrowd", 0) not in (0, False)
                 pixels = np.flatnonzero(region(said.get("segmentation"), image.size))
             except (ValueError, TypeError, OverflowError) as error:
@@ -252,8 +254,8 @@ class Coco(KeepsFindings, Source):
             )
         if not self.categories and self.class_names == default_names(self.classes):
             raise ValueError(
-                f"classes={self.classes} needs the names of their categories: categories=[cat,dog] for three classes, "
-                "or class_names=[background,cat,dog]"
+                f"classes={self.classes} needs the names of their categories: 'data.categories=[cat,dog]' for three "
+                "classes, or 'data.class_names=[background,cat,dog]'"
             )
 
 

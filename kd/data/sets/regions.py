@@ -30,6 +30,12 @@ def region(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     return found
 
 
+def is_box_alone(said: dict[str, Any]) -> bool:
+    """Whether an annotation has a box and an empty outline, as annotation tools write objects of detection."""
+    box = said.get("bbox")
+    return said.get("segmentation") == [] and isinstance(box, list) and len(box) == 4 and all(box[2:])
+
+
 def polygon(points: Any, size: tuple[int, int]) -> np.ndarray:
     """The pixels, H x W bool, whose centres lie in a polygon [x1, y1, x2, y2, ...]; raises ValueError."""
     if not isinstance(points, list) or len(points) < 6 or len(points) % 2 or len(points) > 2 * MOST_POINTS:

@@ -161,6 +161,10 @@ def test_a_damaged_or_hostile_file_is_refused_in_one_line(root, content, message
         ),
         ({"objects": [annotation(11, 5, square(1, 1, 5))]}, "annotation 1 of t/a.png: its category_id is 5"),
         ({"objects": [annotation(11, 7, [[1, 2]])]}, "annotation 1 of t/a.png: a polygon should be"),
+        (
+            {"objects": [annotation(11, 7, [], bbox=[1, 1, 5, 5], area=25)]},
+            "annotation 1 of t/a.png: it has a box but no outline: correct or remove it",
+        ),
         ({"objects": [annotation(11, 7, {"size": [2, 2], "counts": [4]})]}, r"of size \[2, 2\], and the picture is"),
         ({"names": ["t/a.png", "t/a.png"]}, "the same file_name"),
         ({"names": ["t/z.png", "t/a.png"]}, r"z\.png cannot be read"),
@@ -173,6 +177,12 @@ def test_what_does_not_fit_together_is_named(root, change, message):
     with pytest.raises(DataError, match=message) as refused:
         data.check()
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("more", [{}, {"bbox": [1, 1, 0, 0], "area": 0}, {"bbox": None}])
+def test_an_annotation_without_outline_and_box_is_background(root, more):
+    instances_file(root / "annotations" / "train.json", ["t/a.png", "t/b.png"], [annotation(11, 7, [], **more)])
+    assert not Coco(root).mask("train", 0).any()
 
 
 def test_a_picture_of_another_size_and_a_link_out_of_the_root_are_refused(root, tmp_path_factory):
