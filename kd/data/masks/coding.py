@@ -157,9 +157,9 @@ class MaskCoding:
         if not self.is_natural:
             return
         if self.labels == 2 and len({0, *valid}) == 2 and 0 not in self.ignored:
-            yield f"data.mask_values=[0,{valid[-1]}] if {valid[-1]} is the foreground"
+            yield f"'data.mask_values=[0,{valid[-1]}]' if {valid[-1]} is the foreground"
         elif len(valid) == self.labels:
-            yield f"data.mask_values=[{listed(valid)}] if these are the classes in order"
+            yield f"'data.mask_values=[{listed(valid)}]' if these are the classes in order"
 
     def _as_shades(self, valid: list[int], wrong: list[int]) -> Iterable[str]:
         """A threshold for what may be the soft edges of one foreground."""
@@ -173,7 +173,7 @@ class MaskCoding:
             yield f"data.ignore_index={wrong[0]} if it marks pixels to ignore"
         elif len(wrong) <= MANY:
             what = f"if {_few(wrong)} {'marks' if len(wrong) == 1 else 'mark'} pixels to ignore"
-            yield f"data.ignore_values=[{listed(sorted({*self.ignored, *wrong}))}] {what}"
+            yield f"'data.ignore_values=[{listed(sorted({*self.ignored, *wrong}))}]' {what}"
 
     def _as_more_classes(self, valid: list[int], wrong: list[int]) -> Iterable[str]:
         if self.named or self.classes == MOST_CLASSES:
@@ -181,7 +181,7 @@ class MaskCoding:
         if not self.is_natural:
             if len(wrong) == 1 and self.labels < MOST_CLASSES:
                 codes = _nested((*self.codes, (wrong[0],)))
-                yield f"data.classes={self.labels + 1} data.mask_values={codes} if it is one more class"
+                yield f"data.classes={self.labels + 1} 'data.mask_values={codes}' if it is one more class"
         elif valid[-1] < MOST_CLASSES and not any(value <= valid[-1] for value in self.ignored):
             yield f"data.classes={valid[-1] + 1} if classes are numbered from 0 to {valid[-1]}"
 
@@ -190,7 +190,7 @@ class MaskCoding:
         if len(found) > MANY:
             return f"it has {len(found)} colours, as smoothing and compression make them: save it without"
         back = self._taken_back("mask_values", "mask_threshold", "ignore_index", "ignore_values")
-        listed = f"data.mask_colours=[{','.join(map(triple, found))}]{back}"
+        listed = f"'data.mask_colours=[{','.join(map(triple, found))}]'{back}"
         if len(found) == self.labels:
             return f"set {listed} if these are the classes in order"
         if not self.named:
@@ -209,7 +209,7 @@ class MaskCoding:
         if len(wrong) > MANY:
             return f"{message}: save masks without compression or smoothing, which invent colours"
         void = ",".join(map(triple, sorted({*self.ignored, *wrong})))
-        return f"{message}: add them to the colours of a class, or set data.ignore_colours=[{void}] to ignore them"
+        return f"{message}: add them to the colours of a class, or set 'data.ignore_colours=[{void}]' to ignore them"
 
 
 @lru_cache(maxsize=8)

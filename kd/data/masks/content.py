@@ -31,7 +31,7 @@ def check_content(source: Source, measured: Collection[str]) -> None:
     for split, message in lacking(source, {split: small for split, (small, _) in found.items()}, measured):
         lost = found[split][1] - found[split][0]
         size = ",".join(map(str, source.image_size))
-        more = f" (masks show more before they are resized: raise data.image_size=[{size}])" if lost else ""
+        more = f" (masks show more before they are resized: raise 'data.image_size=[{size}]')" if lost else ""
         raise DataError(f"{message}{more}")
     _known.add(key)
 

@@ -83,7 +83,7 @@ class MaskOptions:
         free = [value for value in range(len(names) + len(ignored)) if value not in ignored][: len(names)]
         raise ValueError(
             f"{key} {code} is the value of {names[at]}, as masks store 0 to {len(names) - 1}: if it is void, say what "
-            f"is stored for each class, as in data.mask_values=[{listed(free)}]"
+            f"is stored for each class, as in 'data.mask_values=[{listed(free)}]'"
         )
 
     def _as_typed(self, key: str) -> str:

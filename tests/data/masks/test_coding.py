@@ -1,6 +1,7 @@
 """Masks by values, by a threshold and by colours: every pixel gets its class, and advice in errors is itself valid."""
 
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -171,8 +172,8 @@ def test_written_values_are_read_as_what_they_were(option):
 def alternatives(message):
     """The overrides of each piece of advice in a message."""
     _, _, advice = message.rpartition(": ")
-    found = (re.findall(r"data\.\w+=[^\s;]+", part) for part in re.split(r",? or |, as in ", advice))
-    return [[text.rstrip(",") for text in overrides] for overrides in found if overrides]
+    found = (re.findall(r"'?data\.\w+=[^\s;]+", part) for part in re.split(r",? or |, as in ", advice))
+    return [shlex.split(" ".join(text.rstrip(",") for text in overrides)) for overrides in found if overrides]
 
 
 def follow(root, typed, path):
@@ -188,6 +189,7 @@ def follow(root, typed, path):
         message = str(error)
     else:
         return 0
+    assert not re.search(r"(?<!')data\.\w+=\[", message.rpartition(": ")[2]), "a shell would expand it"
     advice = alternatives(message)
     for overrides in advice:
         opened(*typed, *overrides).coding.read(path)

@@ -75,7 +75,7 @@ def test_a_class_that_is_lost_by_resizing_is_not_there():
     few = np.zeros((320, 320), np.uint8)
     few[0, 0] = 1
     source = Stored(image_size=(32, 32), masks={"train": [few], "val": [few]})
-    with pytest.raises(DataError, match=r"masks show more before they are resized: raise data.image_size=\[32,32\]"):
+    with pytest.raises(DataError, match=r"masks show more before they are resized: raise 'data.image_size=\[32,32\]'"):
         check_content(source, ["foreground"])
 
 

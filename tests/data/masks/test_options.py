@@ -11,7 +11,7 @@ from kd.data import Folder
         ({"ignore_index": 65536}, "ignore_index must be a whole number, from 0 to 65535, but got 65536"),
         ({"ignore_values": [0.5]}, r"ignore_values must be whole numbers from 0 to 65535, but got \[0.5\]"),
         ({"ignore_values": "0,255"}, "ignore_values must be a list, but got '0,255'"),
-        ({"ignore_index": 1}, r"ignore_index 1 is the value of foreground.* as in data.mask_values=\[0,2\]"),
+        ({"ignore_index": 1}, r"ignore_index 1 is the value of foreground.* as in 'data.mask_values=\[0,2\]"),
         ({"classes": 3, "ignore_values": [0, 255]}, r"ignore_values 0 is the value of class_0.*=\[1,2,3\]"),
         ({"mask_values": [[0, 1], [1]]}, "mask_values must be 2 different values"),
         ({"mask_values": [[0, 1], []]}, "mask_values must be whole numbers"),

@@ -336,15 +336,15 @@ def test_jpeg_masks_are_refused(folder):
 @pytest.mark.parametrize(
     ("values", "options", "advice"),
     [
-        ((0, 255), {}, "contains the values 0,255, but data.classes=1 allows 0 to 1: set data.mask_values=[0,255]"),
-        ((255,), {}, "set data.mask_values=[0,255] if 255 is the foreground"),
+        ((0, 255), {}, "contains the values 0,255, but data.classes=1 allows 0 to 1: set 'data.mask_values=[0,255]'"),
+        ((255,), {}, "set 'data.mask_values=[0,255]' if 255 is the foreground"),
         ((0, 1, 255), {}, "set data.ignore_index=255 if it marks pixels to ignore"),
         ((0, 1, 2, 7), {"classes": 3}, "allows 0 to 2: set data.ignore_index=7"),
-        ((0, 50, 90), {"classes": 3}, "set data.mask_values=[0,50,90] if these are the classes in order"),
+        ((0, 50, 90), {"classes": 3}, "set 'data.mask_values=[0,50,90]' if these are the classes in order"),
         (
             (0, 7),
             {"classes": 3, "ignore_index": 9},
-            "allows 0 to 2 with data.ignore_index=9: set data.ignore_values=[7,9] if 7 marks pixels to ignore",
+            "allows 0 to 2 with data.ignore_index=9: set 'data.ignore_values=[7,9]' if 7 marks pixels to ignore",
         ),
         ((0, 128), {"mask_values": [0, 255]}, "data.mask_values is [0,255]: set data.ignore_index=128"),
         (tuple(range(20)), {"classes": 3}, "contains the values 0,1,2,3,4,5,6,7,... (20 values)"),
@@ -369,7 +369,7 @@ def test_a_colour_mask_is_refused(folder):
     save(picture(), folder / "masks/train/s0.png")
     message = refusal(small(folder))
     assert "s0.png is a colour image, but a mask is one channel of class indices" in message
-    assert "set data.mask_colours=[[120,120,120],[250,120,120]] if these are the classes in order" in message
+    assert "set 'data.mask_colours=[[120,120,120],[250,120,120]]' if these are the classes in order" in message
 
 
 def test_different_sizes_are_both_named(folder):
