@@ -70,8 +70,8 @@ def read_mask(path: Path, content: bytes | None = None) -> np.ndarray:
         else:
             mode = picture.mode
             raise DataError(
-                f"{shown(path)} is stored as {mode}, but a mask is one channel of class indices: convert it to integers "
-                "of 8 or 16 bits"
+                f"{shown(path)} is stored as {mode}, but a mask is one channel of class indices: convert it to "
+                "integers of 8 or 16 bits"
             )
     if raw.min() < 0:
         raise DataError(f"{shown(path)} contains the value {raw.min()}, but class indices start at 0")

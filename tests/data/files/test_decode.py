@@ -259,7 +259,7 @@ def test_a_mask_of_several_channels_of_16_bits_is_refused(tmp_path, suffix, chan
 def test_a_mask_of_floats_is_refused_and_reads_as_integers_of_8_to_32_bits(tmp_path):
     path, values = tmp_path / "a.tif", np.full((4, 5), 3)
     Image.fromarray(values.astype(np.float32)).save(path)
-    with pytest.raises(DataError, match="is stored as F, but .*: convert it to integers of 8 or 16 bits"):
+    with pytest.raises(DataError, match=r"is stored as F, but .*: convert it to integers of 8 or 16 bits"):
         read_mask(path)
     for dtype in (np.uint8, np.uint16, np.int32):
         Image.fromarray(values.astype(dtype)).save(path)
