@@ -5,11 +5,12 @@
     SegmentationClass/{stem}.png      the same ones for all splits
 
 A sample is what stands for {stem}, which may have folders. Without {stem} a template names a folder; without a suffix
-it stands for any that is read.
+it stands for any that is read. Names are compared in Unicode's form NFC: macOS writes others (NFD) for the same text.
 """
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -86,10 +87,10 @@ class Template:
 
     def stems_of(self, split: str) -> Callable[[str], str | None]:
         """Gives the sample that a file of a split is of, by its path below its folder without suffix, if it is one."""
-        pattern = _compiled(self._parts[1], split)
+        pattern = _compiled(nfc(self._parts[1]), split)
 
         def stem(name: str) -> str | None:
-            found = pattern.fullmatch(name)
+            found = pattern.fullmatch(nfc(name))
             return found["stem"] if found else None
 
         return stem
@@ -97,6 +98,10 @@ class Template:
     def folder(self, root: Path, split: str) -> Path:
         """The folder of a split where it is not spelled in another way."""
         return root.joinpath(*(part.replace(SPLIT, split) for part in self.folders))
+
+    def folders_of(self, root: Path, split: str) -> list[Path]:
+        """The folder of a split in each of its spellings."""
+        return [self.folder(root, word) for word in SPELLINGS[split]]
 
     def top(self, root: Path) -> Path:
         """The folder that those of all splits lie in."""
@@ -119,6 +124,11 @@ class Template:
         at = next(at for at, part in enumerate(parts) if STEM in part)
         rest = "/".join(parts[at:])
         return tuple(parts[:at]), rest[: len(rest) - len(self.suffix)]
+
+
+def nfc(name: str) -> str:
+    """A name in Unicode's form NFC, in which names that read alike are equal."""
+    return unicodedata.normalize("NFC", name)
 
 
 @lru_cache(maxsize=64)

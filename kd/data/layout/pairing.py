@@ -3,11 +3,12 @@
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from kd.data.batches.unlabelled import UNLABELLED
 from kd.data.layout.listing import Found, below, counted
-from kd.data.layout.naming import ARRAY_SUFFIXES, MASK_SUFFIXES, Template
+from kd.data.layout.naming import ARRAY_SUFFIXES, MASK_SUFFIXES, Template, nfc
 from kd.data.layout.split_folders import Fault, Layout
 from kd.errors import DataError, shown
 
@@ -131,9 +132,20 @@ def nothing_to_train(layout: Layout) -> str:
             f"{message}: set data.images={{split}}/images data.masks={{split}}/{name}, or move {there}/images to "
             f"{images}, {there}/{name} to {masks}, and the other splits alike"
         )
+    if not os.path.lexists(folder):
+        return f"{shown(folder)} does not exist: {_other_root(layout)}"
     if template.names_files:
         return f"{message} of the form data.images={shown(template.text)}: correct it, or data.root"
     return no_images(folder, below(folder, layout.bounds, template.known), template.known)
+
+
+def _other_root(layout: Layout) -> str:
+    """What to do where data.root has no folder of training images: perhaps the folder around it has."""
+    around, templates = Path(os.path.abspath(layout.root)).parent, (layout.names.images, layout.names.masks)
+    if all(any(map(os.path.isdir, each.folders_of(around, "train"))) for each in templates):
+        return f"data.root is one level too deep, set {quote(f'data.root={shown(around)}')}"
+    expected = " and ".join(shown(each.folder(Path(), "train")) for each in templates)
+    return f"set data.root to the folder with {expected}, or say where they are by data.images and data.masks"
 
 
 def no_images(folder: Path, found: Found, suffixes: Collection[str]) -> str:
@@ -164,13 +176,18 @@ def _check_given(layout: Layout, given: Path) -> None:
 def _unusable(split: str, found: Found) -> list[Fault]:
     """The faults of what only looks like a file, and of names that are there twice."""
     twice = [
-        (path, f"{shown(found.files[key])} and {shown(path)} have the same name: keep one of them")
+        (path, f"{shown(found.files[key])} and {shown(path)} have {_same_name(found.files[key], path)}")
         for key, path in found.twice
     ]
     return [
         *_not_files(split, found),
         *(Fault("same_name", split, path, DataError(message)) for path, message in twice),
     ]
+
+
+def _same_name(one: Path, other: Path) -> str:
+    forms = one.name != other.name and nfc(one.name) == nfc(other.name)
+    return f"the same name{' in two Unicode forms (NFC and NFD)' if forms else ''}: keep one of them"
 
 
 def _not_files(split: str, found: Found) -> list[Fault]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from kd.data.files.image_file import open_file
 from kd.data.layout.listing import Found, counted, inside, leads_out
-from kd.data.layout.naming import ARRAY_SUFFIXES, IMAGE_SUFFIXES, SPELLINGS, SPLIT, SPLITS
+from kd.data.layout.naming import ARRAY_SUFFIXES, IMAGE_SUFFIXES, SPELLINGS, SPLIT, SPLITS, nfc
 from kd.data.layout.pairing import Files, Pair, files_of, nothing_to_train, paired, pairs_of
 from kd.data.layout.split_folders import Fault, Layout
 from kd.data.numbers import is_number, whole_number
@@ -139,7 +139,7 @@ def _by_lists(found: Layout, lossy_masks: bool) -> Splitting:
         for number, line in enumerate(_lines(found, path), start=1):
             if not line.strip() or line.startswith("#"):
                 continue
-            stem = _stem_of(line.strip(), found, known)
+            stem = _stem_of(nfc(line.strip()), found, known)
             if where.get(stem, name) != name:
                 message = f"{shown(path)}, line {number}: {shown(stem)} is in the list of {where[stem]}, too: remove it"
                 splitting.faults.append(Fault("two_lists", name, path, DataError(f"{message} from one of them")))
@@ -177,7 +177,7 @@ def _stem_of(line: str, found: Layout, known: set[str]) -> str:
     """The sample that a line of a list names: a stem, a file name, or the path of an image, with others behind it."""
     first = line.split()[0].removeprefix("/").removeprefix("./")
     template = found.names.images
-    folder = template.folder(Path(), "").as_posix()
+    folder = nfc(template.folder(Path(), "").as_posix())
     below = first.removeprefix(f"{folder}/") if folder != "." else first
     forms = [line, first, *(splitext(each)[0] for each in (line, first) if _has_suffix(each))]
     if _has_suffix(below) and (stem := template.stems_of("train")(splitext(below)[0])):

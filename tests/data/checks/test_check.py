@@ -161,7 +161,9 @@ def test_every_inspected_sample_passes_through_watch(folder):
 def test_a_missing_folder_and_an_empty_one_are_one_error(tmp_path):
     with pytest.raises(DataError, match="is not a folder"):
         report(tmp_path / "none")
-    with pytest.raises(DataError, match="contains no images"):
+    with pytest.raises(
+        DataError, match=r"images/train does not exist: set data.root to the folder with images/train and "
+    ):
         report(tmp_path)
 
 

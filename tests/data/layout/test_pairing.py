@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,75 @@ def test_all_faults_and_all_complete_pairs_are_found(folder):
         ("not_a_file", "h.png"),
         ("same_name", "g.png"),
     ]
+
+
+# Unicode
+
+
+def renamed(folder, form):
+    """Rename every file to a Unicode form, as copying does."""
+    for path in folder.rglob("*.png"):
+        path.rename(path.with_name(unicodedata.normalize(form, path.name)))
+
+
+@pytest.fixture
+def accents(tmp_path):
+    for number in range(6):
+        put(tmp_path / "data", f"p {number} é가")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("kind", ["images", "masks"])
+def test_names_in_two_unicode_forms_are_pairs_and_files_keep_their_paths(accents, kind):
+    usual = Folder(accents)
+    names, fingerprint = [usual.name(split, 0) for split in ("train", "val")], usual.fingerprint()
+    renamed(accents / kind, "NFD")
+    source = Folder(accents)
+    source.check()
+    assert source.fingerprint() == fingerprint
+    assert [source.name(split, 0) for split in ("train", "val")] == names
+    assert all(path.exists() for path in source.files("train", 0))
+    template = Folder(accents, images="images/{split}/{stem} é가.png", masks="masks/{split}/{stem} é가.png")
+    assert template.size("train") + template.size("val") == 6
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_list_and_a_template_in_any_unicode_form_name_the_files(accents, form):
+    text = unicodedata.normalize(form, "p 0 é가.png\np 1 é가\n")
+    (accents / "train.txt").write_text(text)
+    options = {"images": "images/train", "masks": "masks/train", "split_lists": {"train": "train.txt"}}
+    assert Folder(accents, **options).name("train", 0) in ("p 0 é가.png", "p 1 é가.png")
+    form_of_stem = unicodedata.normalize(form, "images/{split}/{stem} é가.png")
+    assert Folder(accents, images=form_of_stem, masks="masks/{split}/{stem} é가.png").size("train") > 0
+
+
+def test_one_name_in_two_unicode_forms_in_a_folder_is_refused(accents):
+    save(mask(), accents / "images/train" / unicodedata.normalize("NFD", "p 0 é가.png"))
+    assert "have the same name in two Unicode forms (NFC and NFD): keep one of them" in refusal(accents)
+
+
+# Roots
+
+
+@pytest.mark.parametrize("train", ["train", "training"])
+def test_a_root_one_level_too_deep_is_said_with_the_right_one(folder, train, monkeypatch):
+    for kind in ("images", "masks"):
+        (folder / kind / "train").rename(folder / kind / train)
+    message = f"images/images/train does not exist: data.root is one level too deep, set data.root={folder}"
+    assert refusal(folder / "images").endswith(message)
+    monkeypatch.chdir(folder / "images")
+    assert refusal(".") == message.removeprefix("images/")
+    spaced = folder.rename(folder.parent / "my data")
+    monkeypatch.chdir(folder.parent)
+    assert refusal(spaced / "images").endswith(f"set 'data.root={spaced}'")
+
+
+def test_a_root_without_the_folders_is_said_not_to_have_them(tmp_path):
+    (tmp_path / "other").mkdir()
+    assert refusal(tmp_path / "other") == (
+        f"{tmp_path}/other/images/train does not exist: set data.root to the folder with images/train and masks/train, "
+        "or say where they are by data.images and data.masks"
+    )
 
 
 @pytest.mark.parametrize("kind", ["images", "masks"])

@@ -301,7 +301,7 @@ def test_missing_folders_are_named(tmp_path):
     assert f"data.root={tmp_path / 'none'} is not a folder" in message
     assert "images/train" in message
     (tmp_path / "images").mkdir()
-    assert f"{tmp_path}/images/train contains no images" in refusal(small(tmp_path))
+    assert f"{tmp_path}/images/train does not exist" in refusal(small(tmp_path))
 
 
 def test_an_image_without_a_mask_is_named(folder):
