@@ -1,8 +1,8 @@
 """Decode image files of any common format into numpy arrays; every failure is a DataError.
 
 Pillow decodes, because it refuses truncated files; OpenCV resizes. Both are imported at first use. 16-bit grey is
-scaled by its full range, 0..65535 -> 0..255, equally for every file, so images of a 12-bit camera are dark. Alpha is
-dropped, further frames are ignored, the EXIF orientation is applied.
+scaled by its full range, 0..65535 -> 0..255, equally for every file, so images of a 12-bit camera are dark, which
+`checks.survey` warns of. Alpha is dropped, further frames are ignored, the EXIF orientation is applied.
 """
 
 from pathlib import Path

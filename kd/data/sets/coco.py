@@ -8,6 +8,7 @@ taken from train by the hash of each name; a missing test split is allowed.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 
 from kd.data.batches.unlabelled import UNLABELLED
 from kd.data.checks.manifest import KeepsFindings
+from kd.data.checks.survey import dark_pictures
 from kd.data.files.decode import height_width
 from kd.data.files.orientation import other_size
 from kd.data.layout.listing import inside, leads_out
@@ -25,12 +27,12 @@ from kd.data.layout.splitting import check_val_fraction
 from kd.data.sets.instances import Image, Instances, instances
 from kd.data.sets.regions import is_box_alone, region
 from kd.data.sets.samples import divided, sample_at
-from kd.data.source import Source, default_names, known_split, spaced
+from kd.data.source import Source, Survey, default_names, known_split, spaced
 from kd.errors import DataError, nearest, shown
 from kd.system import files
 
 VERSION = 1  # part of the fingerprint: increase it whenever `read` returns something else for the same files
-SAMPLE = 64  # pictures that `check` reads
+SAMPLE = 64  # pictures that `check` and `survey` look at
 OTHERS = ("background", "void")
 
 
@@ -134,6 +136,15 @@ class Coco(KeepsFindings, Source):
         for index in spaced(len(every), SAMPLE):
             self._check_size(every[index], self.pixels.size(self._path(every[index])))
             [*self._shapes(every[index])]
+
+    def survey(self) -> Survey:
+        every = [(split, sample) for split in SPLITS for sample in self._samples[split]]
+        images = []
+        for index in spaced(len(every), SAMPLE) if self.pixels.usual else ():
+            split, sample = every[index]
+            with suppress(DataError):  # reading it says what is wrong
+                images.append((split, self._path(sample)))
+        return Survey([], dark_pictures(images))
 
     @cached_property
     def _fingerprint(self) -> str:

@@ -32,7 +32,7 @@ from kd.errors import DataError, shown
 from kd.system import files
 
 VERSION = 1  # part of the fingerprint: increase it whenever `read` returns something else for the same files
-SAMPLE = 64  # number of masks, and of pictures without one, that `check` reads
+SAMPLE = 64  # masks, and pictures without one, that `check` reads, and pictures that `survey` looks at
 
 
 class _Listing(NamedTuple):
@@ -165,6 +165,7 @@ class Folder(KeepsFindings, CodedMasks):
         if self.pixels.usual:
             images = [(split, pair.image) for split in pairs for pair in pairs[split]]
             warnings += survey.fourth_channels([*images, *((UNLABELLED, path) for _, path in self._sound.unlabelled)])
+            warnings += survey.dark_pictures(images[index] for index in spaced(len(images), SAMPLE))
         return Survey(errors=palettes, warnings=warnings)
 
     @cached_property
