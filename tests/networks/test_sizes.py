@@ -26,7 +26,7 @@ def test_an_encoder_of_one_size_is_refused_in_one_line_that_names_it(arch, encod
         ConfigError, match=r"does not take data.image_size=\[64,96\]: it takes 224x224 alone"
     ) as refused:
         read(composed(*settings, "data.image_size=[64,96]"), look_at_data=False)
-    assert "set data.image_size=[224,224]" in str(refused.value)
+    assert "set 'data.image_size=[224,224]'" in str(refused.value)
     read(composed(*settings, "data.image_size=[224,224]"), look_at_data=False)
 
 

@@ -120,7 +120,7 @@ def probe(network: Foreign, image_size: tuple[int, int], source: str) -> int:
     if wanted != list(image_size):
         raise ModelError(
             f"{source}: exported for images of {wanted[0]} x {wanted[1]}, but data.image_size={list(image_size)}; set "
-            f"data.image_size={wanted}, or export it again with dynamic height and width"
+            f"'data.image_size=[{wanted[0]},{wanted[1]}]', or export it again with dynamic height and width"
         )
     try:
         logits = network.raw(network.black(1, image_size, network.mean.device))
