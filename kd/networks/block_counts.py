@@ -62,7 +62,7 @@ def size_refusal(key: str, encoder: str, image_size: tuple[int, int], sides: tup
     squares = " or ".join(f"{side}x{side}" for side in sides)
     return ConfigError(
         f"{key}.encoder={encoder} does not take data.image_size=[{height},{width}]: it takes {squares}{alone}; set "
-        f"'data.image_size=[{sides[0]},{sides[0]}]', or choose an encoder that takes any size, such as tu-convnext_tiny, "
-        "mit_b0 or resnet18",
+        f"'data.image_size=[{sides[0]},{sides[0]}]', or choose an encoder that takes any size, such as "
+        "tu-convnext_tiny, mit_b0 or resnet18",
         page="networks",
     )

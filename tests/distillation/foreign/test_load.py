@@ -168,7 +168,7 @@ def test_a_missing_class_map_is_reported_when_the_file_is_read(forms, built, con
 
 
 def test_a_file_exported_for_another_size_is_refused(forms, built):
-    with pytest.raises(ModelError, match=r"data.image_size=\[32, 32\]"):
+    with pytest.raises(ModelError, match=r"'data.image_size=\[32,32\]'"):
         built(forms["onnx"], image_size=[64, 64])
 
 

@@ -73,7 +73,7 @@ def test_a_file_with_fixed_sizes_takes_only_those(network, tmp_path):
     foreign = Foreign(body, Normalisation(**NORMALISATIONS["none"]), 16, names)
     images = torch.randint(0, 256, (3, 3, 32, 64), dtype=torch.uint8)
     torch.testing.assert_close(foreign.raw(images), network(images / 255), rtol=1e-4, atol=1e-5)
-    with pytest.raises(ModelError, match=r"32 x 64.*data.image_size=\[32, 64\]"):
+    with pytest.raises(ModelError, match=r"32 x 64.*'data.image_size=\[32,64\]'"):
         probe(foreign, (64, 64), "teacher.path=x")
 
 
