@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kd.cli.verb import add_verb
+from kd.cli.verb import add_overrides, add_verb, composed
 
 
 def add_check(verbs: Any) -> None:
@@ -17,18 +17,17 @@ def add_check(verbs: Any) -> None:
         "there are errors, which would stop or mislead training; warnings do not count.",
         epilog="example: kd check data=folder data.root=~/pictures",
     )  # fmt: skip
-    check.add_argument("overrides", nargs="*", metavar="override", help="as for kd train: data=folder data.root=...")
+    add_overrides(check, "as for kd train: data=folder data.root=...")
     check.add_argument("--headers", action="store_true", help="check pairs, formats and sizes only; read no pixels")
     check.add_argument("--json", action="store_true", help="print the whole report as JSON")
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from kd.config.compose import compose
     from kd.config.read import measured_classes, read
     from kd.data.checks import check_report
     from kd.data.checks.check import check
 
-    settings = read(compose(arguments.overrides), look_at_data=False)
+    settings = read(composed(arguments), look_at_data=False)
     report = check(settings.data, arguments.headers, watch=check_report.watched, measured=measured_classes(settings))
     if arguments.json:
         json.dump(check_report.as_json(report), sys.stdout, indent=2)

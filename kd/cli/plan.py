@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kd.cli.verb import add_verb
+from kd.cli.verb import add_overrides, add_verb, composed
 
 if TYPE_CHECKING:
     from kd.plan.timeline import EpochPlan, Timeline
@@ -20,18 +20,15 @@ def add_preview(verbs: Any) -> None:
         description="Print the plan of a run: temperature, unfrozen encoder blocks and learning rates of each epoch.",
         epilog="example: kd preview schedule=cosine unfreeze.rate=3 trainer.epochs=50",
     )  # fmt: skip
-    preview.add_argument(
-        "overrides", nargs="*", metavar="override", help="as for kd train: schedule=cosine unfreeze.rate=3"
-    )
+    add_overrides(preview, "as for kd train: schedule=cosine unfreeze.rate=3")
     preview.add_argument("--json", action="store_true", help="print a list with one object per epoch")
     preview.add_argument("--png", type=Path, metavar="FILE", help="plot the plan")
 
 
 def _preview(arguments: argparse.Namespace) -> None:
-    from kd.config.compose import compose
     from kd.config.read import block_count, read
 
-    settings = read(compose(arguments.overrides), look_at_data=False)
+    settings = read(composed(arguments), look_at_data=False)
     timeline = settings.timeline(block_count(settings.backbone.student))
     if arguments.png:
         from kd.run.plots import draw_timeline  # heavy: matplotlib

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kd.cli.verb import add_verb
+from kd.cli.verb import add_overrides, add_verb
 
 
 def add_study(verbs: Any) -> None:
@@ -35,7 +35,7 @@ def add_verdict(verbs: Any) -> None:
         "say whether the taught student is better. The same command resumes it, and with more --seeds continues it.",
         epilog="example: kd verdict --name nuclei data=folder data.root=my_data trainer.epochs=20",
     )  # fmt: skip
-    verdict.add_argument("overrides", nargs="*", metavar="override", help="as for kd train, for both arms")
+    add_overrides(verdict, "as for kd train, for both arms")
     verdict.add_argument("--name", default="verdict", help="of the studies, <name>-distilled and <name>-alone")
     verdict.add_argument("--trials", type=int, default=40, metavar="N", help="trials of each study (default: 40)")
     verdict.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds of each winner (default: 5)")
@@ -51,7 +51,8 @@ def _verdict(arguments: argparse.Namespace) -> None:
     from kd.study.protocol import Protocol, run  # heavy: optuna
 
     given = vars(arguments)
-    run(Protocol(**{name: given[name] for name in ("name", "trials", "seeds", "price", "least", "overrides")}))
+    names = ("name", "trials", "seeds", "price", "least", "overrides", "config_dir")
+    run(Protocol(**{name: given[name] for name in names}))
 
 
 def add_report(verbs: Any) -> None:

@@ -1,7 +1,8 @@
-"""A verb of `kd`: its parser, and the function that runs it."""
+"""A verb of `kd`: its parser, the function that runs it, and the overrides that it takes."""
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -12,3 +13,22 @@ def add_verb(
     parser: argparse.ArgumentParser = verbs.add_parser(name, **texts)
     parser.set_defaults(verb=verb)
     return parser
+
+
+def add_overrides(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add overrides, which `text` explains, and --config-dir, as Hydra takes them."""
+    parser.add_argument("overrides", nargs="*", metavar="override", help=text)
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with recipes and options of your own")
+
+
+def composed(arguments: argparse.Namespace) -> Any:
+    """The configuration that the arguments of `add_overrides` ask for.
+
+    Raises:
+        ConfigError: there is no such folder, or a recipe in it does more than choose options and set their values.
+    """
+    from kd.config.compose import compose  # heavy: hydra
+    from kd.study.hydra_options import check_recipes
+
+    check_recipes(["--config-dir", str(arguments.config_dir)] if arguments.config_dir else [])
+    return compose(arguments.overrides, arguments.config_dir)

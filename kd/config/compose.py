@@ -59,13 +59,20 @@ OmegaConf.register_resolver("train_command", train_command, replace=True)
 OmegaConf.register_resolver("project_root", lambda: str(project_root()), replace=True)
 
 
-def compose(overrides: list[str]) -> DictConfig:
-    """Compose conf/config.yaml with command-line overrides, apart from a `hydra.main` that may be running."""
+def compose(overrides: list[str], config_dir: Path | None = None) -> DictConfig:
+    """Compose conf/config.yaml with command-line overrides, apart from a `hydra.main` that may be running.
+
+    `config_dir` is a folder with more options, which has been checked (`kd.study.hydra_options.check_recipes`).
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.override_parser.types import Quote, QuotedString
 
     overrides = readable(overrides)
     check_deletions(overrides)
+    if config_dir is not None:
+        place = QuotedString(f"file://{config_dir.absolute()}", Quote.single).with_quotes()
+        overrides = [f"hydra.searchpath=[{place}]", *overrides]
     with _hydra_aside(), initialize_config_dir(str(CONF)):
         return hydra_compose("config", overrides)
 

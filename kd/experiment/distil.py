@@ -222,6 +222,8 @@ def _train_and_measure(current: _Run, mirror: tracking.NullRun) -> dict[str, Any
         "inputs": current.inputs,
         "pictures": pictures.counts(job.settings),
     }
+    if job.config_dir and "config_dir" not in folder.identity():
+        identity["config_dir"] = str(job.config_dir)
     folder.identify(environment=facts, **identity)
     mirror.refresh()
     if job.trial:  # any other run does not wait for the store

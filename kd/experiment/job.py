@@ -19,7 +19,7 @@ from kd.errors import ConfigError, UserError, without_credentials
 from kd.experiment.naming import run_name
 from kd.run.folder import LOCK
 from kd.settings import Settings
-from kd.study.hydra_options import TrialJob, trial_job
+from kd.study.hydra_options import TrialJob, config_dir, trial_job
 
 DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
@@ -34,6 +34,7 @@ class Job:
         name: the name that MLflow lists it under.
         choices: the option chosen in each config group.
         overrides: the command line's overrides, without passwords.
+        config_dir: the folder of recipes that --config-dir names; None without one.
         fresh: whether the folder is new.
         trial: the study's trial that this call runs; None for a single run.
         resumed: whether `resume` named or found the folder.
@@ -45,6 +46,7 @@ class Job:
     name: str
     choices: dict[str, str]
     overrides: list[str]
+    config_dir: Path | None
     fresh: bool
     trial: TrialJob | None = None
     resumed: bool = False
@@ -84,7 +86,7 @@ def job(cfg: DictConfig) -> Job:
     overrides = [without_credentials(override) for override in typed]
     name = f"trial {trial.number}" if trial else run_name(settings, choices, overrides)
     resumed = cfg.resume is not None and not fresh
-    return Job(settings, config, folder, name, choices, overrides, fresh, trial, resumed)
+    return Job(settings, config, folder, name, choices, overrides, config_dir(hydra), fresh, trial, resumed)
 
 
 def _with_absolute_root(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The name that MLflow lists a run under: what it is made of, in a few words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from kd.settings import Settings
@@ -39,11 +39,19 @@ def _data(settings: Settings, choices: Mapping[str, str]) -> str:
 
 
 def _options(typed: Sequence[str]) -> list[str]:
-    """The typed options that no other part tells, each by the last word of its key."""
+    """The typed options that no other part tells."""
     pairs = [line.lstrip("+~").partition("=")[::2] for line in typed]
     return [
-        f"{key.rpartition('.')[2]}={value}"
+        f"{_shortest(key, {other for other, _ in pairs})}={value}"
         for key, value in pairs
         if key not in (*NAMED, *LEFT_OUT) and not key.startswith(("tracking", "hydra.", "trainer.device"))
         and 0 < len(value) <= LONGEST
     ]  # fmt: skip
+
+
+def _shortest(key: str, keys: Collection[str]) -> str:
+    """The last word of a key, and the groups before it that tell it from the other keys and from a student's."""
+    words = key.split(".")
+    first = words.index("teacher") if "teacher" in words else len(words) - 1
+    ends = [".".join(words[start:]) for start in range(first, -1, -1)]
+    return next((end for end in ends if not any(other.endswith(f".{end}") for other in keys if other != key)), key)

@@ -199,6 +199,6 @@ def _cost(runs: Letters) -> Section:
 def _reproduce(runs: Letters) -> Section:
     lines: list[str] = []
     for letter, run in runs.items():
-        lines += [f"# {letter}", " ".join([train_command(), *map(shlex.quote, run.overrides)])]
+        lines += [f"# {letter}", f"{train_command()} {shlex.join(run.arguments)}".rstrip()]
     folders = facts([(letter, str(run.path)) for letter, run in runs.items()])
     return Section("reproduce", "Reproduce", [Code(lines), folders])

@@ -207,13 +207,12 @@ def reproduce(run: Run) -> Section | None:
     """The command, the commit, the versions, and the error of a failed run."""
     around = mapping_at(run.identity, "environment")
     processes = around.get("processes", 1)
-    typed = [shlex.quote(line) for line in run.overrides if not line.startswith("resume=")]
     commit = run.commit
     dirty = ", with uncommitted changes" if run.tags.get("git.dirty") == "true" else ""
     blocks: list[Any] = []
     if run.overrides or run.config:
         lines = [f"git checkout {commit}"] if commit else []
-        blocks.append(Code([*lines, " ".join([train_command(processes), *typed])]))
+        blocks.append(Code([*lines, f"{train_command(processes)} {shlex.join(run.arguments)}".rstrip()]))
     plain = {name: value for name, value in around.items() if name not in ("packages", "processes")}
     shown = facts([
         ("commit", f"{commit}{dirty}" if commit else "unknown: not run from a git checkout"),

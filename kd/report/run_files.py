@@ -88,6 +88,13 @@ class Run:
         return found if isinstance(found, str) and found else None
 
     @property
+    def arguments(self) -> list[str]:
+        """What follows `python train.py` in the command that trains it again."""
+        folder = self.identity.get("config_dir")
+        typed = [line for line in self.overrides if not line.startswith("resume=")]
+        return [*(["--config-dir", folder] if folder else []), *typed]
+
+    @property
     def learns_alone(self) -> bool:
         """Whether no term of its loss needs a teacher."""
         try:

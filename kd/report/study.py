@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.table import Table as RichTable
 
-from kd.config.compose import CONF
 from kd.errors import StudyError, one_line
 from kd.report import run as one
 from kd.report.elements import Cell, Folded, Page, Picture, Section, Table, Text, facts, figure, row
@@ -21,6 +20,7 @@ from kd.run.folder import picture_in
 from kd.study import files, storage, tables
 from kd.study.attributes import MLFLOW_RUN, RUN_FOLDER
 from kd.study.comparison import Arm, partner
+from kd.study.origin import Origin
 from kd.study.results import Results, TrialState, names_in, ours_in, rows
 from kd.study.space import describe
 from kd.study.storage import Database
@@ -131,19 +131,13 @@ def _subtitle(results: Results) -> str:
 
 def _question(results: Results) -> Section:
     space = results.space
-    asked = next((line for line in _shipped(results.name) if line.startswith("# ") and "@package" not in line), None)
-    blocks: list[Any] = [Text([asked.removeprefix("# ")])] if asked else []
+    asked = Origin.read(results.study).question
+    blocks: list[Any] = [Text([asked])] if asked else []
     goals = ", ".join(f"{name} ({direction})" for name, direction in space.objectives.items())
     fixed = " ".join(space.fixed) or None
     shown = facts([("objective", goals), ("fixed", fixed)])
     searched = facts([(name, describe(distribution)) for name, distribution in space.searched.items()])
     return Section("question", "Question", [*blocks, shown, Text(["Searched:"]), searched], [shown])
-
-
-def _shipped(name: str) -> list[str]:
-    """Lines of the study's file in sweeps/; empty if it is not one of those."""
-    path = CONF / "sweeps" / f"{Path(name).name}.yaml"
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
 def _best(results: Results) -> Section:

@@ -39,6 +39,7 @@ KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "environment": ("a mapping", _is_mapping),
     "inputs": ("a mapping", _is_mapping),
     "data_fingerprint": ("a text", _is_text),
+    "config_dir": ("a text", _is_text),
     "tracking": ("a mapping", _is_mapping),
 }
 TRACKING: Mapping[str, tuple[str, Callable[[Any], bool]]] = {

@@ -3,6 +3,7 @@
 trials.csv                  one row per trial; while the study runs, those of trials that end are appended
 experiment/best.yaml        the best trial as a recipe: python train.py --config-dir <this folder> experiment=best
 sweeps/winner.yaml          the best trial over seeds: python train.py -m --config-dir <this folder> sweeps=winner
+<group>/<option>.yaml       the option files of the study's own --config-dir that these recipes name
 plots/                      optuna's plots, each as PNG and HTML
 """
 
@@ -12,6 +13,7 @@ from optuna.trial import FrozenTrial
 
 from kd.config.compose import CONF
 from kd.study.hydra_options import overrides_as_values
+from kd.study.origin import Origin
 from kd.study.recipe import recipe, winner_study
 from kd.study.results import Results, line, table
 from kd.system.files import write_atomically
@@ -23,12 +25,16 @@ MADE = ("experiment", "sweeps", "plots")  # folders beside the trials'
 
 def write(results: Results, path: Path, draw: bool = True) -> list[str]:
     """Write the table, recipes and plots of a study into its folder; returns the names of the plots."""
-    for name in MADE:
-        check_below(path, path / name / "any")
+    winners = _winners(results)
+    options = Origin.read(results.study).options if winners else {}
+    for place in (*(path / name / "any" for name in MADE), *(path / name for name in options)):
+        check_below(path, place)
     write_table(results, path)
-    for name, trial in _winners(results).items():
+    for name, text in options.items():
+        _write(path / f"{name}.yaml", text)
+    for name, trial in winners.items():
         _write(path / "experiment" / f"{name}.yaml", recipe_of(results, trial))
-    if "best" in _winners(results) and results.trivial is None:
+    if "best" in winners and results.trivial is None:
         seed = int(results.space.config.get("seed", 0))
         _write(path / "sweeps" / "winner.yaml", winner_study(results.name, as_typed(path), seed))
     if not draw:
@@ -53,9 +59,10 @@ def _winners(results: Results) -> dict[str, FrozenTrial]:
     has_recipe = ("experiment", "best") in overrides_as_values(results.space.fixed)  # a winner's study over seeds
     if not results.best or has_recipe:
         return {}
-    if len(results.space.objectives) == 1:
-        return {"best": results.best[0]}
-    return {f"best_{trial.number}": trial for trial in results.best}
+    single = len(results.space.objectives) == 1
+    names = {"best": results.best[0]} if single else {f"best_{trial.number}": trial for trial in results.best}
+    used = Origin.read(results.study).options  # no recipe takes the name of one that it is made of
+    return {name: trial for name, trial in names.items() if f"experiment/{name}" not in used}
 
 
 def recipe_of(results: Results, trial: FrozenTrial) -> str:

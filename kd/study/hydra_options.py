@@ -43,6 +43,12 @@ def trial_job(root: Path) -> TrialJob | None:
     return TrialJob(int(hydra.job.num), root, container(hydra.sweeper))
 
 
+def config_dir(hydra: Any) -> Path | None:
+    """The folder that --config-dir names, from hydra's own configuration; None without one."""
+    named = (Path(source.path) for source in hydra.runtime.config_sources if source.provider == "command-line")
+    return next(named, None)
+
+
 def ticket(job: TrialJob | None) -> Any:
     """The `kd.study.trial.Ticket` that a job attaches to its study with; None for a run outside any study."""
     if job is None:
@@ -139,10 +145,12 @@ def check_recipes(arguments: Sequence[str] | None = None) -> None:
     """Check the recipes of --config-dir before hydra loads them; `arguments` default to the command line's.
 
     Raises:
-        ConfigError: a recipe does more than choose options and set their values.
+        ConfigError: there is no such folder, or a recipe does more than choose options and set their values.
     """
     folder = get_args_parser().parse_known_args(arguments)[0].config_dir
     if folder is not None:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"--config-dir {folder}: there is no such folder; name the one that holds your recipes")
         from kd.study.recipe import check_folder  # brings pydantic, which --help does not need
 
         check_folder(Path(folder), {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"})

@@ -25,7 +25,7 @@ from kd.settings import TASK_KEYS, TEACHING_KEYS, TEACHING_TERMS, Settings, Trai
 from kd.study import tables
 from kd.study.address import default_url
 from kd.study.comparison import LEAST_GAIN, Arm, Verdict, unequal
-from kd.study.hydra_options import check_name
+from kd.study.hydra_options import check_name, check_recipes
 from kd.study.results import Results
 from kd.study.space import PRIVATE, key_of
 from kd.study.storage import Database
@@ -51,6 +51,7 @@ class Protocol:
         price: of everything but the teacher, in full trainings of a student, at most.
         least: the least gain that is worth a teacher.
         overrides: as for `kd train`, for both arms.
+        config_dir: a folder with recipes and options of one's own, for both arms.
     """
 
     name: str = "verdict"
@@ -59,6 +60,7 @@ class Protocol:
     price: float = 25.0
     least: float = LEAST_GAIN
     overrides: Sequence[str] = field(default_factory=list)
+    config_dir: Path | None = None
 
     @property
     def studies(self) -> tuple[str, str]:
@@ -90,7 +92,8 @@ class Protocol:
                 f"--price {self.price:g} is too low for --seeds {self.seeds}: should be {needed:g} or more",
                 page="does-distillation-help",
             )
-        settings = read(compose([line for line in self.overrides if not _sweeps(line)]))
+        check_recipes(self._own_recipes)
+        settings = read(compose([line for line in self.overrides if not _sweeps(line)], self.config_dir))
         if len(settings.objective) > 1:
             raise ConfigError(f"objective={list(settings.objective)}: a verdict is on one metric; name one")
         if not settings.loss.needs_teacher:
@@ -99,6 +102,10 @@ class Protocol:
                 "teacher (loss=hinton)"
             )
         return settings
+
+    @property
+    def _own_recipes(self) -> list[str]:
+        return ["--config-dir", str(self.config_dir)] if self.config_dir else []
 
     def study(self, settings: Settings, distilled: bool) -> list[str]:
         """The arguments of `kd train` that run an arm's study."""
@@ -111,11 +118,11 @@ class Protocol:
         ]
         name = f"hydra.sweeper.study_name={self.studies[not distilled]}"
         if distilled:
-            return ["-m", "sweeps=temperature_unfreeze", name, *common, *self.overrides]
+            return ["-m", *self._own_recipes, "sweeps=temperature_unfreeze", name, *common, *self.overrides]
         teaching = ("loss", *TEACHING_KEYS)
         task = [line for line in self.overrides if not is_under(key_of(line), teaching) or _is_task(line)]
         delta, untaught = f"loss.delta={settings.loss.delta}", [f"loss.{name}=0" for name in TEACHING_TERMS.values()]
-        return ["-m", "sweeps=no_teacher", name, *common, delta, *untaught, *task]
+        return ["-m", *self._own_recipes, "sweeps=no_teacher", name, *common, delta, *untaught, *task]
 
     def winner(self, study: str, folder: Path) -> list[str]:
         """The arguments of `kd train` that train a study's winner, whose recipe has the rest, with other seeds."""

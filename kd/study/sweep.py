@@ -27,6 +27,7 @@ from kd.study.address import holds_password
 from kd.study.attributes import FAILURE, RUN_FOLDER, WORKER
 from kd.study.folder import StudyFolder
 from kd.study.ledger import Budget, Ledger, NoClaim
+from kd.study.origin import Origin
 from kd.study.search import Search
 from kd.study.space import Direction, Space
 from kd.system import signals
@@ -97,7 +98,9 @@ class StudySweeperImpl(OptunaSweeperImpl):
         sampler(0)  # raises for an invalid option
         database = hydra_options.database(self.options, settings.root)
         pruner = hydra_options.pruner(self.options["pruner"])
+        origin = Origin.of(self.config, self.hydra_context.config_loader, space)
         ledger = Ledger(database, self.study_name, space, sampler, pruner, budget)
+        origin.write(ledger.study)
         with StudyFolder(ledger, settings, Path(self.sweep_dir)) as output:
             if warning := self._shared_disk(settings):
                 console.say(f"warning  {warning}")

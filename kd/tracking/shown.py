@@ -79,11 +79,11 @@ def of_folder(folder: SavedRun, ended: bool = False) -> Shown:
         begun=_milliseconds(facts["begun"]),
         ended=None if status == RUNNING else _milliseconds(end),
         data=_data(facts, folder.config()),
-        note=_note(folder, summary),
+        note=_note(folder, summary, facts.get("config_dir")),
     )
 
 
-def _note(folder: SavedRun, summary: Mapping[str, Any]) -> str:
+def _note(folder: SavedRun, summary: Mapping[str, Any], config_dir: str | None) -> str:
     """The command of a finished run, its figures, and where to read more; empty before the end."""
     student, teacher = mapping_at(summary, "student"), mapping_at(summary, "teacher")
     trivial = mapping_at(summary, "baseline")
@@ -94,7 +94,8 @@ def _note(folder: SavedRun, summary: Mapping[str, Any]) -> str:
         return ""
     lines = [] if student else ["Pruned: it did worse than other trials after as many epochs."]
     with suppress(UnreadableError):
-        typed = " ".join(str(each) for each in folder.overrides()).replace("`", "'")
+        more = ["--config-dir", config_dir] if config_dir else []
+        typed = " ".join(map(str, [*more, *folder.overrides()])).replace("`", "'")
         lines.append(f"`{train_command()} {typed[:LONGEST]}`")
     lines += _figure_lines(summary, student, {"teacher": teacher, "trivial prediction": trivial})
     return "\n".join([*lines, "", f"Report: `kd report {folder.path}`"]) + "\n"
@@ -147,9 +148,14 @@ def _points(records: list[dict[str, Any]], begun: float) -> dict[tuple[str, int]
 def _figures(
     summary: Mapping[str, Any], records: list[dict[str, Any]], begun: float
 ) -> dict[tuple[str, int], tuple[float, int]]:
-    """The summary as metrics of the last epoch: best/..., student/..., teacher/..., best_epoch, ..."""
+    """The summary as metrics of the last epoch: best/..., student/..., teacher/..., best_epoch, ...
+
+    Every run has best/val/miou, that of the best epoch, whatever its objective: runs are compared by it.
+    """
     wanted = {name: value for name, value in summary.items() if name not in LEFT_OUT}
-    named = {name.replace(".", "/", 1).replace("objective/", "best/", 1): value for name, value in flat(wanted)}
+    best = (record for record in records if record["epoch"] == summary.get("best_epoch"))
+    named = {"best/val/miou": next(best, {}).get("val/miou")}
+    named |= {name.replace(".", "/", 1).replace("objective/", "best/", 1): value for name, value in flat(wanted)}
     last = records[-1] if records else {"epoch": 0}
     when = _milliseconds(last.get("time", begun))
     return {

@@ -106,3 +106,27 @@ def test_a_closed_pipe_ends_the_command_without_an_error():
     code = "from kd.cli import main; main(['preview', 'trainer.epochs=5000', 'unfreeze.rate=600', '--json'])"
     done = subprocess.run(["bash", "-c", f'{sys.executable} -c "{code}" | head -1'], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[\n", "")
+
+
+def test_recipes_of_ones_own_are_found(tmp_path, capsys):
+    own = tmp_path / "it's mine, #1"
+    (own / "experiment").mkdir(parents=True)
+    (own / "experiment" / "short.yaml").write_text("# @package _global_\ntrainer:\n  epochs: 7\n")
+    plan = json.loads(preview(capsys, "--config-dir", str(own), "experiment=short", "--json"))
+    assert len(plan) == 7
+
+
+@pytest.mark.parametrize("verb", ["preview", "check", "verdict"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "there is no such folder"), ("hydra: {run: {dir: x}}", "sets hydra, which a recipe of --config-dir may")],
+)
+def test_a_folder_of_recipes_is_checked_as_kd_train_does(verb, content, says, tmp_path, capsys):
+    if content:
+        (tmp_path / "own" / "experiment").mkdir(parents=True)
+        (tmp_path / "own" / "experiment" / "short.yaml").write_text(content)
+    with pytest.raises(SystemExit) as refused:
+        main([verb, "--config-dir", str(tmp_path / "own"), "experiment=short"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert refused.value.code == 2
+    assert says in line

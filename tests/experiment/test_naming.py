@@ -26,6 +26,11 @@ def name(*typed: str, **choices: str) -> str:
          "b0 from b3, cwd, cosine 4-1, shapes, unfreeze=all, lr=0.01"),
         (["trainer.epochs=9", "trainer.batch_size=4", "unfreeze.rate=1", "data.val=4"],
          {}, "b0 from b3, cwd, cosine 4-1, shapes, epochs=9, batch_size=4, rate=1, val=4"),
+        (["trainer.epochs=9", "teacher.epochs=1", "unfreeze.rate=1"], {},
+         "b0 from b3, cwd, cosine 4-1, shapes, trainer.epochs=9, teacher.epochs=1, rate=1"),
+        (["teacher.epochs=1"], {}, "b0 from b3, cwd, cosine 4-1, shapes, teacher.epochs=1"),
+        (["backbone.teacher.arch=fpn", "backbone.student.arch=unet"], {},
+         "b0 from b3, cwd, cosine 4-1, shapes, teacher.arch=fpn, student.arch=unet"),
     ],
 )  # fmt: skip
 def test_a_name_says_what_a_run_is_made_of(typed, choices, expected):

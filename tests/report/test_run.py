@@ -75,3 +75,10 @@ def test_a_long_or_deep_value_is_shortened():
     for _ in range(30):
         deep = [deep, "x" * 10_000]
     assert len(in_short(deep)) < 3000
+
+
+def test_the_command_that_trains_it_again_has_the_folder_of_its_recipes(lean):
+    assert " --config-dir " not in Parsed(write(lean)).text
+    identity = json.loads((lean / "run.json").read_text())
+    (lean / "run.json").write_text(json.dumps(identity | {"config_dir": "/my recipes"}))
+    assert "python train.py --config-dir '/my recipes' backbone=tiny" in Parsed(write(lean)).text

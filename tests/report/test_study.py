@@ -12,6 +12,7 @@ from pages import SCRIPT, Parsed, figures, summary_of, write
 from kd.errors import UserError
 from kd.report import report
 from kd.study.address import default_url
+from kd.study.origin import Origin
 from kd.study.space import Space
 from kd.study.storage import Database
 
@@ -51,6 +52,14 @@ def test_a_study_is_shown_with_its_winners_run_in_full(studied, distilled, alone
     assert "student without teacher" in page.text
     assert "script" not in page.tags
     assert (studied / "report.html").is_file()
+
+
+def test_the_question_is_that_of_the_study_and_not_of_its_name(studied, root):
+    asked = "How good is a student without a teacher"
+    assert asked not in Parsed(write("no_teacher")).text
+    study = optuna.load_study(study_name="mine", storage=Database(default_url(root)).open())
+    Origin(f"{asked}?").write(study)
+    assert f"{asked}?" in Parsed(write("mine")).text
 
 
 def test_a_study_without_its_database_shows_its_table(tmp_path):

@@ -76,6 +76,19 @@ def test_the_winners_are_trained_where_the_studies_were(tmp_path):
     ]  # fmt: skip
 
 
+def test_both_studies_find_recipes_of_ones_own_and_the_winners_have_them(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ntrainer: {epochs: 30}\n")
+    made = Protocol(overrides=["experiment=mine"], config_dir=tmp_path)
+    settings = made.settings()
+    assert settings.trainer.epochs == 30
+    for distilled in (True, False):
+        command = made.study(settings, distilled)
+        assert command[:3] == ["-m", "--config-dir", str(tmp_path)]
+        assert "experiment=mine" in command
+    assert made.winner("verdict-alone", tmp_path / "studies").count("--config-dir") == 1
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -87,6 +100,7 @@ def test_the_winners_are_trained_where_the_studies_were(tmp_path):
         ({"overrides": ["loss=hard_only"]}, "nothing is distilled"),
         ({"overrides": ["objective=[val/miou,val/dice]"]}, "a verdict is on one metric"),
         ({"overrides": ["trainer.epochs=0"]}, "trainer.epochs=0"),
+        ({"config_dir": Path("nowhere")}, "--config-dir nowhere: there is no such folder"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_before_anything_runs(asked, message):

@@ -90,6 +90,15 @@ def test_the_summary_is_shown_as_points_of_the_last_epoch(folder):
     assert (shown.status, shown.ended) == ("FINISHED", 300_500)
 
 
+def test_the_mean_iou_of_the_best_epoch_is_shown_whatever_the_objective(folder):
+    for number in range(3):
+        epoch(folder, number)
+    folder.write_summary({"objective": {"val/iou/cell": 0.75}, "best_epoch": 1})
+    ended(folder)
+    points = of_folder(folder).points
+    assert (points["best/val/miou", 2][0], points["best/val/iou/cell", 2][0]) == (0.25, 0.75)
+
+
 def test_files_are_shown_after_the_end_without_hidden_ones_and_checkpoints(folder):
     (folder / ".hydra").mkdir()
     names = [".lock", "checkpoint.safetensors", "checkpoint.before.safetensors", "summary.json", "curves.png"]
@@ -141,6 +150,14 @@ def test_the_note_has_the_command_the_figures_and_the_report(folder):
         "",
         f"Report: `kd report {folder.path}`",
     ]
+
+
+def test_the_command_of_a_note_has_the_folder_of_the_recipes(folder):
+    folder.identify(config_dir="/recipes")
+    folder.write_overrides(["experiment=mine"])
+    folder.write_summary({"student": {"val/miou": 0.5}})
+    ended(folder)
+    assert of_folder(folder).note.startswith("`python train.py --config-dir /recipes experiment=mine`")
 
 
 def test_a_teachers_note_says_where_it_is_and_how_good(folder):
