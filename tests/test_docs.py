@@ -387,7 +387,7 @@ def test_a_comment_belongs_to_the_key_of_its_line(tmp_path):
         ("trainer.precision", "default", "`fp32` or `bf16` or `fp16`"),
         ("optimizer.clip_norm", "adamw", "number > 0 or null"),
         ("backbone.student.weights", "b0_from_b3", "text or null"),
-        ("teacher.seed", "auto", "whole number"),
+        ("teacher.seed", "auto", "whole number ≥ 0, < 9223372036854775808"),
         ("teacher.path", "file", "text"),
         ("data.classes", "folder", ""),
         ("nothing", "x", ""),

@@ -18,6 +18,7 @@ tables         results as tables and lines
 show           `kd study`: tables on a terminal
 plots          a study as pictures, a PNG each
 pictures       its plots: ours, and Optuna's interactive pages of the same names
+origin         a study's question, and the option files of its own --config-dir
 files          what is generated into a study's folder
 recipe         the best trial as an option file, and what an option file of somebody else may contain
 folder         runs/studies/<study>/ and the study's parent run in MLflow
