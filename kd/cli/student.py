@@ -14,7 +14,7 @@ def add_export(verbs: Any) -> None:
         verbs, "export", _export,
         help="export a run's student to ONNX, torch.export and segmentation-models-pytorch, each checked",
         description="Export a run's student to files that need no kd-sweeper. Each is compared with the network on "
-        "validation images, and kept only if its outputs agree.",
+        "validation images, and kept only if its outputs agree. Exits with 1 if a file failed; the others are written.",
         epilog="example: kd export runs/2026-11-21/08-00-00-000000 --format onnx --int8",
     )  # fmt: skip
     export.add_argument("run", type=Path, help="a run folder, or a .safetensors file with its .json")
@@ -35,7 +35,11 @@ def _export(arguments: argparse.Namespace) -> None:
 
     formats = tuple(name.strip() for name in arguments.format.split(",") if name.strip())
     wanted = export.Wanted(formats, arguments.fp16, arguments.int8)
-    deploy.export_run(arguments.run, wanted, arguments.out, arguments.tolerance)
+    failed = deploy.export_run(arguments.run, wanted, arguments.out, arguments.tolerance)
+    for line in dict.fromkeys(map(str, failed)):  # the ONNX files share a conversion, and its error
+        print(f"error: {line}", file=sys.stderr)
+    if failed:
+        sys.exit(1)
 
 
 def add_predict(verbs: Any) -> None:
@@ -78,7 +82,7 @@ def add_evaluate(verbs: Any) -> None:
         verbs, "evaluate", _evaluate,
         help="score a run's student, or an ONNX file exported from it, on other pictures with masks",
         description="Score a run's student on pictures with masks: IoU and Dice over a whole split, beside those of a "
-        "prediction of the most frequent class everywhere. Pictures are brought to the size of the training, unless "
+        "prediction of one class everywhere. Pictures are brought to the size of the training, unless "
         "--native compares at each picture's own.",
         epilog="example: kd evaluate runs/2026-11-21/08-00-00-000000 data=folder data.root=other_clinic --native",
     )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 from kd.deploy import export
 from kd.deploy.finished import Finished, facts, find
+from kd.errors import UserError
 from kd.run import console
 from kd.system.files import alone_in, clear_leftovers, write_json
 from kd.system.untrusted import UnreadableError, check_below, mapping_at, read_json
@@ -15,8 +16,11 @@ from kd.system.untrusted import UnreadableError, check_below, mapping_at, read_j
 LIBRARIES = ("torch", "onnx", "onnxruntime", "segmentation-models-pytorch")
 
 
-def export_run(path: Path, wanted: export.Wanted, out: Path | None, tolerance: float) -> None:
-    """Export a run's network into `out` (export/ in its folder by default), and print a line for each file."""
+def export_run(path: Path, wanted: export.Wanted, out: Path | None, tolerance: float) -> list[UserError]:
+    """Export a run's network into `out` (export/ in its folder by default), and print a line for each file.
+
+    Returns the errors of the files that could not be written; the others are.
+    """
     run = find(path)
     if out is None:
         out = run.folder / "export"
@@ -24,20 +28,26 @@ def export_run(path: Path, wanted: export.Wanted, out: Path | None, tolerance: f
     with alone_in(out) as alone:
         if alone:
             clear_leftovers(out)
-        _export(run, wanted, out, tolerance)
+        return _export(run, wanted, out, tolerance)
 
 
-def _export(run: Finished, wanted: export.Wanted, out: Path, tolerance: float) -> None:
+def _export(run: Finished, wanted: export.Wanted, out: Path, tolerance: float) -> list[UserError]:
     images, origin = export.pictures(run.data, run.image_size, pixels=run.network.pixels)
     check = export.Check.of(run.network, images, origin, tolerance)
     console.say(f"export   {run.weights}: checked on {origin}, tolerance {tolerance:g} of the largest logit")
     record = export_record(run, out)
+    failed: list[UserError] = []
     target = out / run.weights.stem
     for name, found in export.export(run.network, run.image_size, target, wanted, check, facts(run), run.data):
+        if isinstance(found, UserError):
+            failed.append(found)
+            continue
         record["files"][name] = {**found, "checked_on": origin, "tolerance": tolerance}
         write_json(out / "export.json", record)
         console.say(_line(name, found))
-    console.say(f"export   {out}")
+    if len(failed) < wanted.count:
+        console.say(f"export   {out}")
+    return failed
 
 
 def export_record(run: Finished, out: Path) -> dict[str, Any]:

@@ -27,7 +27,8 @@ def register(folder: Path, name: str, root: Path, uri: str | None = None) -> Non
     run = find(folder)
     file = run.folder / "export" / f"{run.weights.stem}.onnx"
     if file.name not in export_record(run, file.parent)["files"] or not is_regular(run.folder, f"export/{file.name}"):
-        export_run(folder, export.Wanted(("onnx",)), None, export.TOLERANCE)
+        for error in export_run(folder, export.Wanted(("onnx",)), None, export.TOLERANCE):
+            raise error
     version = tracking.register(folder, root, name, export.proto(file), digest(run.weights), uri)
     console.say(f"register {name}, version {version}")
 

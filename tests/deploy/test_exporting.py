@@ -11,6 +11,7 @@ from finished import GONE, finished
 from kd.cli import main
 from kd.config.compose import plain
 from kd.deploy import find, timing
+from kd.deploy.export import ExportError
 from kd.deploy.exporting import export_record
 from kd.networks.precision import Precision
 from kd.run.folder import RunFolder
@@ -50,6 +51,24 @@ def test_beyond_the_tolerance_nothing_is_left(copy, refused):
     out = copy / "new"
     assert "differ" in refused("export", copy, "--format", "smp", "--tolerance", "0", "-o", out)
     assert list(out.iterdir()) == []
+
+
+def test_every_file_that_failed_is_named_and_the_others_are_kept(copy, capsys, monkeypatch):
+    monkeypatch.setattr("kd.deploy.export.formats.quantise", _fails("of 8 bits"))
+    monkeypatch.setattr("kd.deploy.export.formats.to_half", _fails("of 16 bits"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(copy), "--format", "smp", "--fp16", "--int8", "-o", str(copy / "new")])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.splitlines() == ["error: of 16 bits", "error: of 8 bits"]
+    assert {path.name for path in (copy / "new").iterdir()} == {"student_smp", "export.json"}
+
+
+def _fails(reason):
+    def fail(*_):
+        raise ExportError(reason)
+
+    return fail
 
 
 def test_weights_without_their_run_are_enough(run, tmp_path):

@@ -1,5 +1,6 @@
 """Compare an exported file with its network, at several image shapes."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,18 +66,25 @@ class Check:
             given = predict(images)
             if given.shape != expected.shape:
                 raise ExportError(f"logits have shape {tuple(given.shape)} and should have {tuple(expected.shape)}")
-            apart = (given.float() - expected).abs().nan_to_num(torch.inf)
+            apart = (given.float() - expected).abs().nan_to_num(torch.inf, torch.inf)
             largest, scale = max(largest, apart.max().item()), max(scale, expected.abs().max().item())
         return Difference(largest, largest / scale if scale else largest)
 
-    def passed(self, path: Path, predict: Callable[[Tensor], Tensor], leniency: float = 1) -> Difference:
-        """The difference, if it is within `leniency` times the tolerance.
+    def passed(self, path: Path, predict: Callable[[Tensor], Tensor], half: bool = False) -> Difference:
+        """The difference, if it is within the tolerance, or `HALF` times that in half precision.
 
         Raises:
             ExportError: it is not; the message names `path`.
         """
-        found, allowed = self.difference(predict), self.tolerance * leniency
-        if not found.relative <= allowed:
+        found, allowed = self.difference(predict), self.tolerance * (HALF if half else 1)
+        if not math.isfinite(found.relative):  # no tolerance allows that
+            raise ExportError(
+                f"{path}: the network's values do not fit half precision, whose largest is 65504 (on {self.origin}), "
+                "so it is not written; leave --fp16 out"
+                if half
+                else f"{path}: its logits are not finite (on {self.origin}), so it is not written; leave it out"
+            )
+        if found.relative > allowed:
             raise ExportError(
                 f"{path}: its logits differ from the network's by {found.largest:.3g}, {found.relative:.2g} of the "
                 f"largest, and {allowed:.2g} is allowed (on {self.origin}), so it is not written; leave it out, "

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,14 +13,13 @@ import numpy as np
 import onnx
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 
 from kd.data import Source
 from kd.data.batches.loading import EvalLoader
 from kd.data.files.pixels import USUAL, Pixels
 from kd.data.source import spaced
 from kd.data.views.crops import cut
-from kd.deploy.export.check import HALF, Check, ExportError
+from kd.deploy.export.check import Check, ExportError
 from kd.deploy.export.int8 import quantise
 from kd.deploy.export.onnx_file import OnnxNetwork, Session, to_half, to_onnx
 from kd.deploy.export.smp_folder import Normalised, save_folder
@@ -51,6 +51,11 @@ class Wanted:
             if name not in FORMATS:
                 raise ExportError(f"--format={name} should be one or more of {', '.join(FORMATS)}")
 
+    @property
+    def count(self) -> int:
+        """The number of files."""
+        return len({*self.formats}) + self.fp16 + self.int8
+
 
 def export(
     network: Network,
@@ -60,36 +65,35 @@ def export(
     check: Check,
     metadata: Mapping[str, str],
     data: Source | None = None,
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
     """Write the wanted files one by one, and yield the name of each with its size, difference and quality.
+
+    A file that fails, since the network cannot be converted or its logits differ, comes with its error instead.
 
     Args:
         network: on the CPU, in eval mode.
         target: the files' path without a suffix: `export/student` for `export/student.onnx`.
         metadata: texts that ONNX and torch.export files carry.
         data: for calibrating and measuring 8 bits.
-
-    Raises:
-        ExportError: the network cannot be converted, or a file gives other logits.
     """
-
-    def path(suffix: str) -> Path:
-        return target.with_name(target.name + suffix)
-
-    if wanted.fp16 or wanted.int8 or "onnx" in wanted.formats:
-        model = _converted("onnx", network, lambda: to_onnx(network, image_size, metadata))
-        if "onnx" in wanted.formats:
-            yield path(".onnx").name, _write_onnx(model, path(".onnx"), check)
-        if wanted.fp16:
-            half = _converted("fp16", network, lambda: to_half(model))
-            yield path(".fp16.onnx").name, _write_onnx(half, path(".fp16.onnx"), check, HALF)
-        if wanted.int8:
-            yield path(".int8.onnx").name, _write_int8(network, model, path(".int8.onnx"), check, data)
+    model = cache(lambda: _converted("onnx", network, lambda: to_onnx(network, image_size, metadata)))
+    writers: dict[str, Callable[[Path], dict[str, Any]]] = {}
+    if "onnx" in wanted.formats:
+        writers[".onnx"] = lambda path: _write_onnx(model(), path, check)
+    if wanted.fp16:
+        writers[".fp16.onnx"] = lambda path: _write_half(network, model(), path, check)
+    if wanted.int8:
+        writers[".int8.onnx"] = lambda path: _write_int8(network, model(), path, check, data)
     if "smp" in wanted.formats:
-        yield path("_smp").name, _write_folder(network, image_size, path("_smp"), check)
+        writers["_smp"] = lambda path: _write_folder(network, image_size, path, check)
     if "pt2" in wanted.formats:
-        program = _converted("pt2", network, lambda: traced(network, image_size))
-        yield path(".pt2").name, _write_program(network, program, path(".pt2"), check, metadata)
+        writers[".pt2"] = lambda path: _write_program(network, image_size, path, check, metadata)
+    for suffix, write in writers.items():
+        path = target.with_name(target.name + suffix)
+        try:
+            yield path.name, write(path)
+        except UserError as error:
+            yield path.name, error
 
 
 def _converted(form: str, network: Network, convert: Callable[[], T]) -> T:
@@ -106,8 +110,12 @@ def _converted(form: str, network: Network, convert: Callable[[], T]) -> T:
         ) from error
 
 
-def _write_onnx(model: onnx.ModelProto, path: Path, check: Check, leniency: float = 1) -> dict[str, Any]:
-    found = check.passed(path, _on_tensors(Session(model.SerializeToString())), leniency)
+def _write_half(network: Network, model: onnx.ModelProto, path: Path, check: Check) -> dict[str, Any]:
+    return _write_onnx(_converted("fp16", network, lambda: to_half(model)), path, check, half=True)
+
+
+def _write_onnx(model: onnx.ModelProto, path: Path, check: Check, half: bool = False) -> dict[str, Any]:
+    found = check.passed(path, _on_tensors(Session(model.SerializeToString())), half)
     write_atomically(path, lambda temporary: onnx.save(model, temporary))
     return _figures(path, found=asdict(found), opset=model.opset_import[0].version)
 
@@ -142,9 +150,9 @@ def _quality(network: Network, small: OnnxNetwork, data: Source) -> dict[str, di
 
 
 def _write_program(
-    network: Network, program: ExportedProgram, path: Path, check: Check, metadata: Mapping[str, str]
+    network: Network, image_size: tuple[int, int], path: Path, check: Check, metadata: Mapping[str, str]
 ) -> dict[str, Any]:
-    found = {}
+    program, found = _converted("pt2", network, lambda: traced(network, image_size)), {}
 
     def write(temporary: Path) -> None:
         _converted("pt2", network, lambda: save_program(program, metadata, temporary))  # it knows fewer operators
