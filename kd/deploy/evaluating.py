@@ -26,9 +26,10 @@ from kd.study.hydra_options import overrides_as_values
 from kd.system.files import real
 from kd.system.untrusted import is_regular
 from kd.training.evaluation import evaluate
-from kd.training.metrics import Confusion
+from kd.training.metrics import Confusion, reference_summary
 from kd.training.quality import Compared
 
+ONE_CLASS = "one class everywhere"  # not the trivial prediction of a run, which is made of its training masks
 #: What says how pictures are brought to the network: the run's own, unless typed.
 SIZES = ("image_size", "fit", "scale", "window_overlap")
 
@@ -52,7 +53,7 @@ class Question:
 
 
 def evaluate_run(path: Path, asked: Question, as_json: bool) -> None:
-    """Score the network of a run on a split, and print its quality beside that of a trivial prediction.
+    """Score the network of a run on a split, and print its quality beside that of one class everywhere.
 
     Raises:
         ConfigError: the data has other classes than the network, or no such split.
@@ -67,15 +68,15 @@ def evaluate_run(path: Path, asked: Question, as_json: bool) -> None:
     found = _confusion(network, data, split, asked, precision)
     names, words = run.network.class_names, _in_words(data.sizing, asked.native)
     metrics = {f"{split}/{name}": value for name, value in found.summary(names).items()}
-    trivial = {f"{split}/{name}": value for name, value in most_frequent(found).summary(names).items()}
+    one_class = {f"{split}/{name}": value for name, value in reference_summary(most_frequent(found), names).items()}
     warnings = _renamed(run, data)
     if as_json:
         result = {"weights": str(path), "split": split, "images": data.size(split), "measured_at": words}
-        print(json.dumps({**result, "student": metrics, "trivial": trivial, "warnings": warnings}, indent=2))
+        print(json.dumps({**result, "student": metrics, "one_class": one_class, "warnings": warnings}, indent=2))
         return
     console.say(f"evaluate {shown(path)}: {data.size(split)} pictures of {split}")
-    compared = Compared(names, metrics, {}, trivial)
-    console.show(console.comparison(compared, words, alone=run.weights.stem))
+    compared = Compared(names, metrics, {}, one_class, f"a prediction of {ONE_CLASS}")
+    console.show(console.comparison(compared, words, run.weights.stem, ONE_CLASS))
     if len(names) > 2:
         console.show(_classes(names, found))
     for warning in (*warnings, compared.warning()):

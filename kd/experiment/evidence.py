@@ -30,6 +30,7 @@ from kd.system import tensor_file
 from kd.system.files import write_atomically, write_json
 from kd.training.diagnostics import Diagnostics, tensors
 from kd.training.evaluation import Labels
+from kd.training.metrics import reference_summary
 
 MASKS = 512  # training masks, at most, that the trivial baseline is computed from
 SHOWN = 3  # worst and best samples, of each
@@ -141,12 +142,15 @@ def thumbnail(picture: np.ndarray) -> Tensor:
 
 
 def baseline_metrics(diagnostics: Mapping[str, Diagnostics], class_names: Sequence[str]) -> dict[str, float | None]:
-    """The trivial baseline's metrics on each split, named as a network's, from the diagnostics of a student."""
+    """The trivial baseline's metrics on each split, named as a network's, from the diagnostics of a student.
+
+    For binary data, the foreground's are at least those of foreground everywhere (`reference_summary`).
+    """
     return {
         f"{split}/{name}": value
         for split, each in diagnostics.items()
         if each.scores  # the split has samples
-        for name, value in each.baseline.summary(class_names).items()
+        for name, value in reference_summary(each.baseline, class_names).items()
     }
 
 

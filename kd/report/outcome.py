@@ -28,6 +28,8 @@ from kd.training.quality import SPLITS, Compared
 
 Others = Mapping[str, Mapping[str, Any]]  # title of a column -> figures by name
 
+FOREGROUND = " Its IoU and Dice of the foreground are at least those of foreground everywhere."
+
 
 def results(run: Run, others: Others) -> Section | None:
     """Teacher, student, `others` and trivial baseline side by side, with what follows from the comparison."""
@@ -60,10 +62,11 @@ def _notes(run: Run, compared: Compared) -> list[str]:
     if measured_at := run.summary.get("measured_at"):
         notes.append(f"Measured at {measured_at}.")
     if masks := run.evidence.get("baseline_masks"):
+        binary = len(run.class_names) == 2
         every = masks == mapping_at(run.evidence, "images").get("train")
         notes.append(
             f"The trivial baseline predicts the most frequent class at each pixel, whatever the image; it is made from "
-            f"{masks} training masks{'' if every else ', evenly spaced'}."
+            f"{masks} training masks{'' if every else ', evenly spaced'}.{FOREGROUND if binary else ''}"
         )
     return notes
 

@@ -140,15 +140,15 @@ def quality_rows(class_names: Sequence[str]) -> list[tuple[str, str]]:
     return [(f"{split}/{name}", f"{shown}, {split}") for split in ("val", "test") for name, shown in metrics]
 
 
-def comparison(compared: Compared, measured_at: str = "", alone: str = "student") -> Table:
+def comparison(compared: Compared, measured_at: str = "", alone: str = "student", reference: str = "trivial") -> Table:
     """Table of size, speed and quality of teacher and student, with the ratio of their sizes.
 
-    `alone` is what the only network is called where there is no teacher.
+    `alone` is what the only network is called where there is no teacher, `reference` the trivial prediction.
     """
     student, teacher, trivial = compared.student, compared.teacher, compared.trivial
     table = Table(title=f"results at {measured_at}" if measured_at else "results", title_justify="left")
     titles = ("teacher", "student", "ratio") if teacher else (alone,)
-    for name in ("", *titles, "trivial"):
+    for name in ("", *titles, reference):
         table.add_column(name, justify="right" if name else "left")
     for key, what, form in SIZES:
         if student.get(key) is not None:

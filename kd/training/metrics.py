@@ -82,6 +82,28 @@ class Confusion:
         }
 
 
+def reference_summary(prediction: Confusion, names: Sequence[str]) -> dict[str, float | None]:
+    """The summary of a prediction that looks at no image, as a reference for networks.
+
+    For binary data, where it may predict no foreground at all, the foreground's IoU and Dice are at least those of
+    foreground everywhere: a network at chance beats 0, too.
+
+    >>> background = Confusion(labels=2)
+    >>> background.add(torch.tensor([[[0, 0, 0, 0]]]), mask_BHW=torch.tensor([[[0, 0, 0, 1]]]))
+    >>> reference_summary(background, ["background", "cell"])
+    {'miou': 0.375, 'dice': 0.42857142857142855, 'iou/background': 0.75, 'iou/cell': 0.25, 'dice/cell': 0.4}
+    """
+    found = prediction.summary(names)
+    if len(names) == 2:
+        foreground = Confusion(2)
+        foreground.counts[:, 1] = prediction.counts.sum(1)
+        other = foreground.summary(names)
+        for name in (f"iou/{names[1]}", f"dice/{names[1]}"):
+            own, least = found[name], other[name]
+            found[name] = own if own is None or least is None else max(own, least)
+    return found
+
+
 def mean(values: Sequence[float | None]) -> float | None:
     """The mean of the values that are not None; None if all are."""
     present = [value for value in values if value is not None]

@@ -67,12 +67,16 @@ def is_near_trivial(value: float | None, trivial: float | None) -> bool:
 
 @dataclass(frozen=True)
 class Compared:
-    """A student beside its teacher and a trivial prediction, each with its figures; empty for what there is not."""
+    """A student beside its teacher and a trivial prediction, each with its figures; empty for what there is not.
+
+    `reference` is what the trivial prediction is called.
+    """
 
     class_names: Sequence[str]
     student: Metrics
     teacher: Metrics
     trivial: Metrics
+    reference: str = "a trivial prediction"
 
     @property
     def decisive(self) -> str:
@@ -90,26 +94,37 @@ class Compared:
         """The student's place between trivial and teacher, as a sentence; empty without a teacher."""
         split, _, metric = self.decisive.partition("/")
         teacher, trivial = self.teacher.get(self.decisive), self.trivial.get(self.decisive)
-        if self.share_of_way is not None:
-            way = f"The student came {self.share_of_way:.0%} of the way from a trivial prediction to its teacher"
+        share = self.share_of_way
+        if share is not None:
+            far = f"{share:.0%}" if share > 0 else "none"
+            way = f"The student came {far} of the way from {self.reference} to its teacher"
         elif teacher is not None and trivial is not None:
-            way = f"The teacher is hardly better than a trivial prediction ({teacher:.4f} against {trivial:.4f})"
+            way = f"The teacher {self._place(teacher, trivial)} ({teacher:.4f} against {trivial:.4f})"
         else:
             return ""
         return f"{way}, by {metric_title(metric)} on {SPLITS[split]}."
 
     def warning(self) -> str:
-        """Why the student is of no use, and what to try; empty if it is clearly better than a trivial prediction."""
+        """Why the student is of no use, and what to try; empty if it is clearly better than a trivial prediction.
+
+        Clearly by the decisive figure; its mean IoU must not be lower, either.
+        """
         split, _, metric = self.decisive.partition("/")
+        mean, trivial_mean = (each.get(f"{split}/miou") for each in (self.student, self.trivial))
         value, trivial = self.student.get(self.decisive), self.trivial.get(self.decisive)
-        if value is None or trivial is None or not is_near_trivial(value, trivial):
-            return ""
-        better = "is hardly better than" if value > trivial else "does not beat"
-        remedy = f", or choose the best epoch by objective=val/{metric}" if len(self.class_names) == 2 else ""
+        if not is_near_trivial(value, trivial):
+            metric, value, trivial = "miou", mean, trivial_mean
+            if value is None or trivial is None or value >= trivial:
+                return ""
+        remedy = f", or choose the best epoch by objective=val/{metric}" if metric != "miou" else ""
         return (
-            f"The student {better} a trivial prediction: {metric_title(metric)} {value:.4f} against {trivial:.4f} on "
+            f"The student {self._place(value, trivial)}: {metric_title(metric)} {value:.4f} against {trivial:.4f} on "
             f"{SPLITS[split]}. Train longer{remedy}."
         )
+
+    def _place(self, value: float, trivial: float) -> str:
+        """What to say of a network that is near the trivial prediction, or below it."""
+        return f"{'is hardly better than' if value > trivial else 'does not beat'} {self.reference}"
 
 
 def improves(record: Mapping[str, Any], best: Mapping[str, Any], objective: str) -> bool:

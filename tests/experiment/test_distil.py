@@ -179,7 +179,8 @@ def test_the_place_between_trivial_and_teacher_is_in_the_summary_and_in_one_sent
         assert summary["share_of_way"] == pytest.approx((student - trivial) / (teacher - trivial))
         assert f"came {summary['share_of_way']:.0%} of the way" in distilled.stdout
     else:
-        assert "The teacher is hardly better than a trivial prediction" in distilled.stdout
+        assert "The teacher " in distilled.stdout
+        assert " a trivial prediction (" in distilled.stdout
 
 
 def test_the_same_settings_find_the_teacher_and_give_the_same_student(distilled, again):

@@ -82,14 +82,26 @@ def test_thumbnails_have_at_most_the_given_side_and_labels_are_not_interpolated(
 
 def test_the_baselines_metrics_are_those_of_a_network_that_predicts_it():
     names, usual = ("background", "cell"), torch.tensor([[0, 1], [1, 1]])
-    truth = torch.tensor([[[0, 1], [0, 1]], [[1, 1], [0, 0]]])
+    truth = torch.tensor([[[0, 1], [1, 1]], [[0, 1], [0, 0]]])
     seen, unseen = (Diagnostics(2, None, baseline_HW=usual) for _ in range(2))
     seen.add(0, torch.zeros(2, 2, 2, dtype=torch.uint8), truth)
     confusion = Confusion(2)
     confusion.add(usual.expand(2, 2, 2), truth)
     found = baseline_metrics({"val": seen, "test": unseen}, names)
     assert found == {f"val/{name}": value for name, value in confusion.summary(names).items()}
-    assert found["val/iou/cell"] == pytest.approx(3 / 7)
+    assert found["val/iou/cell"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("foreground", [0, 1, 5, 16])
+def test_the_foreground_is_compared_with_foreground_everywhere_where_that_is_better(foreground):
+    names, seen = ("background", "cell"), Diagnostics(2, 255, baseline_HW=torch.zeros(4, 5, dtype=torch.uint8))
+    truth = torch.tensor([1] * foreground + [0] * (16 - foreground) + [255] * 4, dtype=torch.uint8).view(1, 4, 5)
+    seen.add(0, torch.zeros_like(truth), truth)
+    found, share = baseline_metrics({"val": seen}, names), foreground / 16
+    assert found["val/iou/cell"] == (share or None)
+    assert found["val/dice/cell"] == (pytest.approx(2 * share / (1 + share)) if share else None)
+    assert found["val/iou/background"] == (1 - share or None if foreground < 16 else 0)
+    assert found["val/miou"] == seen.baseline.summary(names)["miou"]
 
 
 def test_peak_memory_is_in_bytes():

@@ -90,6 +90,7 @@ def test_the_foreground_comes_first_in_binary_data():
 
 def test_columns_are_titled():
     both, alone = printed(comparison(BOTH)), printed(comparison(ALONE))
+    assert "one class" in printed(comparison(ALONE, reference="one class"))
     assert all(title in both for title in ("teacher", "student", "ratio", "trivial"))
     assert "student" in alone
     assert "teacher" not in alone

@@ -55,9 +55,22 @@ def test_the_conclusion_names_the_share_the_metric_and_the_split():
 
 def test_a_useless_teacher_is_named():
     compared = Compared(THREE, {"val/miou": 0.5}, {"val/miou": 0.2}, {"val/miou": 0.3})
-    assert (
-        "The teacher is hardly better than a trivial prediction (0.2000 against 0.3000)" in compared.against_teacher()
+    assert compared.against_teacher().startswith("The teacher does not beat a trivial prediction (0.2000 against 0.3")
+    compared = Compared(THREE, {"val/miou": 0.5}, {"val/miou": 0.31}, {"val/miou": 0.3})
+    assert compared.against_teacher().startswith("The teacher is hardly better than a trivial prediction (0.3100 agai")
+
+
+def test_a_student_below_trivial_has_come_none_of_the_way():
+    compared = Compared(THREE, {"val/miou": 0.29}, {"val/miou": 0.8}, {"val/miou": 0.3})
+    assert compared.against_teacher().startswith("The student came none of the way from a trivial prediction")
+
+
+def test_a_mean_below_the_trivial_one_is_a_warning_though_the_foreground_is_found():
+    student, trivial = {"test/iou/cell": 0.2, "test/miou": 0.33}, {"test/iou/cell": 0.1, "test/miou": 0.45}
+    assert Compared(BINARY, student, {}, trivial).warning() == (
+        "The student does not beat a trivial prediction: mIoU 0.3300 against 0.4500 on test. Train longer."
     )
+    assert Compared(BINARY, {**student, "test/miou": 0.45}, {}, trivial).warning() == ""
 
 
 def test_a_useless_student_is_a_warning_that_names_a_better_objective():
