@@ -74,8 +74,9 @@ def _outcome(runs: Letters) -> Section | None:
     if len(values) < 2:
         return None
     (best, most), (second, less), *_ = sorted(values.items(), key=lambda pair: -pair[1])
+    *equal, last = [letter for letter, value in values.items() if value == most]
     reached = f"{metric_title(metric)} {most:.4f} on {SPLITS[split]}"
-    lines = [f"{best} and {second} are equally good: {reached}."] if most == less else [
+    lines = [f"{', '.join(equal)} and {last} are equally good: {reached}."] if equal else [
         f"{best} has the best student: {reached}, {most - less:+.4f} against {second}. One run is one seed, so this "
         "alone says little: kd verdict compares two recipes over seeds."
     ]  # fmt: skip

@@ -58,6 +58,12 @@ def test_a_run_and_itself_do_not_differ(distilled):
     assert f"A and B are equally good: mIoU {summary_of(distilled)['student']['test/miou']:.4f} on test." in text
 
 
+def test_all_runs_that_are_equally_good_are_named(distilled, alone):
+    best, other = sorted((distilled, alone), key=lambda run: -summary_of(run)["student"]["test/miou"])
+    assert "A, B and C are equally good: mIoU" in Parsed(write(best, best, best)).text
+    assert "A and C are equally good: mIoU" in Parsed(write(best, other, best)).text
+
+
 # MLflow's own page
 
 
