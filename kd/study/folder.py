@@ -177,6 +177,7 @@ def _ending(trial: FrozenTrial, results: Results) -> str:
     shown = "  ".join(f"{name} {console.by_kind(name, value)}" for name, value in values)
     if trial.state == TrialState.PRUNED:
         return f"pruned after {trial.user_attrs.get('epochs')} epochs  {shown}"
+    if results.unbeaten(trial) is not None:
+        return f"{shown}  no better than trivial"
     best = len(results.space.objectives) == 1 and results.best and results.best[0].number == trial.number
-    mark = "" if not best else "  * best so far" if results.trivial is None else "  no better than trivial"
-    return f"{shown}{mark}"
+    return f"{shown}  * best so far" if best else shown

@@ -66,10 +66,14 @@ class Results:
     @property
     def trivial(self) -> float | None:
         """The objective of a trivial prediction, if the best trial does not beat it; else None."""
-        if len(self.space.objectives) > 1 or not self.best or self.space.directions != ["maximize"]:
+        return self.unbeaten(self.best[0]) if self.best else None
+
+    def unbeaten(self, trial: FrozenTrial) -> float | None:
+        """The objective of a trivial prediction, if a finished trial does not beat it; else None."""
+        if self.space.directions != ["maximize"]:
             return None
-        found = self.best[0].user_attrs.get(f"baseline/{next(iter(self.space.objectives))}")
-        return found if found is not None and self.best[0].values[0] <= found else None
+        found = trial.user_attrs.get(f"baseline/{next(iter(self.space.objectives))}")
+        return found if found is not None and trial.values[0] <= found else None
 
     def count(self, state: TrialState) -> int:
         return sum(trial.state == state for trial in self.trials)

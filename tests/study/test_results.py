@@ -12,6 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from kd.errors import StudyError
+from kd.study.folder import _ending
 from kd.study.results import Results, all_in, ours_in, points, rows, table
 from kd.study.space import Space
 from kd.study.storage import Database
@@ -225,6 +226,13 @@ def test_a_best_trial_at_or_below_trivial_is_no_winner(best, trivial, storage):
     results = study(storage, trial(best, **{"baseline/val/miou": 0.5}), trial(0.1))
     assert results.trivial == trivial
     assert study(storage, trial(best)).trivial is None
+
+
+def test_every_trial_that_does_not_beat_trivial_is_marked_not_only_the_best(storage):
+    results = study(storage, *(trial(value, **{"baseline/val/miou": 0.5}) for value in (0.4, 0.3, 0.6, 0.55)))
+    assert [_ending(each, results).partition("  ")[2] for each in results.trials] == [
+        "no better than trivial", "no better than trivial", "* best so far", "",
+    ]  # fmt: skip
 
 
 def test_finished_trials_are_the_complete_and_the_pruned(storage):
