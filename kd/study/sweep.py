@@ -102,7 +102,7 @@ class StudySweeperImpl(OptunaSweeperImpl):
         ledger = Ledger(database, self.study_name, space, sampler, pruner, budget)
         origin.write(ledger.study)
         with StudyFolder(ledger, settings, Path(self.sweep_dir)) as output:
-            if warning := self._shared_disk(settings):
+            for warning in filter(None, (self._shared_disk(settings), self._competing(settings))):
                 console.say(f"warning  {warning}")
             console.say(f"study    {self.study_name}: {ledger.tally().finished} of {budget.trials} trials are finished")
             self._work(ledger, output)
@@ -119,6 +119,16 @@ class StudySweeperImpl(OptunaSweeperImpl):
             "the jobs of several machines share MLflow's sqlite file, which a network disk does not lock safely; start "
             f"`mlflow server --backend-store-uri sqlite:///{settings.root}/mlruns/mlflow.db --host 0.0.0.0` on one "
             "machine and set MLFLOW_TRACKING_URI=http://<machine>:5000, or add tracking=none"
+        )
+
+    def _competing(self, settings: Settings) -> str:
+        """A warning if a latency is an objective, and trials run at the same time on this machine; else empty."""
+        latency = next((name for name in settings.objective if name.rpartition("/")[2] == "latency_ms"), None)
+        if latency is None or self.n_jobs == 1 or type(self.launcher).__name__ not in ON_THIS_MACHINE:
+            return ""
+        return (
+            f"{latency} is measured while {self.n_jobs} trials compete for this machine, so it says little; leave out "
+            "hydra.sweeper.n_jobs to run one trial at a time"
         )
 
     def _budget(self, space: Space) -> Budget:

@@ -22,6 +22,7 @@ from PIL import Image
 from program import Program
 
 from kd.study.ledger import FINISHED, failure, history
+from kd.study.sweep import StudySweeperImpl
 
 NAME = "temperature_unfreeze"
 TRAINING = [
@@ -353,6 +354,25 @@ def test_an_invalid_study_is_refused_in_one_line_before_anything_is_written(refu
 
 def test_a_key_that_one_choice_lacks_is_not_called_misspelt(refused):
     assert "did you mean 'schedule.final'" not in refused["a key that one choice lacks"].err
+
+
+LATENCY = ("val/miou", "student/latency_ms")
+
+
+@pytest.mark.parametrize(
+    ("objective", "n_jobs", "launcher", "warned"),
+    [
+        (LATENCY, 2, "JoblibLauncher", True),
+        (LATENCY, 2, "LocalLauncher", True),
+        (LATENCY, 1, "JoblibLauncher", False),
+        (LATENCY, 2, "SlurmLauncher", False),
+        (LATENCY[:1], 2, "JoblibLauncher", False),
+    ],
+)
+def test_a_latency_measured_beside_other_trials_is_a_warning(objective, n_jobs, launcher, warned):
+    sweeper = SimpleNamespace(n_jobs=n_jobs, launcher=type(launcher, (), {})())
+    line = StudySweeperImpl._competing(sweeper, SimpleNamespace(objective=objective))
+    assert line.startswith("student/latency_ms is measured while 2 trials compete") is warned
 
 
 # failing trials
