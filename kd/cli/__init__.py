@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments[:1] == ["-sc"]:  # a shell's completion, installed by `kd train -sc install=...`
         train.complete(arguments, verbs(parser()))
         return
-    parsed = parser().parse_args(arguments)
+    parsed, rest = parser().parse_known_args(arguments)
+    if rest:  # argparse itself would show the usage of all verbs
+        parsed.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     from kd.config.hydra_errors import one_line_errors  # heavy: hydra
 
     with one_line_errors():
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all verbs; `verb` among the parsed arguments is the function that runs one."""
+    """The parser of all verbs; `verb` among the parsed arguments is the function that runs one, `parser` its parser."""
     command = argparse.ArgumentParser(
         prog="kd",
         description=__doc__,

@@ -11,7 +11,7 @@ def add_verb(
 ) -> argparse.ArgumentParser:
     """Add a verb's parser, whose arguments `verb` is called with; `texts` are its help, description and epilog."""
     parser: argparse.ArgumentParser = verbs.add_parser(name, **texts)
-    parser.set_defaults(verb=verb)
+    parser.set_defaults(verb=verb, parser=parser)
     return parser
 
 
