@@ -112,10 +112,11 @@ class Compared:
         split, _, metric = self.decisive.partition("/")
         mean, trivial_mean = (each.get(f"{split}/miou") for each in (self.student, self.trivial))
         value, trivial = self.student.get(self.decisive), self.trivial.get(self.decisive)
-        if not is_near_trivial(value, trivial):
+        near = is_near_trivial(value, trivial)
+        if not near:
             metric, value, trivial = "miou", mean, trivial_mean
-            if value is None or trivial is None or value >= trivial:
-                return ""
+        if value is None or trivial is None or not (near or value < trivial):
+            return ""
         remedy = f", or choose the best epoch by objective=val/{metric}" if metric != "miou" else ""
         return (
             f"The student {self._place(value, trivial)}: {metric_title(metric)} {value:.4f} against {trivial:.4f} on "
