@@ -103,6 +103,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"choose from {', '.join(known)}" if 0 < len(known) <= 12 else "see --help for the choices"
 
 
+def nearest_in_group(key: str, names: Iterable[str]) -> str:
+    """A hint for an unknown dotted `key`: the closest of the `names` that its group has, or all of them.
+
+    >>> nearest_in_group("a.sead", ["seed", "size"]), nearest_in_group("a.foo", ["seed", "size"])
+    ("did you mean 'a.seed'?", 'a has seed, size')
+    """
+    names, (group, _, name) = sorted(names), key.rpartition(".")
+    close = get_close_matches(name[:100], names, n=1, cutoff=0.5)
+    return f"did you mean '{group}.{close[0]}'?" if close else f"{group} has {', '.join(names)}"
+
+
 #: User and password of a URL: up to the last @, as a password may contain any sign; a path without a port is not one.
 CREDENTIALS = re.compile(r"//(?:[^/:@\s]*:\S*|[^/\s]*)@")
 #: A parameter of a URL whose name says that its value is secret.

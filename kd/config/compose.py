@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from inspect import isabstract
+from importlib import import_module
+from inspect import isabstract, signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ import kd.data
 import kd.plan
 from kd.config.quick import shortened
 from kd.config.typed import readable
-from kd.errors import ConfigError, without_credentials
+from kd.errors import ConfigError, nearest, nearest_in_group, without_credentials
 from kd.system.installation import INSTALLED, PACKAGE, train_command
 from kd.system.launch import folder_of_this_process
 
@@ -145,6 +146,22 @@ def known_keys() -> tuple[str, ...]:
                     yield from walk(value, f"{prefix}{key}.")
 
     return (*walk(container(compose([]), resolve=False), ""), *(path.name for path in CONF.iterdir() if path.is_dir()))
+
+
+def nearest_key(key: str) -> str:
+    """A hint for an unknown key: the closest key of its group, or of all if there is no such group."""
+    known, group = [name for name in known_keys() if name != key], key.rpartition(".")[0]
+    names = [name.removeprefix(f"{group}.") for name in known if name.rpartition(".")[0] == group]
+    return nearest_in_group(key, names) if group and names else nearest(key, known)
+
+
+def arguments_of(target: str) -> list[str]:
+    """The arguments of the optuna sampler or pruner that `target` names; empty if it names none."""
+    module, _, name = target.rpartition(".")
+    if module not in ("optuna.samplers", "optuna.pruners"):
+        return []
+    found = getattr(import_module(module), name, None)
+    return [*signature(found).parameters] if isinstance(found, type) else []
 
 
 def options(group: str) -> str:

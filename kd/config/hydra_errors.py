@@ -7,13 +7,15 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from kd.config.compose import CONF, known_keys, options
-from kd.errors import ConfigError, DiskError, UserError, nearest
+from kd.config.compose import CONF, arguments_of, known_keys, nearest_key, options
+from kd.errors import ConfigError, DiskError, UserError, nearest, nearest_in_group
 from kd.system.installation import torch_command
 from kd.system.launch import current_rank
 from kd.system.terminal import to_log
@@ -25,6 +27,7 @@ DISK = {
 }  # fmt: skip
 FULL = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the user's own choice, read before we set the variable
 NOISE = re.compile("full_key:|object_type=|reference_type=|See https:")  # lines of hydra's messages without use here
+TWICE = re.compile(r"Multiple values for .+ 'override (.+?): (.+?)'.*from 'command line'")
 ANY_KEY = ("tracking.tags",)  # mappings that accept any key
 
 
@@ -118,8 +121,11 @@ def _composition_mistake(error: BaseException) -> str:
         group, _, name = _group_and_name(error.missing_cfg_file or "")
         return f"{group}={name} is not an option of conf/{group}; {nearest(name, error.options)}"
     quoted = (message.split("'")[1] if message.count("'") >= 2 else "").split("@")[0]
+    if twice := TWICE.match(message.replace("\n", " ")):
+        group, name = twice.groups()
+        return f"+{group}={name} adds a second {group}; leave out the +: {group}={name}"
     if ("Could not override" in message or "not in struct" in message) and "@" not in message:
-        return _unknown_key(key or quoted)
+        return _unknown_key(key or quoted, getattr(error.__cause__ or error, "parent_node", None))
     if isinstance(error, OmegaConfBaseException):
         return f"{key or 'configuration'}: {message}; correct what it says, or what it refers to"
     place, cause = _place(error), getattr(error.__cause__, "msg", None) or ""
@@ -134,13 +140,20 @@ def _group_and_name(file: str) -> tuple[str, str, str]:
     return file.partition("//") if "//" in file else file.rpartition("/")
 
 
-def _unknown_key(key: str) -> str:
+def _unknown_key(key: str, parent: Any = None) -> str:
+    """What to say of a key that does not exist; `parent` is the node in which it was looked for."""
     group, known = key.partition(".")[0], known_keys()
     if key.rpartition(".")[0] in ANY_KEY:
         return f"{key} does not exist yet; add it with a plus: +{key}=..."
     if key in known and group != key:
         return f"{key} is not an option of the chosen {group}; leave it out, or choose another {group}"
-    return f"{key} is not an option; {nearest(key, known)}"
+    if key.startswith("hydra.") and OmegaConf.is_dict(parent):
+        arguments = arguments_of(str(parent.get("_target_")))
+        if key.rpartition(".")[2] in arguments:
+            return f"{key} does not exist yet; add it with a plus: +{key}=..."
+        names = arguments or [str(name) for name in parent if not str(name).startswith("_")]
+        return f"{key} is not an option; {nearest_in_group(key, names)}"
+    return f"{key} is not an option; {nearest_key(key)}"
 
 
 def _place(error: BaseException) -> str:

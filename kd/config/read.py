@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 from pydantic import ValidationError
 
-from kd.config.compose import TARGETS, known_keys, options, plain
+from kd.config.compose import TARGETS, nearest_key, options, plain
 from kd.data import Source
 from kd.data.masks.content import check_content
 from kd.data.views.augmentable import refusal
@@ -103,7 +103,7 @@ def _first_mistake(error: ValidationError) -> str:
     values = {repr(mistake["input"]) for mistake in mistakes}  # several keys may interpolate the same value
     more = f" (and {len(values) - 1} more)" if len(values) > 1 else ""
     if first["type"] == "extra_forbidden":
-        return f"{key} is not an option; {nearest(key, [name for name in known_keys() if name != key])}{more}"
+        return f"{key} is not an option; {nearest_key(key)}{more}"
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
     shown = "" if isinstance(first["input"], dict) else f"={first['input']!r}"
     return f"{key}{shown}: {message}{more}"

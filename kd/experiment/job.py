@@ -15,11 +15,12 @@ from omegaconf import DictConfig
 from kd.config import resume
 from kd.config.compose import check_deletions, plain
 from kd.config.read import checked
-from kd.errors import ConfigError, UserError, without_credentials
+from kd.errors import UserError, without_credentials
 from kd.experiment.naming import run_name
 from kd.run.folder import LOCK
 from kd.settings import Settings
-from kd.study.hydra_options import TrialJob, config_dir, trial_job
+from kd.study.hydra_options import SWEEPER, TrialJob, config_dir, trial_job
+from kd.system.launch import refuse_to_resume_many
 
 DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
@@ -67,9 +68,7 @@ def job(cfg: DictConfig) -> Job:
         config = _with_absolute_root(plain(cfg))
         if cfg.resume is not None:
             if hydra.mode is not RunMode.RUN:
-                raise ConfigError(
-                    f"resume={cfg.resume} is for a single run; repeat a study's command to resume it", page="studies"
-                )
+                refuse_to_resume_many(cfg.resume, grid=hydra.sweeper.get("_target_") != SWEEPER)
             if not fresh:  # resume=auto may have found nothing to resume
                 config = resume.merged(folder, config, [each for each in typed if not each.startswith("resume=")])
         settings = checked(config)

@@ -6,6 +6,7 @@ module: its log is train.log.
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,14 @@ from omegaconf import OmegaConf
 from kd.config.compose import CONF, WHITELIST
 from kd.config.hydra_errors import one_line_errors
 from kd.study.hydra_options import check_recipes
-from kd.system.launch import current_rank, hush, refuse_a_study, refuse_separate_tasks, throw_folder_away
+from kd.system.launch import (
+    current_rank,
+    hush,
+    refuse_a_study,
+    refuse_separate_tasks,
+    refuse_to_resume_many,
+    throw_folder_away,
+)
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -37,8 +45,17 @@ def main() -> None:
     hush()
     refuse_a_study(sys.argv)
     refuse_separate_tasks(sys.argv)
+    _refuse_resume(sys.argv)
     check_recipes()
     hydra.main(config_path=str(CONF), config_name="config", execution_whitelist=WHITELIST)(task)()
+
+
+def _refuse_resume(arguments: Sequence[str]) -> None:
+    """Refuse `resume` with -m before the first job is launched."""
+    if {"-m", "--multirun"} & {*arguments}:
+        for key, _, value in (argument.partition("=") for argument in arguments):
+            if key.lstrip("+") == "resume" and value not in ("", "null"):
+                refuse_to_resume_many(value, grid="hydra/sweeper=basic" in arguments)
 
 
 def task(cfg: "DictConfig") -> float | tuple[float, ...] | None:

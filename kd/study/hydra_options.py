@@ -18,8 +18,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 
-from kd.config.compose import CONF, container
-from kd.errors import ConfigError
+from kd.config.compose import CONF, arguments_of, container
+from kd.errors import ConfigError, nearest_in_group
 
 SWEEPER = "hydra_plugins.study_sweeper.sweeper.StudySweeper"
 SAMPLERS = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
@@ -116,6 +116,13 @@ def _build(kind: str, node: Mapping[str, Any], allowed: tuple[str, ...], indepen
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(
             f"hydra.sweeper.{kind}={node!r} is not a {kind}; choose hydra/sweeper/{kind}=<name>", page="studies"
+        )
+    known = arguments_of(str(node["_target_"]))
+    if known and (unknown := [str(name) for name in node if not str(name).startswith("_") and name not in known]):
+        raise ConfigError(
+            f"hydra.sweeper.{kind}.{unknown[0]} is not an argument of {node['_target_']}; "
+            f"{nearest_in_group(f'hydra.sweeper.{kind}.{unknown[0]}', known)}",
+            page="studies",
         )
     more = {} if independent is None else {"independent_sampler": independent}
     try:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from kd.errors import ConfigError
 
@@ -108,6 +109,19 @@ def refuse_separate_tasks(arguments: Sequence[str]) -> None:
             "(the first node) and MASTER_PORT before srun; for separate runs, export WORLD_SIZE=1",
             page="gpus",
         )
+
+
+def refuse_to_resume_many(resume: str, grid: bool) -> NoReturn:
+    """Refuse `resume` with -m, for a study or for Hydra's plain grid.
+
+    Raises:
+        ConfigError: always.
+    """
+    if grid:
+        how, page = "resume a grid's runs one by one: resume=<folder>, without -m", "resume"
+    else:
+        how, page = "repeat a study's command to resume it", "studies"
+    raise ConfigError(f"resume={resume} is for a single run; {how}", page=page)
 
 
 def refuse_a_study(arguments: Sequence[str]) -> None:

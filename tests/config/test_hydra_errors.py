@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 
 from kd.cli import main
-from kd.config.compose import PROJECT, compose
+from kd.config.compose import CONF, PROJECT, compose
 from kd.config.hydra_errors import one_line_errors
 from kd.config.read import read
 from kd.errors import ConfigError, UserError
@@ -100,6 +102,25 @@ def test_hydras_lines_of_keys_types_and_links_are_left_out(typed, capsys):
 
 def test_an_error_of_hydras_without_a_key_names_the_override(capsys):
     assert refusal(capsys, lambda: compose(["seed=1", "loss=5"]))[1].startswith("error: loss=5: ")
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_warmup=1"], "'hydra.sweeper.pruner.n_warmup_steps'?"),
+        (["hydra.sweeper.pruner.foo=1"], "hydra.sweeper.pruner has bootstrap_count, min_early_stopping_rate, min_"),
+        (["hydra.sweeper.sampler.sead=1"], "did you mean 'hydra.sweeper.sampler.seed'?"),
+        (["hydra.sweeper.sampler.gamma=1"], "does not exist yet; add it with a plus: +hydra.sweeper.sampler.gamma=..."),
+        (["hydra.sweeper.n_trial=1"], "did you mean 'hydra.sweeper.n_trials'?"),
+    ],
+)
+def test_an_unknown_argument_of_a_pruner_or_a_sampler_is_answered_with_its_own(typed, says, capsys):
+    def composed():
+        with initialize_config_dir(str(CONF)):
+            hydra_compose("config", typed, return_hydra_config=True)
+
+    code, error = refusal(capsys, composed)
+    assert (code, says in error) == (2, True), error
 
 
 def test_a_recipe_that_is_not_yaml_is_refused_in_one_line(capsys):

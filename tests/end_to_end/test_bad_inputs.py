@@ -89,6 +89,9 @@ CONFIGURATIONS = [
     ("hydra/launcher=slurm", ["hydra/launcher=slurm", "conf/hydra/launcher", "submitit_slurm"]),
     ("hydra/sweeper/pruner=sha", ["hydra/sweeper/pruner=sha", "'asha'"]),
     ("+loss.foo=1", ["loss.foo is not an option"]),
+    ("++trainer.foo=1", ["trainer.foo is not an option", "trainer has accumulate, batch_size"]),
+    ("trainer.foo=1", ["trainer.foo is not an option", "trainer has accumulate, batch_size"]),
+    ("+experiment=arm_both", ["adds a second experiment; leave out the +: experiment=arm_both"]),
     ("+foo=1", ["foo is not an option"]),
     ("+schedule.finall=2", ["schedule.finall is not an option of the chosen schedule", "'schedule.final'"]),
     ("+data.rot=x", ["data.rot is not an option of the chosen data"]),
@@ -583,7 +586,7 @@ def test_an_impossible_folder_name_is_refused(name, root, capsys):
         [
             ({"_target_": "os.mkdir"}, ["hydra.sweeper.sampler (os.mkdir)", "whitelist"]),
             ({"_target_": "optuna.samplers.NoSuch"}, ["optuna.samplers.NoSuch"]),
-            ({"_target_": "optuna.samplers.TPESampler", "x": 1}, ["TPESampler", "'x'"]),
+            ({"_target_": "optuna.samplers.TPESampler", "x": 1}, ["TPESampler", "sampler.x is not an argument"]),
             ({"_target_": "optuna.samplers.TPESampler", "seed": -1}, ["hydra.sweeper.sampler.seed=-1"]),
             ({"_target_": "optuna.samplers.TPESampler", "gamma": {"_target_": "os.getcwd"}}, ["os.getcwd"]),
             ({"_target_": "optuna.samplers._tpe.sampler.warnings.warn", "message": "x"}, ["warnings.warn"]),

@@ -354,3 +354,11 @@ def test_values_are_read_as_hydra_reads_them():
 if __name__ == "__main__":
     os.environ.setdefault("KD_ROOT", os.path.dirname(sys.argv[1].removeprefix("sqlite:///")))
     in_process(*sys.argv[1:])
+
+
+@pytest.mark.parametrize("kind", ["sampler", "pruner"])
+def test_an_argument_that_a_constructor_lacks_is_answered_with_the_nearest(kind):
+    build = {"sampler": lambda node: hydra_options.sampler(node, 0)(0), "pruner": hydra_options.pruner}[kind]
+    target, near = {"sampler": ("TPESampler", "n_startup_trials"), "pruner": ("MedianPruner", "n_startup_trials")}[kind]
+    with pytest.raises(ConfigError, match=rf"{kind}\.n_startup is not an .*did you mean '.*\.{near}'\?"):
+        build({"_target_": f"optuna.{kind}s.{target}", "n_startup": 3})
