@@ -67,7 +67,7 @@ def _recipe(optimizer: "Optimizer") -> list[str]:
 
 def _batch(settings: "Settings") -> str:
     """What a batch has if there are pictures without masks, in a line; preview does not look at the data."""
-    from kd.data.batches.unlabelled import pictures_per_batch
+    from kd.data.layout.labelled import pictures_per_batch
 
     labelled, share = settings.trainer.batch_size, settings.data.unlabelled_share
     beside = pictures_per_batch(labelled, share)

@@ -6,7 +6,9 @@ layout      which file belongs to which sample, and which sample to which split
 files       one file, read safely, with the numbers that it stores
 masks       what the pixels of a mask stand for
 checks      what is wrong with a data set
-views       what a network is shown of a picture: its size, a crop, an augmentation (only training imports it)
+sizing      how pictures are brought to the size that a network sees
+measuring   mean and deviation of each channel, stated or measured (statistics)
+views       what training shows of a picture: a crop, an augmentation
 batches     which samples come together, in which order (only training imports it)
 cache       samples decoded once
 """

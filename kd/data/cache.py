@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.data.batches.unlabelled import UNLABELLED
-from kd.data.layout.naming import SPLITS
+from kd.data.layout.naming import SPLITS, UNLABELLED
 from kd.data.source import Source
 from kd.system.files import json_digest
 from kd.system.memory_records import LostRecords, MemoryRecords, UnequalRecords

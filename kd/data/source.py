@@ -14,13 +14,13 @@ from typing import ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from kd.data.batches.unlabelled import check_labelled, check_share, pictures_per_batch
-from kd.data.checks.statistics import check_stated
 from kd.data.files.pixels import Pixels
+from kd.data.layout.labelled import check_labelled, check_share, pictures_per_batch
 from kd.data.layout.naming import SPLITS
 from kd.data.layout.split_folders import Fault
 from kd.data.numbers import is_number, whole_number
-from kd.data.views.sizing import Sizing
+from kd.data.sizing import Sizing
+from kd.data.statistics import check_stated
 
 T = TypeVar("T")
 

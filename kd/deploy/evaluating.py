@@ -15,7 +15,7 @@ from kd.config.read import source as read_source
 from kd.config.typed import readable
 from kd.data import Source
 from kd.data.batches.loading import EvalLoader
-from kd.data.views.sizing import Sizing
+from kd.data.sizing import Sizing
 from kd.deploy.export import OnnxNetwork
 from kd.deploy.finished import Finished, device_of, find
 from kd.deploy.style import logits_at

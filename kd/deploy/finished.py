@@ -9,8 +9,8 @@ import torch
 
 from kd.config.read import source as read_source
 from kd.data import Folder, HuggingFace, OxfordPet, Source
+from kd.data.sizing import Sizing
 from kd.data.source import SIDE
-from kd.data.views.sizing import Sizing
 from kd.errors import ConfigError, DataError, ModelError, UserError
 from kd.networks import saved
 from kd.networks.network import Network

@@ -31,7 +31,7 @@ from kd.data.files.stretch import as_rgb
 from kd.data.files.tiff_directory import TIFF_SUFFIXES, ByRows
 from kd.data.files.tiled_tiff import TiledTiff
 from kd.data.layout.naming import ARRAY_SUFFIXES, IMAGE_SUFFIXES
-from kd.data.views.sizing import Sizing
+from kd.data.sizing import Sizing
 from kd.data.views.windows import Windows
 from kd.deploy.style import WRITERS, Kind, Style, result_at
 from kd.errors import DataError, shown

@@ -10,9 +10,9 @@ import torch
 from kd.data import Source
 from kd.data.batches.loading import Loading
 from kd.data.cache import Samples, cached
-from kd.data.checks.measuring import statistics
-from kd.data.checks.statistics import Statistics
 from kd.data.masks.class_balance import ClassBalance, class_balance
+from kd.data.measuring import statistics
+from kd.data.statistics import Statistics
 from kd.errors import ConfigError
 from kd.networks.precision import Precision, choose_device, hold_memory, limit_threads, repeat_bit_for_bit, use_tf32
 from kd.settings import Settings

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from kd.data.checks.measuring import line as statistics_line
 from kd.data.layout.split_folders import Fault
 from kd.data.masks.class_balance import ClassBalance, repeat_line, weight_line
+from kd.data.measuring import line as statistics_line
 from kd.errors import shown
 from kd.settings import Settings
 

@@ -2,9 +2,8 @@
 
 import multiprocessing
 
-from kd.data.batches.unlabelled import UNLABELLED
 from kd.data.cache import GB, share
-from kd.data.layout.naming import SPLITS
+from kd.data.layout.naming import SPLITS, UNLABELLED
 from kd.experiment.context import RunContext
 from kd.run import console
 

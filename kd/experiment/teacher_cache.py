@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import albumentations
 
-from kd.data.batches.unlabelled import UNLABELLED
+from kd.data.layout.naming import UNLABELLED
 from kd.distillation.features import feature_shapes
 from kd.distillation.logit_cache import LogitCache
 from kd.distillation.logit_codec import CODECS, Record

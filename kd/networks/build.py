@@ -15,8 +15,8 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import nn
 
-from kd.data.checks.statistics import Statistics
 from kd.data.files.pixels import USUAL, Pixels
+from kd.data.statistics import Statistics
 from kd.errors import ConfigError, ModelError, nearest
 from kd.networks.network import Network, Numbers
 from kd.networks.packaged_weights import MEAN, STD, is_packaged, load_packaged, timm_name

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kd.data.batches.batch import Batch
-from kd.data.batches.unlabelled import UNLABELLED
+from kd.data.layout.naming import UNLABELLED
 from kd.errors import DivergedError
 from kd.networks.precision import Precision
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kd.data.batches.loading import EvalLoader, Loading, TrainLoader
-from kd.data.checks.measuring import statistics
-from kd.data.checks.statistics import Statistics
+from kd.data.measuring import statistics
+from kd.data.statistics import Statistics
 from kd.data.views.augmentation import Augmentation
 from tests.data.files.test_pixels import folder
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from finished import finished
 
-from kd.data.views.sizing import Sizing
+from kd.data.sizing import Sizing
 from kd.deploy import find
 from kd.deploy.export import OnnxNetwork
 from kd.deploy.finished import facts

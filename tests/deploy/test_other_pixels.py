@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from tiffs import write_tiff
 
-from kd.data.checks.statistics import Statistics
 from kd.data.files.pixels import Pixels
-from kd.data.views.sizing import Sizing
+from kd.data.sizing import Sizing
+from kd.data.statistics import Statistics
 from kd.deploy.predictor import Predictor, Tally, listed, suffixes
 from kd.deploy.style import Style
 from kd.networks.build import build

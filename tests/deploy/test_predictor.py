@@ -14,7 +14,7 @@ from PIL import Image
 from kd.data import Folder
 from kd.data.batches.loading import EvalLoader
 from kd.data.files.decode import read_image
-from kd.data.views.sizing import Sizing
+from kd.data.sizing import Sizing
 from kd.deploy.predictor import FLIPS, Predictor, Tally, listed, logits_of, outputs
 from kd.deploy.style import Style, labels_at, probabilities_at
 from kd.networks.precision import Precision

@@ -9,8 +9,8 @@ from composed import composed
 
 from kd.config.compose import plain
 from kd.config.read import checked
-from kd.data.checks.statistics import Statistics
 from kd.data.files.pixels import Pixels
+from kd.data.statistics import Statistics
 from kd.errors import ConfigError, ModelError
 from kd.networks import saved
 from kd.networks.build import build

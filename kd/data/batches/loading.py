@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd.data.batches.batch import Batch
 from kd.data.batches.order import Order
-from kd.data.batches.unlabelled import UNLABELLED, BatchSize, Part, Passes
+from kd.data.batches.unlabelled import BatchSize, Part, Passes
 from kd.data.cache import Samples
+from kd.data.layout.naming import UNLABELLED
 from kd.data.numbers import whole_number
 from kd.data.source import Source
 from kd.data.views.augmentation import Augmentation

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.data.batches.unlabelled import UNLABELLED
 from kd.data.checks.inspection import (
     InspectedSample,
     Problem,
@@ -20,11 +19,11 @@ from kd.data.checks.inspection import (
     relative_name,
     root_of,
 )
-from kd.data.checks.statistics import Statistics, combined
-from kd.data.layout.naming import SPLITS
+from kd.data.layout.naming import SPLITS, UNLABELLED
 from kd.data.layout.split_folders import Fault
 from kd.data.masks.content import MEASURED, lacking
 from kd.data.source import Source
+from kd.data.statistics import Statistics, combined
 from kd.errors import shown
 from kd.system.resources import cores
 

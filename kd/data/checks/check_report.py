@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from kd.data.batches.unlabelled import UNLABELLED
 from kd.data.checks.check import Report, Split
 from kd.data.checks.inspection import InspectedSample, Problem
+from kd.data.layout.naming import UNLABELLED
 from kd.errors import shown
 from kd.system.terminal import can_move
 

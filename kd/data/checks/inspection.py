@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from kd.data.batches.unlabelled import UNLABELLED
-from kd.data.checks.statistics import Moments, moments
 from kd.data.files.decode import picture_size
 from kd.data.files.image_file import Header, read_header
 from kd.data.files.orientation import other_size
+from kd.data.layout.naming import UNLABELLED
 from kd.data.masks.coding import ValuesError
 from kd.data.source import Source
+from kd.data.statistics import Moments, moments
 from kd.errors import DataError, shown
 from kd.system import signals
 

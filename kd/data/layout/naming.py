@@ -17,7 +17,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from kd.data.batches.unlabelled import UNLABELLED
 from kd.errors import shown
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -26,6 +25,8 @@ MASK_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 SPLIT, STEM = "{split}", "{stem}"
 SPLITS = ("train", "val", "test")
+#: A fourth split, of pictures without masks: only a teacher can say anything about them, and nothing is measured on it.
+UNLABELLED = "unlabelled"
 
 #: Names of each split in folders and lists, in any case; the first is ours.
 SPELLINGS = {

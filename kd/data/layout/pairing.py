@@ -6,9 +6,8 @@ from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
 
-from kd.data.batches.unlabelled import UNLABELLED
 from kd.data.layout.listing import Found, below, counted
-from kd.data.layout.naming import ARRAY_SUFFIXES, MASK_SUFFIXES, Template, nfc
+from kd.data.layout.naming import ARRAY_SUFFIXES, MASK_SUFFIXES, UNLABELLED, Template, nfc
 from kd.data.layout.split_folders import Fault, Layout
 from kd.errors import DataError, shown
 

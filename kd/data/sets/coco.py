@@ -16,13 +16,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from kd.data.batches.unlabelled import UNLABELLED
-from kd.data.checks.manifest import KeepsFindings
 from kd.data.checks.survey import dark_pictures
 from kd.data.files.decode import height_width
+from kd.data.files.manifest import KeepsFindings
 from kd.data.files.orientation import other_size
 from kd.data.layout.listing import inside, leads_out
-from kd.data.layout.naming import SPLIT, SPLITS, check_path
+from kd.data.layout.naming import SPLIT, SPLITS, UNLABELLED, check_path
 from kd.data.layout.splitting import check_val_fraction
 from kd.data.sets.instances import Image, Instances, instances
 from kd.data.sets.regions import is_box_alone, region

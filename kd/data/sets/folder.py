@@ -16,12 +16,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from kd.data.batches.unlabelled import UNLABELLED, kept_and_dropped
 from kd.data.checks import survey
-from kd.data.checks.manifest import KeepsFindings
 from kd.data.files.decode import height_width, mask_palette
+from kd.data.files.manifest import KeepsFindings
 from kd.data.files.orientation import other_size
-from kd.data.layout.naming import SPLITS, Names
+from kd.data.layout.labelled import kept_and_dropped
+from kd.data.layout.naming import SPLITS, UNLABELLED, Names
 from kd.data.layout.pairing import Pair, without_masks
 from kd.data.layout.split_folders import Fault, layout
 from kd.data.layout.splitting import Fractions, split

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from kd.data.batches.unlabelled import UNLABELLED
 from kd.data.files.decode import height_width, read_image
 from kd.data.files.image_file import open_file
 from kd.data.files.orientation import other_size
-from kd.data.layout.naming import SPLITS
+from kd.data.layout.naming import SPLITS, UNLABELLED
 from kd.data.layout.splitting import check_val_fraction
 from kd.data.sets.coded import CodedMasks
 from kd.data.sets.samples import divided, sample_at

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.data.batches.unlabelled import UNLABELLED
 from kd.data.files.decode import read_image, read_mask
 from kd.data.files.image_file import open_file
-from kd.data.layout.naming import SPLITS
+from kd.data.layout.naming import SPLITS, UNLABELLED
 from kd.data.layout.pairing import Pair
 from kd.data.layout.splitting import check_val_fraction
 from kd.data.sets.samples import divided, sample_at

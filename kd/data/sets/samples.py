@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from kd.data.batches.unlabelled import UNLABELLED, kept_and_dropped
+from kd.data.layout.labelled import kept_and_dropped
+from kd.data.layout.naming import UNLABELLED
 from kd.data.layout.splitting import val_stems
 from kd.data.source import Source, known_split
 

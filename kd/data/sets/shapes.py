@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd.data.batches.unlabelled import UNLABELLED, kept_and_dropped
-from kd.data.layout.naming import SPLITS
+from kd.data.layout.labelled import kept_and_dropped
+from kd.data.layout.naming import SPLITS, UNLABELLED
 from kd.data.numbers import whole_number
 from kd.data.random_streams import stream
 from kd.data.sets.samples import sample_at

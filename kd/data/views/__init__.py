@@ -1,1 +1,1 @@
-"""What a network is shown of a picture: its size, a crop, a window, an augmentation."""
+"""What a network is shown of a picture: a crop, a window, an augmentation."""

@@ -25,8 +25,8 @@ import albumentations
 import cv2
 import numpy as np
 
-from kd.data.checks.statistics import Statistics
 from kd.data.random_streams import key
+from kd.data.statistics import Statistics
 from kd.data.views.crops import Crop
 from kd.errors import ConfigError
 

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from kd.data.checks.statistics import Statistics
 from kd.data.files.pixels import Pixels
+from kd.data.statistics import Statistics
 from kd.deploy.export.onnx_file import Session, to_half, to_onnx
 from kd.networks.build import build
 from kd.settings import NetworkSettings

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of each channel, stated or measured (`kd.data.checks.measuring`).
+"""Mean and standard deviation of each channel, stated or measured (`kd.data.measuring`).
 
 They normalise the input of networks whose weights do not say how, and they tell augmentation what is bright and what is
 dark where values are no colours from 0 to 255. They are in stored values.

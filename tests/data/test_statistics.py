@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from kd.config.read import read
 from kd.data.checks.check import check
-from kd.data.checks.measuring import statistics
-from kd.data.checks.statistics import Statistics, combined, moments
+from kd.data.measuring import statistics
+from kd.data.statistics import Statistics, combined, moments
 from kd.errors import DataError
 from tests.data.files.test_pixels import folder
 

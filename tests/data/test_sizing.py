@@ -10,9 +10,9 @@ from kd.data import Folder, Shapes
 from kd.data.batches.loading import TrainLoader
 from kd.data.batches.unlabelled import BatchSize
 from kd.data.cache import cached
+from kd.data.sizing import Sizing, inside
 from kd.data.views.augmentation import Augmentation
 from kd.data.views.crops import Crop
-from kd.data.views.sizing import Sizing, inside
 
 SIDES = st.tuples(st.integers(1, 300), st.integers(1, 300))
 

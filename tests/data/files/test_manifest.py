@@ -7,8 +7,8 @@ import pytest
 from pairs import put
 
 from kd.data import Folder
-from kd.data.checks import manifest
-from kd.data.checks.manifest import Manifest
+from kd.data.files import manifest
+from kd.data.files.manifest import Manifest
 from kd.errors import DataError
 from kd.system import files
 

@@ -1,7 +1,7 @@
 """The statistics of a data set's channels: those that a configuration states, or measured on its training pictures."""
 
-from kd.data.checks.statistics import Statistics, combined, moments
 from kd.data.source import Source, spaced
+from kd.data.statistics import Statistics, combined, moments
 from kd.errors import DataError
 
 SAMPLE = 512  # training pictures, at most, that statistics are measured on before a training
