@@ -54,6 +54,11 @@ def one_line_errors() -> Iterator[None]:
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
+def for_children() -> dict[str, str]:
+    """The environment for other programs of this project: as the user's, so that their errors are one line, too."""
+    return {name: value for name, value in os.environ.items() if FULL or name != "HYDRA_FULL_ERROR"}
+
+
 def _print(line: str) -> None:
     """Print a line on rank 0 only, which knows the errors of the other processes."""
     if current_rank().rank == 0:

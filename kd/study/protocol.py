@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from kd import tracking
 from kd.config.compose import compose
+from kd.config.hydra_errors import for_children
 from kd.config.read import read
 from kd.errors import ConfigError, StudyError
 from kd.run import console
@@ -231,7 +232,9 @@ def _step(title: str, arguments: Sequence[str]) -> None:
     console.say(f"{title}: {train_command()} {shlex.join(arguments)}")
     command = [sys.executable, "-c", "from kd.cli import main; main()", "train", *arguments]
     with signals.listen():
-        process = subprocess.Popen(command, start_new_session=True)  # a signal reaches it once: from here
+        process = subprocess.Popen(
+            command, start_new_session=True, env=for_children()
+        )  # a signal reaches it once: from here
         try:
             code = process.wait()
         except signals.Interrupted as end:

@@ -12,6 +12,7 @@ import pytest
 from pairs import put
 
 from kd.cli import main
+from kd.config.hydra_errors import one_line_errors
 from kd.errors import ConfigError
 from kd.settings import TEACHING_TERMS
 from kd.study import protocol
@@ -120,6 +121,15 @@ def test_a_step_that_is_killed_ends_the_command_as_a_shell_says_it(monkeypatch, 
         protocol._step("one", ["trainer.epochs=2"])
     assert end.value.code == 128 + signal.SIGKILL
     assert "resume   kd " in capsys.readouterr().out
+
+
+def test_an_error_of_a_step_is_one_line(capfd):
+    """The variable by which hydra raises its errors to `one_line_errors` is not inherited."""
+    with pytest.raises(SystemExit) as end, one_line_errors():
+        protocol._step("one", ["schedule=nope"])
+    assert end.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: schedule=nope is not an option")
 
 
 def test_a_step_that_fails_ends_the_command_as_it_ended(monkeypatch):
