@@ -128,7 +128,7 @@ def test_a_training_reads_other_layouts_and_masks_in_colour(root, data):
         "data.root=" + str(root / "other"),
     ]
     colours = ["data.mask_colours=[[10,20,30],[200,0,0]]"]
-    with pytest.raises(DataError, match=re.escape(f"set {colours[0]} if these are the classes in order")):
+    with pytest.raises(DataError, match=re.escape(f"set '{colours[0]}' if these are the classes in order")):
         read(composed(*SMALL, *options))
     kd(["check", "data=folder", "data.image_size=[32,32]", *options, *colours])
     done = train(root, *options, *colours)

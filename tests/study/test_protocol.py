@@ -116,11 +116,12 @@ def test_a_search_among_the_overrides_is_passed_on():
 
 
 def test_a_step_that_is_killed_ends_the_command_as_a_shell_says_it(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["kd", "verdict"])
     monkeypatch.setattr(protocol.subprocess, "Popen", lambda *_, **__: SimpleNamespace(wait=lambda: -signal.SIGKILL))
     with pytest.raises(SystemExit) as end:
         protocol._step("one", ["trainer.epochs=2"])
     assert end.value.code == 128 + signal.SIGKILL
-    assert "resume   kd " in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[-1] == "resume   kd verdict"
 
 
 def test_an_error_of_a_step_is_one_line(capfd):

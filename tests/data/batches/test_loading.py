@@ -299,7 +299,8 @@ def test_a_run_all_of_whose_processes_are_signalled_saves_and_resumes(number, ro
     for process in [*main.children(recursive=True), main]:
         process.send_signal(number)
     out, err = running.communicate()
-    assert (running.returncode, err.splitlines()[-1:]) == (128 + number, ["interrupted"])
+    assert running.returncode == 128 + number
+    assert "interrupted" in err.splitlines()  # a worker that was just starting may say that its parent is gone
     assert "resume " in out + err
 
 

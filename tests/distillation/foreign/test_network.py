@@ -146,6 +146,6 @@ def test_output_other_than_raw_logits_is_refused(function, says):
 
 
 def test_the_error_for_a_wrong_image_size_names_the_size():
-    with pytest.raises(ModelError, match=r"64 x 96.*data.image_size=\[64, 96\]"):
+    with pytest.raises(ModelError, match=r"64 x 96.*'data.image_size=\[64,96\]'"):
         probe(foreign(lambda pixels: pixels, takes=(None, 64, 96)), (32, 32), "teacher.path=x")
     assert probe(foreign(lambda pixels: pixels, takes=(None, 64, 96)), (64, 96), "teacher.path=x") == 3
