@@ -14,6 +14,9 @@ TINY = [
     "trainer.batch_size=4", "trainer.device=cpu", "tracking=none", "pictures=false",
 ]  # fmt: skip
 MORE = 1.1  # memory at the end over memory at the beginning; an allocator is never quite flat
+MOMENTARY = (
+    4  # files, threads or processes that may be open just then; a leak is one for each of 24 trials or 175 epochs
+)
 
 
 class Used(NamedTuple):
@@ -33,7 +36,7 @@ def used(process: program.Program, reached: Callable[[], bool], what: str) -> Us
 
 def check(early: Used, late: Used) -> None:
     assert late.memory < MORE * early.memory
-    assert late[1:] == early[1:]
+    assert all(now - before <= MOMENTARY for now, before in zip(late[1:], early[1:], strict=True))
 
 
 def lines(root: Path, name: str) -> int:
