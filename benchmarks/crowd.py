@@ -41,13 +41,13 @@ def ledger(url: str, trials: int) -> Ledger:
 
 
 def work(url: str, trials: int, seconds: float, end: Connection) -> None:
-    """Claim and end trials until the study is complete; sends the seconds and CPU seconds of each claim."""
+    """Claim and end trials until the study is complete; sends of each claim its begin, seconds and CPU seconds."""
     _open.cache_clear()  # of the process that this one was forked from
     own, claims = ledger(url, trials), []
     while True:
         begun, cpu = time.perf_counter(), time.process_time()
         trial = own.claim()
-        claims.append((time.perf_counter() - begun, time.process_time() - cpu))
+        claims.append((begun, time.perf_counter() - begun, time.process_time() - cpu))
         if trial is NoClaim.DONE:
             break
         if isinstance(trial, Trial):
@@ -68,7 +68,7 @@ def _pretend(own: Ledger, trial: Trial, seconds: float) -> None:
 
 
 def simulated(url: str, workers: int, trials: int, seconds: float) -> list[tuple[float, float]]:
-    """Seconds and CPU seconds of every claim, by `workers` processes."""
+    """Seconds and CPU seconds of every claim by `workers` processes, in the order in which the claims began."""
     ledger(url, trials)
     _open(Database(url)).engine.dispose()
     ends, processes = [], []
@@ -79,10 +79,10 @@ def simulated(url: str, workers: int, trials: int, seconds: float) -> list[tuple
         theirs.close()
         ends.append(mine)
         processes.append(process)
-    found = [claim for end in ends for claim in end.recv()]
+    found = sorted(claim for end in ends for claim in end.recv())
     for process in processes:
         process.join()
-    return found
+    return [(waited, cpu) for _, waited, cpu in found]
 
 
 def main() -> None:
