@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from kd.errors import ModelError
 from kd.networks.spec import is_file
 
+ARCHIVE = b"PK\x03\x04"  # how a zip archive begins
 MOST_PICKLED = 2**24  # bytes of names and shapes in one pickle
 #: What a pickle of tensors names, as pickletools shows it.
 REBUILT = re.compile(
@@ -68,13 +69,15 @@ def _state_dict(path: Path, device: str) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises pickle, zip and runtime errors
-        raise ModelError(
-            f"{path}: not a plain state dict of tensors ({type(error).__name__}); save it as safetensors"
-        ) from error
+        raise _no_state_dict(path, error) from error
     plain = isinstance(state, dict) and all(isinstance(n, str) and isinstance(v, Tensor) for n, v in state.items())
     if not plain:
         raise ModelError(f"{path}: holds {type(state).__name__}, but a dict of tensors by name is needed")
     return state
+
+
+def _no_state_dict(path: Path, error: Exception) -> ModelError:
+    return ModelError(f"{path}: not a plain state dict of tensors ({type(error).__name__}); save it as safetensors")
 
 
 def check_records(path: Path) -> None:
@@ -91,21 +94,23 @@ def check_records(path: Path) -> None:
 def check_pickles(path: Path) -> None:
     """Refuse pickles that call more than rebuilds tensors: `weights_only` also allows bytearray(n), which fills memory.
 
-    Of an archive all, of a file in torch's format before 1.6 the five that precede its values.
+    Of an archive all, of a file in torch's format before 1.6 the five that precede its values; which of them it is,
+    its first bytes say, as they do to torch. What cannot be read here is not loaded.
     """
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for record in archive.infolist():
-                    if record.filename.endswith(".pkl"):
-                        with archive.open(record) as file:
-                            _check_pickle(path, file)
-        else:
-            with path.open("rb") as file:
+        with path.open("rb") as file:
+            if file.read(len(ARCHIVE)) != ARCHIVE:
+                file.seek(0)
                 for _ in range(5):
                     _check_pickle(path, file)
-    except (ValueError, zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError):
-        return  # not pickles: torch.load says so
+                return
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                if record.filename.endswith(".pkl"):
+                    with archive.open(record) as pickled:
+                        _check_pickle(path, pickled)
+    except (ValueError, zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+        raise _no_state_dict(path, error) from error
 
 
 def _check_pickle(path: Path, file: IO[bytes]) -> None:

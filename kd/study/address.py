@@ -51,7 +51,7 @@ class Address:
         url: never shown or written whole, as it may contain a password.
 
     Raises:
-        StudyError: it is none of sqlite or PostgreSQL.
+        StudyError: it is an address of neither sqlite nor PostgreSQL, or names no database.
     """
 
     url: str = field(repr=False)

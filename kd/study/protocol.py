@@ -232,9 +232,8 @@ def _step(title: str, arguments: Sequence[str]) -> None:
     console.say(f"{title}: {train_command()} {shlex.join(arguments)}")
     command = [sys.executable, "-c", "from kd.cli import main; main()", "train", *arguments]
     with signals.listen():
-        process = subprocess.Popen(
-            command, start_new_session=True, env=for_children()
-        )  # a signal reaches it once: from here
+        # In a session of its own, a signal reaches it once: from here.
+        process = subprocess.Popen(command, start_new_session=True, env=for_children())
         try:
             code = process.wait()
         except signals.Interrupted as end:

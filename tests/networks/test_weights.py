@@ -85,6 +85,19 @@ def test_a_pickle_that_does_more_than_rebuild_tensors_is_not_loaded(name, kind, 
         opened(file)
 
 
+@pytest.mark.parametrize("spoil", ["an archive behind it", "a name that is no text"])
+def test_a_file_is_read_here_as_torch_reads_it_or_not_loaded(spoil, tmp_path, monkeypatch):
+    """torch looks at the first bytes of a file, zipfile at the last ones; torch may skip what Python cannot decode."""
+    file, bomb = tmp_path / "x.pth", BOMBS["__builtin__ bytearray"]
+    file.write_bytes(b"\x80\x02X\x01\0\0\0\xff0" + bomb if spoil == "a name that is no text" else bomb)
+    if spoil == "an archive behind it":
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr("x/version", "3")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(ModelError, match=r"x\.pth: (calls __builtin__ bytearray|not a plain state dict)"):
+        opened(file)
+
+
 def test_a_pickle_has_a_limit(tmp_path, monkeypatch):
     monkeypatch.setattr("kd.networks.weights.MOST_PICKLED", 50)
     torch.save(layer(1).state_dict(), tmp_path / "x.pth")
