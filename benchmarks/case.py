@@ -27,7 +27,7 @@ from kd.data.batches.loading import TrainLoader
 from kd.data.views.augmentation import Augmentation
 from kd.distillation.losses import DistillationLoss
 from kd.distillation.teacher import LiveTeacher, Teacher
-from kd.experiment.builders import build_network, build_recipe, build_train_loader
+from kd.experiment.builders import build_network, build_options, build_train_loader
 from kd.experiment.context import RunContext
 from kd.networks.network import Network
 from kd.plan.schedules import Constant
@@ -150,7 +150,7 @@ class Case:
         weights = settings.loss.model_dump(include=None if teacher else {*TASK_TERMS.values()})
         loss = DistillationLoss(weights, settings.data.classes, settings.data.void)
         distillation = Distillation(network, loss, self.timeline(state), teacher)
-        return fit(distillation, loader, dict, build_recipe(self.bench, settings.seed), self.bench.precision)
+        return fit(distillation, loader, dict, build_options(self.bench, settings.seed), self.bench.precision)
 
     def answers(self) -> Iterator[None]:
         """The teacher alone, one epoch's batches for each item."""

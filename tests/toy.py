@@ -21,7 +21,7 @@ from kd.plan.timeline import LearningRates, Timeline
 from kd.plan.unfreeze import Progressive
 from kd.settings import NetworkSettings
 from kd.training.loop import fit
-from kd.training.step import Distillation, Recipe
+from kd.training.step import Distillation, TrainingOptions
 
 SOURCE = Shapes(image_size=(32, 32), train=6, val=2, test=1)
 EIGHT = Shapes(image_size=(32, 32), train=8, val=2, test=1)
@@ -29,7 +29,7 @@ CPU = Precision(torch.device("cpu"), channels_last=False)
 BLOCKS = ("deep", "middle", "stem")  # deepest first
 ALL_TERMS = {"alpha": 0.3, "beta": 0.5, "gamma": 0.5, "delta": 1.0}
 HARD = {"alpha": 0, "beta": 0, "gamma": 0.5, "delta": 1.0}
-RECIPE = Recipe(seed=0, weight_decay=0.1, betas=(0.9, 0.999), clip_norm=None)
+TRAINING = TrainingOptions(seed=0, weight_decay=0.1, betas=(0.9, 0.999), clip_norm=None)
 
 
 class Stage(nn.Module):
@@ -96,14 +96,14 @@ def plan(policy=None, epochs=3, lr=1e-2, min_lr=1e-4, schedule=None, blocks=3, d
     return Timeline(schedule or Linear(4, 1), policy or Progressive(1, 1), rates, epochs, blocks)
 
 
-def train(network, timeline=None, weights=ALL_TERMS, *, train=None, recipe=RECIPE, validate=dict, precision=CPU,
+def train(network, timeline=None, weights=ALL_TERMS, *, train=None, options=TRAINING, validate=dict, precision=CPU,
           who=teacher, **more):  # fmt: skip
     """A `fit` generator that has not started."""
     learner = learner_of(network) if "features" in weights else None
     distillation = Distillation(
         network, DistillationLoss(weights, 1), timeline or plan(), who() if who else None, learner
     )
-    return fit(distillation, train or loader(), validate, recipe, precision, **more)
+    return fit(distillation, train or loader(), validate, options, precision, **more)
 
 
 def state(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from kd.data import Source
 from kd.data.batches.batch import Batch
 from kd.data.batches.unlabelled import BatchSize
 from kd.distillation.teacher import LiveTeacher, Teacher
-from kd.experiment.builders import build_loss, build_network, build_recipe, build_train_loader
+from kd.experiment.builders import build_loss, build_network, build_options, build_train_loader
 from kd.experiment.context import RunContext
 from kd.networks.network import Network
 from kd.plan.schedules import Constant
@@ -122,9 +122,9 @@ def training(context: RunContext, student: Network, teacher: Teacher | None, bat
     settings = context.settings
     weights = settings.loss.model_dump(include=None if teacher else {*TASK_TERMS.values()})
     plan = Timeline(Constant(4.0), All(), settings.optimizer.rates, 10**6, len(student.partition.blocks))
-    recipe = build_recipe(context, settings.seed)
+    options = build_options(context, settings.seed)
     return fit(
-        Distillation(student, build_loss(context, weights), plan, teacher), batches, dict, recipe, context.precision
+        Distillation(student, build_loss(context, weights), plan, teacher), batches, dict, options, context.precision
     )
 
 

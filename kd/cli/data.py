@@ -84,5 +84,6 @@ def _cache_prune(arguments: argparse.Namespace) -> None:
 
 def _cache_root() -> Path:
     from kd.config.compose import project_root
+    from kd.system.places import CACHE
 
-    return project_root() / "runs" / "cache"
+    return project_root() / CACHE

@@ -29,6 +29,7 @@ def composed(arguments: argparse.Namespace) -> Any:
     """
     from kd.config.compose import compose  # heavy: hydra
     from kd.study.hydra_options import check_recipes
+    from kd.system.installation import config_dir_arguments
 
-    check_recipes(["--config-dir", str(arguments.config_dir)] if arguments.config_dir else [])
+    check_recipes(config_dir_arguments(arguments.config_dir))
     return compose(arguments.overrides, arguments.config_dir)

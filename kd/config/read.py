@@ -21,6 +21,7 @@ from kd.errors import ConfigError, UserError, nearest
 from kd.networks.block_counts import BLOCK_COUNTS, FIXED_SIDES, is_known, size_refusal
 from kd.networks.spec import find_weights, read_spec
 from kd.settings import OBJECTIVES, ForeignTeacher, NetworkSettings, Settings, TeacherFile, TrainedTeacher
+from kd.system.places import CACHE
 from kd.training.quality import quality_metrics
 
 #: Names of timm's encoders that may take one image size alone.
@@ -48,7 +49,7 @@ def checked(config: dict[str, Any], look_at_data: bool = True) -> Settings:
         settings = Settings(**config)
     except ValidationError as error:
         raise ConfigError(_first_mistake(error)) from error
-    settings.data.keep_findings(settings.root / "runs" / "cache" / "files")
+    settings.data.keep_findings(settings.root / CACHE / "files")
     _check_plan(settings)
     _check_loss(settings)
     _check_pixels(settings)

@@ -1,4 +1,4 @@
-"""What a run's settings ask for, built in its context: networks, losses, recipes, training batches, diagnostics."""
+"""What a run's settings ask for, built in its context: networks, losses, training options and batches, diagnostics."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ from kd.networks.precision import compiled
 from kd.settings import TrainedTeacher
 from kd.training.average import Averaging
 from kd.training.diagnostics import Diagnostics
-from kd.training.step import Recipe
+from kd.training.step import TrainingOptions
 
 EVALUATED = ("val", "test")  # splits that a finished network is evaluated on, if they have samples
 
@@ -89,9 +89,9 @@ def _feature_channels(context: RunContext, student: Network, teacher: Network) -
     return [shape[0] for shape in own], [shape[0] for shape in others]
 
 
-def build_recipe(
+def build_options(
     context: RunContext, seed: int, weight_decay: float | None = None, objective: str | None = None
-) -> Recipe:
+) -> TrainingOptions:
     """How weights are updated: the settings of optimizer and trainer, and the weight decay if it is another one.
 
     They are averaged, if the settings say so, where there is an `objective` to choose between raw and averaged ones by.
@@ -99,7 +99,7 @@ def build_recipe(
     optimizer, trainer = context.settings.optimizer, context.settings.trainer
     weight_decay = optimizer.weight_decay if weight_decay is None else weight_decay
     averaged = Averaging(optimizer.ema, optimizer.ema_saves, objective) if optimizer.ema and objective else None
-    return Recipe(
+    return TrainingOptions(
         seed, weight_decay, optimizer.betas, optimizer.clip_norm, trainer.accumulate,
         skip_nonfinite=trainer.nonfinite == "skip", validate_every=trainer.validate_every,
         algorithm=optimizer.algorithm, momentum=optimizer.momentum, nesterov=optimizer.nesterov, averaging=averaged,

@@ -16,6 +16,7 @@ from kd.data.statistics import Statistics
 from kd.errors import ConfigError
 from kd.networks.precision import Precision, choose_device, hold_memory, limit_threads, repeat_bit_for_bit, use_tf32
 from kd.settings import Settings
+from kd.system.places import CACHE
 from kd.system.resources import cores, free_memory, trials_at_once
 from kd.system.signals import Stop
 from kd.system.world import SOLO, World
@@ -80,7 +81,7 @@ class RunContext:
     @cached_property
     def samples(self) -> Samples:
         """The data set, decoded once and cached as `data.cache` says."""
-        return cached(self.data, self.settings.root / "runs" / "cache" / "data")
+        return cached(self.data, self.settings.root / CACHE / "data")
 
     @property
     def balance(self) -> ClassBalance:

@@ -17,7 +17,7 @@ from kd.config.compose import public
 from kd.config.transforms import build_transforms
 from kd.distillation.teacher import CachedTeacher
 from kd.errors import RunError, UserError
-from kd.experiment import earlier, pictures, teacher_training
+from kd.experiment import data_lines, earlier, teacher_training
 from kd.experiment.builders import build_learner, build_loss, build_network, check_features
 from kd.experiment.context import RunContext
 from kd.experiment.evaluator import Evaluator
@@ -137,8 +137,8 @@ def _distil(job: Job, trial: NoTrial, stop: signals.Stop, world: World) -> float
         return _make_up(job, folder)
     context = RunContext.of(job.settings, build_transforms(job.settings.augment.transforms), stop, world)
     _prepare(folder, job)
-    console.say(f"run      {folder.path}", *pictures.lines(job.settings), *pictures.warnings(job.settings))
-    console.say(*pictures.balance_lines(job.settings, lambda: context.balance))
+    console.say(f"run      {folder.path}", *data_lines.lines(job.settings), *data_lines.warnings(job.settings))
+    console.say(*data_lines.balance_lines(job.settings, lambda: context.balance))
     began, evaluator = time.perf_counter(), Evaluator(context)
     student = build_network(context, "student", job.settings.seed)  # a missing file of weights ends the run now
     check_features(context, student)
@@ -220,7 +220,7 @@ def _train_and_measure(current: _Run, mirror: tracking.NullRun) -> dict[str, Any
     identity = {
         "data_fingerprint": context.data.fingerprint(),
         "inputs": current.inputs,
-        "pictures": pictures.counts(job.settings),
+        "pictures": data_lines.counts(job.settings),
     }
     if job.config_dir and "config_dir" not in folder.identity():
         identity["config_dir"] = str(job.config_dir)
@@ -244,7 +244,7 @@ def _train_and_measure(current: _Run, mirror: tracking.NullRun) -> dict[str, Any
         "epochs": len(folder.metrics()),
         **measured,
         **logit_counts,
-        "pictures": pictures.counts(job.settings),
+        "pictures": data_lines.counts(job.settings),
         **({"class_weights": context.balance.weights()} if job.settings.loss.class_weights == "auto" else {}),
         "state": "pruned" if trial.pruned else "complete",
         "planned_epochs": training_job.epochs,

@@ -18,6 +18,7 @@ from kd.networks.precision import Precision
 from kd.networks.spec import read_spec
 from kd.settings import ForeignTeacher
 from kd.system.files import digest, json_digest
+from kd.system.places import CACHE
 
 FORMAT = 1  # increase when the same settings give other logits
 
@@ -107,4 +108,4 @@ def cache_key(facts: dict[str, Any]) -> str:
 
 def cache_folder(context: RunContext) -> Path:
     """The folder of everything that is cached."""
-    return context.settings.root / "runs" / "cache"
+    return context.settings.root / CACHE

@@ -23,6 +23,7 @@ from kd.run.folder import RunFolder, only_one
 from kd.run.restoring import restore
 from kd.settings import ForeignTeacher, Settings, TeacherFile
 from kd.system.files import digest, json_digest
+from kd.system.places import TEACHERS
 from kd.training.step import Distillation
 
 FORMAT = 1  # increase when the same settings train another teacher
@@ -75,7 +76,7 @@ def _trained(evaluator: Evaluator) -> Path:
     """The file of the automatic teacher, which all processes train together unless it is there."""
     evaluator = Evaluator(evaluator.context.with_new_views())
     context, world = evaluator.context, evaluator.context.world
-    path = context.settings.root / "runs" / "teachers" / fingerprint(context.settings)
+    path = context.settings.root / TEACHERS / fingerprint(context.settings)
     if world.is_main:
         folder = RunFolder(path)
         waiting = f"teacher  another process is training it; waiting: {path}"

@@ -15,7 +15,7 @@ from torch import Tensor
 from kd.data.batches.loading import TrainLoader
 from kd.distillation.teacher import CachedTeacher
 from kd.errors import DivergedError
-from kd.experiment.builders import build_recipe, build_train_loader
+from kd.experiment.builders import build_options, build_train_loader
 from kd.experiment.context import RunContext
 from kd.experiment.evaluator import Evaluator
 from kd.networks.network import Network
@@ -159,8 +159,8 @@ def _fit(
         loader.loader.prepare_next(job.epochs)
         return evaluator.evaluate(job.network, "val", job.reference).metrics(job.network.class_names)
 
-    recipe = build_recipe(context, job.seed, job.weight_decay, job.objective if job.who == "student" else None)
-    return fit(job.distillation, loader, validate, recipe, context.precision, start, pause)
+    options = build_options(context, job.seed, job.weight_decay, job.objective if job.who == "student" else None)
+    return fit(job.distillation, loader, validate, options, context.precision, start, pause)
 
 
 @contextmanager

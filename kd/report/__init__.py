@@ -31,6 +31,7 @@ from kd.report.run_files import DAMAGES, Run, is_run, read
 from kd.run import console
 from kd.system.files import write_atomically
 from kd.system.installation import train_command
+from kd.system.places import REPORTS, STUDIES
 
 if TYPE_CHECKING:
     from kd.report.study import Study
@@ -52,7 +53,7 @@ def report(names: Sequence[str], output: Path | None = None, storage: str | None
         page, default = _page_of(found[0])
     else:
         runs = [each if isinstance(each, Run) else _winner(each) for each in found]
-        page, default = compare(runs), project_root() / "runs" / "reports" / f"{_file_name(runs)}.html"
+        page, default = compare(runs), project_root() / REPORTS / f"{_file_name(runs)}.html"
     target = (output or default).absolute()
     text = html(page)
     write_atomically(target, lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace"))
@@ -104,7 +105,7 @@ def _found(name: str, storage: str | None) -> "Run | Study":
     from kd.study.address import default_url
     from kd.study.storage import Database
 
-    folder = path.absolute() if (path / files.TABLE).is_file() else project_root() / "runs" / "studies" / path.name
+    folder = path.absolute() if (path / files.TABLE).is_file() else project_root() / STUDIES / path.name
     beside = folder.parent / "studies.db"
     default = f"sqlite:///{beside}" if beside.is_file() else default_url(project_root())
     database = Database.chosen(storage, default)

@@ -10,6 +10,7 @@ from kd.errors import RunError
 from kd.run.folder import SIGNS, SavedRun
 from kd.settings import LossSettings
 from kd.system import tensor_file
+from kd.system.installation import config_dir_arguments
 from kd.system.untrusted import UnreadableError, mapping_at
 
 if TYPE_CHECKING:
@@ -90,9 +91,8 @@ class Run:
     @property
     def arguments(self) -> list[str]:
         """What follows `python train.py` in the command that trains it again."""
-        folder = self.identity.get("config_dir")
         typed = [line for line in self.overrides if not line.startswith("resume=")]
-        return [*(["--config-dir", folder] if folder else []), *typed]
+        return [*config_dir_arguments(self.identity.get("config_dir")), *typed]
 
     @property
     def learns_alone(self) -> bool:

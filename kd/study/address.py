@@ -11,6 +11,7 @@ from sqlalchemy.exc import ArgumentError
 
 from kd.errors import SECRET, StudyError, check_address, without_credentials
 from kd.system.files import real
+from kd.system.places import STUDIES
 
 #: What an address may be, for error messages.
 HINT = (
@@ -24,7 +25,7 @@ def default_url(root: Path) -> str:
     Raises:
         StudyError: the path holds a character that an address cannot.
     """
-    path = real(root / "runs" / "studies" / "studies.db").as_posix()
+    path = real(root / STUDIES / "studies.db").as_posix()
     if "?" in path:
         raise StudyError(f"{path} contains a ?, which a database address cannot; choose another root, or a storage")
     return f"sqlite:///{path}"

@@ -32,7 +32,8 @@ from kd.study.space import PRIVATE, key_of
 from kd.study.storage import Database
 from kd.system import signals
 from kd.system.files import write_json
-from kd.system.installation import train_command
+from kd.system.installation import config_dir_arguments, train_command
+from kd.system.places import STUDIES
 
 PRUNED_FROM = 0.1  # of a training: how long each trial runs at least
 #: Keys that the protocol itself sets.
@@ -93,7 +94,7 @@ class Protocol:
                 f"--price {self.price:g} is too low for --seeds {self.seeds}: should be {needed:g} or more",
                 page="does-distillation-help",
             )
-        check_recipes(self._own_recipes)
+        check_recipes(config_dir_arguments(self.config_dir))
         settings = read(compose([line for line in self.overrides if not _sweeps(line)], self.config_dir))
         if len(settings.objective) > 1:
             raise ConfigError(f"objective={list(settings.objective)}: a verdict is on one metric; name one")
@@ -104,13 +105,10 @@ class Protocol:
             )
         return settings
 
-    @property
-    def _own_recipes(self) -> list[str]:
-        return ["--config-dir", str(self.config_dir)] if self.config_dir else []
-
     def study(self, settings: Settings, distilled: bool) -> list[str]:
         """The arguments of `kd train` that run an arm's study."""
         epochs = settings.trainer.epochs
+        own = config_dir_arguments(self.config_dir)
         common = [
             f"hydra.sweeper.n_trials={self.trials}",
             f"hydra.sweeper.max_epochs={int(self.trainings * epochs)}",
@@ -119,17 +117,17 @@ class Protocol:
         ]
         name = f"hydra.sweeper.study_name={self.studies[not distilled]}"
         if distilled:
-            return ["-m", *self._own_recipes, "sweeps=temperature_unfreeze", name, *common, *self.overrides]
+            return ["-m", *own, "sweeps=temperature_unfreeze", name, *common, *self.overrides]
         teaching = ("loss", *TEACHING_KEYS)
         task = [line for line in self.overrides if not is_under(key_of(line), teaching) or _is_task(line)]
         delta, untaught = f"loss.delta={settings.loss.delta}", [f"loss.{name}=0" for name in TEACHING_TERMS.values()]
-        return ["-m", *self._own_recipes, "sweeps=no_teacher", name, *common, delta, *untaught, *task]
+        return ["-m", *own, "sweeps=no_teacher", name, *common, delta, *untaught, *task]
 
     def winner(self, study: str, folder: Path) -> list[str]:
         """The arguments of `kd train` that train a study's winner, whose recipe has the rest, with other seeds."""
         kept = [line for line in self.overrides if is_under(key_of(line), PRIVATE) or _is_launching(line)]
         seeds = f"hydra.sweeper.n_trials={self.seeds - 1}"
-        return ["-m", "--config-dir", str(folder / study), "sweeps=winner", seeds, *kept]
+        return ["-m", *config_dir_arguments(folder / study), "sweeps=winner", seeds, *kept]
 
 
 def _is_task(override: str) -> bool:
@@ -157,7 +155,7 @@ def run(protocol: Protocol) -> None:
         StudyError: an arm has no winner.
     """
     settings = protocol.settings()
-    folder = settings.root / "runs" / "studies"
+    folder = settings.root / STUDIES
     for number, with_teacher in enumerate((True, False), start=1):
         _step(f"study {number} of 2", protocol.study(settings, with_teacher))
     database = Database.chosen(None, default_url(settings.root))
@@ -191,7 +189,7 @@ def _record(protocol: Protocol, settings: Settings, distilled: Arm, alone: Arm) 
         "unequal": unequal(distilled.study, alone.study),
         **numbers,
     }
-    file = settings.root / "runs" / "studies" / protocol.studies[0] / "verdict.json"
+    file = settings.root / STUDIES / protocol.studies[0] / "verdict.json"
     write_json(file, facts)
     if settings.tracking.enabled:
         tags = {"role": "verdict", "outcome": verdict.outcome, **settings.tracking.tags}

@@ -12,6 +12,7 @@ from kd.study.hydra_options import check_name
 from kd.study.results import Results, all_in, ours_in
 from kd.study.storage import Database, Storage
 from kd.system.installation import train_command
+from kd.system.places import STUDIES
 
 
 def show(name: str | None, against: str | None, url: str | None, write_files: bool = True) -> None:
@@ -30,7 +31,7 @@ def show(name: str | None, against: str | None, url: str | None, write_files: bo
         if name is None:
             _list(storage)
         else:
-            _show(check_name(name), against, storage, root / "runs" / "studies" / name, write_files)
+            _show(check_name(name), against, storage, root / STUDIES / name, write_files)
 
 
 def _list(storage: Storage) -> None:
@@ -66,6 +67,6 @@ def _compare(results: Results, against: str | None, storage: Storage) -> None:
     console.tell(tables.against(*arms))
     for arm in arms:
         if arm.winners is None and arm.study.best:
-            folder = files.as_typed(project_root() / "runs" / "studies" / arm.study.name)
+            folder = files.as_typed(project_root() / STUDIES / arm.study.name)
             console.say(f"seeds    one run is one seed; train the winner with more seeds: "
                         f"{train_command()} -m --config-dir {folder} sweeps=winner")  # fmt: skip

@@ -33,6 +33,11 @@ def train_command(processes: int = 1) -> str:
     return f"torchrun --nproc-per-node={processes} {'--no-python kd train' if as_kd else 'train.py'}"
 
 
+def config_dir_arguments(folder: Path | str | None) -> list[str]:
+    """What names a folder of recipes and options of one's own to a command that trains; empty without one."""
+    return ["--config-dir", str(folder)] if folder else []
+
+
 def install_command(extra: str) -> str:
     """How to add an optional dependency of this package to the environment."""
     return f"pip install '{NAME}[{extra}]'" if INSTALLED else f"pip install -e '.[{extra}]'"

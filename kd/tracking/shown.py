@@ -8,7 +8,7 @@ from typing import Any
 
 from kd.run.folder import SavedRun
 from kd.settings import flat
-from kd.system.installation import train_command
+from kd.system.installation import config_dir_arguments, train_command
 from kd.system.untrusted import UnreadableError, is_regular, mapping_at
 
 LARGEST = 4 * 2**30  # bytes of a file that is sent: a student of a billion parameters
@@ -94,8 +94,7 @@ def _note(folder: SavedRun, summary: Mapping[str, Any], config_dir: str | None) 
         return ""
     lines = [] if student else ["Pruned: it did worse than other trials after as many epochs."]
     with suppress(UnreadableError):
-        more = ["--config-dir", config_dir] if config_dir else []
-        typed = " ".join(map(str, [*more, *folder.overrides()])).replace("`", "'")
+        typed = " ".join(map(str, [*config_dir_arguments(config_dir), *folder.overrides()])).replace("`", "'")
         lines.append(f"`{train_command()} {typed[:LONGEST]}`")
     lines += _figure_lines(summary, student, {"teacher": teacher, "trivial prediction": trivial})
     return "\n".join([*lines, "", f"Report: `kd report {folder.path}`"]) + "\n"

@@ -29,7 +29,7 @@ from kd.plan.timeline import EpochPlan
 from kd.system.world import World
 from kd.training.replica import Replica
 from kd.training.snapshot import Snapshot
-from kd.training.step import Distillation, Recipe, Stepper, apply_plan, step_seed
+from kd.training.step import Distillation, Stepper, TrainingOptions, apply_plan, step_seed
 from kd.training.step_log import StepLog
 
 
@@ -103,12 +103,12 @@ class EpochResult:
         }
 
 
-def fit(distillation: Distillation, loader: Epochs, validate: Callable[[], dict[str, float | None]], recipe: Recipe,
-        precision: Precision, start: Snapshot | None = None,
+def fit(distillation: Distillation, loader: Epochs, validate: Callable[[], dict[str, float | None]],
+        options: TrainingOptions, precision: Precision, start: Snapshot | None = None,
         pause: Callable[[], bool] = lambda: False) -> Iterator[EpochResult | Pause]:  # fmt: skip
     """Train a student along its timeline; yields one result per epoch.
 
-    `validate` is called at the end of the epochs that the recipe says. Training resumes from `start` if given. `pause`
+    `validate` is called at the end of the epochs that the options say. Training resumes from `start` if given. `pause`
     is called after every step within an epoch; where it returns True, a `Pause` is yielded. All processes of
     `loader.world` iterate alike, with a loss that sums over them and a `pause` that returns the same in each.
 
@@ -119,7 +119,7 @@ def fit(distillation: Distillation, loader: Epochs, validate: Callable[[], dict[
     """
     student, timeline, world = distillation.student, distillation.timeline, loader.world
     sizes = loader.batch_size() if world.size > 1 else ()
-    stepper = Stepper(distillation, recipe, precision, Replica(distillation.trained, world, *sizes))
+    stepper = Stepper(distillation, options, precision, Replica(distillation.trained, world, *sizes))
     first = start.epoch if start else 0
     if start is not None:
         stepper.restore(start)
@@ -129,11 +129,11 @@ def fit(distillation: Distillation, loader: Epochs, validate: Callable[[], dict[
         student.train()
         stepper.replica.wrap()
         begun = start if start and start.epoch == plan.epoch else None
-        log = StepLog(plan.epoch, precision, recipe.skip_nonfinite, begun.facts["sums"] if begun else None, sum(sizes))
+        log = StepLog(plan.epoch, precision, options.skip_nonfinite, begun.facts["sums"] if begun else None, sum(sizes))
         yield from _epoch(stepper, loader, plan, log, begun.step if begun else 0, pause)
         means, seconds = log.means(stepper.scaler.get_scale()), log.seconds()
         stepper.replica.compare(plan.epoch)
-        asked = recipe.validates(plan.epoch, len(timeline))
+        asked = options.validates(plan.epoch, len(timeline))
         val, measured = stepper.measured(validate) if asked else ({}, nullcontext)
         state = stepper.snapshot(plan.epoch + 1, 0)
         yield EpochResult(plan, means, val, seconds, log.images / seconds, state, measured, log.waited)
@@ -143,15 +143,15 @@ def _epoch(
     stepper: Stepper, loader: Epochs, plan: EpochPlan, log: StepLog, first: int, pause: Callable[[], bool]
 ) -> Iterator[Pause]:
     """Take the steps of an epoch from batch `first` on; yields a `Pause` where `pause` says so."""
-    recipe, batches = stepper.recipe, loader.epoch(plan.epoch, first)
-    for step in range(first, loader.steps(), recipe.accumulate):
-        torch.manual_seed(step_seed(recipe.seed, plan.epoch, step))
+    options, batches = stepper.options, loader.epoch(plan.epoch, first)
+    for step in range(first, loader.steps(), options.accumulate):
+        torch.manual_seed(step_seed(options.seed, plan.epoch, step))
         with log.waiting():
-            group = _next(batches, recipe.accumulate, loader.world)
+            group = _next(batches, options.accumulate, loader.world)
         group = [batch.to(stepper.precision.device, non_blocking=True) for batch in group]
         stepper.step(step, group, plan.temperature, log)
         if stepper.average:
-            stepper.average.update((plan.epoch * -(-loader.steps() // recipe.accumulate)) + step // recipe.accumulate)
+            stepper.average.update((plan.epoch * -(-loader.steps() // options.accumulate)) + step // options.accumulate)
         done = step + len(group)
         if done < loader.steps() and pause():
             log.check()

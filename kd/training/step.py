@@ -49,7 +49,7 @@ class Distillation:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingOptions:
     """The optimiser's settings and the seed of torch's own randomness.
 
     Attributes:
@@ -79,19 +79,19 @@ class Recipe:
         return (epoch + 1) % self.validate_every == 0 or epoch + 1 == epochs
 
 
-def optimizer_for(network: Network | Learner, recipe: Recipe) -> torch.optim.Optimizer:
+def optimizer_for(network: Network | Learner, options: TrainingOptions) -> torch.optim.Optimizer:
     """AdamW or SGD with one group for the decoder and one per encoder block, deepest first; the plan sets their rates.
 
     Parameters that the encoder never uses are in no group. Reference: Loshchilov and Hutter, arXiv 1711.05101 (AdamW);
     Sutskever et al., "On the importance of initialization and momentum", ICML 2013 (SGD, as torch has it).
     """
-    if recipe.algorithm == "sgd":
+    if options.algorithm == "sgd":
         sgd = torch.optim.SGD(
             network.blocks.groups(network),
             lr=0.0,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
+            momentum=options.momentum,
+            nesterov=options.nesterov,
+            weight_decay=options.weight_decay,
             fused=True,
         )
         sgd.register_step_pre_hook(_start_momentum)
@@ -99,8 +99,8 @@ def optimizer_for(network: Network | Learner, recipe: Recipe) -> torch.optim.Opt
     return torch.optim.AdamW(
         network.blocks.groups(network),
         lr=0.0,
-        betas=recipe.betas,
-        weight_decay=recipe.weight_decay,
+        betas=options.betas,
+        weight_decay=options.weight_decay,
         fused=True,
     )
 
@@ -131,18 +131,20 @@ def step_seed(seed: int, epoch: int, step: int) -> int:
 class Stepper:
     """Takes the steps of a training; owns its optimiser and its loss scaler."""
 
-    def __init__(self, distillation: Distillation, recipe: Recipe, precision: Precision, replica: Replica) -> None:
-        self.distillation, self.recipe, self.precision = distillation, recipe, precision
+    def __init__(
+        self, distillation: Distillation, options: TrainingOptions, precision: Precision, replica: Replica
+    ) -> None:
+        self.distillation, self.options, self.precision = distillation, options, precision
         self.replica, self.trained = replica, distillation.trained
-        self.optimizer, self.scaler = optimizer_for(self.trained, recipe), precision.scaler()
-        self.average = Average(distillation.student, recipe.averaging) if recipe.averaging else None
+        self.optimizer, self.scaler = optimizer_for(self.trained, options), precision.scaler()
+        self.average = Average(distillation.student, options.averaging) if options.averaging else None
 
     def step(self, number: int, batches: Sequence[Batch], temperature: float | None, log: StepLog) -> None:
         """Update the weights once, by the mean gradient of `batches`, and log what came of it.
 
         A skipped step leaves the network's buffers (batch-norm statistics) unchanged, too.
         """
-        saved = [buffer.clone() for buffer in self.trained.buffers()] if self.recipe.skip_nonfinite else []
+        saved = [buffer.clone() for buffer in self.trained.buffers()] if self.options.skip_nonfinite else []
         terms = []
         for batch in batches:
             with self.replica.keeping_gradients(batch is not batches[-1]):
@@ -168,8 +170,8 @@ class Stepper:
         self.scaler.unscale_(self.optimizer)
         trained = [parameter for parameter in self.trained.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
-        if self.recipe.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(trained, self.recipe.clip_norm, norm)
+        if self.options.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(trained, self.options.clip_norm, norm)
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
             self.scaler.update()

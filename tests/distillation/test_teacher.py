@@ -27,7 +27,7 @@ from kd.plan.unfreeze import Progressive
 from kd.settings import NetworkSettings
 from kd.system.record_file import file_bytes
 from kd.training.loop import fit
-from kd.training.step import Distillation, Recipe
+from kd.training.step import Distillation, TrainingOptions
 
 SOURCE = Shapes(image_size=(32, 32), train=6, val=2, test=1)
 CPU = torch.device("cpu")
@@ -113,9 +113,9 @@ def test_a_teacher_does_not_change_while_a_student_trains(teacher):
     student = network("resnet18")
     timeline = Timeline(Linear(4, 1), Progressive(1, 1), LearningRates(1e-2, 0, 1.0), 3, len(student.partition.blocks))
     loss = DistillationLoss({"alpha": 1, "beta": 1, "gamma": 1, "delta": 1}, 1)
-    recipe = Recipe(seed=0, weight_decay=0.1, betas=(0.9, 0.999), clip_norm=None)
+    options = TrainingOptions(seed=0, weight_decay=0.1, betas=(0.9, 0.999), clip_norm=None)
     first = teacher(batch())[0]
-    for _ in fit(Distillation(student, loss, timeline, teacher), loader(), dict, recipe, Precision(CPU)):
+    for _ in fit(Distillation(student, loss, timeline, teacher), loader(), dict, options, Precision(CPU)):
         assert same(before, snapshot(teacher.network))
         assert not any(module.training for module in teacher.network.modules())
         assert all(p.grad is None and not p.requires_grad for p in teacher.network.parameters())
@@ -290,7 +290,7 @@ def test_a_live_a_cached_and_a_partly_cached_teacher_give_the_same_student(teach
     """With recurring views, in different batches."""
     flip = Augmentation([albumentations.HorizontalFlip(p=0.5)], 0)
     teacher.one_by_one = True
-    recipe = Recipe(seed=0, weight_decay=0.1, betas=(0.9, 0.999), clip_norm=None)
+    options = TrainingOptions(seed=0, weight_decay=0.1, betas=(0.9, 0.999), clip_norm=None)
     loss = DistillationLoss({"alpha": 1, "beta": 1, "gamma": 1, "delta": 1}, 1)
     outcomes = []
     one_view = LogitCache(tmp_path / "teacher" / "abc", 6, (1, 32, 32), budget=1.5 * file_bytes(6, 2 * 32 * 32))
@@ -305,7 +305,7 @@ def test_a_live_a_cached_and_a_partly_cached_teacher_give_the_same_student(teach
         timeline = Timeline(Linear(4, 1), Progressive(1, 1), rates, 4, blocks)
         caches = who.caches if isinstance(who, CachedTeacher) else None
         views = TrainLoader(SOURCE, flip, 3, 0, views=2, stored=caches)
-        for _ in fit(Distillation(student, loss, timeline, who), views, dict, recipe, Precision(CPU)):
+        for _ in fit(Distillation(student, loss, timeline, who), views, dict, options, Precision(CPU)):
             pass
         outcomes.append(snapshot(student))
         if caches:

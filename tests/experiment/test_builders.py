@@ -9,12 +9,12 @@ from pairs import mask, put
 from kd.config.read import read
 from kd.data.batches.unlabelled import BatchSize
 from kd.errors import ConfigError
-from kd.experiment import pictures
+from kd.experiment import data_lines
 from kd.experiment.builders import (
     build_diagnostics,
     build_loss,
     build_network,
-    build_recipe,
+    build_options,
     build_train_loader,
     check_features,
 )
@@ -32,9 +32,9 @@ def context(*overrides) -> RunContext:
 
 def test_the_recipe_is_the_optimisers_and_the_trainers_settings():
     overrides = ["optimizer.weight_decay=0.2", "optimizer.betas=[0.8,0.9]", "optimizer.clip_norm=null"]
-    recipe = build_recipe(context(*overrides, "trainer.accumulate=3"), 5)
-    assert (recipe.seed, recipe.weight_decay, recipe.betas) == (5, 0.2, (0.8, 0.9))
-    assert (recipe.clip_norm, recipe.accumulate) == (None, 3)
+    options = build_options(context(*overrides, "trainer.accumulate=3"), 5)
+    assert (options.seed, options.weight_decay, options.betas) == (5, 0.2, (0.8, 0.9))
+    assert (options.clip_norm, options.accumulate) == (None, 3)
 
 
 def test_networks_are_built_from_the_seed_alone():
@@ -62,14 +62,14 @@ def test_pictures_in_two_splits_are_a_warning(tmp_path):
     for split, name, image in (("train", "a", 0), ("train", "b", 1), ("val", "c", 0), ("test", "d", 2)):
         put(tmp_path, name, same + image, mask(40, 40, (0, 1)), split)
     wanted = ["backbone=tiny", "data=folder", f"data.root={tmp_path}", "data.image_size=[32,32]"]
-    (line,) = pictures.warnings(read(composed(*wanted)))
-    assert line.startswith("warning  1 pictures are in two splits, so what is measured there is too good (")
+    (line,) = data_lines.warnings(read(composed(*wanted)))
+    assert line.startswith("warning  pictures that stand in two splits: 1; what is measured there is too good (")
     assert "images/train/a.png is " in line
     assert "images/val/c.png): remove one of each" in line
     (tmp_path / "images" / "val" / "c.png").unlink()
     (tmp_path / "masks" / "val" / "c.png").unlink()
     put(tmp_path, "e", same + 3, mask(40, 40, (0, 1)), "val")
-    assert pictures.warnings(read(composed(*wanted))) == []
+    assert data_lines.warnings(read(composed(*wanted))) == []
 
 
 def test_only_a_student_with_a_teacher_gets_the_pictures_without_masks():
@@ -77,18 +77,18 @@ def test_only_a_student_with_a_teacher_gets_the_pictures_without_masks():
     taught, alone = context(*with_pictures), context(*with_pictures, "loss=hard_only")
     assert build_train_loader(taught, 0, unlabelled=True).batch_size() == BatchSize(4, 1)
     assert build_train_loader(taught, 0).batch_size() == BatchSize(4)
-    assert pictures.lines(taught.settings) == [
+    assert data_lines.lines(taught.settings) == [
         "data     8 pictures with masks, 5 without: each batch has 4 with and 1 without, which learn from the teacher "
         "alone"
     ]
     at_labels = context(*with_pictures, "data.classes=4", "loss=dkd")
     for unused in (alone, at_labels):
         assert build_train_loader(unused, 0, unlabelled=True).batch_size() == BatchSize(4)
-        (line,) = pictures.lines(unused.settings)
+        (line,) = data_lines.lines(unused.settings)
         assert "5 pictures without masks are not used: no term of the loss can learn from them" in line
-    assert pictures.lines(context().settings) == []
+    assert data_lines.lines(context().settings) == []
     training = {"labelled": 8, "unlabelled": 5, "unlabelled_per_batch": 0}
-    assert pictures.counts(alone.settings) == {**training, "val": 3, "test": 2}
+    assert data_lines.counts(alone.settings) == {**training, "val": 3, "test": 2}
 
 
 def test_features_are_checked_without_the_teachers_weights():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import RECIPE, hand_made, moved, plan, same, state, train
+from toy import TRAINING, hand_made, moved, plan, same, state, train
 
 from kd.plan.unfreeze import Frozen
 from kd.training.average import Average, Averaging
@@ -33,8 +33,8 @@ def test_the_decay_rises_to_the_one_asked_for(decay, step):
 
 def test_the_average_of_a_frozen_block_is_the_block_bit_for_bit():
     network, before = hand_made(), state(hand_made())
-    recipe = replace(RECIPE, averaging=Averaging(0.9))
-    *_, last = train(network, plan(Frozen()), recipe=recipe)
+    options = replace(TRAINING, averaging=Averaging(0.9))
+    *_, last = train(network, plan(Frozen()), options=options)
     average = last.snapshot().tensors
     encoder = [name for name in before if name.startswith("body.encoder.") and before[name].is_floating_point()]
     assert all(torch.equal(average[f"average.{name}"], before[name]) for name in encoder)
@@ -43,7 +43,7 @@ def test_the_average_of_a_frozen_block_is_the_block_bit_for_bit():
 
 def test_averaging_changes_no_raw_weight():
     with_it, without = hand_made(), hand_made()
-    list(train(with_it, recipe=replace(RECIPE, averaging=Averaging(0.9)), validate=lambda: {"miou": 0.5}))
+    list(train(with_it, options=replace(TRAINING, averaging=Averaging(0.9)), validate=lambda: {"miou": 0.5}))
     list(train(without))
     assert same(with_it, without)
 
@@ -82,8 +82,8 @@ def test_in_place_the_network_is_its_average_and_itself_again_after_an_error():
 def test_the_better_or_the_asked_weights_are_measured_and_handed_out(saves, raw, average, takes):
     """The record has both, and `measured` puts the ones that count into the student."""
     network, found = hand_made(), iter([raw, average])
-    recipe = replace(RECIPE, averaging=Averaging(0.9, saves))
-    result = next(train(network, recipe=recipe, validate=lambda: {"miou": next(found), "iou/a": 1.0}))
+    options = replace(TRAINING, averaging=Averaging(0.9, saves))
+    result = next(train(network, options=options, validate=lambda: {"miou": next(found), "iou/a": 1.0}))
     record, own = result.metrics(), state(network)
     assert record["val/averaged"] == int(takes)
     assert record["val/miou"] == (average if takes else raw)

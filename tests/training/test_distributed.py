@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import together
 import torch
-from toy import ALL_TERMS, CPU, RECIPE, hand_made, learner_of, plan, state, teacher
+from toy import ALL_TERMS, CPU, TRAINING, hand_made, learner_of, plan, state, teacher
 
 from kd.data import Shapes
 from kd.data.batches.loading import EvalLoader, Loading, TrainLoader
@@ -58,10 +58,10 @@ def trained(world, network=efficientnet, batch_size=5, accumulate=1, clip_norm=0
     loss = DistillationLoss(weights, 1, None, *shared)
     blocks, asked = len(student.partition.blocks), iter(range(100))
     timeline = Timeline(Linear(4, 1), Progressive(1, 3), LearningRates(1e-3, 1e-5, 0.3, 1.0), epochs, blocks)
-    recipe = replace(RECIPE, accumulate=accumulate, clip_norm=clip_norm, algorithm=algorithm)
+    options = replace(TRAINING, accumulate=accumulate, clip_norm=clip_norm, algorithm=algorithm)
     learner = learner_of(student) if features else None
     distillation = Distillation(student, loss, timeline, teacher(stages), learner)
-    results = fit(distillation, loader, dict, recipe, CPU, start, pause=lambda: next(asked) == stop)
+    results = fit(distillation, loader, dict, options, CPU, start, pause=lambda: next(asked) == stop)
     records = []
     for result in results:
         if isinstance(result, Pause):
@@ -82,7 +82,7 @@ def diverging(world):
     student.body.register_forward_hook(lambda _, args, out: out * float("nan") if epochs and world.is_main else out)
     loader = TrainLoader(SOURCE, Augmentation((), 0), 5, 0, Loading(world=world))
     try:
-        for item in fit(Distillation(student, hard(world), plan(epochs=3)), loader, dict, RECIPE, CPU):
+        for item in fit(Distillation(student, hard(world), plan(epochs=3)), loader, dict, TRAINING, CPU):
             epochs.append(item)
     except DivergedError as error:
         return error.epoch, error.step, str(error)
@@ -109,7 +109,7 @@ def reading(world, split):
             evaluate(hand_made(), EvalLoader(source, "val", 2, Loading(world=world)), CPU, None)
         else:
             loader = TrainLoader(source, Augmentation((), 0), 5, 0, Loading(world=world))
-            list(fit(Distillation(hand_made(), hard(world), plan()), loader, dict, RECIPE, CPU))
+            list(fit(Distillation(hand_made(), hard(world), plan()), loader, dict, TRAINING, CPU))
     except (DataError, RunError) as error:
         return error
     return None

@@ -17,8 +17,8 @@ from toy import (
     BLOCKS,
     EIGHT,
     HARD,
-    RECIPE,
     SOURCE,
+    TRAINING,
     hand_made,
     loader,
     moved,
@@ -40,7 +40,7 @@ from kd.plan.unfreeze import All, AtEpoch, Frozen, Progressive
 from kd.settings import NetworkSettings
 from kd.system.world import SOLO
 from kd.training import step
-from kd.training.step import Recipe, apply_plan, optimizer_for, step_seed
+from kd.training.step import TrainingOptions, apply_plan, optimizer_for, step_seed
 
 
 def names_in(network: Network, parts) -> set[str]:
@@ -79,7 +79,7 @@ def gradients(monkeypatch):
 # references
 
 
-def obvious_loop(network, timeline, batches, recipe, weights=ALL_TERMS):
+def obvious_loop(network, timeline, batches, options, weights=ALL_TERMS):
     """An optimiser per part, created when the part first trains; unfrozen blocks by name; rates written out."""
     loss, answer = DistillationLoss(weights, 1), teacher()
     parts = {"decoder": [*network.body.decoder.parameters(), *network.body.head.parameters()]}
@@ -98,22 +98,22 @@ def obvious_loop(network, timeline, batches, recipe, weights=ALL_TERMS):
                 parameter.requires_grad_(True)
             if name not in optimizers:
                 optimizers[name] = (
-                    torch.optim.AdamW(parameters, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
-                    if recipe.algorithm == "adamw"
-                    else torch.optim.SGD(parameters, momentum=recipe.momentum, nesterov=recipe.nesterov,
-                                         weight_decay=recipe.weight_decay, fused=True)
+                    torch.optim.AdamW(parameters, betas=options.betas, weight_decay=options.weight_decay, fused=True)
+                    if options.algorithm == "adamw"
+                    else torch.optim.SGD(parameters, momentum=options.momentum, nesterov=options.nesterov,
+                                         weight_decay=options.weight_decay, fused=True)
                 )  # fmt: skip
             scale = 1.0 if name == "decoder" else 0.3 * 0.5 ** BLOCKS.index(name)
             optimizers[name].param_groups[0]["lr"] = rate * scale
         steps = list(batches.epoch(epoch))
-        for first in range(0, len(steps), recipe.accumulate):
-            torch.manual_seed(step_seed(recipe.seed, epoch, first))
-            group = steps[first : first + recipe.accumulate]
+        for first in range(0, len(steps), options.accumulate):
+            torch.manual_seed(step_seed(options.seed, epoch, first))
+            group = steps[first : first + options.accumulate]
             for batch in group:
                 (answers,) = answer(batch)
                 (loss(network(batch.images), batch.masks, answers, temperature).loss / len(group)).backward()
-            if recipe.clip_norm:
-                torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
+            if options.clip_norm:
+                torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip_norm)
             for optimizer in optimizers.values():
                 optimizer.step()
             for parameter in network.parameters():
@@ -124,12 +124,12 @@ def obvious_loop(network, timeline, batches, recipe, weights=ALL_TERMS):
 @pytest.mark.parametrize("accumulate", [1, 2, 5])
 def test_fit_is_the_obvious_loop_bit_for_bit(accumulate, clip_norm):
     """Invariant 5: a late block is one whose optimiser was created late. There are 3 batches: groups may be short."""
-    recipe = Recipe(seed=4, weight_decay=0.1, betas=(0.8, 0.99), clip_norm=clip_norm, accumulate=accumulate)
+    options = TrainingOptions(seed=4, weight_decay=0.1, betas=(0.8, 0.99), clip_norm=clip_norm, accumulate=accumulate)
     ours, reference = hand_made(), hand_made()
     timeline = plan(epochs=4)
-    for _ in train(ours, timeline, recipe=recipe):
+    for _ in train(ours, timeline, options=options):
         pass
-    obvious_loop(reference, timeline, loader(), recipe)
+    obvious_loop(reference, timeline, loader(), options)
     assert moved(state(ours), hand_made()) >= names_in(ours, ["decoder", "head", *(f"encoder.{b}" for b in BLOCKS)])
     assert same(ours, reference)
 
@@ -137,11 +137,11 @@ def test_fit_is_the_obvious_loop_bit_for_bit(accumulate, clip_norm):
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
 def test_fit_with_sgd_is_the_obvious_loop_bit_for_bit(momentum, nesterov):
     """Invariant 5 again: momentum never builds up while a block is frozen."""
-    recipe = replace(RECIPE, algorithm="sgd", momentum=momentum, nesterov=nesterov, clip_norm=0.5)
+    options = replace(TRAINING, algorithm="sgd", momentum=momentum, nesterov=nesterov, clip_norm=0.5)
     ours, reference = hand_made(), hand_made()
-    for _ in train(ours, plan(epochs=4), recipe=recipe):
+    for _ in train(ours, plan(epochs=4), options=options):
         pass
-    obvious_loop(reference, plan(epochs=4), loader(), recipe)
+    obvious_loop(reference, plan(epochs=4), loader(), options)
     assert moved(state(ours), hand_made()) >= names_in(ours, ["decoder", "head", *(f"encoder.{b}" for b in BLOCKS)])
     assert same(ours, reference)
 
@@ -150,7 +150,7 @@ def test_a_skipped_first_step_leaves_sgd_without_momentum():
     """torch's own fused SGD keeps memory without a value there."""
     weight = torch.nn.Linear(4, 4)
     network = SimpleNamespace(blocks=SimpleNamespace(groups=lambda _: [{"params": [*weight.parameters()]}]))
-    optimizer = optimizer_for(network, replace(RECIPE, algorithm="sgd"))
+    optimizer = optimizer_for(network, replace(TRAINING, algorithm="sgd"))
     optimizer.param_groups[0]["lr"] = 0.1
     before = state(weight)
     for parameter in weight.parameters():
@@ -209,9 +209,9 @@ def test_an_epochs_terms_are_means_over_images():
 @pytest.mark.parametrize(("accumulate", "batch_size"), [(2, 4), (4, 2), (8, 1)])
 def test_accumulating_batches_is_one_large_batch(accumulate, batch_size, gradients):
     """Without batch norm and dropout, and for terms that are means over pixels."""
-    for recipe, size in ((RECIPE, 8), (replace(RECIPE, accumulate=accumulate), batch_size)):
+    for options, size in ((TRAINING, 8), (replace(TRAINING, accumulate=accumulate), batch_size)):
         network, batches = hand_made(norm=False, drop=0.0), loader(EIGHT, batch_size=size)
-        next(train(network, plan(All()), {**HARD, "delta": 0}, train=batches, recipe=recipe, who=None))
+        next(train(network, plan(All()), {**HARD, "delta": 0}, train=batches, options=options, who=None))
     whole, parts = gradients
     assert len(whole) == 10
     for one, other in zip(whole, parts, strict=True):
@@ -244,8 +244,8 @@ def test_each_item_is_one_epoch():
     ("every", "epochs", "seen"), [(1, 3, [0, 1, 2]), (2, 5, [1, 3, 4]), (3, 6, [2, 5]), (9, 4, [3])]
 )
 def test_validation_runs_every_few_epochs_and_at_the_end(every, epochs, seen):
-    recipe = replace(RECIPE, validate_every=every)
-    results = list(train(hand_made(), plan(epochs=epochs), recipe=recipe, validate=lambda: {"miou": 0.5}))
+    options = replace(TRAINING, validate_every=every)
+    results = list(train(hand_made(), plan(epochs=epochs), options=options, validate=lambda: {"miou": 0.5}))
     assert [result.plan.epoch for result in results if result.val] == seen
     assert [result.plan.epoch for result in results if "val/miou" in result.metrics()] == seen
 
@@ -253,7 +253,7 @@ def test_validation_runs_every_few_epochs_and_at_the_end(every, epochs, seen):
 def test_validating_less_often_changes_no_weight():
     often, seldom = hand_made(), hand_made()
     list(train(often, plan(epochs=3)))
-    list(train(seldom, plan(epochs=3), recipe=replace(RECIPE, validate_every=2)))
+    list(train(seldom, plan(epochs=3), options=replace(TRAINING, validate_every=2)))
     assert same(often, seldom)
 
 
@@ -402,7 +402,7 @@ def test_all_groups_exist_from_the_first_step(optimizers):
 def test_groups_are_the_decoder_and_the_blocks_from_the_deepest_up():
     network = hand_made()
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    groups = [{names[id(p)] for p in group["params"]} for group in optimizer_for(network, RECIPE).param_groups]
+    groups = [{names[id(p)] for p in group["params"]} for group in optimizer_for(network, TRAINING).param_groups]
     weights = {name for name, _ in network.named_parameters()}
     assert groups[0] == names_in(network, ["decoder", "head"])
     assert groups[1:] == [names_in(network, [f"encoder.{block}"]) & weights for block in BLOCKS]
@@ -424,7 +424,7 @@ def test_an_unfrozen_block_starts_with_empty_optimiser_state(optimizers):
 def test_a_block_that_is_frozen_again_does_not_change():
     """Invariant 4: moments of earlier steps do not move it, nor does weight decay."""
     network = hand_made()
-    optimizer, timeline = optimizer_for(network, RECIPE), plan(AtEpoch(1), epochs=2)
+    optimizer, timeline = optimizer_for(network, TRAINING), plan(AtEpoch(1), epochs=2)
     batch = next(loader().epoch(0))
     for epoch in (1, 0):
         apply_plan(network, optimizer, timeline[epoch])
@@ -483,10 +483,10 @@ def test_a_plan_for_another_encoder_is_refused():
 
 def weights_after(epochs=2, seed=0, order=None, workers=0, network=hand_made):
     student = network()
-    recipe = replace(RECIPE, seed=seed, clip_norm=5.0)
+    options = replace(TRAINING, seed=seed, clip_norm=5.0)
     flips = [albumentations.HorizontalFlip(p=0.5)]
     batches = loader(seed=seed if order is None else order, workers=workers, transforms=flips)
-    for _ in train(student, plan(epochs=epochs), train=batches, recipe=recipe):
+    for _ in train(student, plan(epochs=epochs), train=batches, options=options):
         pass
     return state(student)
 
@@ -553,10 +553,10 @@ def test_step_seeds_are_different_and_fit_torch():
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
 def test_mixed_precision_trains_to_nearly_the_same_loss(name, clip_norm):
-    recipe = replace(RECIPE, clip_norm=clip_norm)
+    options = replace(TRAINING, clip_norm=clip_norm)
     mixed, exact = hand_made(drop=0.0), hand_made(drop=0.0)
-    half = list(train(mixed, plan(All()), recipe=recipe, precision=Precision(torch.device("cpu"), name)))
-    full = list(train(exact, plan(All()), recipe=recipe))
+    half = list(train(mixed, plan(All()), options=options, precision=Precision(torch.device("cpu"), name)))
+    full = list(train(exact, plan(All()), options=options))
     assert [r.train["loss"] for r in half] == pytest.approx([r.train["loss"] for r in full], rel=0.1)
     assert all(value.dtype in (torch.float32, torch.int64) for value in mixed.state_dict().values())
     assert not same(mixed, exact)
@@ -566,7 +566,7 @@ def test_mixed_precision_trains_to_nearly_the_same_loss(name, clip_norm):
 def test_no_step_has_gradients_above_the_norm(accumulate, gradients):
     """Clipped once per step, over all parameters together; without clipping they are larger."""
     for clip_norm in (None, 1e-3):
-        next(train(hand_made(), plan(All()), recipe=replace(RECIPE, clip_norm=clip_norm, accumulate=accumulate)))
+        next(train(hand_made(), plan(All()), options=replace(TRAINING, clip_norm=clip_norm, accumulate=accumulate)))
     norms = [torch.cat([gradient.flatten() for gradient in step]).norm().item() for step in gradients]
     free, clipped = norms[: 3 // accumulate], norms[3 // accumulate :]
     assert min(free) > 1e-2
@@ -578,7 +578,7 @@ def test_fp16_gradients_are_clipped_at_their_own_scale():
     half = Precision(torch.device("cpu"), "fp16")
     free, bounded = hand_made(), hand_made()
     for network, clip_norm in ((free, None), (bounded, 100.0)):
-        for _ in train(network, plan(All()), recipe=replace(RECIPE, clip_norm=clip_norm), precision=half):
+        for _ in train(network, plan(All()), options=replace(TRAINING, clip_norm=clip_norm), precision=half):
             pass
     assert same(free, bounded)
 

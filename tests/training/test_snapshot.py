@@ -6,7 +6,7 @@ from dataclasses import replace
 import albumentations
 import pytest
 import torch
-from toy import ALL_TERMS, EIGHT, RECIPE, hand_made, loader, plan, same, state, teacher, train
+from toy import ALL_TERMS, EIGHT, TRAINING, hand_made, loader, plan, same, state, teacher, train
 
 from kd.data import Shapes
 from kd.data.batches.loading import TrainLoader
@@ -76,30 +76,30 @@ def test_a_training_can_resume_with_other_workers(straight):
 
 
 @pytest.mark.parametrize(
-    "recipe",
+    "options",
     [
-        replace(RECIPE, accumulate=2),
-        replace(RECIPE, clip_norm=1e-3),
-        replace(RECIPE, algorithm="sgd"),
-        replace(RECIPE, algorithm="sgd", nesterov=True, averaging=Averaging(0.9)),
+        replace(TRAINING, accumulate=2),
+        replace(TRAINING, clip_norm=1e-3),
+        replace(TRAINING, algorithm="sgd"),
+        replace(TRAINING, algorithm="sgd", nesterov=True, averaging=Averaging(0.9)),
     ],
     ids=["accumulating", "clipping", "sgd", "averaging"],
 )
-def test_every_recipe_can_be_resumed(recipe):
+def test_every_recipe_can_be_resumed(options):
     whole, first, second = hand_made(), hand_made(), hand_made(seed=5)
-    through(whole, recipe=recipe)
-    _, found = through(first, stop_at=(1, 2), recipe=recipe)
-    through(second, start=found, recipe=recipe)
+    through(whole, options=options)
+    _, found = through(first, stop_at=(1, 2), options=options)
+    through(second, start=found, options=options)
     assert same(second, whole)
 
 
 @pytest.mark.parametrize("cut", [(0, 1), (1, 0), (1, 2)], ids=str)
 def test_an_average_is_resumed_bit_for_bit(cut, tmp_path):
-    recipe = replace(RECIPE, averaging=Averaging(0.9), accumulate=2 if cut == (1, 2) else 1)
+    options = replace(TRAINING, averaging=Averaging(0.9), accumulate=2 if cut == (1, 2) else 1)
 
     def averages(network, **more):
         results, final = [], None
-        for item in train(network, plan(epochs=EPOCHS), pause=lambda: True, train=batches(), recipe=recipe, **more):
+        for item in train(network, plan(epochs=EPOCHS), pause=lambda: True, train=batches(), options=options, **more):
             final = item.snapshot()
             if (final.epoch, final.step) == cut and "start" not in more:
                 results.append(final)
@@ -215,7 +215,7 @@ def test_a_pause_comes_only_on_request_and_never_at_an_epochs_end():
 
 def test_a_snapshot_of_another_network_is_refused_and_changes_nothing():
     network, small = hand_made(), torch.nn.Linear(2, 2)
-    optimizer, scaler = optimizer_for(network, RECIPE), torch.amp.GradScaler(enabled=False)
+    optimizer, scaler = optimizer_for(network, TRAINING), torch.amp.GradScaler(enabled=False)
     before = state(network)
     alien = take(small, torch.optim.AdamW(small.parameters()), scaler, {"epoch": 0, "step": 0, "sums": None})
     with pytest.raises(ValueError, match="belongs to another network"):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toy import CPU, EIGHT, HARD, RECIPE, hand_made, loader, moved, plan, state, train
+from toy import CPU, EIGHT, HARD, TRAINING, hand_made, loader, moved, plan, state, train
 
 from kd.data.batches.batch import Batch
 from kd.errors import DivergedError
@@ -14,7 +14,7 @@ from kd.system.world import SOLO
 from kd.training.loop import EpochResult
 from kd.training.step_log import StepLog
 
-SKIP = replace(RECIPE, skip_nonfinite=True)
+SKIP = replace(TRAINING, skip_nonfinite=True)
 HALF = Precision(torch.device("cpu"), "fp16", channels_last=False)
 
 
@@ -73,7 +73,7 @@ def test_a_nonfinite_step_changes_no_weight(gradient_only):
 
 @pytest.mark.parametrize("gradient_only", [False, True], ids=["loss", "gradient"])
 def test_nonfinite_steps_are_skipped_and_counted_if_asked_for(gradient_only):
-    network, items, _ = poisoned(gradient_only=gradient_only, recipe=SKIP)
+    network, items, _ = poisoned(gradient_only=gradient_only, options=SKIP)
     results = list(items)
     assert [result.train["skipped_steps"] for result in results] == [1, 0]
     assert all(torch.isfinite(value).all() for value in state(network).values())
@@ -82,7 +82,7 @@ def test_nonfinite_steps_are_skipped_and_counted_if_asked_for(gradient_only):
 
 def test_a_skipped_step_changes_nothing():
     """Weights and batch-norm statistics stay, bit for bit: the hook's poison reaches neither."""
-    network, items, batches = poisoned((0, 1), recipe=SKIP, pause=lambda: True)
+    network, items, batches = poisoned((0, 1), options=SKIP, pause=lambda: True)
     next(items)
     before = state(network)
     next(items)
@@ -91,8 +91,8 @@ def test_a_skipped_step_changes_nothing():
 
 
 def test_means_are_over_the_steps_that_were_taken():
-    _, items, _ = poisoned((0, 3), recipe=SKIP)
-    _, others, _ = poisoned((9, 9), recipe=SKIP, pause=lambda: True)
+    _, items, _ = poisoned((0, 3), options=SKIP)
+    _, others, _ = poisoned((9, 9), options=SKIP, pause=lambda: True)
     three = [item.snapshot() for item, _ in zip(others, range(3), strict=False)][-1].facts["sums"]
     assert next(items).train["loss"] == pytest.approx(sum(three["values"]["loss"]) / 3, rel=1e-12)
 
@@ -102,7 +102,7 @@ def test_an_epoch_without_a_step_ends_the_training():
     with torch.no_grad():
         network.body.head.bias.fill_(float("nan"))
     with pytest.raises(DivergedError, match="no step of epoch 1 was taken"):
-        next(train(network, recipe=SKIP))
+        next(train(network, options=SKIP))
 
 
 def test_an_overflow_of_half_precision_is_counted_and_is_no_error():

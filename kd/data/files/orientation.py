@@ -10,7 +10,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kd.data.files.image_file import open_file, opened
+from kd.data.files.image_file import PNG, open_file, opened
 from kd.errors import DataError, shown
 from kd.system.files import remembered
 
@@ -79,7 +79,7 @@ def other_size(names: Sequence[str], sizes: Sequence[tuple[int, int]], image: Pa
 def _metadata(file: BufferedReader) -> Iterator[bool]:
     """Whether each part of a file, up to its pixels or its end, may hold an orientation."""
     start = file.read(8)
-    if start.startswith(b"\x89PNG"):
+    if start == PNG:
         while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
             text = head[4:] in (b"tEXt", b"zTXt", b"iTXt")
             yield (file.peek(32)[:32] if text else head[4:]).startswith(IN_PNG)

@@ -68,7 +68,7 @@ def _leaks(copies: Sequence[tuple[Path, Path]]) -> Iterator[str]:
     if copies:
         one, other = copies[0]
         yield (
-            f"{len(copies)} pictures are in two splits, so what is measured there is too good ({shown(one)} is "
+            f"pictures that stand in two splits: {len(copies)}; what is measured there is too good ({shown(one)} is "
             f"{shown(other)}): remove one of each; kd check lists all"
         )
 
