@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import costs, growth, machine, pipeline, report, steps, study
-from benchmarks.case import SIZES, Case, folder_of
+from benchmarks.case import SIZES, Case, Sizes, folder_of
 from kd.config.compose import PROJECT
 from kd.errors import UserError
 from kd.system.files import write_json
@@ -35,8 +35,8 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 class Measuring:
     """What the sections are given: the sizes, and a configuration that names the data."""
 
-    def __init__(self, sizes: str, overrides: list[str], say: Say) -> None:
-        self.name, self.sizes, self.overrides, self.say = sizes, SIZES[sizes], overrides, say
+    def __init__(self, name: str, sizes: Sizes, overrides: list[str], say: Say) -> None:
+        self.name, self.sizes, self.overrides, self.say = name, sizes, overrides, say
 
     def case(self) -> Case:
         return Case.of(self.sizes, self.overrides)
@@ -69,12 +69,13 @@ def main(arguments: list[str] | None = None) -> None:
     asked = _asked(arguments)
     found = json.loads(asked.out.read_text()) if asked.only and asked.out and asked.out.exists() else {}
     name = "quick" if asked.quick else "cuda" if torch.cuda.is_available() else "full"
+    sizes = replace(SIZES[name], rounds=asked.rounds or SIZES[name].rounds)
     own = Path(asked.data[1]) if asked.data[0] == "folder" else None
-    with folder_of(SIZES[name], own, tuple(asked.data[2 if own else 1 :])) as overrides:
+    with folder_of(sizes, own, tuple(asked.data[2 if own else 1 :])) as overrides:
         for section in asked.only or SECTIONS:
             found |= {"machine": machine.facts(), "versions": machine.versions()}
             busy, begun = machine.busy(), time.monotonic()
-            on = Measuring(name, overrides, lambda line, section=section: console.print(f"{section:<9} {line}"))
+            on = Measuring(name, sizes, overrides, lambda line, section=section: console.print(f"{section:<9} {line}"))
             on.say("...")
             found |= SECTIONS[section](on)
             seconds = round(time.monotonic() - begun, 1)
@@ -91,6 +92,7 @@ def _asked(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", type=_sections, help=f"some of {','.join(SECTIONS)}; the others' figures stay")
     parser.add_argument("--quick", action="store_true", help="as small as it can be: figures that mean nothing")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"how often each has its turn ({SIZES['full'].rounds})")
     parser.add_argument("--data", nargs="+", default=["shapes"], metavar="DATA",
                         help="shapes (built in), or folder <root> and settings of it")  # fmt: skip
     parser.add_argument("--out", type=Path, help="where to write (benchmarks/results.json; nowhere if --quick)")
