@@ -21,20 +21,27 @@ from kd.settings import Tracking
 from kd.training.loop import EpochResult
 
 EPOCH = 30.0  # seconds of an epoch that the cost of tracking is held against
+TRAIN = PROJECT / "train.py"
+#: The least program of Hydra, whose --help costs what no other can save.
+LEAST = "import hydra\n\n@hydra.main(config_path=None)\ndef main(cfg): ...\n\nmain()\n"
 STARTS = {"help": (["--help"], 0), "error": (["schedule=nope"], 2)}  # arguments, exit code
 
 
 def startup(rounds: int) -> dict[str, dict[str, Spread]]:
-    """CPU seconds (user and system) of `train.py --help`, and of a configuration error."""
-    found = {name: spread([_cpu_seconds(*how) for _ in range(rounds)]) for name, how in STARTS.items()}
+    """CPU seconds (user and system) of `train.py --help`, of a configuration error, and of Hydra's least program."""
+    with TemporaryDirectory() as place:
+        least = Path(place) / "least.py"
+        least.write_text(LEAST, encoding="utf-8")
+        found = {name: spread([_cpu_seconds(TRAIN, *how) for _ in range(rounds)]) for name, how in STARTS.items()}
+        found["hydra alone"] = spread([_cpu_seconds(least, ["--help"], 0) for _ in range(rounds)])
     return {"startup_cpu_seconds": found}
 
 
-def _cpu_seconds(arguments: list[str], code: int) -> float:
+def _cpu_seconds(program: Path, arguments: list[str], code: int) -> float:
     before = cpu_of_children()
-    done = subprocess.run([sys.executable, str(PROJECT / "train.py"), *arguments], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(program), *arguments], capture_output=True, text=True)
     if done.returncode != code:
-        raise RuntimeError(f"train.py {' '.join(arguments)} ended with {done.returncode}: {done.stderr}")
+        raise RuntimeError(f"{program.name} {' '.join(arguments)} ended with {done.returncode}: {done.stderr}")
     return cpu_of_children() - before
 
 
