@@ -27,27 +27,27 @@ PROJECT = PACKAGE.parent  # the clone, unless the package is installed
 CONF = (PACKAGE if INSTALLED else PROJECT) / "conf"
 
 
-def _exported(package: Any, base: type) -> dict[str, type]:
-    """The concrete subclasses of `base` that a package exports, by their names `package.Class`."""
-    found = (value for value in vars(package).values() if isinstance(value, type) and issubclass(value, base))
-    return {f"{package.__name__}.{value.__name__}": value for value in found if not isabstract(value)}
+def _plans(base: type) -> dict[str, str]:
+    """The concrete subclasses of `base` that `kd.plan` exports."""
+    found = (value for value in vars(kd.plan).values() if isinstance(value, type) and issubclass(value, base))
+    return {f"kd.plan.{each.__name__}": f"{each.__module__}.{each.__name__}" for each in found if not isabstract(each)}
 
 
-#: The classes that each config group may instantiate.
+#: What each config group may instantiate: the name in the configuration, and that in the module that defines the class.
+#: Names, because importing the data sets takes longer than --help.
 TARGETS = {
-    "schedule": _exported(kd.plan, kd.plan.Schedule),
-    "unfreeze": _exported(kd.plan, kd.plan.Policy),
-    "data": _exported(kd.data, kd.data.Source),
+    "schedule": _plans(kd.plan.Schedule),
+    "unfreeze": _plans(kd.plan.Policy),
+    "data": {f"kd.data.{name}": f"kd.data.{module}.{name}" for name, module in kd.data.SETS.items()},
 }
 #: Everything that hydra may call. It looks up a callable instance (a schedule) by the module that defines its class.
-WHITELIST = sorted(
-    {
-        name
-        for classes in TARGETS.values()
-        for exported, found in classes.items()
-        for name in (exported, f"{found.__module__}.{found.__name__}")
-    }
-)
+WHITELIST = sorted({name for names in TARGETS.values() for pair in names.items() for name in pair})
+
+
+def class_of(target: str) -> Any:
+    """What a full name stands for, such as one of TARGETS; None if its module has nothing of that name."""
+    module, _, name = target.rpartition(".")
+    return getattr(import_module(module), name, None)
 
 
 def project_root() -> Path:
@@ -157,10 +157,9 @@ def nearest_key(key: str) -> str:
 
 def arguments_of(target: str) -> list[str]:
     """The arguments of the optuna sampler or pruner that `target` names; empty if it names none."""
-    module, _, name = target.rpartition(".")
-    if module not in ("optuna.samplers", "optuna.pruners"):
+    if target.rpartition(".")[0] not in ("optuna.samplers", "optuna.pruners"):
         return []
-    found = getattr(import_module(module), name, None)
+    found = class_of(target)
     return [*signature(found).parameters] if isinstance(found, type) else []
 
 

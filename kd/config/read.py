@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 from pydantic import ValidationError
 
-from kd.config.compose import TARGETS, nearest_key, options, plain
+from kd.config.compose import TARGETS, class_of, nearest_key, options, plain
 from kd.data import Source
 from kd.data.masks.content import check_content
 from kd.data.views.augmentable import refusal
@@ -81,7 +81,7 @@ def _instantiate(group: str, node: Any) -> Any:
         raise ConfigError(
             f"{group}._target_={node['_target_']} is not what a configuration may build; {options(group)}"
         )
-    build, given = TARGETS[group][str(node["_target_"])], {key: node[key] for key in node if key != "_target_"}
+    build, given = class_of(str(node["_target_"])), {key: node[key] for key in node if key != "_target_"}
     known = signature(build).parameters
     if unknown := [f"{group}.{key}" for key in given if key not in known]:
         advice = nearest(unknown[0], [f"{group}.{key}" for key in known])

@@ -1,5 +1,7 @@
 """Data sets, light to import: no torch, albumentations, torchvision or OpenCV until a sample is read.
 
+What is exported here is what `data._target_` may name; each class is imported on first use.
+
 source      the interface of data sets
 sets        the data sets: your own folder, those with a name, the built-in one
 layout      which file belongs to which sample, and which sample to which split
@@ -13,11 +15,33 @@ batches     which samples come together, in which order (only training imports i
 cache       samples decoded once
 """
 
-from kd.data.sets.coco import Coco
-from kd.data.sets.folder import Folder
-from kd.data.sets.hugging_face import HuggingFace
-from kd.data.sets.oxford_pet import OxfordPet
-from kd.data.sets.shapes import Shapes
-from kd.data.source import Source
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kd.data.sets.coco import Coco
+    from kd.data.sets.folder import Folder
+    from kd.data.sets.hugging_face import HuggingFace
+    from kd.data.sets.oxford_pet import OxfordPet
+    from kd.data.sets.shapes import Shapes
+    from kd.data.source import Source
+
+#: The module of each data set.
+SETS = {
+    "Coco": "sets.coco",
+    "Folder": "sets.folder",
+    "HuggingFace": "sets.hugging_face",
+    "OxfordPet": "sets.oxford_pet",
+    "Shapes": "sets.shapes",
+}
+if not TYPE_CHECKING:  # a type checker would accept any name
+
+    def __getattr__(name: str) -> object:
+        module = {**SETS, "Source": "source"}.get(name)
+        if module is None:  # or a submodule, which the import system then looks for
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = found = getattr(import_module(f"{__name__}.{module}"), name)
+        return found
+
 
 __all__ = ["Coco", "Folder", "HuggingFace", "OxfordPet", "Shapes", "Source"]

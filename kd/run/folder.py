@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 from filelock import FileLock, Timeout
 
+from kd.data.files.image_file import PNG
 from kd.errors import RunError
 from kd.run import identity
 from kd.system.files import finite, write_atomically, write_json, writing
@@ -47,7 +48,6 @@ LONGEST_LINE = 2**20  # bytes of a line of it: 255 classes take 30 KB
 MOST_DAMAGED = 1000  # lines of metrics.jsonl, of a folder that is still read
 PICTURE = 32 * 2**20  # bytes of a PNG
 TENSORS = 512 * 2**20  # bytes of evidence.safetensors
-PNG = b"\x89PNG\r\n\x1a\n"
 
 T = TypeVar("T")
 

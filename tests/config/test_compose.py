@@ -10,7 +10,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from kd.config import compose as module
-from kd.config.compose import CONF, PROJECT, TARGETS, WHITELIST, compose, known_keys, options, plain
+from kd.config.compose import CONF, PROJECT, TARGETS, WHITELIST, class_of, compose, known_keys, options, plain
 
 
 def test_a_configuration_may_instantiate_only_schedules_policies_and_data_sets():
@@ -23,8 +23,7 @@ def test_a_configuration_may_instantiate_only_schedules_policies_and_data_sets()
 
 @pytest.mark.parametrize("target", WHITELIST)
 def test_every_target_is_the_path_of_a_class(target):
-    module, _, name = target.rpartition(".")
-    assert isinstance(getattr(sys.modules[module], name), type)
+    assert isinstance(class_of(target), type)
 
 
 @pytest.mark.parametrize(
