@@ -32,7 +32,7 @@ PLOTS = {
     "optimization_history": "The result of each trial, and the best so far.",
     "param_importances": "The share of the objective's variance that each parameter explains.",
     "intermediate_values": "Best value so far by epoch, for each trial; lines that end early were pruned.",
-    "slice": "The objective over each parameter.",
+    "slice": "The objective over each parameter, of the complete trials; the best one is the large dot.",
     "pareto_front": "Trials that no other trial beats in every objective.",
     "timeline": "When each trial ran.",
 }
@@ -155,6 +155,8 @@ def _importance(study: Study, results: Results) -> Section:
             Text(["Share of the objective's variance that each parameter explains (fANOVA)."]),
             tabled(shares),
         ]
+    elif reason := tables.no_importances(results):
+        blocks.append(Text([f"{reason[0].upper()}{reason[1:]}."]))
     found = {name: picture_in(study.folder / "plots", f"{name}.png") for name in PLOTS}
     blocks += [Picture(png, name.replace("_", " "), PLOTS[name]) for name, png in found.items() if png]
     if not any(found.values()):

@@ -10,7 +10,7 @@ from kd.errors import shown
 from kd.plan.timeline import from_one
 from kd.run.console import by_kind
 from kd.study.comparison import LEAST_GAIN, Arm, Spread, Verdict, metrics_of, unequal
-from kd.study.results import Results
+from kd.study.results import LEAST_EXPLAINED, Results
 
 
 def overview(results: Results) -> str:
@@ -74,6 +74,13 @@ def importances(results: Results) -> Table | None:
     for name, share in found.items():
         table.add_row(name, f"{share:.3f}")
     return table
+
+
+def no_importances(results: Results) -> str | None:
+    """Why a study has no importances, if it is too small for them; else None."""
+    if len(results.space.objectives) > 1 or len(results.complete) >= LEAST_EXPLAINED:
+        return None
+    return f"the importance of each parameter needs {LEAST_EXPLAINED} complete trials; so far {len(results.complete)}"
 
 
 def cost(results: Results) -> Iterator[str]:
