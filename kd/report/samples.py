@@ -83,7 +83,8 @@ def predictions(run: Run) -> Section | None:
 
 
 def _legend(run: Run) -> Legend:
-    return Legend(run.class_names, [*error_colours(len(run.class_names))])
+    void = ["void"] if run.evidence.get("ignore_index") is not None else []
+    return Legend(run.class_names, [*void, *error_colours(len(run.class_names))])
 
 
 def _strip(run: Run, sample: Sample) -> Strip:

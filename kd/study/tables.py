@@ -131,7 +131,7 @@ def _best_of_both(results: Results, baseline: Results) -> Table:
 
 def _over_seeds(names: Sequence[str], spreads: Mapping[str, Spread], others: Mapping[str, Spread]) -> Table:
     """The winners of two studies over seeds: each metric's spread, and that of the paired differences."""
-    table = Table(title="winners over seeds (mean ± standard deviation)", title_justify="left")
+    table = Table(title="winners over seeds: mean ± standard deviation (number of seeds)", title_justify="left")
     for name in ("", *names, "paired difference"):
         table.add_column(name, justify="right" if name else "left")
     for name in spreads:
