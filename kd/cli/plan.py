@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd.cli.verb import add_overrides, add_verb, composed
+from kd.plan.timeline import in_epochs
 
 if TYPE_CHECKING:
     from kd.plan.timeline import EpochPlan, Timeline
@@ -54,7 +55,7 @@ def _recipe(optimizer: "Optimizer") -> list[str]:
         found.append(f"optimizer  SGD, {momentum}, weight decay {optimizer.weight_decay:g}")
     decay = f"polynomial decay, power {optimizer.power:g}" if optimizer.decay == "polynomial" else "cosine decay"
     if optimizer.decay != "cosine" or optimizer.warmup:
-        warmup = f", after {optimizer.warmup} epochs of warm-up" if optimizer.warmup else ""
+        warmup = f", after {in_epochs(optimizer.warmup)} of warm-up" if optimizer.warmup else ""
         found.append(f"rates      {decay}{warmup}; constant within an epoch")
     if optimizer.ema:
         saves = {"better": "the better of the two is saved", "average": "it is saved", "raw": "the latter are saved"}

@@ -16,7 +16,7 @@ from kd.experiment.evaluator import Evaluator
 from kd.experiment.measured_teacher import MeasuredTeacher, measured_teacher
 from kd.experiment.trainer import TrainingJob, train
 from kd.networks.spec import find_weights, is_file
-from kd.plan.timeline import Timeline
+from kd.plan.timeline import Timeline, in_epochs
 from kd.plan.unfreeze import All
 from kd.run import checkpoint, console, plots
 from kd.run.folder import RunFolder, only_one
@@ -132,7 +132,7 @@ def _train(evaluator: Evaluator, folder: RunFolder) -> None:
     """Train the teacher; summary.json is written last and marks the folder as complete."""
     context, settings = evaluator.context, evaluator.context.settings
     teacher, encoder, file = settings.trained_teacher, settings.backbone.teacher.encoder, folder / "teacher.safetensors"
-    console.say(f"teacher  {encoder}, trained first, for {teacher.epochs} epochs: {folder.path}")
+    console.say(f"teacher  {encoder}, trained first, for {in_epochs(teacher.epochs)}: {folder.path}")
     for line in restore(folder):
         console.say(f"warning  {line}")
     resumed = checkpoint.exists(folder.path)

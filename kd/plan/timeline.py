@@ -19,6 +19,15 @@ def from_one(epoch: Any) -> Any:
     return epoch + 1 if isinstance(epoch, int) and not isinstance(epoch, bool) else epoch
 
 
+def in_epochs(count: int) -> str:
+    """A length in epochs, as people write it.
+
+    >>> in_epochs(1), in_epochs(20)
+    ('1 epoch', '20 epochs')
+    """
+    return f"{count} epoch{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class LearningRates:
     """Base learning rate, its decay, and the scale of the encoder blocks' rates.

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from kd.config.compose import project_root
 from kd.errors import ConfigError, RunError
+from kd.plan.timeline import in_epochs
 from kd.report import terminal
 from kd.report.compare import MOST, compare
 from kd.report.elements import Page
@@ -78,9 +79,8 @@ def _when(run: Run) -> str:
     begun, planned = run.identity.get("begun"), run.summary.get("planned_epochs")
     with suppress(*DAMAGES):
         date = f"{datetime.fromtimestamp(begun, UTC):%Y-%m-%d %H:%M} UTC, " if begun else ""
-        of = f" of {int(planned)}" if planned else ""
-        return f"{date}{len(run.records)}{of} epochs"
-    return f"{len(run.records)} epochs"
+        return f"{date}{f'{len(run.records)} of ' if planned else ''}{in_epochs(int(planned or len(run.records)))}"
+    return in_epochs(len(run.records))
 
 
 def _state_notes(run: Run) -> list[str]:

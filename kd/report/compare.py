@@ -1,7 +1,7 @@
 """Several runs on one page: their differences, their curves overlaid, their figures side by side."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
@@ -23,7 +23,7 @@ from kd.report.elements import (
 from kd.report.outcome import class_tables, side_by_side
 from kd.report.run import in_short
 from kd.report.run_files import DAMAGES, Run
-from kd.report.samples import shared_predictions
+from kd.report.samples import shared_predictions, strangers
 from kd.settings import changes_no_result, flat
 from kd.system.installation import train_command
 from kd.training.calibration import expected_error
@@ -85,6 +85,9 @@ def _outcome(runs: Letters) -> Section | None:
     if len({*sizes.values()}) > 1:
         listed = "; ".join(f"{letter} at {size or 'an unknown size'}" for letter, size in sizes.items())
         blocks.append(Text([f"The figures are of different sizes, and cannot be compared: {listed}."], "warning"))
+    elif strange := strangers(measured):
+        listed = f"{', '.join(strange)}: measured on other pictures than the other runs"
+        blocks.append(Text([f"{listed}, so the figures cannot be compared."], "warning"))
     return Section("outcome", "Which is better?", blocks, blocks)
 
 
@@ -136,19 +139,20 @@ def _curves(runs: Letters) -> Section | None:
 
 
 def _results(runs: Letters) -> Section | None:
-    """The students first, which the page is about, then their teachers, each once, and the trivial baseline."""
+    """The students first, which the page is about, then their teachers and the trivial baselines, each once."""
     columns: dict[str, Any] = {}
     keys: dict[str, str] = {}
     for letter, run in runs.items():
         if run.student:
             title = f"{letter}, {'without a teacher' if run.learns_alone else 'student'}"
             columns[title], keys[title] = run.student, f"{letter}.student"
-    for letters in _by_teacher(runs):
+    for letters in _together({letter: run.teacher for letter, run in runs.items()}):
         title = f"{' and '.join(letters)}, teacher"
         columns[title], keys[title] = runs[letters[0]].teacher, f"{letters[0]}.teacher"
-    baseline = next((run.baseline for run in runs.values() if run.baseline), None)
-    if baseline:
-        columns["trivial baseline"] = baseline
+    baselines = _together({letter: run.baseline for letter, run in runs.items()})
+    for letters in baselines:
+        whose = f"{' and '.join(letters)}, " if len(baselines) > 1 else ""
+        columns[f"{whose}trivial baseline"] = runs[letters[0]].baseline
     if not columns:
         return None
     table = side_by_side(columns, _class_names(runs), keys)
@@ -156,11 +160,11 @@ def _results(runs: Letters) -> Section | None:
     return Section("results", "Results", [table, Text([note])], [table])
 
 
-def _by_teacher(runs: Letters) -> list[list[str]]:
-    """The letters of the runs with a teacher, together where the teacher has the same figures but for its latency."""
+def _together(networks: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """The letters of the networks that have figures, together where these are the same but for the latency."""
     found: dict[str, list[str]] = {}
-    for letter, run in runs.items():
-        figures = {name: value for name, value in run.teacher.items() if not name.startswith("latency")}
+    for letter, network in networks.items():
+        figures = {name: value for name, value in network.items() if not name.startswith("latency")}
         if figures:
             found.setdefault(repr(figures), []).append(letter)
     return [*found.values()]

@@ -91,7 +91,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Legend:
-    """Class names with their colours, and names of `kd.run.predictions.error_colours`."""
+    """Class names with their colours, and names of other colours of `kd.report.page`."""
 
     kind: ClassVar[str] = "legend"
     names: Sequence[str]

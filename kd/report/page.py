@@ -16,8 +16,9 @@ from markupsafe import Markup, escape
 
 from kd.errors import shown
 from kd.report.elements import SHADES, Page
-from kd.run.predictions import INVENTED, MISSED, class_colours
+from kd.run.predictions import INVENTED, MISSED, VOID, class_colours
 
+MARKS = {"void": VOID, "missed": MISSED, "wrong": MISSED, "invented": INVENTED}
 HERE = Path(__file__).parent
 
 
@@ -57,7 +58,7 @@ def _style(classes: int) -> str:
     lines = [(HERE / "page.css").read_text(encoding="utf-8")]
     for number, (red, green, blue) in enumerate(class_colours(classes).tolist()):
         lines.append(f".k{number} {{ background: #{red:02x}{green:02x}{blue:02x}; }}")
-    for name, (red, green, blue) in {"missed": MISSED, "wrong": MISSED, "invented": INVENTED}.items():
+    for name, (red, green, blue) in MARKS.items():
         lines.append(f".k-{name} {{ background: #{red:02x}{green:02x}{blue:02x}; }}")
     for shade in range(SHADES + 1):
         white = " color: #fff;" if shade > 0.7 * SHADES else ""

@@ -44,18 +44,18 @@ def _png(figure: Figure) -> bytes:
 
 
 def reliability(tables: Mapping[str, Tensor]) -> bytes:
-    """Accuracy over confidence, a panel per network, with the share of pixels in each bin below it.
+    """Accuracy over confidence, a panel per network, with the share of pixels in each bin below it on one scale.
 
     Reference: Guo et al., arXiv 1706.04599, figure 1.
     """
     columns = len(tables)
-    figure, axes = plt.subplots(2, columns, figsize=(4.4 * columns, 4.6), squeeze=False, sharex=True,
+    figure, axes = plt.subplots(2, columns, figsize=(4.4 * columns, 4.6), squeeze=False, sharex=True, sharey="row",
                                 gridspec_kw={"height_ratios": [3, 1]})  # fmt: skip
     figure.subplots_adjust(left=0.16 / columns**0.7, right=0.97, top=0.92, bottom=0.11, hspace=0.12, wspace=0.28)
     for column, (name, table) in enumerate(tables.items()):
         _reliability(axes[0, column], axes[1, column], name, table)
     axes[0, 0].set_ylabel("accuracy")
-    axes[1, 0].set_ylabel("pixels")
+    axes[1, 0].set_ylabel("share of\npixels")
     return _png(figure)
 
 

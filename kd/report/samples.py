@@ -83,7 +83,8 @@ def predictions(run: Run) -> Section | None:
 
 
 def _legend(run: Run) -> Legend:
-    return Legend(run.class_names, [*error_colours(len(run.class_names))])
+    void = ["void"] if run.evidence.get("ignore_index") is not None else []
+    return Legend(run.class_names, [*void, *error_colours(len(run.class_names))])
 
 
 def _strip(run: Run, sample: Sample) -> Strip:
@@ -110,14 +111,9 @@ def shared_predictions(runs: Mapping[str, Run]) -> Section | None:
     What is not shared is said, and shown for each run by itself.
     """
     kept, notes = _kept(runs)
-    rows: dict[tuple[Any, ...], dict[str, Sample]] = {}
-    for letter, found in kept.items():
-        for sample in found:
-            rows.setdefault(_identity(runs[letter], sample), {})[letter] = sample
-    shared = [found for found in rows.values() if len(found) > 1]
+    shared = _in_common(runs, kept)
     beside = {letter for found in shared for letter in found}
-    strange = [letter for letter, found in kept.items() if found and letter not in beside]
-    if strange:
+    if strange := strangers(runs):
         notes.append(
             f"{', '.join(strange)}: other validation pictures than the other runs (other data, size, or classes), so "
             "not side by side."
@@ -129,6 +125,22 @@ def shared_predictions(runs: Mapping[str, Run]) -> Section | None:
     warning = [Text(notes, "warning")] if notes else []
     blocks = [*_shared(runs, shared), *warning, *apart]
     return Section("predictions", "Predictions", blocks, warning)
+
+
+def strangers(runs: Mapping[str, Run]) -> list[str]:
+    """The letters of the runs that keep validation pictures of which no other run has one."""
+    kept, _ = _kept(runs)
+    beside = {letter for found in _in_common(runs, kept) for letter in found}
+    return [letter for letter, found in kept.items() if found and letter not in beside]
+
+
+def _in_common(runs: Mapping[str, Run], kept: Mapping[str, Sequence[Sample]]) -> list[dict[str, Sample]]:
+    """The pictures that several runs keep, each with the letters of those runs."""
+    rows: dict[tuple[Any, ...], dict[str, Sample]] = {}
+    for letter, found in kept.items():
+        for sample in found:
+            rows.setdefault(_identity(runs[letter], sample), {})[letter] = sample
+    return [found for found in rows.values() if len(found) > 1]
 
 
 def _kept(runs: Mapping[str, Run]) -> tuple[dict[str, list[Sample]], list[str]]:

@@ -32,7 +32,7 @@ PLOTS = {
     "optimization_history": "The result of each trial, and the best so far.",
     "param_importances": "The share of the objective's variance that each parameter explains.",
     "intermediate_values": "Best value so far by epoch, for each trial; lines that end early were pruned.",
-    "slice": "The objective over each parameter.",
+    "slice": "The objective over each parameter, of the complete trials; the best one is the large dot.",
     "pareto_front": "Trials that no other trial beats in every objective.",
     "timeline": "When each trial ran.",
 }
@@ -151,10 +151,9 @@ def _importance(study: Study, results: Results) -> Section:
     """Importance of each parameter, and optuna's plots."""
     blocks: list[Any] = []
     if (shares := tables.importances(results)) is not None:
-        blocks += [
-            Text(["Share of the objective's variance that each parameter explains (fANOVA)."]),
-            tabled(shares),
-        ]
+        blocks.append(tabled(shares, str(shares.title)))
+    elif reason := tables.no_importances(results):
+        blocks.append(Text([f"{reason[0].upper()}{reason[1:]}."]))
     found = {name: picture_in(study.folder / "plots", f"{name}.png") for name in PLOTS}
     blocks += [Picture(png, name.replace("_", " "), PLOTS[name]) for name, png in found.items() if png]
     if not any(found.values()):
@@ -172,7 +171,7 @@ def _against(arm: Arm, baseline: Arm) -> Section:
     lines = [" ".join(part.split()) for part in parts if isinstance(part, str)]
     verdicts = [Text([line.removeprefix("verdict ").capitalize()]) for line in lines if line.startswith("verdict")]
     unfair = [Text([line], "warning") for line in lines if not line.startswith("verdict")]
-    shown = [tabled(part) for part in parts if not isinstance(part, str)]
+    shown = [tabled(part, str(part.title)) for part in parts if not isinstance(part, str)]
     note = (
         "The best trial of each study, on the validation split that it was chosen by, and on test. The verdict is over "
         "the seeds of both winners, which are paired; the interval is Student's, of 95 %, and does not "
@@ -210,11 +209,11 @@ def _cell(value: Any) -> Cell:
     return Cell("–" if value in (None, "") else str(value))
 
 
-def tabled(table: RichTable) -> Table:
-    """A rich table as a table of the page."""
+def tabled(table: RichTable, caption: str = "") -> Table:
+    """A rich table as a table of the page; its title is left out, since the section's says it, or is the caption."""
     columns = [[str(cell) for cell in column.cells] for column in table.columns]
     lines = [row(*cells) for cells in zip(*columns, strict=True)]
-    return Table([str(column.header) for column in table.columns], lines)
+    return Table([str(column.header) for column in table.columns], lines, caption)
 
 
 def _without_database(study: Study) -> Page:

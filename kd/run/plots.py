@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from textwrap import fill
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +23,7 @@ from kd.system.files import write_atomically
 from kd.training.quality import quality_metrics
 
 TEACHER, STUDENT, WARM, GREY = "#7a5195", "#1f77b4", "#d1495b", "#8a8a8a"
+LEGEND = 26  # characters of a line in the margin beside the curves
 
 
 def _panels(count: int, beside: float = 0.97) -> tuple[Figure, Sequence[Axes]]:
@@ -84,7 +86,7 @@ def draw_curves(
     of the loss's terms, which are drawn as they enter the sum.
     """
     taught = any("val/teacher_agreement" in record for record in records)
-    figure, (loss, quality, *apart) = _panels(3 if taught else 2, beside=0.76)
+    figure, (loss, quality, *apart) = _panels(3 if taught else 2, beside=0.73)
     _draw_losses(loss, records, weights)
     _draw_quality(quality, records, class_names, references)
     for ax in apart:
@@ -94,10 +96,16 @@ def draw_curves(
     for ax in (quality, *apart):
         ax.axvline(best_epoch + 1, color=GREY, linewidth=1, linestyle="-.", label="best epoch")
     for ax in (loss, quality, *apart):
-        ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        _legend_beside(ax)
     figure.axes[-1].set_xlabel("epoch")
     _mark_unfreezing((loss, quality, *apart), records)
     save(figure, path)
+
+
+def _legend_beside(ax: Axes) -> None:
+    """A legend in the margin; names of classes that are longer than it are wrapped, since the figure's edge cuts."""
+    for text in ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0)).get_texts():
+        text.set_text(fill(text.get_text(), LEGEND))
 
 
 def _draw_losses(ax: Axes, records: Sequence[Mapping[str, Any]], weights: Mapping[str, float]) -> None:
@@ -118,7 +126,8 @@ def _draw_quality(ax: Axes, records: Sequence[Mapping[str, Any]], class_names: S
         if any(name in record for record in records):
             width = 2.2 if name == decisive else 1.0
             ax.plot(*_figures(records, name), style, color=STUDENT, label=name, linewidth=width, marker=".")
-    levels = (("teacher", "of the teacher", TEACHER), ("trivial", "of a trivial prediction", GREY))
+    levels = (("teacher", f"{decisive} of the teacher", TEACHER),
+              ("trivial", f"{decisive} of a trivial prediction", GREY))  # fmt: skip
     for who, of, colour in levels:
         level = references.get(who, {}).get(decisive)
         if level is not None:

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 
-from kd.run.plots import save
+from kd.run.plots import GREY, save
 
-MISSED, INVENTED = (209, 73, 91), (242, 192, 55)
+MISSED, INVENTED, VOID = (209, 73, 91), (242, 192, 55), (255, 255, 255)
 #: The last panel's title.
 ERRORS = "where student and truth differ"
 
@@ -43,14 +43,16 @@ def draw_side_by_side(
 
 def _figure(samples: Sequence[Mapping[str, Any]], titles: Sequence[str], class_names: Sequence[str],
             ignore_index: int | None, errors: Mapping[str, tuple[int, int, int]]) -> Figure:  # fmt: skip
-    """The panels of each sample in a row under their titles, its note below, and a legend of classes and `errors`."""
+    """The panels of each sample in a row under their titles, its note below; a legend of classes, void and `errors`."""
     width = max(sample["image"].shape[1] for sample in samples)
     gap = max(2, round(0.03 * width))
     below = round(0.09 * width) + gap if any("note" in sample for sample in samples) else gap
     colours = class_colours(len(class_names))
+    void = {"void": VOID} if any((sample["truth"] == ignore_index).any() for sample in samples) else {}
+    named = {**{name: colours[number] for number, name in enumerate(class_names)}, **void, **errors}
     rows = [[panel(title, sample, colours, ignore_index) for title in titles] for sample in samples]
     sheet = _sheet(rows, gap, below)
-    inches, head, foot = 2.2 * len(titles), 0.3, 0.4 + 0.2 * -(-(len(class_names) + len(errors)) // 6)
+    inches, head, foot = 2.2 * len(titles), 0.3, 0.4 + 0.2 * -(-len(named) // 6)
     tall = inches * sheet.shape[0] / sheet.shape[1]
     figure = Figure(figsize=(inches, tall + head + foot))
     ax = figure.add_axes((0.005, foot / (tall + head + foot), 0.99, tall / (tall + head + foot)))
@@ -62,9 +64,9 @@ def _figure(samples: Sequence[Mapping[str, Any]], titles: Sequence[str], class_n
     for end, sample in zip(ends, samples, strict=True):
         if "note" in sample:
             ax.text(0, end - below, sample["note"], fontsize=8, va="top", parse_math=False)
-    named = {**{name: colours[number] for number, name in enumerate(class_names)}, **errors}
     shades = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in named.values()]
-    handles = [Line2D([], [], marker="s", linestyle="", color=shade) for shade in shades]
+    handles = [Line2D([], [], marker="s", linestyle="", color=shade, markeredgecolor=GREY if name == "void" else shade)
+               for name, shade in zip(named, shades, strict=True)]  # fmt: skip
     figure.legend(handles, [*named], loc="lower center", ncols=min(len(named), 6), frameon=False, fontsize=8)
     return figure
 
@@ -100,7 +102,7 @@ def panel(title: str, sample: Mapping[str, np.ndarray], colours: np.ndarray, ign
     labels = sample[title]
     panel = coloured(labels, colours)
     void = (labels == ignore_index) & (title == "truth")
-    return np.where(void[..., None], 255, panel).astype(np.uint8)
+    return np.where(void[..., None], VOID, panel).astype(np.uint8)
 
 
 def coloured(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:

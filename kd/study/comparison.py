@@ -237,5 +237,6 @@ class Verdict:
         more = ""
         if outcome == "cannot tell":
             count = self.more_seeds
-            more = f"; {f'about {count} more seeds' if count else f'more than {MOST_SEEDS} seeds'} would decide"
+            needed = f"about {count} more seed{'' if count == 1 else 's'}" if count else f"more than {MOST_SEEDS} seeds"
+            more = f"; {needed} would decide"
         return f"{outcome}: {self.metric} {gain.mean:+.4f} (95 % interval {low:+.4f} to {high:+.4f}, {seeds}){more}"

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kd import tracking
 from kd.errors import StudyError, without_credentials
+from kd.plan.timeline import in_epochs
 from kd.run import console
 from kd.settings import Settings
 from kd.study import files, tables
@@ -176,7 +177,7 @@ def _ending(trial: FrozenTrial, results: Results) -> str:
     values = zip(results.space.objectives, trial.values, strict=True)
     shown = "  ".join(f"{name} {console.by_kind(name, value)}" for name, value in values)
     if trial.state == TrialState.PRUNED:
-        return f"pruned after {trial.user_attrs.get('epochs')} epochs  {shown}"
+        return f"pruned after {in_epochs(trial.user_attrs.get('epochs', 0))}  {shown}"
     if results.unbeaten(trial) is not None:
         return f"{shown}  no better than trivial"
     best = len(results.space.objectives) == 1 and results.best and results.best[0].number == trial.number

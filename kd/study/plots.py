@@ -20,18 +20,24 @@ STATES = {
     TrialState.COMPLETE: (STUDENT, "complete"), TrialState.PRUNED: (PRUNED, "pruned"),
     TrialState.FAIL: (WARM, "failed"), TrialState.RUNNING: (GREY, "running"),
 }  # fmt: skip
+ABREAST = 4  # panels in a row
 MOST_NAMES = 12  # categories that are named on an axis
 
 Drawing = Callable[[Results, Path], None]
 
 
-def _canvas(columns: int = 1, height: float = 4.2) -> tuple[Figure, list[Axes]]:
+def _canvas(panels: int = 1, height: float = 4.2) -> tuple[Figure, list[Axes]]:
+    """Axes for so many panels; a page shrinks what is wider than itself, so more than `ABREAST` take further rows."""
+    columns, rows = min(panels, ABREAST), math.ceil(panels / ABREAST)
     figure, axes = plt.subplots(
-        1, columns, figsize=(max(8.0, 3.2 * columns), height), squeeze=False, sharey=columns > 1, layout="constrained"
-    )
+        rows, columns, figsize=(max(8.0, 2.6 * columns), height if rows == 1 else 2.8 * rows), squeeze=False,
+        sharey=panels > 1, layout="constrained",
+    )  # fmt: skip
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes.flat)
+    for ax in axes.flat[panels:]:
+        ax.remove()
+    return figure, list(axes.flat[:panels])
 
 
 def _legend(ax: Axes) -> None:
@@ -97,7 +103,7 @@ def _apart(lines: Iterable[Sequence[tuple[float, float]]]) -> list[tuple[float, 
 
 
 def slices(results: Results, path: Path) -> None:
-    """The objective over each searched parameter."""
+    """The objective over each searched parameter; the best trial is larger, and of another colour."""
     searched = list(results.space.searched)
     figure, axes = _canvas(len(searched))
     best = results.best[0].number
@@ -110,7 +116,9 @@ def slices(results: Results, path: Path) -> None:
             if chosen:
                 ax.plot(*zip(*chosen, strict=True), "o", color=colour, markersize=size, alpha=0.8)
         ax.set_xlabel(name, fontsize=9)
-    axes[0].set_ylabel(_objective(results))
+        ax.tick_params(axis="x", labelsize=8)
+    for ax in axes[::ABREAST]:
+        ax.set_ylabel(_objective(results))
     save(figure, path)
 
 
@@ -124,10 +132,12 @@ def _places(ax: Axes, name: str, trials: list[FrozenTrial]) -> list[float]:
         names = [str(choice) for choice in distribution.choices]
         ax.set_xticks(range(len(names)), names if len(names) <= MOST_NAMES else [""] * len(names), fontsize=8)
         ax.tick_params(axis="x", rotation=0 if max(map(len, names)) <= 8 else 30)
+        ax.set_xlim(-0.5, len(names) - 0.5)
         return [float(names.index(str(value))) for value in values]
     if getattr(distribution, "log", False):
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        few = max(values) < 20 * min(values)  # over more decades the names of 2 and 5 overlap
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_locator(NullLocator())
     elif isinstance(distribution, IntDistribution):

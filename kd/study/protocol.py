@@ -21,6 +21,7 @@ from kd.config.compose import compose
 from kd.config.hydra_errors import for_children
 from kd.config.read import read
 from kd.errors import ConfigError, StudyError
+from kd.plan.timeline import in_epochs
 from kd.run import console
 from kd.settings import TASK_KEYS, TEACHING_KEYS, TEACHING_TERMS, Settings, TrainedTeacher, is_under
 from kd.study import tables
@@ -220,8 +221,8 @@ def price(protocol: Protocol, settings: Settings, arms: Sequence[Arm]) -> str:
     teacher = settings.teacher
     more = f"; and {teacher.epochs} of the teacher, once" if isinstance(teacher, TrainedTeacher) else ""
     return (
-        f"price    {trained / epochs:.1f} full trainings ({trained} epochs{more}); {naive} without pruning and reuse "
-        f"(twice {protocol.trials} trials and {protocol.seeds} seeds)"
+        f"price    {trained / epochs:.1f} full trainings ({in_epochs(trained)}{more}); {naive} without pruning and "
+        f"reuse (twice {protocol.trials} trials and {protocol.seeds} seeds)"
     )
 
 

@@ -22,6 +22,7 @@ from kd.study.ledger import FINISHED, epochs_of, failure, history
 from kd.study.space import Space
 from kd.study.storage import Storage
 
+LEAST_EXPLAINED = 4  # complete trials, below which there are no importances
 MOST_EXPLAINED = 300  # trials that importances are computed from
 FIGURES = {"student/test/miou": "test/miou", "student/latency_ms": "latency_ms"}  # column: user attribute of a trial
 
@@ -122,7 +123,7 @@ class Results:
         Over the trials of `explained`; empty for fewer than four, for several objectives, or without any variance.
         """
         values = {trial.value for trial in self.explained} if len(self.space.objectives) == 1 else set()
-        if len(self.complete) < 4 or len(values) < 2 or not self.space.searched:
+        if len(self.complete) < LEAST_EXPLAINED or len(values) < 2 or not self.space.searched:
             return {}
         study = optuna.create_study(directions=self.space.directions)
         study.add_trials(self.explained)

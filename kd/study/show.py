@@ -47,6 +47,8 @@ def _show(name: str, against: str | None, storage: Storage, path: Path, write_fi
     console.show(tables.best_trials(results))
     if (shares := tables.importances(results)) is not None:
         console.show(shares)
+    elif reason := tables.no_importances(results):
+        console.say(f"few      {reason}")
     console.say(*tables.cost(results))
     if warning := tables.useless(results):
         console.say(f"warning  {warning}")

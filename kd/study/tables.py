@@ -10,7 +10,7 @@ from kd.errors import shown
 from kd.plan.timeline import from_one
 from kd.run.console import by_kind
 from kd.study.comparison import LEAST_GAIN, Arm, Spread, Verdict, metrics_of, unequal
-from kd.study.results import Results
+from kd.study.results import LEAST_EXPLAINED, Results
 
 
 def overview(results: Results) -> str:
@@ -76,6 +76,13 @@ def importances(results: Results) -> Table | None:
     return table
 
 
+def no_importances(results: Results) -> str | None:
+    """Why a study has no importances, if it is too small for them; else None."""
+    if len(results.space.objectives) > 1 or len(results.complete) >= LEAST_EXPLAINED:
+        return None
+    return f"the importance of each parameter needs {LEAST_EXPLAINED} complete trials; so far {len(results.complete)}"
+
+
 def cost(results: Results) -> Iterator[str]:
     """Epochs and time that the study took, and what pruning saved."""
     trained, planned = results.epochs
@@ -124,7 +131,7 @@ def _best_of_both(results: Results, baseline: Results) -> Table:
 
 def _over_seeds(names: Sequence[str], spreads: Mapping[str, Spread], others: Mapping[str, Spread]) -> Table:
     """The winners of two studies over seeds: each metric's spread, and that of the paired differences."""
-    table = Table(title="winners over seeds (mean ± standard deviation)", title_justify="left")
+    table = Table(title="winners over seeds: mean ± standard deviation (number of seeds)", title_justify="left")
     for name in ("", *names, "paired difference"):
         table.add_column(name, justify="right" if name else "left")
     for name in spreads:

@@ -8,6 +8,8 @@ import browser
 from mlflow_server import Server
 from pages import Parsed, figures, summary_of, write
 
+from kd.system import tensor_file
+
 
 def test_runs_show_their_differences_and_their_figures_side_by_side(distilled, alone, root):
     page = Parsed(write(distilled, alone))
@@ -50,6 +52,24 @@ def test_figures_of_different_sizes_are_told_apart(distilled, tmp_path):
     (other / "summary.json").write_text(json.dumps(summary | {"measured_at": "64 x 64 pixels (resized)"}))
     assert "The figures are of different sizes, and cannot be compared: A at" in write(distilled, other)
     assert "different sizes" not in write(distilled, distilled)
+
+
+def test_figures_of_other_pictures_are_told_apart_and_each_data_has_its_baseline(distilled, tmp_path):
+    other = shutil.copytree(distilled, tmp_path / "other")
+    seen, facts = tensor_file.read(other / "evidence.safetensors")
+    painted = {name: tensor + 1 if name.endswith("/image") else tensor for name, tensor in seen.items()}
+    tensor_file.write(other / "evidence.safetensors", painted, facts)
+    summary = json.loads((other / "summary.json").read_text())
+    baseline = summary["baseline"] | {"test/miou": 0.0123}
+    (other / "summary.json").write_text(json.dumps(summary | {"baseline": baseline}))
+    text = Parsed(write(distilled, other)).text
+    assert "A, B: measured on other pictures than the other runs, so the figures cannot be compared." in text
+    assert "A, trivial baseline" in text
+    assert "B, trivial baseline" in text
+    assert "0.0123" in text
+    text = Parsed(write(distilled, distilled)).text
+    assert "other pictures" not in text
+    assert "A, trivial baseline" not in text
 
 
 def test_a_run_and_itself_do_not_differ(distilled):

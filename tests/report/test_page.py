@@ -99,6 +99,15 @@ def test_markup_in_a_folder_is_shown_as_text(copied, capsys):
 
 
 @browser.needed
+def test_bars_of_one_scale_have_one_length_in_every_column(distilled, chromium):
+    """The columns are as wide as their titles, so bars of the columns' width would mislead."""
+    chromium.open(report([str(distilled)]).as_uri())
+    lengths = chromium.evaluate("[...document.querySelectorAll('#per-class > .scroll meter')].map(e => e.clientWidth)")
+    assert len(lengths) >= 6
+    assert len({*lengths}) == 1
+
+
+@browser.needed
 def test_a_browser_runs_nothing_of_a_hostile_folder(copied, chromium):
     hostile(copied)
     chromium.open(report([str(copied)]).as_uri())

@@ -46,6 +46,14 @@ def test_reliability_has_accuracy_and_confidence_of_the_filled_bins(drawn):
     assert [bar.get_height() for bar in below.patches] == pytest.approx(shares)
 
 
+def test_the_shares_of_pixels_of_two_networks_are_drawn_on_one_scale(drawn):
+    sure, unsure = torch.zeros(BINS, 3, dtype=torch.float64), torch.ones(BINS, 3, dtype=torch.float64)
+    sure[14] = torch.tensor([30, 30, 29.1])
+    *_, left, right = drawn(pictures.reliability, {"teacher, test": sure, "student, test": unsure}).axes
+    assert left.get_ylim() == right.get_ylim()
+    assert left.get_ylim()[1] >= 1
+
+
 def test_curves_of_runs_are_overlaid_where_they_have_values(drawn):
     one = [
         {"epoch": epoch, "val/miou": 0.1 * epoch, "train/loss": 1.0, "temperature": 4.0, "unfrozen_blocks": epoch}

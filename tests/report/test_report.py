@@ -31,6 +31,14 @@ def test_a_run_without_an_end_shows_its_curves_and_its_plan(copied):
     assert "epochs trained" in page.text
 
 
+def test_one_epoch_is_written_in_the_singular(copied):
+    (copied / "metrics.jsonl").write_text((copied / "metrics.jsonl").read_text().partition("\n")[0] + "\n")
+    summary = json.loads((copied / "summary.json").read_text()) | {"planned_epochs": 1}
+    (copied / "summary.json").write_text(json.dumps(summary))
+    assert "1 of 1 epoch" in (text := Parsed(write(copied)).text)
+    assert "1 of 1 epochs" not in text
+
+
 def test_the_page_is_written_where_the_option_says_with_the_same_content(distilled, tmp_path):
     mine = report([str(distilled)], tmp_path / "mine.html")
     assert mine == tmp_path / "mine.html"

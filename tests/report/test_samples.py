@@ -86,6 +86,12 @@ def test_pictures_of_other_classes_are_not_the_same(distilled, alone, change, fa
     assert "B: other validation pictures" in said(section)
 
 
+def test_void_is_in_the_legend_of_data_that_has_it(distilled, change):
+    for run, expected in ((read(distilled), ["wrong"]), (read(change(ignore_index=255)), ["void", "wrong"])):
+        (legend,) = (block for block in predictions(run).blocks if isinstance(block, Legend))
+        assert [*legend.errors] == expected
+
+
 def test_an_older_folder_shows_the_picture_that_it_has(distilled, change):
     old = change(lambda name, tensor: None if name.startswith("sample/") else tensor, samples=[])
     section = shared_predictions({"A": read(distilled), "B": read(old)})

@@ -50,6 +50,7 @@ def test_a_study_is_shown_with_its_winners_run_in_full(studied, distilled, alone
     assert {key: page.numbers[key] for key in expected} == {key: {value} for key, value in expected.items()}
     assert f"{summary_of(alone)['student']['test/miou']:.4f}" in page.text
     assert "student without teacher" in page.text
+    assert "mine against no_teacher" in page.text  # the caption of the arms' table
     assert "script" not in page.tags
     assert (studied / "report.html").is_file()
 

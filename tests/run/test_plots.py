@@ -101,7 +101,7 @@ def test_curves_are_the_records(drawn):
         assert lines(loss)[name].tolist() == [list(range(1, 9)), [r[name] for r in records]]
     shown = lines(quality)
     quality_of_two = {"val/iou/foreground", "val/dice/foreground", "val/miou"}
-    levels = {"of the teacher": 0.75, "of a trivial prediction": 0.0}
+    levels = {"val/iou/foreground of the teacher": 0.75, "val/iou/foreground of a trivial prediction": 0.0}
     assert set(shown) == quality_of_two | set(levels) | {"best epoch"}
     assert shown["val/miou"][1].tolist() == [r["val/miou"] for r in records]
     assert {name: set(shown[name][1]) for name in levels} == {name: {value} for name, value in levels.items()}
@@ -125,7 +125,17 @@ def test_without_a_teacher_there_is_no_panel_of_differences(drawn):
 def test_curves_of_several_classes_show_means_over_classes(drawn):
     names, references = ["sky", "road", "car"], {"teacher": {"val/miou": 0.6}}
     shown = lines(drawn(draw_curves, [record(0), record(1)], 1, names, references).axes[1])
-    assert set(shown) == {"val/miou", "val/dice", "of the teacher", "best epoch"}
+    assert set(shown) == {"val/miou", "val/dice", "val/miou of the teacher", "best epoch"}
+
+
+@pytest.mark.parametrize("name", ["foreground", "nucleus of a living cell", "nucleus_of_a_living_mammalian_cell"])
+def test_no_legend_is_cut_by_the_edge(name, drawn):
+    figures = {f"val/{metric}/{name}": 0.3 for metric in ("iou", "dice")}
+    records = [without(record(0), "val/iou", "val/dice") | figures]
+    references = {who: {f"val/iou/{name}": 0.1} for who in ("teacher", "trivial")}
+    figure = drawn(draw_curves, records, 0, ["background", name], references)
+    for axes in figure.axes:
+        assert axes.get_legend().get_window_extent().x1 <= figure.bbox.x1
 
 
 def test_curves_mark_the_epochs_in_which_blocks_are_unfrozen(drawn):

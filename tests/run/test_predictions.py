@@ -45,7 +45,7 @@ def test_predictions_are_drawn(count, classes, void, teacher, drawn):
     assert list(found) == titles
     assert {picture.shape for picture in found.values()} == {(32, 48, 3)}
     assert np.array_equal(found["image"], samples[0]["image"])
-    errors = ["missed", "invented"] if classes == 2 else ["wrong"]
+    errors = [*(["void"] if void == VOID else []), *(["missed", "invented"] if classes == 2 else ["wrong"])]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [*names(classes), *errors]
 
 
@@ -63,6 +63,12 @@ def test_panels_show_labels_in_the_colours_of_their_classes(drawn):
     void = shown["truth"] == VOID
     assert np.array_equal(found["truth"][~void], colours[shown["truth"][~void]])
     assert (found["truth"][void] == 255).all()
+
+
+def test_void_is_in_the_legend_where_there_is_some(drawn):
+    for index, expected in ((VOID, [*names(3), "void", "wrong"]), (None, [*names(3), "wrong"])):
+        figure = drawn(draw_predictions, [sample(3, void=index is not None)], names(3), index)
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == expected
 
 
 def test_the_last_panel_marks_the_valid_pixels_with_errors(drawn):

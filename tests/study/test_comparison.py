@@ -250,6 +250,10 @@ def test_so_many_more_seeds_with_the_same_spread_would_decide_and_one_fewer_woul
     assert half(total) < needed <= half(total - 1)
 
 
+def test_one_more_seed_is_said_in_the_singular():
+    assert verdict([0.0305, 0.0214]).line().endswith("2 paired seeds); about 1 more seed would decide")
+
+
 def test_a_lower_loss_is_a_gain():
     made = Verdict("test/loss", Spread({0: 0.3, 1: 0.31}), Spread({0: 0.5, 1: 0.52}))
     assert made.gain.by_seed == pytest.approx({0: 0.2, 1: 0.21})

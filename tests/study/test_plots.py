@@ -1,8 +1,10 @@
 """A study's pictures show the numbers of its trials, in every corner case."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
-from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from PIL import Image
 
@@ -70,6 +72,30 @@ def test_slices_stand_at_the_parameters_values_on_its_own_scale(storage, drawn):
     assert (others, best) == ([(1e-3, 0.5), (3e-3, 0.6)], [(1e-2, 0.7)])
     assert [label.get_text() for label in schedules.get_xticklabels()] == ["linear", "cosine"]
     assert points_of(schedules) == [[(1.0, 0.5), (1.0, 0.6)], [(0.0, 0.7)]]
+
+
+def test_slices_of_many_parameters_take_several_rows(storage, drawn):
+    """In one row they would be illegible where a page shrinks the picture to its own width."""
+    searched = {f"n{number}": IntDistribution(1, 9) for number in range(9)}
+    results = study(storage, trial(0.5, params=dict.fromkeys(searched, 2), searched=searched), searched=searched)
+    axes = drawn(plots.slices, results)
+    assert [ax.get_xlabel() for ax in axes] == [*searched]
+    assert axes[0].figure.get_size_inches()[0] <= 11
+    assert len({round(ax.get_position().y0, 3) for ax in axes}) == 3
+    assert [bool(ax.get_ylabel()) for ax in axes] == [number % 4 == 0 for number in range(9)]
+
+
+def test_the_values_under_a_slice_do_not_overlap(storage, drawn):
+    rates = {f"lr{number}": FloatDistribution(1e-6, 1, log=True) for number in range(4)}
+    spans = [(1e-3, 3e-3), (1e-3, 1.9e-2), (1.2e-4, 8.8e-3), (1e-5, 1e-1)]
+    ends = [trial(0.5 + end / 10, params={name: span[end] for name, span in zip(rates, spans, strict=True)},
+                  searched=rates) for end in (0, 1)]  # fmt: skip
+    for ax in drawn(plots.slices, study(storage, *ends, searched=rates)):
+        low, high = ax.get_xlim()
+        shown = sorted((place, text.get_window_extent()) for place, text in
+                       zip(ax.get_xticks(), ax.get_xticklabels(), strict=True) if low <= place <= high)  # fmt: skip
+        assert shown
+        assert all(left.x1 < right.x0 for (_, left), (_, right) in pairwise(shown))
 
 
 def points_of(ax):

@@ -89,6 +89,12 @@ def test_importances_of_a_study_that_is_too_small_are_not_shown(storage):
     assert tables.importances(study(storage, trial(0.1), trial(0.2), trial(0.3))) is None
 
 
+def test_a_study_that_is_too_small_for_importances_says_how_many_trials_they_need(storage):
+    reason = tables.no_importances(study(storage, trial(0.1), trial(0.2), trial(0.3)))
+    assert reason == "the importance of each parameter needs 4 complete trials; so far 3"
+    assert tables.no_importances(study(storage, *(trial(number / 10) for number in range(4)))) is None
+
+
 # one study against another
 
 
