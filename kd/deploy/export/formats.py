@@ -50,6 +50,8 @@ class Wanted:
         for name in self.formats:
             if name not in FORMATS:
                 raise ExportError(f"--format={name} should be one or more of {', '.join(FORMATS)}")
+        if not self.count:
+            raise ExportError(f"--format names nothing to write: give one or more of {', '.join(FORMATS)}")
 
     @property
     def count(self) -> int:
