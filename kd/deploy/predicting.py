@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.progress import Progress
 
+from kd.data.layout.listing import counted
 from kd.deploy import predictor
 from kd.deploy.finished import Finished, device_of, find
 from kd.deploy.provenance import mark_of
@@ -55,15 +56,27 @@ def _predict(working: predictor.Predictor, jobs: Jobs, wanted: predictor.Wanted,
 
 def _jobs(images: Path, out: Path, working: predictor.Predictor, overwrite: bool) -> Jobs:
     """The images to predict, each with its output; without `overwrite` those whose output exists are skipped."""
-    names = predictor.listed(images, out, predictor.suffixes(working.network.pixels))
+    found = predictor.listed(images, out, predictor.suffixes(working.network.pixels))
+    _say_passed_over(found)
     home = images.parent if images.is_file() else images
-    jobs = [(home / name, out / target) for name, target in predictor.outputs(names, working.style.suffix).items()]
+    jobs = [
+        (home / name, out / target) for name, target in predictor.outputs(found.images, working.style.suffix).items()
+    ]
     _check_apart(jobs, out)
     done = [] if overwrite else [job for job in jobs if job[1].exists()]
     _check_maker(done, working, out)
     if done:
         console.say(f"predict  skipped {len(done)} of {len(jobs)} that exist; --overwrite repeats them")
     return [job for job in jobs if overwrite or not job[1].exists()]
+
+
+def _say_passed_over(found: predictor.Listed) -> None:
+    if found.others:
+        console.say(f"predict  not read: {counted(found.others)}")
+    if found.links:
+        more = f" (and {len(found.links) - 1} more)" if len(found.links) > 1 else ""
+        first = shown(found.links[0])
+        console.say(f"predict  not entered: {first}{more}, a link to a folder; predict it by its own path")
 
 
 def _check_maker(done: Jobs, working: predictor.Predictor, out: Path) -> None:

@@ -30,6 +30,7 @@ from kd.data.files.raw_tiff import RawTiff
 from kd.data.files.stretch import as_rgb
 from kd.data.files.tiff_directory import TIFF_SUFFIXES, ByRows
 from kd.data.files.tiled_tiff import TiledTiff
+from kd.data.layout.listing import is_clutter
 from kd.data.layout.naming import ARRAY_SUFFIXES, IMAGE_SUFFIXES
 from kd.data.sizing import Sizing
 from kd.data.views.windows import Windows
@@ -74,8 +75,16 @@ def suffixes(pixels: Pixels) -> Sequence[str]:
     return SUFFIXES if pixels.usual else (*SUFFIXES, *ARRAY_SUFFIXES)
 
 
-def listed(images: Path, out: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """The images below a folder, relative to it and sorted, without hidden ones and `out`; for a file, its name.
+class Listed(NamedTuple):
+    """What is below a folder, relative to it and sorted: images, files that are none, links to folders."""
+
+    images: list[Path]
+    others: list[Path]
+    links: list[Path]
+
+
+def listed(images: Path, out: Path, suffixes: Sequence[str] = SUFFIXES) -> Listed:
+    """What is below a folder, without what is hidden and `out`; for a file, its name. No link to a folder is entered.
 
     Images are recognised by their `suffixes`.
 
@@ -83,21 +92,19 @@ def listed(images: Path, out: Path, suffixes: Sequence[str] = SUFFIXES) -> list[
         DataError: there are no images.
     """
     if images.is_file():
-        return [Path(images.name)]
-    found, inside = [], os.path.realpath(out)
+        return Listed([Path(images.name)], [], [])
+    found, inside = Listed([], [], []), os.path.realpath(out)
     for folder, names, files in os.walk(images):
-        names[:] = [
-            name for name in names if not name.startswith(".") and os.path.realpath(Path(folder) / name) != inside
-        ]
-        found += [
-            (Path(folder) / name).relative_to(images)
-            for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in suffixes
-        ]
-    if not found:
+        here = Path(folder).relative_to(images)
+        names[:] = [name for name in names if not is_clutter(name) and os.path.realpath(Path(folder) / name) != inside]
+        found.links.extend(here / name for name in names if (Path(folder) / name).is_symlink())
+        for name in files:
+            if not is_clutter(name):
+                (found.images if Path(name).suffix.lower() in suffixes else found.others).append(here / name)
+    if not found.images:
         what = "has no images" if images.is_dir() else "is neither an image nor a folder"
         raise DataError(f"{shown(images)} {what} ({', '.join(suffixes)}): give another path")
-    return sorted(found)
+    return Listed(*(sorted(paths) for paths in found))
 
 
 def outputs(names: Sequence[Path], suffix: str) -> dict[Path, Path]:

@@ -23,6 +23,8 @@ T = TypeVar("T")
 #: The temporary file of `name.suffix` is .name.suffix.<8 characters>.suffix
 LEFTOVER = re.compile(r"\..+(\.\w+)\.[a-z0-9_]{8}\1")
 
+LONGEST_NAME = 255  # bytes: what file systems allow
+
 #: The temporary folder of a folder `name` is .name.<8 characters>: see kd.deploy.export.formats.
 LEFTOVER_FOLDER = re.compile(r"\.\w+_smp\.[a-z0-9_]{8}")
 SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
@@ -44,7 +46,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_temporary_prefix(path), suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -55,6 +57,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _temporary_prefix(path: Path) -> str:
+    """How the temporary file of a path begins: with its name, cut where eight characters more would be too many."""
+    room = LONGEST_NAME - len("..") - 8 - 2 * len(os.fsencode(path.suffix))
+    stem = path.stem
+    while len(os.fsencode(stem)) > room:
+        stem = stem[:-1]
+    return f".{stem}{path.suffix}."
 
 
 def clear_leftovers(folder: Path) -> None:

@@ -82,6 +82,7 @@ def test_weights_without_their_run_are_enough(run, tmp_path):
     ("arguments", "message"),
     [
         (["export", "{run}", "--format", "tflite"], "--format=tflite should be one or more of onnx, pt2, smp"),
+        (["export", "{run}", "--format", ","], "--format names nothing to write: give one or more of onnx, pt2, smp"),
         (["export", "/nowhere"], "no weights found"),
         (["export", "{run}", "--tolerance", "nan"], "--tolerance=nan must be 0 or more"),
     ],

@@ -49,5 +49,5 @@ def test_a_tiff_beyond_the_limit_gives_what_it_gives_when_read_whole(network, tm
 def test_arrays_are_pictures_of_such_networks_alone(tmp_path):
     for name in ("a.npy", "b.png"):
         (tmp_path / name).touch()
-    assert [path.name for path in listed(tmp_path, tmp_path / "out", suffixes(FIVE))] == ["a.npy", "b.png"]
-    assert [path.name for path in listed(tmp_path, tmp_path / "out", suffixes(Pixels()))] == ["b.png"]
+    assert [path.name for path in listed(tmp_path, tmp_path / "out", suffixes(FIVE)).images] == ["a.npy", "b.png"]
+    assert [path.name for path in listed(tmp_path, tmp_path / "out", suffixes(Pixels())).images] == ["b.png"]

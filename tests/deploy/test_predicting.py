@@ -119,6 +119,16 @@ def test_every_unreadable_image_is_named_and_the_exit_code_is_1(run, photos, tmp
     assert len(list((tmp_path / "out").rglob("*.png"))) == 3
 
 
+def test_files_of_other_formats_and_links_to_folders_are_named(run, photos, tmp_path, capsys):
+    for name in ("phone.heic", "sub/scan.avif"):
+        (photos / name).touch()
+    (photos / "linked").symlink_to(photos / "sub", target_is_directory=True)
+    main(["predict", str(run), str(photos), "-o", str(tmp_path / "out")])
+    lines = capsys.readouterr().out.splitlines()
+    assert "predict  not read: 2 files (.heic 1, .avif 1: phone.heic, scan.avif)" in lines
+    assert "predict  not entered: linked, a link to a folder; predict it by its own path" in lines
+
+
 def test_no_image_is_ever_overwritten(run, photos, refused):
     before = (photos / "a.png").read_bytes()
     assert "is one of the images" in refused("predict", run, photos, "-o", photos, "--overwrite")

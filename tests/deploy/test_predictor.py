@@ -160,8 +160,8 @@ def test_a_folder_is_listed_with_its_folders_and_without_hidden_files_and_output
     for name in ("a.JPG", "b/c.png", ".hidden.png", "b/.git/d.png", "notes.txt", "out/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert listed(tmp_path, tmp_path / "out") == [Path("a.JPG"), Path("b/c.png")]
-    assert listed(tmp_path / "notes.txt", tmp_path) == [Path("notes.txt")]
+    assert listed(tmp_path, tmp_path / "out").images == [Path("a.JPG"), Path("b/c.png")]
+    assert listed(tmp_path / "notes.txt", tmp_path).images == [Path("notes.txt")]
 
 
 # students of other fits

@@ -110,6 +110,17 @@ def test_the_writer_gets_a_file_beside_the_target_with_its_suffix(tmp_path):
     assert (temporary.parent, temporary.suffix) == (tmp_path, ".png")
 
 
+@pytest.mark.parametrize("letter", ["x", "写"])
+def test_a_name_of_the_greatest_length_can_be_written_and_its_leftover_is_cleared(tmp_path, letter):
+    path = tmp_path / (letter * (251 // len(letter.encode())) + ".png")
+    given_to_writer = []
+    write_atomically(path, lambda file: (given_to_writer.append(file), file.write_text("x")))
+    assert path.read_text() == "x"
+    given_to_writer[0].touch()  # as a killed process leaves it
+    clear_leftovers(tmp_path)
+    assert [*tmp_path.iterdir()] == [path]
+
+
 def test_others_may_read_what_was_written(tmp_path):
     write_atomically(tmp_path / "a.txt", lambda file: file.write_text("a"))
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644

@@ -50,6 +50,8 @@ class Wanted:
         for name in self.formats:
             if name not in FORMATS:
                 raise ExportError(f"--format={name} should be one or more of {', '.join(FORMATS)}")
+        if not self.count:
+            raise ExportError(f"--format names nothing to write: give one or more of {', '.join(FORMATS)}")
 
     @property
     def count(self) -> int:
@@ -127,11 +129,18 @@ def _write_int8(
     if data is None:
         raise ExportError(f"{path}: --int8 needs images of the run's data, which is gone; leave it out")
     images = (_sample(data, "train", index)[None] for index in spaced(data.size("train"), CALIBRATION))
-    write_atomically(path, lambda temporary: quantise(model, images, temporary))
-    small = OnnxNetwork(path, network.class_names)
-    found = check.difference(small)
-    return _figures(path, found=asdict(found), calibrated_on=min(CALIBRATION, data.size("train")),
-                    opset=model.opset_import[0].version, quality=_quality(network, small, data))  # fmt: skip
+    found: dict[str, float] = {}
+    quality: dict[str, dict[str, float | None]] = {}
+
+    def write(temporary: Path) -> None:
+        quantise(model, images, temporary)
+        small = OnnxNetwork(temporary, network.class_names)
+        found.update(asdict(check.difference(small)))
+        quality.update(_quality(network, small, data))
+
+    write_atomically(path, write)
+    return _figures(path, found=found, calibrated_on=min(CALIBRATION, data.size("train")),
+                    opset=model.opset_import[0].version, quality=quality)  # fmt: skip
 
 
 def _quality(network: Network, small: OnnxNetwork, data: Source) -> dict[str, dict[str, float | None]]:

@@ -9,6 +9,7 @@ from exported import ABOUT, DATA, SIZE, check_of, network
 
 from kd.deploy.export import Check, ExportError, Wanted, export, pictures
 from kd.deploy.export.onnx_file import to_onnx
+from kd.errors import DataError
 
 
 def test_every_file_is_within_its_tolerance(exported):
@@ -65,6 +66,17 @@ def test_8_bits_without_data_are_refused(tiny, tmp_path):
     wanted = Wanted((), int8=True)
     ((_, error),) = export(tiny, SIZE, tmp_path / "student", wanted, check_of(tiny), ABOUT)
     assert "--int8 needs images" in str(error)
+
+
+def test_8_bits_that_cannot_be_measured_leave_nothing(tiny, tmp_path, monkeypatch):
+    def fails(*_):
+        raise DataError("a picture of test is gone")
+
+    monkeypatch.setattr("kd.deploy.export.formats._quality", fails)
+    steps = export(tiny, SIZE, tmp_path / "student", Wanted((), int8=True), check_of(tiny), ABOUT, DATA)
+    ((_, error),) = steps
+    assert "is gone" in str(error)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_fails_does_not_keep_the_others_from_being_written(tiny, tmp_path, monkeypatch):
