@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kd.errors import without_credentials
+from kd.errors import DiskError, without_credentials
 from kd.run.folder import LOCK, RunFolder, SavedRun
 from kd.settings import Tracking
 from kd.system.installation import INSTALLED
@@ -58,7 +58,7 @@ def run(
         status = FAILED if isinstance(error, Exception) else KILLED
         raise
     finally:
-        with suppress(OSError):  # a full disk must not hide what ended the run
+        with suppress(DiskError):  # a full disk must not hide what ended the run
             folder.identify(status=status, ended=time.time())
         mirror.finish(status)
 
@@ -109,7 +109,7 @@ def _save_run_id(folder: RunFolder, store: Store, run_id: str) -> None:
     facts = folder.identity()
     where = {"address": str(store), "run_id": run_id}
     if facts["tracking"] | where != facts["tracking"]:
-        with suppress(OSError):  # the run can also be found by its tag
+        with suppress(DiskError):  # the run can also be found by its tag
             folder.identify(tracking=facts["tracking"] | where)
 
 
