@@ -1,5 +1,6 @@
 """A run folder and its run in MLflow: mirrored while the run trains, and with `kd sync` afterwards."""
 
+import errno
 import os
 import subprocess
 import time
@@ -22,6 +23,8 @@ from kd.tracking.delivery import Delivery, Target
 from kd.tracking.mirror import Mirror, NullRun
 from kd.tracking.shown import FAILED, FINISHED, KILLED, RUNNING, of_folder
 from kd.tracking.store import Store, TrackingError, brief
+
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # of a folder that we can only read, such as another user's
 
 
 @dataclass(frozen=True)
@@ -208,12 +211,14 @@ def _locked(folder: RunFolder) -> Iterator[None]:
     """Hold the lock that a training holds, so that a running run is not taken for a killed one."""
     lock = FileLock(folder / LOCK, timeout=0)
     try:
-        with suppress(PermissionError):  # another user's folder that we can only read
-            lock.acquire()
+        lock.acquire()
     except Timeout:
         raise TrackingError(f"{folder.path}: this run is still running, and delivers itself") from None
     except OSError as error:
-        raise TrackingError(f"{folder / LOCK} cannot be locked ({error.strerror}); delete it, and repeat") from error
+        if error.errno not in READ_ONLY:
+            raise TrackingError(
+                f"{folder / LOCK} cannot be locked ({error.strerror}); delete it, and repeat"
+            ) from error
     try:
         yield
     finally:

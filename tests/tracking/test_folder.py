@@ -231,12 +231,17 @@ def test_a_full_disk_does_not_hide_what_ended_a_run(scene, monkeypatch):
     scene.check(1, "FAILED")
 
 
-def test_a_folder_that_can_only_be_read_is_delivered(scene, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS], ids=["of another user", "on a read-only disk"])
+def test_a_folder_that_can_only_be_read_is_delivered(number, scene, monkeypatch):
+    def not_locked(lock):
+        raise OSError(number, os.strerror(number))
+
     with scene.run() as mirror:
         scene.epochs(mirror, 0)
     facts = scene.folder.identity()
     scene.client.delete_run(mirror.run_id)
-    refuse_to_write(monkeypatch, errno.EACCES)
+    refuse_to_write(monkeypatch, number)
+    monkeypatch.setattr(FileLock, "acquire", not_locked)
     assert scene.sync()["points"] == 2
     assert [run.info.status for run in scene.runs()] == ["FINISHED"]
     assert scene.folder.identity() == facts
