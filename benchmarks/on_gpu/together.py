@@ -119,7 +119,7 @@ def _apart(ours: list[Tensor], others: list[Tensor]) -> float:
 
 
 def _meet(rank: int, size: int, file: Path, backend: str) -> World:
-    """Join the others through a file; `kd.world.joined` would give each process a GPU of its own."""
+    """Join the others through a file; `kd.system.world.joined` would give each process a GPU of its own."""
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(name, "lo")  # a machine without a network may not know its own name
     store = dist.FileStore(str(file), size)

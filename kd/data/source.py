@@ -40,14 +40,14 @@ class Source(ABC):
     """Settings shared by all data sets; implementations add their own.
 
     `image_size` is (height, width) in pixels, both multiples of 32. How pictures become that size is `fit` (with
-    `scale` and `window_overlap`: see `views.sizing`); `crop_foreground` is the share of crops that must show a pixel
+    `scale` and `window_overlap`: see `kd.data.sizing`); `crop_foreground` is the share of crops that must show a pixel
     of a class other than the first. `class_names` may be empty: background and foreground for binary data (always),
-    otherwise class_0, class_1, ... `limit` is the most samples that each split
-    keeps, spread evenly over it. `labelled` is how many training samples keep their masks, a fraction or a number
-    (None: all); the others become pictures without masks, which are `unlabelled_share` of each batch that a student
-    learns from its teacher with. `channels` and `depth` are what pictures store (`files.pixels`), `mean` and `std`
-    their statistics by channel, in stored values (`checks.statistics`). `cache` is where decoded samples are cached
-    (ram, disk or off), in at most `cache_gb` gigabytes; it changes no sample.
+    otherwise class_0, class_1, ... `limit` is the most samples that each split keeps, spread evenly over it. `labelled`
+    is how many training samples keep their masks, a fraction or a number (None: all); the others become pictures
+    without masks, which are `unlabelled_share` of each batch that a student learns from its teacher with. `channels`
+    and `depth` are what pictures store (`kd.data.files.pixels`), `mean` and `std` their statistics by channel, in
+    stored values (`kd.data.statistics`). `cache` is where decoded samples are cached (ram, disk or off), in at most
+    `cache_gb` gigabytes; it changes no sample.
     """
 
     classes: int = 1

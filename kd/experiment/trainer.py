@@ -5,7 +5,7 @@ epoch is chosen on validation alone; its weights are on disk before the next epo
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, overload
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kd.data.batches.loading import TrainLoader
 from kd.distillation.teacher import CachedTeacher
-from kd.errors import DivergedError
+from kd.errors import DiskError, DivergedError
 from kd.experiment.builders import build_options, build_train_loader
 from kd.experiment.context import RunContext
 from kd.experiment.evaluator import Evaluator
@@ -173,6 +173,7 @@ def _nonfinite_written(context: RunContext, folder: RunFolder | None) -> Iterato
         names = [context.data.name(split, index) for split, index in samples]
         if folder is not None:
             where = {"epoch": error.epoch, "step": error.step, "samples": names}
-            write_json(folder / "nonfinite.json", {**where, **error.values})
+            with suppress(DiskError):  # a full disk must not hide that it diverged
+                write_json(folder / "nonfinite.json", {**where, **error.values})
         error.add_samples(names)
         raise

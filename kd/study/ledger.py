@@ -186,7 +186,9 @@ class Ledger:
             self._fail_dead_trials(study)
             before = study.get_trials(deepcopy=False)
             tally = Tally.of(before, self.budget.max_retries)
-            if tally.finished >= self.budget.trials or (self.budget.is_spent(before) and not tally.to_retry):
+            queued = _next_queued(before)
+            retries = tally.to_retry or (queued and history(queued))
+            if tally.finished >= self.budget.trials or (self.budget.is_spent(before) and not retries):
                 return NoClaim.DONE
             for failed in tally.to_retry:
                 study.add_trial(_retry(failed))
@@ -236,13 +238,18 @@ def _is_lost(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and FAILURE not in trial.user_attrs
 
 
+def _next_queued(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The queued trial that is asked for next; None if the sampler suggests it."""
+    return next((trial for trial in trials if trial.state == TrialState.WAITING), None)
+
+
 def _position(trials: Sequence[FrozenTrial]) -> int:
     """The position in the study of the trial that is asked for next, which retries do not change.
 
     Thanks to this a study suggests the same points whether or not trials of it were killed and retried.
     """
-    waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-    first = (*history(waiting[0]), waiting[0].number)[0] if waiting else len(trials)
+    queued = _next_queued(trials)
+    first = (*history(queued), queued.number)[0] if queued else len(trials)
     return sum(1 for trial in trials if trial.number < first and not history(trial))
 
 

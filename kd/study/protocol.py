@@ -5,6 +5,7 @@ The price is bounded in epochs. Pruning and a limit on each study's epochs bound
 are shared through the cache, and the trial that won counts as its winner's first seed.
 """
 
+import math
 import shlex
 import subprocess
 import sys
@@ -80,19 +81,11 @@ class Protocol:
         Raises:
             ConfigError: they are invalid, or the price is too low.
         """
-        for option, value, least in (("--trials", self.trials, 2), ("--seeds", self.seeds, 2)):
-            if value < least:
-                raise ConfigError(f"{option} {value}: should be {least} or more", page="does-distillation-help")
+        self._check_numbers()
         check_name(self.name)
         if taken := [line for line in self.overrides if is_under(key_of(line), OWN)]:
             raise ConfigError(
                 f"{taken[0]}: kd verdict sets it; use --name, --trials, --seeds, --price, or KD_STORAGE for a database",
-                page="does-distillation-help",
-            )
-        if self.trainings < FEWEST:
-            needed = 2 * (FEWEST + 1) + 2 * (self.seeds - 1)
-            raise ConfigError(
-                f"--price {self.price:g} is too low for --seeds {self.seeds}: should be {needed:g} or more",
                 page="does-distillation-help",
             )
         check_recipes(config_dir_arguments(self.config_dir))
@@ -105,6 +98,21 @@ class Protocol:
                 "teacher (loss=hinton)"
             )
         return settings
+
+    def _check_numbers(self) -> None:
+        """Raise a ConfigError for a number that no protocol can have."""
+        page = "does-distillation-help"
+        for option, value, least in (("--trials", self.trials, 2), ("--seeds", self.seeds, 2)):
+            if value < least:
+                raise ConfigError(f"{option} {value}: should be {least} or more", page=page)
+        for option, number in (("--price", self.price), ("--least", self.least)):
+            if not math.isfinite(number):
+                raise ConfigError(f"{option} {number}: should be a finite number", page=page)
+        if self.trainings < FEWEST:
+            needed = 2 * (FEWEST + 1) + 2 * (self.seeds - 1)
+            raise ConfigError(
+                f"--price {self.price:g} is too low for --seeds {self.seeds}: should be {needed:g} or more", page=page
+            )
 
     def study(self, settings: Settings, distilled: bool) -> list[str]:
         """The arguments of `kd train` that run an arm's study."""

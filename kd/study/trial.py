@@ -18,7 +18,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from kd.errors import DivergedError, StudyError, Superseded, UserError
+from kd.errors import DiskError, DivergedError, StudyError, Superseded, UserError
 from kd.study import worker
 from kd.study.attributes import FAILURE, MLFLOW_RUN, RUN_FOLDER, WORKER
 from kd.study.ledger import history, without_retried
@@ -147,7 +147,8 @@ def attach(ticket: Ticket, folder: Path) -> Iterator[StudyTrial]:
             reason = str(error).splitlines()[0] if str(error) else ""
             if not isinstance(error, UserError):
                 text = traceback.format_exc()
-                write_atomically(folder / "error.txt", lambda path: path.write_text(text, encoding="utf-8"))
+                with suppress(DiskError):  # a full disk must not hide the bug
+                    write_atomically(folder / "error.txt", lambda path: path.write_text(text, encoding="utf-8"))
                 reason = f"{type(error).__name__}: {reason}"
             trial.fail("nan" if isinstance(error, DivergedError) else "error", reason)
             raise

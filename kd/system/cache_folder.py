@@ -24,7 +24,7 @@ from kd.system.untrusted import UnreadableError, read_bytes
 KINDS = ("teacher", "data", "figures", "files")
 SINGLE_FILES = ("figures", "files")
 LOCK = ".lock"
-OURS = re.compile(r"(view-\d{6,}|train|val|test)\.records|facts\.json")
+OURS = re.compile(r"(view-\d{6,}|train|val|test|unlabelled)\.records|facts\.json")
 ENTRY = {
     "teacher": r"[0-9a-f]{16}", "data": r"[0-9a-f]+", "figures": r"[0-9a-f]{16}\.safetensors",
     "files": r"[0-9a-f]{16}\.json",

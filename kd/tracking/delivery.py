@@ -105,7 +105,7 @@ class Delivery:
 
     def _read(self, shown: Shown) -> Stored:
         """Find or create the run, and read what it has."""
-        run = None if self.run_id is None else self._get(self.run_id)
+        run = None if self.run_id is None else self._ours(self.run_id)
         if run is None or self._maybe_duplicated:
             with self.target.lock():
                 found = self._deduplicate(None if run is None else self.run_id)
@@ -119,7 +119,7 @@ class Delivery:
         return Stored(run.info.status, set(data.params), dict(data.tags), points, inputs, _digests(data.tags))
 
     def _get(self, run_id: str) -> Any:
-        """The run with MLflow's id; None if it is missing, deleted or not ours."""
+        """The run with MLflow's id; None if it is missing or deleted."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -128,8 +128,12 @@ class Delivery:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
-        ours = run.data.tags.get(IDENTITY) == self.target.identity
-        return run if ours and run.info.lifecycle_stage == "active" else None
+        return run if run.info.lifecycle_stage == "active" else None
+
+    def _ours(self, run_id: str) -> Any:
+        """The run with MLflow's id; None if it is missing, deleted or not ours."""
+        run = self._get(run_id)
+        return run if run and run.data.tags.get(IDENTITY) == self.target.identity else None
 
     def _deduplicate(self, known: str | None) -> str | None:
         """Find our run by its tag; delete any second one, which came from a creation that only seemed to fail."""
@@ -237,7 +241,7 @@ class Delivery:
 
     def _lost(self, shown: Shown, stored: Stored) -> None:
         for run_id in sorted(shown.lost - self._terminated):
-            if self._call("get_run", run_id).info.status == RUNNING:
+            if (run := self._get(run_id)) and run.info.status == RUNNING:
                 self._call("set_terminated", run_id, "KILLED")
             self._terminated.add(run_id)
 

@@ -1,5 +1,6 @@
 """A run folder and its run in MLflow: mirrored while the run trains, and with `kd sync` afterwards."""
 
+import errno
 import os
 import subprocess
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kd.errors import without_credentials
+from kd.errors import DiskError, without_credentials
 from kd.run.folder import LOCK, RunFolder, SavedRun
 from kd.settings import Tracking
 from kd.system.installation import INSTALLED
@@ -22,6 +23,8 @@ from kd.tracking.delivery import Delivery, Target
 from kd.tracking.mirror import Mirror, NullRun
 from kd.tracking.shown import FAILED, FINISHED, KILLED, RUNNING, of_folder
 from kd.tracking.store import Store, TrackingError, brief
+
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # of a folder that we can only read, such as another user's
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def run(
         status = FAILED if isinstance(error, Exception) else KILLED
         raise
     finally:
-        with suppress(OSError):  # a full disk must not hide what ended the run
+        with suppress(DiskError):  # a full disk must not hide what ended the run
             folder.identify(status=status, ended=time.time())
         mirror.finish(status)
 
@@ -109,7 +112,7 @@ def _save_run_id(folder: RunFolder, store: Store, run_id: str) -> None:
     facts = folder.identity()
     where = {"address": str(store), "run_id": run_id}
     if facts["tracking"] | where != facts["tracking"]:
-        with suppress(OSError):  # the run can also be found by its tag
+        with suppress(DiskError):  # the run can also be found by its tag
             folder.identify(tracking=facts["tracking"] | where)
 
 
@@ -208,12 +211,14 @@ def _locked(folder: RunFolder) -> Iterator[None]:
     """Hold the lock that a training holds, so that a running run is not taken for a killed one."""
     lock = FileLock(folder / LOCK, timeout=0)
     try:
-        with suppress(PermissionError):  # another user's folder that we can only read
-            lock.acquire()
+        lock.acquire()
     except Timeout:
         raise TrackingError(f"{folder.path}: this run is still running, and delivers itself") from None
     except OSError as error:
-        raise TrackingError(f"{folder / LOCK} cannot be locked ({error.strerror}); delete it, and repeat") from error
+        if error.errno not in READ_ONLY:
+            raise TrackingError(
+                f"{folder / LOCK} cannot be locked ({error.strerror}); delete it, and repeat"
+            ) from error
     try:
         yield
     finally:

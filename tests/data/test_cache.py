@@ -21,6 +21,7 @@ from kd.data.batches.loading import EvalLoader, Loading
 from kd.data.cache import Samples, cached, share
 from kd.errors import DataError
 from kd.system import shared_memory
+from kd.system.cache_folder import entries
 from kd.system.record_file import FileRecords, file_bytes
 from kd.system.world import SOLO, World
 
@@ -352,3 +353,13 @@ def test_a_cache_folder_records_its_content_and_last_use(root):
     cached(source("disk"), root)
     assert facts.stat().st_mtime > 0
     assert '"train": 7' in facts.read_text()
+
+
+def test_every_file_on_the_disk_is_listed_and_deleted_with_its_entry(tmp_path):
+    cached(source("disk", unlabelled=5), tmp_path / "data")
+    found = entries(tmp_path)
+    names = {path.name for entry in found for path in entry.record_files}
+    assert names == {"train.records", "val.records", "test.records", "unlabelled.records"}
+    for entry in found:
+        entry.delete()
+    assert list((tmp_path / "data").iterdir()) == []

@@ -9,7 +9,7 @@ from composed import composed
 
 from kd import tracking
 from kd.config.read import read
-from kd.errors import DivergedError
+from kd.errors import DiskError, DivergedError
 from kd.experiment.builders import build_loss, build_network
 from kd.experiment.context import RunContext
 from kd.experiment.evaluator import Evaluator
@@ -177,3 +177,16 @@ def test_a_diverged_training_names_its_samples(tmp_path):
     written = json.loads((tmp_path / "nonfinite.json").read_text())
     assert (written["epoch"], written["step"]) == (0, 0)
     assert written["samples"] == [used.context.data.name(*sample) for sample in caught.value.samples]
+
+
+def test_a_full_disk_does_not_hide_that_a_training_diverged(tmp_path, monkeypatch):
+    def full(path, value):
+        raise DiskError(f"{path}: No space left on device")
+
+    monkeypatch.setattr("kd.experiment.trainer.write_json", full)
+    used = evaluator("trainer.epochs=1")
+    job = training_job(used.context)
+    with torch.no_grad():
+        job.network.body.segmentation_head[0].bias.fill_(float("nan"))
+    with pytest.raises(DivergedError, match="train_"):
+        train(job, used, RunFolder(tmp_path), NullRun())

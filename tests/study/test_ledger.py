@@ -145,6 +145,18 @@ def test_epochs_of_trials_that_are_given_up_are_spent_and_those_of_an_attempt_co
     assert not Budget(9).is_spent([lost, diverged, retry])
 
 
+def test_when_the_epochs_are_spent_all_trials_that_were_lost_together_are_retried_and_no_other_starts(database):
+    ledger = begin(database, trials=9, epochs=10)
+    whole, *lost = (ledger.claim() for _ in range(3))
+    whole.set_user_attr("epochs", 10)
+    end(ledger, whole, "complete")
+    for trial in lost:
+        end(ledger, trial, "lost")
+    retried = [ledger.claim() for _ in lost]
+    assert [ledger.trials()[trial.number].system_attrs["retry_history"] for trial in retried] == [[1], [2]]
+    assert ledger.claim() is NoClaim.DONE
+
+
 def counted(trials, max_retries=2) -> tuple[list[int], list[int]]:
     tally = Tally.of(trials, max_retries)
     return [trial.number for trial in tally.to_retry], [trial.number for trial in tally.given_up]

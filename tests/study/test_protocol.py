@@ -1,5 +1,6 @@
 """`kd verdict`: its commands, its price, and the whole of it on tiny data, twice."""
 
+import math
 import re
 import signal
 import sys
@@ -94,6 +95,9 @@ def test_both_studies_find_recipes_of_ones_own_and_the_winners_have_them(tmp_pat
     ("asked", "message"),
     [
         ({"price": 9}, "--price 9 is too low for --seeds 5: should be 14 or more"),
+        ({"price": math.nan}, "--price nan: should be a finite number"),
+        ({"price": math.inf}, "--price inf: should be a finite number"),
+        ({"least": math.nan}, "--least nan: should be a finite number"),
         ({"seeds": 1}, "--seeds 1: should be 2 or more"),
         ({"trials": 0}, "--trials 0: should be 2 or more"),
         ({"name": "a/b"}, "study_name='a/b'"),

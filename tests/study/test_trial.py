@@ -241,6 +241,14 @@ def test_a_bug_fails_the_trial_and_leaves_its_traceback(database, tmp_path):
     assert text.endswith("ZeroDivisionError: division by zero\n")
 
 
+def test_a_bug_is_reported_even_if_its_traceback_cannot_be_written(database, tmp_path):
+    ticket, _ = claim(begin(database))
+    (tmp_path / "a file").touch()
+    with pytest.raises(ZeroDivisionError):
+        job(ticket, tmp_path / "a file", throw(ZeroDivisionError("division by zero")))
+    assert state(ticket).user_attrs["failure"]["kind"] == "error"
+
+
 def test_a_user_error_fails_the_trial_without_a_traceback(database, tmp_path):
     ticket, _ = claim(begin(database))
     with pytest.raises(ConfigError):

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 
 from kd.tracking.delivery import NOTE, Delivery, Target, _key
 from kd.tracking.shown import Data, Shown
@@ -72,7 +73,7 @@ class Failing:
 
     def do_get_run(self, run_id):
         if run_id not in self.runs:
-            raise MlflowException("no such run", error_code=1001)  # RESOURCE_DOES_NOT_EXIST
+            raise MlflowException("no such run", error_code=RESOURCE_DOES_NOT_EXIST)
         return self._shown(run_id)
 
     def _shown(self, run_id):
@@ -107,6 +108,8 @@ class Failing:
         self.runs[run_id].tags[name] = value
 
     def do_set_terminated(self, run_id, status, end_time=None):
+        if not self.runs[run_id].alive:
+            raise MlflowException("must be in the 'active' state", error_code=INVALID_PARAMETER_VALUE)
         self.runs[run_id].status = status
 
     def do_update_run(self, run_id, status):
@@ -274,6 +277,15 @@ def test_runs_of_dead_processes_no_longer_look_as_if_they_were_running():
     client.runs[other].status = "FINISHED"
     delivery(client).update(shown(0, lost=frozenset({one, other})))
     assert [client.runs[run_id].status for run_id in (one, other)] == ["KILLED", "FINISHED"]
+
+
+@pytest.mark.parametrize("gone", ["deleted", "purged"])
+def test_a_dead_process_whose_run_was_deleted_holds_up_nothing(gone):
+    client = Failing()
+    client.do_delete_run(client.do_create_run("0", tags={"kd.run": "other"}).info.run_id)
+    lost = "run0" if gone == "deleted" else "purged by mlflow gc"
+    delivery(client).update(shown(1, status="FINISHED", lost=frozenset({lost})))
+    assert client.run.status == "FINISHED"
 
 
 def test_a_file_is_sent_again_only_if_its_content_has_changed(tmp_path):

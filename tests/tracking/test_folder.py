@@ -1,5 +1,6 @@
 """A run and its mirror, with a real server that is killed, halted and restarted: each point is stored once."""
 
+import errno
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from kd.cli import main as kd
 from kd.errors import ConfigError
 from kd.run.folder import RunFolder
 from kd.settings import Tracking
+from kd.system.files import writing
 from kd.tracking import Labels, NullRun
 from kd.tracking import mirror as mirrors
 from kd.tracking import store as stores
@@ -127,6 +129,16 @@ def scene(server, tmp_path):
     return Scene(tmp_path, server.uri)
 
 
+def refuse_to_write(monkeypatch, number: int) -> None:
+    """Let the system refuse every write of run.json with this error number."""
+
+    def refused(path, value):
+        with writing(path):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("kd.run.folder.write_json", refused)
+
+
 def arrived(scene: Scene, epochs: int) -> None:
     """Wait until the store has so many epochs."""
     until(lambda: any(run.data.metrics.get("val/miou") == (epochs - 1) / 8 for run in scene.runs()), "the delivery")
@@ -208,6 +220,31 @@ def test_a_sync_restores_a_run_that_was_deleted_in_mlflow(scene):
     scene.client.delete_run(mirror.run_id)
     scene.sync()
     scene.check(2, "FINISHED")
+
+
+def test_a_full_disk_does_not_hide_what_ended_a_run(scene, monkeypatch):
+    with pytest.raises(ValueError, match="ours"), scene.run() as mirror:  # noqa: PT012 (what is raised comes out of it)
+        scene.epochs(mirror, 0)
+        arrived(scene, 1)
+        refuse_to_write(monkeypatch, errno.ENOSPC)
+        raise ValueError("ours")
+    scene.check(1, "FAILED")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS], ids=["of another user", "on a read-only disk"])
+def test_a_folder_that_can_only_be_read_is_delivered(number, scene, monkeypatch):
+    def not_locked(lock):
+        raise OSError(number, os.strerror(number))
+
+    with scene.run() as mirror:
+        scene.epochs(mirror, 0)
+    facts = scene.folder.identity()
+    scene.client.delete_run(mirror.run_id)
+    refuse_to_write(monkeypatch, number)
+    monkeypatch.setattr(FileLock, "acquire", not_locked)
+    assert scene.sync()["points"] == 2
+    assert [run.info.status for run in scene.runs()] == ["FINISHED"]
+    assert scene.folder.identity() == facts
 
 
 # a server that is in trouble

@@ -46,7 +46,12 @@ class Batch:
         return torch.cat(contents) if contents else None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The same batch on `device`."""
+        """The same batch on `device`; only copies to CUDA can be `non_blocking`.
+
+        Such a copy to MPS reads memory that may be freed by then, and silently brings other values (pytorch/pytorch
+        issue 189690).
+        """
+        non_blocking = non_blocking and torch.device(device).type == "cuda"
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":

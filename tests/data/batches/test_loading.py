@@ -161,6 +161,15 @@ def test_a_batch_holds_the_views_of_its_samples():
         assert np.array_equal(batch.masks[position].numpy(), mask)
 
 
+@pytest.mark.parametrize(("device", "asynchronous"), [("cuda:1", True), ("mps", False), ("cpu", False)])
+def test_a_copy_to_other_devices_than_cuda_is_over_before_its_source_can_be_freed(device, asynchronous, monkeypatch):
+    batch, asked = next(loader().epoch(0)), set()
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, _, non_blocking: asked.add(non_blocking) or tensor)
+    batch.to(device, non_blocking=True)
+    batch.to(torch.device(device), non_blocking=True)
+    assert asked == {asynchronous}
+
+
 def test_a_batch_moves_whole():
     batch = next(loader().epoch(0))
     moved = batch.to("cpu", non_blocking=True)
