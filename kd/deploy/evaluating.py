@@ -69,7 +69,7 @@ def evaluate_run(path: Path, asked: Question, as_json: bool) -> None:
     names, words = run.network.class_names, _in_words(data.sizing, asked.native)
     metrics = {f"{split}/{name}": value for name, value in found.summary(names).items()}
     one_class = {f"{split}/{name}": value for name, value in reference_summary(most_frequent(found), names).items()}
-    warnings = _renamed(run, data)
+    warnings = [*_renamed(run, data), *_partial(data, split), *_absent(found, names)]
     if as_json:
         result = {"weights": str(path), "split": split, "images": data.size(split), "measured_at": words}
         print(json.dumps({**result, "student": metrics, "one_class": one_class, "warnings": warnings}, indent=2))
@@ -134,6 +134,24 @@ def _renamed(run: Finished, data: Source) -> list[str]:
     return [
         f"the data's classes are named {', '.join(other)}, the network's {', '.join(own)}: they are compared in this "
         "order"
+    ]
+
+
+def _partial(data: Source, split: str) -> list[str]:
+    """A warning, if a part of the split is scored."""
+    if data.limit is None or data.size(split) < data.limit:
+        return []
+    return [f"data.limit={data.limit}: no more pictures of the split are scored; data.limit=null scores all"]
+
+
+def _absent(found: Confusion, names: Sequence[str]) -> list[str]:
+    """A warning, if the masks lack classes."""
+    absent = [name for name, pixels in zip(names, found.counts.sum(1).tolist(), strict=True) if not pixels]
+    if not absent:
+        return []
+    return [
+        f"{len(absent)} of {len(names)} classes have no pixel in these masks ({', '.join(absent)}): the mean counts "
+        "each as 0 if it is predicted anywhere, and leaves it out otherwise; are these the network's classes?"
     ]
 
 

@@ -102,7 +102,8 @@ def listed(images: Path, out: Path, suffixes: Sequence[str] = SUFFIXES) -> Liste
             if not is_clutter(name):
                 (found.images if Path(name).suffix.lower() in suffixes else found.others).append(here / name)
     if not found.images:
-        what = "has no images" if images.is_dir() else "is neither an image nor a folder"
+        exists = "is neither an image nor a folder" if images.exists() else "does not exist"
+        what = "has no images" if images.is_dir() else exists
         raise DataError(f"{shown(images)} {what} ({', '.join(suffixes)}): give another path")
     return Listed(*(sorted(paths) for paths in found))
 

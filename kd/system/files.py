@@ -97,8 +97,10 @@ def alone_in(folder: Path) -> Iterator[bool]:
     """Whether this process is the only one in such a block for the folder; where that cannot be known, False.
 
     Raises:
-        DiskError: the folder cannot be made.
+        DiskError: the folder cannot be made, or is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise DiskError(f"{folder} is a file, where a folder is needed: name another, or remove it")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     alone = False
@@ -197,7 +199,8 @@ def writing(path: Path) -> Iterator[None]:
         if not reason:
             raise
         raise DiskError(
-            f"{path}: {reason}; everything written before is intact: fix this and resume (a run: resume=<its folder>)"
+            f"{path}: {reason}; everything written before is intact: fix this and repeat the command (for a run, with "
+            "resume=<its folder>)"
         ) from error
 
 

@@ -96,7 +96,8 @@ class Compared:
         teacher, trivial = self.teacher.get(self.decisive), self.trivial.get(self.decisive)
         share = self.share_of_way
         if share is not None:
-            far = f"{share:.0%}" if share > 0 else "none"
+            shown = share if share >= 1 else min(share, 0.99)  # what is less than all is not rounded to it
+            far = f"{shown:.0%}" if share > 0 else "none"
             way = f"The student came {far} of the way from {self.reference} to its teacher"
         elif teacher is not None and trivial is not None:
             way = f"The teacher {self._place(teacher, trivial)} ({teacher:.4f} against {trivial:.4f})"

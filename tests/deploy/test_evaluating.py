@@ -106,6 +106,14 @@ def test_other_names_of_the_classes_are_a_warning_beside_the_figures(tmp_path, c
     assert figures(capsys, tmp_path / "run")["warnings"] == []
 
 
+def test_a_part_of_the_split_and_absent_classes_are_warnings(run, tmp_path, capsys):
+    assert figures(capsys, run, "data.limit=3")["warnings"][0].startswith("data.limit=3: no more pictures of the split")
+    for split in ("train", "val", "test"):
+        put(tmp_path, "a", np.full((32, 32, 3), 90, np.uint8), np.zeros((32, 32), np.uint8), split)
+    (warning,) = figures(capsys, run, "data=folder", f"data.root={tmp_path}")["warnings"]
+    assert warning.startswith("1 of 2 classes have no pixel in these masks (foreground)")
+
+
 def test_one_key_of_the_data_can_be_changed_alone(run, capsys):
     assert figures(capsys, run, "data.test=2")["images"] == 2
 

@@ -161,7 +161,8 @@ def test_a_configuration_of_an_older_version_that_lacks_keys_is_enough(copy, pho
     ("arguments", "message"),
     [
         (["{run}", "-o", "out", "--batch", "0"], "--batch=0 must be 1 or more"),
-        (["/nowhere", "-o", "out"], "is neither an image nor a folder"),
+        (["/nowhere", "-o", "out"], "/nowhere does not exist"),
+        (["/dev/null", "-o", "out"], "is neither an image nor a folder"),
         (["{run}", "-o", "out"], "has no images"),
         (["{run}", "-o", "out", "--device", "tpu"], "--device=tpu should be auto, cpu"),
     ],

@@ -53,6 +53,12 @@ def test_the_conclusion_names_the_share_the_metric_and_the_split():
     assert compared.warning() == ""
 
 
+@pytest.mark.parametrize(("student", "far"), [(0.7979, "99%"), (0.8, "100%"), (0.81, "101%")])
+def test_a_student_just_below_its_teacher_has_not_come_all_of_the_way(student, far):
+    compared = Compared(BINARY, {"test/iou/cell": student}, {"test/iou/cell": 0.8}, {"test/iou/cell": 0.0})
+    assert compared.against_teacher().startswith(f"The student came {far} of the way")
+
+
 def test_a_useless_teacher_is_named():
     compared = Compared(THREE, {"val/miou": 0.5}, {"val/miou": 0.2}, {"val/miou": 0.3})
     assert compared.against_teacher().startswith("The teacher does not beat a trivial prediction (0.2000 against 0.3")

@@ -28,7 +28,9 @@ def read_array(path: Path) -> np.ndarray:
         file.seek(start)
         data = file.read(math.prod(shape) * dtype.itemsize)
     if len(data) < math.prod(shape) * dtype.itemsize:
-        raise DataError(f"{shown(path)} cannot be read as an array (its end is missing): replace or remove the pair")
+        raise DataError(
+            f"{shown(path)} cannot be read as an array (its end is missing): replace or remove it (of a pair, both)"
+        )
     numbers = np.frombuffer(data, dtype)
     whole = numbers.reshape(shape[::-1]).transpose(2, 1, 0) if by_columns else numbers.reshape(shape)
     return whole.astype(dtype.newbyteorder("="))
@@ -44,7 +46,7 @@ def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
         except Exception as error:  # numpy raises ValueError, and whatever parsing the header raises
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise DataError(
-                f"{shown(path)} cannot be read as an array ({reason}): replace or remove the pair"
+                f"{shown(path)} cannot be read as an array ({reason}): replace or remove it (of a pair, both)"
             ) from error
         start = file.tell()
     sides = all(type(side) is int and side > 0 for side in shape)  # anyone may have written them

@@ -93,7 +93,7 @@ def opened(path: Path, prepare: Callable[["Picture"], None], content: bytes | No
             known = ", ".join(FORMATS)
             reason = f"it is not one of {known}" if isinstance(error, UnidentifiedImageError) else error
             raise DataError(
-                f"{shown(path)} cannot be read as an image ({reason}): replace or remove the pair"
+                f"{shown(path)} cannot be read as an image ({reason}): replace or remove it (of a pair, both)"
             ) from error
         yield picture
 

@@ -96,7 +96,7 @@ class RawTiff(ByRows):
             raise
         except Exception as error:  # decoders raise nearly anything
             raise DataError(
-                f"{shown(self.path)} cannot be read ({error}): save it again, or remove the pair"
+                f"{shown(self.path)} cannot be read ({error}): save it again, or remove it (of a pair, both)"
             ) from error
 
     def _numbers(self, data: np.ndarray, shape: tuple[int, ...], page: Directory) -> np.ndarray:

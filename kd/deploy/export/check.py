@@ -76,7 +76,8 @@ class Check:
         Raises:
             ExportError: it is not; the message names `path`.
         """
-        found, allowed = self.difference(predict), self.tolerance * (HALF if half else 1)
+        found, factor = self.difference(predict), HALF if half else 1
+        allowed = self.tolerance * factor
         if not math.isfinite(found.relative):  # no tolerance allows that
             raise ExportError(
                 f"{path}: the network's values do not fit half precision, whose largest is 65504 (on {self.origin}), "
@@ -88,6 +89,6 @@ class Check:
             raise ExportError(
                 f"{path}: its logits differ from the network's by {found.largest:.3g}, {found.relative:.2g} of the "
                 f"largest, and {allowed:.2g} is allowed (on {self.origin}), so it is not written; leave it out, "
-                "or raise --tolerance if that is good enough"
+                f"or set --tolerance {1.1 * found.relative / factor:.1e} if that is good enough"
             )
         return found

@@ -74,7 +74,8 @@ def test_a_problem_is_one_line_on_any_terminal(capsys, folder, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     (folder / "masks/train/train1.png").write_bytes(b"x" * 9)
     _, out, _ = kd_check(capsys, "data=folder", f"data.root={folder}")
-    assert [line.endswith("remove the pair") for line in out.splitlines() if line.startswith("error: ")] == [True]
+    (error,) = (line for line in out.splitlines() if line.startswith("error: "))
+    assert error.endswith("replace or remove it (of a pair, both)")
 
 
 def test_long_lists_are_shortened_for_people_and_complete_in_json(capsys, folder):
