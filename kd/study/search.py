@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from kd.config.compose import plain
 from kd.config.read import read
 from kd.errors import ConfigError
+from kd.run import console
 from kd.settings import Settings, flat, is_under
 from kd.study import hydra_options
 from kd.study.space import ABSENT, PICTURES, Space, key_of
@@ -43,7 +44,10 @@ class Search:
         kept = (*kept, *self._one_teacher(searched, kept, recipe))
         space = Space(searched, kept, {}, {})
         own = [name for name in searched if name not in {key_of(line) for line in typed}]
-        self._check_exist(own, space)
+        if missing := self._missing(own, space):
+            own = [name for name in own if name not in missing]
+            searched = {name: values for name, values in searched.items() if name not in missing}
+            space = replace(space, searched=searched)
         settings: Settings | None = None
         shared: dict[str, Any] = {}
         for cfg in self._corners(space):
@@ -93,18 +97,27 @@ class Search:
                 OmegaConf.update(cfg, key_of(name), value)
             yield cfg
 
-    def _check_exist(self, own: Iterable[str], space: Space) -> None:
-        """Check that the keys which the study searches of its own accord exist beside what was typed."""
+    def _missing(self, own: Sequence[str], space: Space) -> list[str]:
+        """The keys that the study searches of its own accord and that the typed options lack, which are not searched.
+
+        Raises:
+            ConfigError: there are such keys, and who typed a sweep as well may have meant a plain grid of that alone.
+        """
         groups = {name: value for name, value in next(space.corners()).items() if "." not in name}
         cfg = self.compose(space.overrides(groups))
-        for name in own:
-            if "." in name and OmegaConf.select(cfg, name, default=ABSENT) == ABSENT:
-                raise ConfigError(
-                    f"{name} is searched by the study {self.study}, and the chosen {name.partition('.')[0]} has "
-                    "no such key; for a plain grid of what you typed add hydra/sweeper=basic, or choose another study, "
-                    "sweeps=<name>",
-                    page="studies",
-                )
+        keys = (name for name in own if "." in name)
+        missing = [name for name in keys if OmegaConf.select(cfg, name, default=ABSENT) == ABSENT]
+        if missing and ({*space.searched} - {*own} or {name.partition(".")[0] for name in missing} & {*own}):
+            key, group = missing[0], missing[0].partition(".")[0]
+            raise ConfigError(
+                f"{key} is searched by the study {self.study}, and the chosen {group} has no such key; for a "
+                "plain grid of what you typed add hydra/sweeper=basic, or choose another study, "
+                "sweeps=<name>",
+                page="studies",
+            )
+        if missing:
+            console.say(f"study    not searched, as the chosen options have no such keys: {', '.join(missing)}")
+        return missing
 
     def _explained(self, error: ConfigError, own: Iterable[str]) -> ConfigError:
         """An error in a corner of the space, with the reason why a key that nobody typed has a value."""

@@ -235,7 +235,7 @@ TRAINING = [
         ["is searched by the study temperature_unfreeze", "the chosen unfreeze has no such key", "hydra/sweeper=basic"],
     ),
     (
-        "-m schedule=constant unfreeze=progressive",
+        "-m schedule=constant unfreeze=progressive seed=1,2",
         ["schedule.final is searched by the study temperature_unfreeze", "hydra/sweeper=basic"],
     ),
     (

@@ -7,6 +7,7 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
 from kd.config.compose import CONF, compose, plain
+from kd.errors import ConfigError
 from kd.study import hydra_options
 from kd.study.search import Search
 from kd.study.space import Space
@@ -50,6 +51,25 @@ def test_a_study_starts_at_the_recipe_as_it_stands():
     space = searching("schedule=choice(linear,cosine)", "schedule.initial=interval(2,10)", "optimizer.lr=0.003")
     recipe = compose(["optimizer.lr=0.003"])
     assert space.start == {"schedule": "cosine", "schedule.initial": recipe.schedule.initial}
+
+
+STUDY = ["schedule=choice(linear,cosine)", "schedule.final=interval(1,2)", "unfreeze.rate=range(1,5)"]
+
+
+@pytest.mark.parametrize(("typed", "left"), [("unfreeze=all", STUDY[:2]), ("schedule=constant", STUDY[2:])])
+def test_a_study_does_not_search_what_the_chosen_options_lack_and_says_so(typed, left, capsys):
+    kept = [line for line in STUDY if line.partition("=")[0] != typed.partition("=")[0]]
+    space, _ = Search(with_choices, "mine", grid=False).space([*kept, typed], typed=[typed])
+    assert [*space.searched] == [line.partition("=")[0] for line in left]
+    assert space.fixed == (typed,)
+    dropped = {"unfreeze=all": "unfreeze.rate", "schedule=constant": "schedule.final"}[typed]
+    assert f"not searched, as the chosen options have no such keys: {dropped}\n" in capsys.readouterr().out
+
+
+def test_who_types_a_sweep_beside_them_may_have_meant_that_alone():
+    typed = ["unfreeze=all", "seed=1,2"]
+    with pytest.raises(ConfigError, match=r"unfreeze.rate is searched by the study mine.* add hydra/sweeper=basic"):
+        Search(with_choices, "mine", grid=False).space([*STUDY, *typed], typed=typed)
 
 
 def test_a_number_outside_its_range_starts_at_the_nearest_and_another_choice_is_the_samplers():
