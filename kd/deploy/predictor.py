@@ -76,7 +76,7 @@ def suffixes(pixels: Pixels) -> Sequence[str]:
 
 
 class Listed(NamedTuple):
-    """What is below a folder, relative to it and sorted: images, files that are none, links to folders."""
+    """What is below a folder, relative to it and sorted: images, files of other formats, links to folders."""
 
     images: list[Path]
     others: list[Path]
@@ -102,8 +102,8 @@ def listed(images: Path, out: Path, suffixes: Sequence[str] = SUFFIXES) -> Liste
             if not is_clutter(name):
                 (found.images if Path(name).suffix.lower() in suffixes else found.others).append(here / name)
     if not found.images:
-        exists = "is neither an image nor a folder" if images.exists() else "does not exist"
-        what = "has no images" if images.is_dir() else exists
+        unread = "has no images" if images.is_dir() else "is neither an image nor a folder"
+        what = unread if images.exists() else "does not exist"
         raise DataError(f"{shown(images)} {what} ({', '.join(suffixes)}): give another path")
     return Listed(*(sorted(paths) for paths in found))
 

@@ -5,7 +5,7 @@ run on the same data. That is not assumed here: two runs share a picture if name
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +113,7 @@ def shared_predictions(runs: Mapping[str, Run]) -> Section | None:
     kept, notes = _kept(runs)
     shared = _in_common(runs, kept)
     beside = {letter for found in shared for letter in found}
-    if strange := strangers(runs):
+    if strange := _strange(kept, beside):
         notes.append(
             f"{', '.join(strange)}: other validation pictures than the other runs (other data, size, or classes), so "
             "not side by side."
@@ -130,7 +130,10 @@ def shared_predictions(runs: Mapping[str, Run]) -> Section | None:
 def strangers(runs: Mapping[str, Run]) -> list[str]:
     """The letters of the runs that keep validation pictures of which no other run has one."""
     kept, _ = _kept(runs)
-    beside = {letter for found in _in_common(runs, kept) for letter in found}
+    return _strange(kept, {letter for found in _in_common(runs, kept) for letter in found})
+
+
+def _strange(kept: Mapping[str, Sequence[Sample]], beside: Collection[str]) -> list[str]:
     return [letter for letter, found in kept.items() if found and letter not in beside]
 
 
