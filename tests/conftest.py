@@ -7,9 +7,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
+import composed_once
 import in_memory
 import mlflow_tables
-import parsed_once
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if folder := mlflow_tables.share():
         config.add_cleanup(folder.cleanup)
     mlflow_tables.reuse()
-    parsed_once.use()
+    composed_once.use()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

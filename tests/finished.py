@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from composed import composed
 
-from kd.config.compose import plain, public
+from kd.config.compose import compose, plain, public
 from kd.config.read import checked
 from kd.data import Source
 from kd.networks import build, saved
@@ -20,7 +19,7 @@ TINY = ["backbone=tiny", "data.image_size=[32,32]", "data.train=8", "data.val=6"
 
 
 def settings_of(*overrides: str) -> Settings:
-    return checked(plain(composed(*TINY, *overrides)), look_at_data=False)
+    return checked(plain(compose([*TINY, *overrides])), look_at_data=False)
 
 
 def images(source: Source, split: str = "val") -> torch.Tensor:
@@ -49,7 +48,7 @@ def finished(folder: Path, *overrides: str, seed: int = 0) -> Network:
     settings = settings_of(*overrides)
     network = built(settings, seed)
     run = RunFolder(folder)
-    run.write_config(public(plain(composed(*TINY, *overrides))))
+    run.write_config(public(plain(compose([*TINY, *overrides]))))
     run.identify(id="0123456789abcdef")
     saved.save(network, run / "student.safetensors", image_size=list(settings.data.image_size),
                **settings.data.sizing.facts())  # fmt: skip

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-from composed import composed
 from omegaconf import OmegaConf
 
-from kd.config.compose import CONF, PROJECT, plain
+from kd.config.compose import CONF, PROJECT, compose, plain
 from kd.config.read import read
 from kd.settings import TASK_KEYS
 
@@ -25,7 +24,7 @@ NEEDED = {("data", "hugging_face"): "data.path=x",
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_is_read(group, option):
     overrides = [f"{group}={option}", *NEEDED.get((group, option), "").split()]
-    settings = read(composed(*overrides), look_at_data=False)
+    settings = read(compose([*overrides]), look_at_data=False)
     assert len(settings.timeline(blocks=7)) == settings.trainer.epochs
 
 
@@ -33,7 +32,7 @@ def test_every_option_composes_and_is_read(group, option):
 def test_every_augmentation_is_built_by_albumentations(option):
     from kd.config.transforms import build_transforms
 
-    recipe = read(composed(f"augment={option}")).augment.transforms
+    recipe = read(compose([f"augment={option}"])).augment.transforms
     assert [type(built).__name__ for built in build_transforms(recipe)] == [
         named["_target_"].rpartition(".")[2] for named in recipe
     ]
@@ -44,7 +43,7 @@ def test_every_augmentation_is_built_by_albumentations(option):
 def test_every_backbone_exists_in_smp(option):
     from kd.networks.build import count_blocks
 
-    backbone = read(composed(f"backbone={option}")).backbone
+    backbone = read(compose([f"backbone={option}"])).backbone
     assert count_blocks(backbone.student) > 1
     assert count_blocks(backbone.teacher) > 1
 
@@ -60,7 +59,7 @@ def test_every_file_is_short_and_says_what_it_is_for(file: Path):
 
 def test_every_group_has_a_default():
     groups = {group for group, _ in OPTIONS} - {"experiment"}
-    assert groups <= set(composed())
+    assert groups <= set(compose([]))
 
 
 def test_the_studies_at_the_root_are_a_config_group():
@@ -113,13 +112,13 @@ REFERENCE = {
     ],
 )
 def test_a_recipe_carries_the_figures_of_its_source(recipe, says):
-    cfg = composed(f"experiment={recipe}")
+    cfg = compose([f"experiment={recipe}"])
     assert {key: OmegaConf.select(cfg, key) for key in says} == says
 
 
 def test_the_reference_recipe_has_the_heavy_augmentation_of_its_source():
     names = [
-        node["_target_"].rpartition(".")[2] for node in composed("experiment=b0_from_b3_temp_prog").augment.transforms
+        node["_target_"].rpartition(".")[2] for node in compose(["experiment=b0_from_b3_temp_prog"]).augment.transforms
     ]
     assert names == [
         "HorizontalFlip", "ColorJitter", "RandomBrightnessContrast", "RandomRain", "RandomFog", "RandomSunFlare",
@@ -128,33 +127,33 @@ def test_the_reference_recipe_has_the_heavy_augmentation_of_its_source():
 
 
 def test_small_data_unfreezes_later_and_learns_slower_than_the_guide():
-    small, guide = (read(composed(f"experiment={name}")) for name in ("small_data", "temp_prog_guide"))
+    small, guide = (read(compose([f"experiment={name}"])) for name in ("small_data", "temp_prog_guide"))
     assert small.unfreeze.first_epoch > guide.unfreeze.first_epoch
     assert small.optimizer.lr * small.optimizer.encoder_lr_scale < guide.optimizer.lr * guide.optimizer.encoder_lr_scale
 
 
 def test_large_data_unfreezes_earlier_than_the_guide():
-    large, guide = (read(composed(f"experiment={name}")) for name in ("large_data", "temp_prog_guide"))
+    large, guide = (read(compose([f"experiment={name}"])) for name in ("large_data", "temp_prog_guide"))
     assert large.unfreeze.first_epoch < guide.unfreeze.first_epoch
 
 
 def test_finetune_starts_at_a_lower_temperature_and_unfreezes_few_blocks():
-    tune, guide = (read(composed(f"experiment={name}")) for name in ("finetune", "temp_prog_guide"))
+    tune, guide = (read(compose([f"experiment={name}"])) for name in ("finetune", "temp_prog_guide"))
     assert tune.schedule(0.0) < guide.schedule(0.0)
     assert tune.timeline(7)[tune.trainer.epochs - 1].unfrozen_blocks < 7
 
 
 def test_an_override_wins_over_a_recipe():
-    cfg = composed("experiment=temp_prog_guide", "unfreeze.rate=2", "schedule=linear")
+    cfg = compose(["experiment=temp_prog_guide", "unfreeze.rate=2", "schedule=linear"])
     assert (cfg.unfreeze.rate, cfg.schedule["_target_"]) == (2, "kd.plan.Linear")
 
 
 @pytest.mark.parametrize("name", [path.stem for path in (CONF / "loss").glob("*.yaml") if path.stem != "soft_only"])
 def test_presets_differ_only_in_what_the_teacher_adds(name):
     """Else a comparison of two presets compares two task losses; soft_only has none on purpose."""
-    task = [plain(composed(f"loss={each}"))["loss"] for each in (name, "hard_only")]
+    task = [plain(compose([f"loss={each}"]))["loss"] for each in (name, "hard_only")]
     assert [task[0][key] for key in TASK_KEYS] == [task[1][key] for key in TASK_KEYS]
 
 
 def test_hard_only_needs_no_teacher():
-    assert not read(composed("loss=hard_only")).loss.needs_teacher
+    assert not read(compose(["loss=hard_only"])).loss.needs_teacher

@@ -23,7 +23,6 @@ from pathlib import Path
 import program
 import pytest
 import yaml
-from composed import composed
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -34,7 +33,7 @@ from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
 from kd import cli
-from kd.config.compose import CONF, PROJECT
+from kd.config.compose import CONF, PROJECT, compose
 from kd.config.read import read
 from kd.settings import flat
 from kd.study import hydra_options
@@ -192,7 +191,7 @@ def project() -> dict:
 @cache
 def look_at_configuration(*overrides: str) -> None:
     """Compose and check; once, as the same commands stand in several places."""
-    read(composed(*overrides), look_at_data=False)
+    read(compose([*overrides]), look_at_data=False)
 
 
 def look_at_training(words: list[str], folder: Path) -> None:

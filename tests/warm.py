@@ -1,7 +1,7 @@
 """Imported by the process that `program` forks from: what every fork would otherwise do again, for half its time."""
 
+import composed_once
 import mlflow_tables
-import parsed_once
 import torch
 
 import kd.cli.train
@@ -13,10 +13,20 @@ from kd.config.transforms import build_transforms
 from kd.networks.build import build
 from kd.networks.cost import macs
 
+#: Of config groups, beside backbone=tiny: what several tests train with.
+CHOICES = [
+    ["loss=hard_only", "tracking=none"],
+    ["loss=hard_only", "tracking=none", "unfreeze=all"],
+    ["loss=hard_only", "tracking=none", "unfreeze=all", "data=folder"],
+    ["loss=hard_only", "tracking=none", "hydra/sweeper/pruner=none"],
+]
+
 mlflow_tables.reuse()
-parsed_once.use()
+composed_once.use()
 torch.set_num_threads(1)  # threads do not survive a fork
 settings = read(compose(["backbone=tiny", "data=shapes"]))
+for choices in CHOICES:
+    compose(["backbone=tiny", *choices])
 build_transforms(settings.augment.transforms)
 for network in (build(each, 3, ("a", "b", "c"), "") for each in (settings.backbone.student, settings.backbone.teacher)):
     macs(network, (32, 32))

@@ -116,12 +116,12 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         ConfigError: a key has no value, or an interpolation cannot be resolved.
     """
-    cfg = OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key not in ("hydra", "experiment", "resume")])
-    missing = sorted(OmegaConf.missing_keys(cfg))
+    keys = [key for key in map(str, cfg) if key not in ("hydra", "experiment", "resume")]
+    missing = sorted(each for each in OmegaConf.missing_keys(cfg) if each.partition(".")[0] in keys)
     if missing:
         raise ConfigError(f"{missing[0]} has no value; set it: {missing[0]}=...")
     try:
-        return shortened(container(cfg))
+        return shortened({key: container(node) if OmegaConf.is_config(node := cfg[key]) else node for key in keys})
     except OmegaConfBaseException as error:
         raise ConfigError(
             f"{getattr(error, 'full_key', '') or 'configuration'}: {str(error.msg or error).splitlines()[0]}"

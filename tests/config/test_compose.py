@@ -3,11 +3,12 @@
 import subprocess
 import sys
 
+import composed_once
 import pytest
-from composed import composed
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from kd.config import compose as module
 from kd.config.compose import CONF, PROJECT, TARGETS, WHITELIST, class_of, compose, known_keys, options, plain
@@ -36,10 +37,14 @@ def test_every_target_is_the_path_of_a_class(target):
         ["loss=cwd", "loss.alpha=0.5", "+tracking.tags.who=me", "++trainer.epochs=5"],
     ],
 )
-def test_the_tests_own_shortcut_composes_the_same(overrides, root):
-    for _ in range(2):
-        assert composed(*overrides) == compose(overrides)
-        assert plain(composed(*overrides)) == plain(compose(overrides))
+def test_the_tests_memory_of_choices_changes_no_configuration(overrides, root, monkeypatch):
+    compose([*overrides, "seed=5"])
+    remembered = compose(overrides)
+    monkeypatch.setattr(composed_once, "constant_places", lambda repo: None)
+    anew = compose(overrides)
+    assert anew == remembered
+    assert plain(anew) == plain(remembered)
+    assert OmegaConf.is_struct(remembered)
 
 
 def test_kd_root_sets_the_root(root):

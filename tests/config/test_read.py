@@ -3,10 +3,9 @@
 import json
 
 import pytest
-from composed import composed
 from omegaconf import DictConfig
 
-from kd.config.compose import plain
+from kd.config.compose import compose, plain
 from kd.config.read import block_count, checked, read
 from kd.errors import ConfigError, UserError
 from kd.plan import schedules, unfreeze
@@ -22,45 +21,45 @@ def holds_omegaconf(value):
 
 
 def test_settings_are_plain_python():
-    settings = read(composed())
+    settings = read(compose([]))
     assert settings.schedule == schedules.Cosine(4.0, 1.0)
     assert settings.unfreeze == unfreeze.Progressive(5, 3)
     assert not holds_omegaconf(settings.augment.transforms)
     assert not holds_omegaconf(settings.data.image_size)
-    assert not holds_omegaconf(plain(composed("experiment=t10_curriculum")))
+    assert not holds_omegaconf(plain(compose(["experiment=t10_curriculum"])))
 
 
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
-        read(composed()).trainer.epochs = 3
+        read(compose([])).trainer.epochs = 3
 
 
 def test_an_objective_or_a_list_of_them_is_accepted():
-    assert read(composed("objective=val/dice")).objective == ("val/dice",)
-    several = read(composed("objective=[val/miou,student/latency_ms]")).objective
+    assert read(compose(["objective=val/dice"])).objective == ("val/dice",)
+    several = read(compose(["objective=[val/miou,student/latency_ms]"])).objective
     assert several == ("val/miou", "student/latency_ms")
 
 
 def test_the_iou_of_a_class_is_an_objective():
-    assert read(composed("objective=val/iou/foreground")).objective == ("val/iou/foreground",)
+    assert read(compose(["objective=val/iou/foreground"])).objective == ("val/iou/foreground",)
     with pytest.raises(ConfigError, match="val/iou/nucleus"):
-        read(composed("objective=val/iou/nucleus"))
+        read(compose(["objective=val/iou/nucleus"]))
 
 
 def test_agreement_needs_a_teacher():
     with pytest.raises(ConfigError, match="needs a teacher"):
-        read(composed("objective=val/teacher_agreement", "loss=hard_only"))
+        read(compose(["objective=val/teacher_agreement", "loss=hard_only"]))
 
 
 def test_a_teacher_is_trained_or_loaded_from_a_file():
-    assert isinstance(read(composed()).teacher, TrainedTeacher)
-    given = read(composed("teacher=file", "teacher.path=x"), look_at_data=False).teacher
+    assert isinstance(read(compose([])).teacher, TrainedTeacher)
+    given = read(compose(["teacher=file", "teacher.path=x"]), look_at_data=False).teacher
     assert given == TeacherFile(path="x", cache="auto", cache_gb=20)
 
 
 def test_a_wrong_teacher_key_is_named_without_the_kind_of_teacher():
     with pytest.raises(ConfigError, match=r"^teacher\.lr=-1: "):
-        read(composed("teacher.lr=-1"))
+        read(compose(["teacher.lr=-1"]))
 
 
 def describe(folder, names):
@@ -72,16 +71,16 @@ def describe(folder, names):
 
 def test_a_teacher_with_other_classes_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"has 3 classes \(a, b, c\) and 3 logits, the data has 2 classes"):
-        read(composed(*describe(tmp_path, ["a", "b", "c"])))
+        read(compose([*describe(tmp_path, ["a", "b", "c"])]))
 
 
 def test_a_teacher_that_no_loss_uses_is_not_checked():
-    assert read(composed("teacher=file", "teacher.path=/nowhere", "loss=hard_only"))
+    assert read(compose(["teacher=file", "teacher.path=/nowhere", "loss=hard_only"]))
 
 
 def test_missing_data_is_reported():
     with pytest.raises(UserError, match="/nowhere"):
-        read(composed("data=folder", "data.root=/nowhere"))
+        read(compose(["data=folder", "data.root=/nowhere"]))
 
 
 def test_the_blocks_of_an_encoder_outside_the_table_are_counted():
@@ -108,7 +107,7 @@ def test_an_unknown_encoder_has_no_blocks():
 )  # fmt: skip
 def test_an_invalid_group_is_reported(typed, says):
     with pytest.raises(ConfigError) as caught:
-        read(composed(typed))
+        read(compose([typed]))
     assert says in str(caught.value)
 
 
@@ -116,7 +115,7 @@ def test_an_invalid_group_is_reported(typed, says):
 def test_no_interpolation_of_a_saved_configuration_is_resolved(group, monkeypatch):
     """A run folder may be another person's, and the environment holds secrets."""
     monkeypatch.setenv("SECRET", "hunter2")
-    config = plain(composed("data=folder", "data.root=x"))
+    config = plain(compose(["data=folder", "data.root=x"]))
     key = {"data": "root", "schedule": "initial", "unfreeze": "rate"}[group]
     config[group] = config[group] | {key: "${oc.env:SECRET}"}
     with pytest.raises(UserError) as caught:

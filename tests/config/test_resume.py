@@ -7,18 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from composed import composed
 from PIL import Image
 
 from kd.config import resume
-from kd.config.compose import plain, public
+from kd.config.compose import compose, plain, public
 from kd.config.read import source
 from kd.errors import ConfigError, RunError
 from kd.settings import flat
 
 
 def config(*overrides: str) -> dict:
-    return public(plain(composed(*overrides)))
+    return public(plain(compose([*overrides])))
 
 
 def folder(root: Path, name: str, *overrides: str, age: int = 0) -> Path:
@@ -32,7 +31,7 @@ def folder(root: Path, name: str, *overrides: str, age: int = 0) -> Path:
 def found(root: Path, *overrides: str, wanted: str | None = "auto") -> str:
     resume._newest.cache_clear()
     fresh = str(root / "runs" / "today" / "now")
-    return resume.run_folder(wanted, fresh, composed(*overrides)).replace(fresh, "fresh")
+    return resume.run_folder(wanted, fresh, compose([*overrides])).replace(fresh, "fresh")
 
 
 # which folder
@@ -146,7 +145,7 @@ def test_a_folder_that_cannot_be_resumed_is_refused(root, file):
 
 
 def merged(path: Path, *typed: str) -> dict:
-    return resume.merged(path, plain(composed(*typed)), typed)
+    return resume.merged(path, plain(compose([*typed])), typed)
 
 
 def test_a_run_resumes_with_its_folders_own_configuration(root):

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from composed import composed
 from pairs import save
 from PIL import Image
 
+from kd.config.compose import compose
 from kd.config.read import read
 from kd.data.checks.check import check
 
@@ -13,7 +13,7 @@ SIZE = "data.image_size=[32,64]"
 
 
 def opened(name, root, *overrides):
-    source = read(composed(f"data={name}", f"data.root={root}", SIZE, *overrides), look_at_data=False).data
+    source = read(compose([f"data={name}", f"data.root={root}", SIZE, *overrides]), look_at_data=False).data
     source.check()
     assert not check(source, workers=1).errors
     return source
@@ -93,7 +93,7 @@ def test_cityscapes(tmp_path):
 
 
 def test_every_label_of_cityscapes_is_a_class_or_void():
-    source = read(composed("data=cityscapes", "data.root=x"), look_at_data=False).data
+    source = read(compose(["data=cityscapes", "data.root=x"]), look_at_data=False).data
     labels = source.coding.labels_of(np.arange(34)[None], "x")[0]
     assert sorted(labels[labels != source.void]) == list(range(19))
     assert source.coding.labels_of(np.uint8([[255]]), "x").item() == source.void

@@ -6,11 +6,10 @@ import sys
 from itertools import pairwise
 
 import pytest
-from composed import composed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kd.config.compose import PROJECT, plain
+from kd.config.compose import PROJECT, compose, plain
 from kd.data import Shapes
 from kd.data.numbers import whole_number
 from kd.data.source import known_split, spaced
@@ -80,7 +79,7 @@ def test_an_unknown_split_is_refused():
 def test_every_option_of_conf_data_can_be_built(path):
     text = path.read_text(encoding="utf-8")
     needed = [f"data.{key}=somewhere" for key in ("root", "path") if f"\n{key}: ???" in text]
-    chosen = composed(f"data={path.stem}", *needed)
+    chosen = compose([f"data={path.stem}", *needed])
     options = plain(chosen)["data"]
     module, name = options.pop("_target_").rsplit(".", 1)
     source = getattr(importlib.import_module(module), name)(**options)

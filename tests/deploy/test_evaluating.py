@@ -6,13 +6,12 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from composed import composed
 from finished import finished
 from pairs import mask, put
 from PIL import Image
 
 from kd.cli import main
-from kd.config.compose import plain
+from kd.config.compose import compose, plain
 from kd.config.read import source
 from kd.data.batches.loading import EvalLoader
 from kd.deploy.evaluating import most_frequent
@@ -31,7 +30,7 @@ def figures(capsys, *arguments) -> dict:
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_the_runs_own_data_gives_the_figures_of_its_evaluation(run, split, capsys):
     data = source(
-        plain(composed("backbone=tiny", "data.image_size=[32,32]", "data.train=8", "data.val=6", "data.test=4"))
+        plain(compose(["backbone=tiny", "data.image_size=[32,32]", "data.train=8", "data.val=6", "data.test=4"]))
     )
     precision = Precision(torch.device("cpu"))
     network = precision.place(saved.load_file(run / "student.safetensors"))
@@ -84,7 +83,7 @@ def test_the_root_of_the_runs_own_data_is_read_as_a_shell_means_it(copy, tmp_pat
     root = tmp_path / "cells#2"
     for split, number in product(("train", "val", "test"), range(2)):
         put(root, f"{number}", np.full((40, 40, 3), 90, np.uint8), mask(40, 40, (0, 1)), split)
-    config = plain(composed("backbone=tiny", "data=folder", "data.root=/nowhere", "data.image_size=[32,32]"))
+    config = plain(compose(["backbone=tiny", "data=folder", "data.root=/nowhere", "data.image_size=[32,32]"]))
     (copy / "config.yaml").write_text(json.dumps(config))
     monkeypatch.setenv("HOME", str(tmp_path))
     assert figures(capsys, copy, "data.root=~/cells#2")["images"] == 2

@@ -5,11 +5,10 @@ import shutil
 
 import pytest
 import torch
-from composed import composed
 from finished import GONE, finished
 
 from kd.cli import main
-from kd.config.compose import plain
+from kd.config.compose import compose, plain
 from kd.deploy import find, timing
 from kd.deploy.export import ExportError
 from kd.deploy.exporting import export_record
@@ -41,7 +40,7 @@ def test_a_damaged_record_counts_as_none(copy, text):
 
 
 def test_a_run_whose_data_is_gone_is_checked_on_noise_and_says_so(copy, capsys, refused):
-    RunFolder(copy).write_config(plain(composed(*GONE)))
+    RunFolder(copy).write_config(plain(compose(GONE)))
     main(["export", str(copy), "--format", "smp", "-o", str(copy / "elsewhere")])
     assert "noise, since the run's data is gone" in " ".join(capsys.readouterr().out.split())
     assert "--int8 needs images" in refused("export", copy, "--format", "onnx", "--int8")

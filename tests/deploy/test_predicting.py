@@ -8,19 +8,18 @@ import sys
 
 import numpy as np
 import pytest
-from composed import composed
 from finished import GONE, finished
 from PIL import Image
 
 from kd.cli import main
-from kd.config.compose import PROJECT, plain
+from kd.config.compose import PROJECT, compose, plain
 from kd.config.read import source
 from kd.deploy import predicting
 from kd.run.folder import RunFolder
 
 
 def test_each_image_gets_one_mask_with_the_training_masks_own_values(copy, photos, tmp_path, capsys):
-    RunFolder(copy).write_config(plain(composed(*GONE)))
+    RunFolder(copy).write_config(plain(compose(GONE)))
     main(["predict", str(copy), str(photos), "-o", str(tmp_path / "out"), "--device", "cpu"])
     assert "predict  3 masks" in capsys.readouterr().out
     for name, size in (("a.png", (70, 40)), ("b.png", (32, 32)), ("sub/c.png", (5, 9))):
@@ -31,7 +30,7 @@ def test_each_image_gets_one_mask_with_the_training_masks_own_values(copy, photo
 
 def test_masks_of_data_in_colour_are_written_in_its_colours(copy, photos, tmp_path):
     colours = ["data.mask_values=null", "data.mask_colours=[[0,0,0],[200,30,9]]"]
-    config = plain(composed(*GONE, *colours))
+    config = plain(compose([*GONE, *colours]))
     RunFolder(copy).write_config(config)
     main(["predict", str(copy), str(photos), "-o", str(tmp_path / "out"), "--device", "cpu"])
     with Image.open(tmp_path / "out" / "a.png") as mask:

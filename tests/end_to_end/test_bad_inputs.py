@@ -13,13 +13,12 @@ from pathlib import Path
 import program
 import pytest
 import torch
-from composed import composed
 from PIL import Image
 from safetensors.torch import save_file
 from traps import MARK, Trap, bomb, old_trap, trap
 
 from kd.cli import main
-from kd.config.compose import PROJECT
+from kd.config.compose import PROJECT, compose
 from kd.config.hydra_errors import one_line_errors
 from kd.config.read import read
 from kd.networks import build
@@ -332,7 +331,7 @@ def test_invalid_data_is_reported_in_one_line(done, spoil, says, root, capsys):
     overrides = ["data=folder", f"data.root={data}", "data.image_size=[32,32]"]
 
     def look():
-        source = read(composed(*overrides)).data
+        source = read(compose([*overrides])).data
         source.read("train", 0)  # a look at the headers alone does not see every broken picture
 
     refused(look, says, root, capsys)
@@ -460,7 +459,7 @@ TEACHERS = [
 @pytest.mark.parametrize(("done", "spoil", "says"), table(TEACHERS))
 def test_an_unsuitable_teacher_is_refused_before_training(done, spoil, says, saved, root, capsys):
     spoil(saved)
-    refused(lambda: read(composed("teacher=file", f"teacher.path={saved}")), says, root, capsys)
+    refused(lambda: read(compose(["teacher=file", f"teacher.path={saved}"])), says, root, capsys)
 
 
 @pytest.mark.parametrize(
@@ -468,7 +467,7 @@ def test_an_unsuitable_teacher_is_refused_before_training(done, spoil, says, sav
 )
 def test_a_path_without_a_teacher_is_reported_in_one_line(path, root, capsys):
     says = ["teacher.path=", "no weights found"]
-    refused(lambda: read(composed("teacher=file", f"teacher.path='{path}'")), says, root, capsys)
+    refused(lambda: read(compose(["teacher=file", f"teacher.path='{path}'"])), says, root, capsys)
 
 
 @pytest.mark.parametrize(

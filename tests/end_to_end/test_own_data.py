@@ -5,10 +5,10 @@ import re
 import numpy as np
 import program
 import pytest
-from composed import composed
 from PIL import Image
 
 from kd.cli import main as kd
+from kd.config.compose import compose
 from kd.config.hydra_errors import one_line_errors
 from kd.config.read import read
 from kd.data import Folder
@@ -96,7 +96,7 @@ def test_data_that_teaches_or_measures_nothing_is_refused_before_anything_trains
     assert ended.value.code == 1
     assert f"error: {says}" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended, one_line_errors():
-        read(composed(*SMALL, f"data.root={data}", *overrides))
+        read(compose([*SMALL, f"data.root={data}", *overrides]))
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith(f"error: {says}")
 
@@ -129,10 +129,10 @@ def test_a_training_reads_other_layouts_and_masks_in_colour(root, data):
     ]
     colours = ["data.mask_colours=[[10,20,30],[200,0,0]]"]
     with pytest.raises(DataError, match=re.escape(f"set '{colours[0]}' if these are the classes in order")):
-        read(composed(*SMALL, *options))
+        read(compose([*SMALL, *options]))
     kd(["check", "data=folder", "data.image_size=[32,32]", *options, *colours])
     done = train(root, *options, *colours)
     assert done.returncode == 0, done.stderr
-    other = read(composed(*SMALL, *options, *colours)).data
+    other = read(compose([*SMALL, *options, *colours])).data
     found = [other.read(split, index) for split in ("train", "val") for index in range(3)]
     assert all(np.array_equal(*each) for pair in zip(samples, found, strict=True) for each in zip(*pair, strict=True))

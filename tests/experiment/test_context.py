@@ -3,8 +3,8 @@
 import albumentations
 import pytest
 import torch
-from composed import composed
 
+from kd.config.compose import compose
 from kd.config.read import read
 from kd.errors import ConfigError
 from kd.experiment import context as module
@@ -20,7 +20,7 @@ OF_FOUR = World(0, 4, 0, 4)
 
 
 def context(*overrides, transforms=(), world=SOLO) -> RunContext:
-    return RunContext.of(read(composed(*TINY, "unfreeze=all", *overrides)), transforms, world=world)
+    return RunContext.of(read(compose([*TINY, "unfreeze=all", *overrides])), transforms, world=world)
 
 
 def test_on_a_cpu_the_workers_are_the_main_process_unless_asked_for():

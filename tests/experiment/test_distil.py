@@ -9,11 +9,11 @@ import mlflow
 import program
 import pytest
 import yaml
-from composed import composed
 from PIL import Image
 from safetensors.torch import load_file
 
 from kd.cli import main as kd
+from kd.config.compose import compose
 from kd.config.read import read
 from kd.networks import saved
 from kd.networks.precision import choose_device
@@ -133,7 +133,7 @@ def test_the_objective_is_the_best_epochs(distilled):
 def test_the_saved_student_is_the_best_one_and_has_the_summarys_metrics(distilled):
     folder = folder_of(distilled)
     summary = json.loads((folder / "summary.json").read_text())
-    data = read(composed(*SMALL, *STEPWISE)).data
+    data = read(compose([*SMALL, *STEPWISE])).data
     from kd.data.batches.loading import EvalLoader
     from kd.networks.precision import Precision
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from composed import composed
 
+from kd.config.compose import compose
 from kd.config.read import read
 from kd.data import Shapes
 from kd.experiment.builders import build_diagnostics, build_network
@@ -20,7 +20,7 @@ TINY = [
 
 
 def context() -> RunContext:
-    return RunContext.of(read(composed(*TINY, "unfreeze=all")), [])
+    return RunContext.of(read(compose([*TINY, "unfreeze=all"])), [])
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from composed import composed
 
+from kd.config.compose import compose
 from kd.config.read import read
 from kd.experiment import measured_teacher
 from kd.experiment.context import RunContext
@@ -22,7 +22,7 @@ BASE = [
 
 
 def measured(file: Path, *overrides: str) -> MeasuredTeacher:
-    return measured_teacher.measured_teacher(Evaluator(RunContext.of(read(composed(*BASE, *overrides)), [])), file)
+    return measured_teacher.measured_teacher(Evaluator(RunContext.of(read(compose([*BASE, *overrides])), [])), file)
 
 
 @pytest.fixture

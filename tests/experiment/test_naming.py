@@ -1,15 +1,14 @@
 """A run's name tells in a few words what it is made of, and tells runs apart."""
 
 import pytest
-from composed import composed
 
-from kd.config.compose import plain
+from kd.config.compose import compose, plain
 from kd.config.read import checked
 from kd.experiment.naming import run_name
 
 
 def name(*typed: str, **choices: str) -> str:
-    settings = checked(plain(composed(*typed)), look_at_data=False)
+    settings = checked(plain(compose([*typed])), look_at_data=False)
     usual = {"backbone": "b0_from_b3", "loss": "cwd", "schedule": "cosine", "data": "shapes"}
     return run_name(settings, {**usual, **choices}, list(typed))
 
@@ -47,5 +46,5 @@ def test_a_name_has_as_many_options_as_fit_and_none_cut_off():
 
 
 def test_a_folder_of_ones_own_is_named_by_its_last_part(tmp_path):
-    settings = checked(plain(composed("data=folder", f"data.root={tmp_path}/my cells")), look_at_data=False)
+    settings = checked(plain(compose(["data=folder", f"data.root={tmp_path}/my cells"])), look_at_data=False)
     assert run_name(settings, {"backbone": "tiny", "data": "folder"}, []).split(", ")[-1] == "my cells"

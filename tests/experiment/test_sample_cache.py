@@ -4,8 +4,8 @@ import multiprocessing
 import os
 
 import pytest
-from composed import composed
 
+from kd.config.compose import compose
 from kd.config.read import read
 from kd.data import cache
 from kd.experiment import sample_cache as module
@@ -27,7 +27,7 @@ def _fresh(monkeypatch):
 
 
 def context(*overrides, fit=100.0, world=SOLO) -> RunContext:
-    return RunContext.of(read(composed(*TINY, f"data.cache_gb={fit * EACH / 1e9}", *overrides)), (), world=world)
+    return RunContext.of(read(compose([*TINY, f"data.cache_gb={fit * EACH / 1e9}", *overrides])), (), world=world)
 
 
 def said(capsys, *overrides, **options) -> list[str]:

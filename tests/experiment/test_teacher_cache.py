@@ -13,12 +13,12 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from composed import composed
 from pairs import put
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from waiting import until
 
+from kd.config.compose import compose
 from kd.config.read import read
 from kd.config.transforms import build_transforms
 from kd.distillation.logit_codec import CODECS
@@ -48,7 +48,7 @@ REQUESTED = 3 * 16  # logits in a run: epochs x samples
 
 
 def context(*overrides: str) -> RunContext:
-    settings = read(composed(*BASE, *overrides))
+    settings = read(compose([*BASE, *overrides]))
     return RunContext.of(settings, build_transforms(settings.augment.transforms))
 
 
@@ -145,7 +145,7 @@ def test_other_pictures_under_the_same_names_are_another_folder(file, tmp_path):
 
     def name() -> str:
         overrides = ["data=folder", f"data.root={tmp_path}", "data.image_size=[32,32]", "backbone=tiny"]
-        return folder_of(file, of=RunContext.of(read(composed(*overrides)), []))
+        return folder_of(file, of=RunContext.of(read(compose([*overrides])), []))
 
     first = name()
     assert name() == first

@@ -5,10 +5,10 @@ import threading
 
 import pytest
 import torch
-from composed import composed
 from safetensors.torch import save_file
 from waiting import LIMIT
 
+from kd.config.compose import compose
 from kd.config.read import read
 from kd.errors import ModelError, UserError
 from kd.experiment import teacher_training
@@ -30,11 +30,11 @@ TINY = [
 
 
 def settings(*overrides):
-    return read(composed(*BASE, *overrides))
+    return read(compose([*BASE, *overrides]))
 
 
 def context(*overrides) -> RunContext:
-    return RunContext.of(read(composed(*TINY, *overrides)), [])
+    return RunContext.of(read(compose([*TINY, *overrides])), [])
 
 
 def obtain(of: RunContext) -> MeasuredTeacher:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from composed import composed
 
 from kd import tracking
+from kd.config.compose import compose
 from kd.config.read import read
 from kd.errors import DiskError, DivergedError
 from kd.experiment.builders import build_loss, build_network
@@ -28,7 +28,7 @@ HARD = {"alpha": 0, "beta": 0, "gamma": 0.5, "delta": 1.0}
 
 
 def evaluator(*overrides, unfreeze="all") -> Evaluator:
-    return Evaluator(RunContext.of(read(composed(*TINY, f"unfreeze={unfreeze}", *overrides)), []))
+    return Evaluator(RunContext.of(read(compose([*TINY, f"unfreeze={unfreeze}", *overrides])), []))
 
 
 def training_job(context: RunContext, **changes) -> TrainingJob:

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from composed import composed
 
+from kd.config.compose import compose
 from kd.config.read import read
 from kd.deploy.export.check import Check
 from kd.errors import ConfigError
@@ -25,21 +25,21 @@ def test_an_encoder_of_one_size_is_refused_in_one_line_that_names_it(arch, encod
     with pytest.raises(
         ConfigError, match=r"does not take data.image_size=\[64,96\]: it takes 224x224 alone"
     ) as refused:
-        read(composed(*settings, "data.image_size=[64,96]"), look_at_data=False)
+        read(compose([*settings, "data.image_size=[64,96]"]), look_at_data=False)
     assert "set 'data.image_size=[224,224]'" in str(refused.value)
-    read(composed(*settings, "data.image_size=[224,224]"), look_at_data=False)
+    read(compose([*settings, "data.image_size=[224,224]"]), look_at_data=False)
 
 
 def test_a_teacher_of_one_size_is_refused_only_if_it_is_trained():
     teacher = [f"backbone.teacher.encoder={SWIN}", "backbone.teacher.arch=unet", "data.image_size=[64,64]"]
     with pytest.raises(ConfigError, match=f"backbone.teacher.encoder={SWIN} does not take"):
-        read(composed(*teacher), look_at_data=False)
-    read(composed(*teacher, "loss=hard_only"), look_at_data=False)
+        read(compose([*teacher]), look_at_data=False)
+    read(compose([*teacher, "loss=hard_only"]), look_at_data=False)
 
 
 @pytest.mark.parametrize("encoder", ["tu-convnext_atto", "tu-pvt_v2_b0", "tu-mobilenetv3_small_050", "resnet18"])
 def test_an_encoder_that_takes_any_size_passes(encoder):
-    read(composed(*student(encoder), "loss=hard_only", "data.image_size=[64,96]"), look_at_data=False)
+    read(compose([*student(encoder), "loss=hard_only", "data.image_size=[64,96]"]), look_at_data=False)
     assert sides_instead(NetworkSettings(arch="unet", encoder=encoder), (64, 96)) == ()
 
 

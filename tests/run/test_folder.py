@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from composed import composed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.config.compose import plain
+from kd.config.compose import compose, plain
 from kd.errors import RunError
 from kd.run.folder import LONGEST_LINE, MOST_DAMAGED, SIGNS, RunFolder, SavedRun, only_one
 from kd.system.untrusted import UnreadableError
@@ -122,7 +121,7 @@ def test_overrides_are_those_of_the_first_start(folder):
 
 
 def test_a_configuration_reads_back_as_written(folder):
-    config = plain(composed("data.classes=3", 'data.class_names=["Straße","b: c","yes"]', '+tracking.tags.a="1"'))
+    config = plain(compose(["data.classes=3", 'data.class_names=["Straße","b: c","yes"]', '+tracking.tags.a="1"']))
     folder.write_config(config)
     text = (folder / "config.yaml").read_text(encoding="utf-8")
     assert yaml.safe_load(text) == config

@@ -2,12 +2,11 @@
 
 import pytest
 import yaml
-from composed import composed
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kd.config import resume
-from kd.config.compose import container, plain
+from kd.config.compose import compose, container, plain
 from kd.config.read import checked
 from kd.experiment.teacher_training import fingerprint
 from kd.settings import RESULT_NEUTRAL, changes_no_result, flat, is_under, result_differences, same_result
@@ -30,7 +29,7 @@ OTHER = {
 
 
 def config(*overrides: str) -> dict:
-    return plain(composed(*overrides))
+    return plain(compose([*overrides]))
 
 
 # what changes no result
@@ -38,7 +37,7 @@ def config(*overrides: str) -> dict:
 
 def test_every_result_neutral_key_exists_and_has_another_value_here():
     assert set(OTHER) == set(RESULT_NEUTRAL)
-    known = {key for key, _ in flat(container(composed("data=folder"), resolve=False))}
+    known = {key for key, _ in flat(container(compose(["data=folder"]), resolve=False))}
     assert all(any(is_under(key, [neutral]) for key in known) for neutral in RESULT_NEUTRAL)
 
 

@@ -1,16 +1,15 @@
 """The typed settings of a teacher."""
 
 import pytest
-from composed import composed
 from pydantic import ValidationError
 
-from kd.config.compose import plain
+from kd.config.compose import compose, plain
 from kd.config.read import checked
 from kd.settings import ForeignTeacher, TrainedTeacher
 
 
 def config(*overrides: str) -> dict:
-    return plain(composed(*overrides))
+    return plain(compose([*overrides]))
 
 
 def test_the_cache_of_a_teacher_is_no_part_of_its_training():

@@ -4,7 +4,6 @@ import os
 
 import pytest
 import yaml
-from composed import composed
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
@@ -71,7 +70,7 @@ def from_recipe(text: str, folder) -> dict:
 @pytest.mark.parametrize("overrides", RECIPES, ids=lambda lines: " ".join(lines))
 def test_a_recipe_composes_to_what_its_overrides_do(overrides, tmp_path):
     text = recipe("The best.", overrides_as_values(overrides), GROUPS)
-    assert from_recipe(text, tmp_path) == plain(composed(*overrides))
+    assert from_recipe(text, tmp_path) == plain(compose([*overrides]))
 
 
 def test_the_command_line_overrides_a_recipe(tmp_path):

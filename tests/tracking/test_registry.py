@@ -7,12 +7,11 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from composed import composed
 from finished import finished
 from program import run_alone, train
 
 from kd.cli import main
-from kd.config.compose import plain
+from kd.config.compose import compose, plain
 from kd.config.read import checked
 from kd.deploy import register_or_warn
 from kd.errors import ConfigError
@@ -108,7 +107,7 @@ def test_a_trial_or_a_run_without_a_name_is_not_registered(tmp_path):
         ("trial", ["tracking.register=x"], {"trial": "3"}, None),
     ):
         folder = RunFolder(tmp_path / name)
-        folder.write_config(plain(composed(*overrides)))
+        folder.write_config(plain(compose([*overrides])))
         folder.identify(tags=tags)
         assert wanted_name(folder.path) == wanted
 
@@ -116,10 +115,10 @@ def test_a_trial_or_a_run_without_a_name_is_not_registered(tmp_path):
 @pytest.mark.parametrize("overrides", [["tracking=none", "tracking.register=x"], ["tracking.register=a/b"]])
 def test_a_name_that_cannot_be_registered_is_refused_before_the_run(overrides):
     with pytest.raises(ConfigError, match="tracking"):
-        checked(plain(composed(*overrides)), look_at_data=False)
+        checked(plain(compose([*overrides])), look_at_data=False)
 
 
 def test_a_configuration_without_the_key_register_is_valid():
-    config = plain(composed())
+    config = plain(compose([]))
     del config["tracking"]["register"]
     assert checked(json.loads(json.dumps(config)), look_at_data=False).tracking.registered_name is None

@@ -14,11 +14,11 @@ import program
 import psutil
 import pytest
 import torch
-from composed import composed
 from pairs import put
 from torch import nn
 from waiting import until
 
+from kd.config.compose import compose
 from kd.config.read import read
 from kd.data import Folder, Shapes
 from kd.data.batches.batch import Batch
@@ -441,7 +441,7 @@ def network():
 
 def context(*overrides, transforms=()):
     small = ["data.image_size=[32,32]", "data.train=4", "data.val=5", "data.test=3", "trainer.device=cpu"]
-    settings = read(composed("backbone=tiny", "trainer.batch_size=2", *small, *overrides))
+    settings = read(compose(["backbone=tiny", "trainer.batch_size=2", *small, *overrides]))
     return RunContext.of(settings, list(transforms), signals.Stop())
 
 

@@ -6,11 +6,11 @@ import re
 
 import numpy as np
 import pytest
-from composed import composed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pairs import mask, picture, put, save
 
+from kd.config.compose import compose
 from kd.config.read import read
 from kd.config.typed import readable
 from kd.data import Folder
@@ -151,7 +151,7 @@ def test_the_advice_for_other_layouts_reads_them(tmp_path, images):
     message = refusal(small(tmp_path))
     advice = [word.rstrip(",") for word in message.split() if word.startswith("data.") and "=" in word]
     assert [word.partition("=")[0] for word in advice] == ["data.images", "data.masks"]
-    found = read(composed("data=folder", f"data.root={tmp_path}", *advice), look_at_data=False).data
+    found = read(compose(["data=folder", f"data.root={tmp_path}", *advice]), look_at_data=False).data
     found.check()
     assert found.size("train") + found.size("val") == 4
 
@@ -184,7 +184,7 @@ def test_invalid_names_are_refused(options, message):
 @pytest.mark.parametrize("plus", ["", "++"])
 @pytest.mark.parametrize("text", ["masks/{split}/{stem}_mask.png", "{split}/labels", "'{split}/labels'", '"{split}/x"'])
 def test_a_template_may_be_typed_without_quotes_for_hydra(text, plus):
-    found = read(composed("data=folder", "data.root=x", f"{plus}data.masks={text}"), look_at_data=False).data
+    found = read(compose(["data=folder", "data.root=x", f"{plus}data.masks={text}"]), look_at_data=False).data
     assert found.masks == text.strip("'\"")
     assert readable(["data.x=1", "a={b:c}", "-m"]) == ["data.x=1", "a={b:c}", "-m"]
 
@@ -330,4 +330,4 @@ def test_a_whole_folder_may_be_a_link_that_is_followed(tmp_path):
 
 def test_a_bad_template_is_one_line_of_a_configuration():
     with pytest.raises(ConfigError, match=r"^data.images=a/{x} has {x}"):
-        read(composed("data=folder", "data.root=x", "data.images='a/{x}'"), look_at_data=False)
+        read(compose(["data=folder", "data.root=x", "data.images='a/{x}'"]), look_at_data=False)

@@ -5,12 +5,12 @@ import shlex
 
 import numpy as np
 import pytest
-from composed import composed
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pairs import mask, put, save
 from PIL import Image
 
+from kd.config.compose import compose
 from kd.config.read import read
 from kd.data import Folder
 from kd.data.masks.coding import LARGEST, VOID, ValuesError
@@ -181,7 +181,7 @@ def follow(root, typed, path):
 
     def opened(*overrides):
         folder = [f"data=folder data.root={root}".split(), "data.image_size=[32,64]".split()]
-        return read(composed(*folder[0], *folder[1], *overrides), look_at_data=False).data
+        return read(compose([*folder[0], *folder[1], *overrides]), look_at_data=False).data
 
     try:
         opened(*typed).coding.read(path)
@@ -236,4 +236,4 @@ def test_advice_where_options_themselves_are_refused_is_valid():
         Folder("x", classes=3, ignore_index=0)
     (overrides,) = alternatives(str(caught.value))
     typed = ["data=folder", "data.root=x", "data.classes=3", "data.ignore_index=0"]
-    assert read(composed(*typed, *overrides), look_at_data=False).data.void == VOID
+    assert read(compose([*typed, *overrides]), look_at_data=False).data.void == VOID

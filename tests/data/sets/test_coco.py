@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from composed import composed
 from PIL import Image
 
+from kd.config.compose import compose
 from kd.config.read import read
 from kd.data import Coco
 from kd.data.checks.check import check
@@ -105,7 +105,7 @@ def test_the_fingerprint_follows_files_and_options(root):
 
 
 def test_it_is_read_from_a_configuration_and_checked(root):
-    settings = read(composed("data=coco", f"data.root={root}", "data.classes=3", "data.categories=[cat,dog]"))
+    settings = read(compose(["data=coco", f"data.root={root}", "data.classes=3", "data.categories=[cat,dog]"]))
     report = check(settings.data, workers=1)
     assert report.splits["train"].classes["dog"]["pixels"] == 36
     assert [problem.kind for problem in report.errors] == ["two_splits"] * 4

@@ -5,9 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from composed import composed
 
-from kd.config.compose import PROJECT, plain
+from kd.config.compose import PROJECT, compose, plain
 from kd.config.read import checked
 from kd.distillation.foreign.files import channels, find, smp_config
 from kd.errors import ConfigError, ModelError
@@ -163,7 +162,7 @@ def test_a_class_map_that_does_not_match_is_refused(class_map, given, names, say
 
 @pytest.fixture(scope="module")
 def usual():
-    return plain(composed("teacher=smp", "teacher.path=x"))
+    return plain(compose(["teacher=smp", "teacher.path=x"]))
 
 
 @pytest.mark.parametrize(

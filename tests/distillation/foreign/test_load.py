@@ -11,12 +11,11 @@ from typing import Any
 import program
 import pytest
 import torch
-from composed import composed
 from torch import nn
 from toy import CPU, hand_made
 from traps import MARK, Trap, old_trap, trap
 
-from kd.config.compose import plain
+from kd.config.compose import compose, plain
 from kd.config.read import checked
 from kd.data.batches.batch import Batch
 from kd.distillation.foreign.files import find
@@ -46,7 +45,7 @@ KEPT = {"cache": "auto", "cache_gb": 1}
 @pytest.fixture(scope="module")
 def usual() -> dict[str, Any]:
     """The configuration without the teacher, composed once."""
-    return plain(composed(*BASE))
+    return plain(compose(BASE))
 
 
 @pytest.fixture
