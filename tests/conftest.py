@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 import composed_once
+import encoders_once
 import in_memory
 import mlflow_tables
 import pytest
@@ -26,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(folder.cleanup)
     mlflow_tables.reuse()
     composed_once.use()
+    encoders_once.use()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,7 @@
 """Imported by the process that `program` forks from: what every fork would otherwise do again, for half its time."""
 
 import composed_once
+import encoders_once
 import mlflow_tables
 import torch
 
@@ -23,6 +24,7 @@ CHOICES = [
 
 mlflow_tables.reuse()
 composed_once.use()
+encoders_once.use()
 torch.set_num_threads(1)  # threads do not survive a fork
 settings = read(compose(["backbone=tiny", "data=shapes"]))
 for choices in CHOICES:
