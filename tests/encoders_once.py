@@ -1,6 +1,6 @@
 """smp's temporary encoders, built once in a process.
 
-smp builds each of timm's encoders twice: first one without data, whose features it looks at, then the one that it keeps.
+smp builds each of timm's encoders twice: first one without data, to look at its features, then the one that it keeps.
 """
 
 from functools import cache
