@@ -117,15 +117,22 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
         ConfigError: a key has no value, or an interpolation cannot be resolved.
     """
     keys = [key for key in map(str, cfg) if key not in ("hydra", "experiment", "resume")]
-    missing = sorted(each for each in OmegaConf.missing_keys(cfg) if each.partition(".")[0] in keys)
-    if missing:
-        raise ConfigError(f"{missing[0]} has no value; set it: {missing[0]}=...")
     try:
+        missing = sorted(name for key in keys for name in _missing(cfg, key))
+        if missing:
+            raise ConfigError(f"{missing[0]} has no value; set it: {missing[0]}=...")
         return shortened({key: container(node) if OmegaConf.is_config(node := cfg[key]) else node for key in keys})
     except OmegaConfBaseException as error:
         raise ConfigError(
             f"{getattr(error, 'full_key', '') or 'configuration'}: {str(error.msg or error).splitlines()[0]}"
         ) from error
+
+
+def _missing(cfg: DictConfig, key: str) -> set[str]:
+    """The keys without a value at and below `key`."""
+    if OmegaConf.is_missing(cfg, key):
+        return {key}
+    return OmegaConf.missing_keys(cfg[key]) if OmegaConf.is_config(cfg[key]) else set()
 
 
 def public(config: dict[str, Any]) -> dict[str, Any]:

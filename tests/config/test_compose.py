@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from kd.config import compose as module
 from kd.config.compose import CONF, PROJECT, TARGETS, WHITELIST, class_of, compose, known_keys, options, plain
+from kd.errors import ConfigError
 
 
 def test_a_configuration_may_instantiate_only_schedules_policies_and_data_sets():
@@ -89,3 +90,11 @@ def test_composing_leaves_a_running_hydra_as_it_is():
         assert GlobalHydra.instance().hydra is running
         assert hydra_compose("config", ["seed=4"]).seed == 4
     assert compose(["seed=5"]).seed == 5
+
+
+def test_an_interpolation_of_nothing_is_one_line_unless_it_is_hydras():
+    with pytest.raises(ConfigError, match=r"^optimizer\.lr: Interpolation key 'nope' not found$"):
+        plain(compose(["optimizer.lr=${nope}"]))
+    with pytest.raises(ConfigError, match=r"^seed: Interpolation key 'nope' not found$"):
+        plain(compose(["seed=${nope}"]))
+    assert plain(compose(["hydra.run.dir=${nope}"])) == plain(compose([]))
