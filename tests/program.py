@@ -26,14 +26,8 @@ from waiting import until
 from kd.cli import main
 from kd.config.compose import PROJECT
 
-LIBRARIES = [
-    "torch", "torchvision", "segmentation_models_pytorch", "albumentations", "mlflow", "sqlalchemy", "alembic",
-    "matplotlib.pyplot", "optuna", "optuna.visualization.matplotlib", "hydra.main", "rich.progress", "rich.console",
-    "plotly.io", "scipy.stats", "sklearn.ensemble", "sqlalchemy.dialects.sqlite",
-    "mlflow.store.tracking.sqlalchemy_store", "pytest", "hypothesis",
-]  # fmt: skip
 forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload([*LIBRARIES, "warm", "program"])
+forks.set_forkserver_preload(["warm", "program"])
 
 
 #: Seconds after which a test gives up waiting for a process; only a deadlock takes that long.

@@ -1,5 +1,10 @@
 """Imported by the process that `program` forks from: what every fork would otherwise do again, for half its time."""
 
+import gc
+from importlib import import_module
+
+gc.disable()  # nothing that is imported goes again
+
 import composed_once
 import encoders_once
 import mlflow_tables
@@ -14,6 +19,12 @@ from kd.config.transforms import build_transforms
 from kd.networks.build import build
 from kd.networks.cost import macs
 
+LIBRARIES = [
+    "torchvision", "segmentation_models_pytorch", "albumentations", "mlflow", "sqlalchemy", "alembic",
+    "matplotlib.pyplot", "optuna", "optuna.visualization.matplotlib", "hydra.main", "rich.progress", "rich.console",
+    "plotly.io", "scipy.stats", "sklearn.ensemble", "sqlalchemy.dialects.sqlite",
+    "mlflow.store.tracking.sqlalchemy_store", "pytest", "hypothesis",
+]  # fmt: skip
 #: Of config groups, beside backbone=tiny: what several tests train with.
 CHOICES = [
     ["loss=hard_only", "tracking=none"],
@@ -22,6 +33,8 @@ CHOICES = [
     ["loss=hard_only", "tracking=none", "hydra/sweeper/pruner=none"],
 ]
 
+for name in LIBRARIES:
+    import_module(name)
 mlflow_tables.reuse()
 composed_once.use()
 encoders_once.use()
@@ -34,3 +47,4 @@ for network in (build(each, 3, ("a", "b", "c"), "") for each in (settings.backbo
     macs(network, (32, 32))
     network(torch.zeros(2, 3, 32, 32)).sum().backward()
     torch.optim.AdamW(network.parameters(), fused=True).step()
+gc.enable()

@@ -186,12 +186,9 @@ def test_each_cell_has_a_label_from_around_its_centre(data, height, width, new_h
     assert labels.shape == (new_height, new_width)
     for row, column in np.ndindex(labels.shape):
         y, x = (row + 0.5) * height / new_height - 0.5, (column + 0.5) * width / new_width - 0.5
-        around = [
-            int(mask[i, j])
-            for i in range(height)
-            for j in range(width)
-            if abs(i - min(max(y, 0), height - 1)) < 0.5 + 1e-9 and abs(j - min(max(x, 0), width - 1)) < 0.5 + 1e-9
-        ]
+        rows = [i for i in range(height) if abs(i - min(max(y, 0), height - 1)) < 0.5 + 1e-9]
+        columns = [j for j in range(width) if abs(j - min(max(x, 0), width - 1)) < 0.5 + 1e-9]
+        around = [int(mask[i, j]) for i in rows for j in columns]
         most = max(around.count(label) for label in around)
         best = [label for label in around if around.count(label) == most]
         rarest = min(int((mask == label).sum()) for label in best)

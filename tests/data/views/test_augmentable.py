@@ -1,5 +1,6 @@
 """The table of transforms says what albumentations itself does with other channels, and with deep values."""
 
+import functools
 import inspect
 
 import albumentations
@@ -20,6 +21,7 @@ def target(name):
     return {"_target_": f"albumentations.{name}"}
 
 
+@functools.cache
 def works(name, channels, deep=False):
     """Whether a transform takes such an image in five views, and keeps its shape."""
     image = GRADED[..., :channels] if deep else (GRADED[..., :channels] * 255).astype(np.uint8)
