@@ -1,11 +1,13 @@
 """The results of runs and studies: `kd study`, `kd report`, `kd sync`, `kd ui`."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from kd.cli.verb import add_overrides, add_verb
+from kd.errors import ConfigError
 
 
 def add_study(verbs: Any) -> None:
@@ -95,7 +97,12 @@ def _sync(arguments: argparse.Namespace) -> None:
     from kd import tracking
     from kd.config.compose import compose
     from kd.config.read import read
+    from kd.settings.run import MODEL_NAME
 
+    if arguments.register is not None and not re.fullmatch(MODEL_NAME, arguments.register):
+        raise ConfigError(
+            f"--register={arguments.register}: a model's name has letters, digits, spaces, and _ . - only"
+        )
     settings = read(compose([]), look_at_data=False)
     uri = arguments.uri or settings.tracking.uri
     for folder in arguments.folders:

@@ -103,7 +103,7 @@ def _overlay(ax: Axes, number: int, label: str, records: Sequence[Mapping[str, A
     """One run's curve of one metric, over the epochs that have it."""
     points = [(record["epoch"] + 1, record[name]) for record in records if record.get(name) is not None]
     style: dict[str, Any] = {"drawstyle": "steps-mid"} if name == "unfrozen_blocks" else {"marker": "."}
-    dashes, colour = DASHES[number % len(DASHES)], RUNS[number % len(RUNS)]
+    colour, dashes = RUNS[number % len(RUNS)], DASHES[(number + number // len(RUNS)) % len(DASHES)]
     ax.plot([x for x, _ in points], [y for _, y in points], dashes, color=colour, label=label, linewidth=1.5, **style)
 
 

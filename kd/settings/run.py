@@ -83,6 +83,9 @@ class Trainer(Group):
         return value
 
 
+MODEL_NAME = r"^[\w .-]*\w[\w .-]*$"  # of a registered model: MLflow accepts no slash, no colon, and not only dots
+
+
 class Tracking(Group):
     """MLflow's store for the mirrored runs. `uri` null: MLFLOW_TRACKING_URI, or the sqlite store under `root`.
 
@@ -94,7 +97,7 @@ class Tracking(Group):
     experiment: str
     run_name: str | None
     tags: dict[str, str]
-    registered_name: Annotated[str, Field(pattern=r"^[\w .-]{1,200}$")] | None = Field(None, alias="register")
+    registered_name: Annotated[str, Field(pattern=MODEL_NAME, max_length=200)] | None = Field(None, alias="register")
 
     @field_validator("uri")
     @classmethod

@@ -71,6 +71,12 @@ def test_curves_of_runs_are_overlaid_where_they_have_values(drawn):
     assert blocks.get_title(loc="left") == "unfrozen encoder blocks"
 
 
+def test_many_overlaid_curves_all_look_different(drawn):
+    runs = {str(number): [{"epoch": 0, "val/miou": 0.5}] for number in range(20)}
+    miou = drawn(pictures.overlay, runs).axes[0]
+    assert len({(line.get_color(), line.get_linestyle()) for line in miou.lines}) == 20
+
+
 def sample(labels: int, *students: str) -> dict[str, np.ndarray]:
     """A random image, its truth, and labels of each student."""
     random = np.random.default_rng(0)

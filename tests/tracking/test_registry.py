@@ -112,10 +112,20 @@ def test_a_trial_or_a_run_without_a_name_is_not_registered(tmp_path):
         assert wanted_name(folder.path) == wanted
 
 
-@pytest.mark.parametrize("overrides", [["tracking=none", "tracking.register=x"], ["tracking.register=a/b"]])
+@pytest.mark.parametrize(
+    "overrides", [["tracking=none", "tracking.register=x"], ["tracking.register=a/b"], ["tracking.register=.."]]
+)
 def test_a_name_that_cannot_be_registered_is_refused_before_the_run(overrides):
     with pytest.raises(ConfigError, match="tracking"):
-        checked(plain(compose([*overrides])), look_at_data=False)
+        checked(plain(compose(overrides)), look_at_data=False)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "a:b"])
+def test_a_name_that_cannot_be_registered_is_refused_before_anything_is_sent(name, root, monkeypatch, capsys):
+    monkeypatch.setattr("kd.tracking.sync", lambda *_: pytest.fail("sent"))
+    with pytest.raises(SystemExit):
+        main(["sync", str(root), "--register", name])
+    assert capsys.readouterr().err.startswith(f"error: --register={name}: a model's name has letters")
 
 
 def test_a_configuration_without_the_key_register_is_valid():
