@@ -127,6 +127,7 @@ def _main(
     """In the fork: set up and tear down the process as a shell and the interpreter would."""
     gc.freeze()  # else every collection scans all objects from before the fork
     weakref.finalize._registry.clear()  # those of the libraries, which take a tenth of a second at the end
+    multiprocessing.set_start_method(None, force=True)  # this platform's: loaders would start a server like this one
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream, name in zip((1, 2), outputs, strict=True):
