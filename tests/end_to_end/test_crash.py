@@ -19,7 +19,7 @@ from kd.study.ledger import failure, history
 from kd.training.snapshot import Snapshot
 
 SMALL = [
-    "backbone=tiny", "data.image_size=[32,32]", "data.train=40", "data.val=8", "data.test=8", "trainer.batch_size=4",
+    "backbone=tiny", "data.image_size=[32,32]", "data.train=24", "data.val=8", "data.test=8", "trainer.batch_size=4",
     "trainer.epochs=3", "trainer.device=cpu", "trainer.checkpoint_minutes=0.003", "tracking=none", "pictures=false",
     "unfreeze.start_epoch=1", "unfreeze.rate=1",
 ]  # fmt: skip
@@ -52,7 +52,7 @@ def teacher_folder(root: Path) -> Path:
 
 
 def interrupt(root: Path, step: int, how: int, *overrides: str) -> tuple[int, str, str]:
-    """Start a run and send it a signal after so many steps, of which an epoch has 10; returns its code and output."""
+    """Start a run and send it a signal after so many steps, of which an epoch has 6; returns its code and output."""
     process = program.begin(root, *overrides, before=(program.stop_after, step))
     process.wait_until_stopped()
     process.send_signal(how)
@@ -68,42 +68,47 @@ def go_on(root: Path, *overrides: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """The results of an uninterrupted run."""
-    root = tmp_path_factory.mktemp("straight")
+def finished(tmp_path_factory):
+    """An uninterrupted run, for tests to copy."""
+    root = tmp_path_factory.mktemp("finished")
     go_on(root, *ALONE)
-    return outcome(run_folder(root))
+    return root
+
+
+@pytest.fixture(scope="module")
+def straight(finished):
+    """The results of the uninterrupted run."""
+    return outcome(run_folder(finished))
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """A run killed in its second epoch, for tests to copy."""
     root = tmp_path_factory.mktemp("stopped")
-    interrupt(root, 14, signal.SIGKILL, *ALONE, SAVING)
+    interrupt(root, 9, signal.SIGKILL, *ALONE, SAVING)
     return root
 
 
 @pytest.fixture
 def killed(stopped, tmp_path):
-    root = tmp_path / "copy"
-    shutil.copytree(stopped, root)
-    return root
+    return shutil.copytree(stopped, tmp_path / "copy")
 
 
 # one run
 
 
-@pytest.mark.parametrize("step", [4, pytest.param(27, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [4, pytest.param(16, marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_to_the_same_student(straight, tmp_path, step):
     interrupt(tmp_path, step, signal.SIGKILL, *ALONE, SAVING)
     assert checkpoint.exists(run_folder(tmp_path))
     go_on(tmp_path, f"resume={run_folder(tmp_path)}")
     assert outcome(run_folder(tmp_path)) == straight
+    assert not checkpoint.exists(run_folder(tmp_path))
 
 
 @pytest.mark.slow
 def test_a_killed_run_that_learns_features_and_has_pictures_without_masks_resumes_to_the_same_student(tmp_path):
-    """Killed after the teacher's 20 steps and 14 of the student's."""
+    """Killed after the teacher's 12 steps and 9 of the student's."""
     more = [
         "loss=features",
         "loss.feature_stages=[4,5]",
@@ -113,7 +118,7 @@ def test_a_killed_run_that_learns_features_and_has_pictures_without_masks_resume
     ]
     command = [*(each for each in TAUGHT if not each.startswith("unfreeze")), *more]
     go_on(tmp_path / "straight", *command)
-    interrupt(tmp_path / "killed", 34, signal.SIGKILL, *command, SAVING)
+    interrupt(tmp_path / "killed", 21, signal.SIGKILL, *command, SAVING)
     folder = run_folder(tmp_path / "killed")
     assert checkpoint.load(folder).epoch == 1
     go_on(tmp_path / "killed", f"resume={folder}")
@@ -127,7 +132,7 @@ def test_a_killed_run_of_a_recipe_of_the_literature_resumes_to_the_same_student(
                "loss.class_weights=auto", "loss.focal=1", "trainer.oversample=0.9"]  # fmt: skip
     done = go_on(tmp_path / "straight", *command)
     assert "the average of the weights of epoch" in done.stdout
-    interrupt(tmp_path / "killed", 14, signal.SIGKILL, *command, SAVING)
+    interrupt(tmp_path / "killed", 9, signal.SIGKILL, *command, SAVING)
     folder = run_folder(tmp_path / "killed")
     go_on(tmp_path / "killed", f"resume={folder}")
     assert outcome(folder) == outcome(run_folder(tmp_path / "straight"))
@@ -155,13 +160,13 @@ def test_run_json_and_metrics_that_were_damaged_are_restored_and_the_student_is_
 @pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_finishes_the_step_saves_and_prints_how_to_resume(straight, tmp_path, how):
     command = [*ALONE, "trainer.checkpoint_minutes=null", "resume=auto"]
-    code, out, err = interrupt(tmp_path, 14, how, *command)
+    code, out, err = interrupt(tmp_path, 9, how, *command)
     assert code == 128 + how
     assert err == "interrupted\n"
     folder = run_folder(tmp_path)
     assert out.splitlines()[-1] == f"resume   python train.py resume={folder}"
     begun = checkpoint.load(folder)
-    assert begun.epoch * 10 + begun.step >= 10
+    assert begun.epoch * 6 + begun.step >= 6
     go_on(tmp_path, *command)
     assert outcome(folder) == straight
 
@@ -180,12 +185,11 @@ def test_a_run_with_damaged_files_resumes_with_a_message(straight, killed):
     assert outcome(folder) == straight
 
 
-def test_a_finished_run_has_no_checkpoint_and_is_not_resumed(killed):
-    folder = run_folder(killed)
-    go_on(killed, f"resume={folder}")
+def test_a_finished_run_has_no_checkpoint_and_is_not_resumed(finished):
+    folder = run_folder(finished)
     assert not checkpoint.exists(folder)
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    again = program.train(killed, f"resume={folder}")
+    again = program.train(finished, f"resume={folder}")
     assert again.returncode == 1
     assert re.fullmatch(rf"error: resume={folder}: this run is finished; .*\n", again.stderr)
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
@@ -221,7 +225,7 @@ def test_a_second_process_on_the_same_run_is_refused(killed):
 def test_a_killed_teacher_resumes_to_the_same_teacher(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     go_on(whole, *TAUGHT)
-    interrupt(parts, 14, signal.SIGKILL, *TAUGHT, SAVING)
+    interrupt(parts, 9, signal.SIGKILL, *TAUGHT, SAVING)
     assert checkpoint.load(teacher_folder(parts)) is not None
     go_on(parts, *TAUGHT, "resume=auto")
     assert outcome(teacher_folder(parts)) == outcome(teacher_folder(whole))
@@ -248,7 +252,7 @@ def test_an_interrupted_trial_is_resumed_and_not_restarted(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     go_on(whole, *STUDY)
     folder = Path("runs/studies/temperature_unfreeze")
-    code, _, _ = interrupt(parts, 14, signal.SIGTERM, *STUDY)
+    code, _, _ = interrupt(parts, 9, signal.SIGTERM, *STUDY)
     assert code == 128 + signal.SIGTERM
     done = go_on(parts, *STUDY)
     assert f"trial 1 resumes where {parts / folder / '0'} was interrupted" in done.stdout
@@ -272,7 +276,7 @@ def small_files(bytes_: int) -> None:
 
 @pytest.mark.slow
 def test_a_run_refuses_to_resume_with_another_teacher_and_says_what_else_changed(tmp_path):
-    interrupt(tmp_path, 25, signal.SIGKILL, *TAUGHT)  # 20 steps are the teacher's
+    interrupt(tmp_path, 15, signal.SIGKILL, *TAUGHT)  # 12 steps are the teacher's
     folder, file = run_folder(tmp_path), teacher_folder(tmp_path) / "teacher.safetensors"
     facts = json.loads((folder / "run.json").read_text())
     facts["environment"]["packages"]["torch"] = "1.0"
@@ -291,20 +295,20 @@ def test_a_run_refuses_to_resume_with_another_teacher_and_says_what_else_changed
 
 
 @pytest.mark.parametrize("how", ["its folder", "auto"])
-def test_a_run_that_was_killed_after_its_summary_is_found_finished_and_tidied(how, tmp_path):
-    go_on(tmp_path, *ALONE)
-    folder = run_folder(tmp_path)
+def test_a_run_that_was_killed_after_its_summary_is_found_finished_and_tidied(how, finished, tmp_path):
+    root = shutil.copytree(finished, tmp_path / "copy")
+    folder = run_folder(root)
     before = outcome(folder)
     checkpoint.save(folder, Snapshot({}, {"epoch": 0, "step": 0}))
     facts = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(facts | {"status": "KILLED", "ended": None}))
-    done = go_on(tmp_path, *([f"resume={folder}"] if how == "its folder" else [*ALONE, "resume=auto"]))
-    assert run_folder(tmp_path) == folder  # there is no second one
+    done = go_on(root, *([f"resume={folder}"] if how == "its folder" else [*ALONE, "resume=auto"]))
+    assert run_folder(root) == folder  # there is no second one
     assert outcome(folder) == before
     assert "student" not in done.stdout
     assert not checkpoint.exists(folder)
     assert json.loads((folder / "run.json").read_text())["status"] == "FINISHED"
-    refused = program.train(tmp_path, f"resume={folder}")
+    refused = program.train(root, f"resume={folder}")
     assert "this run is finished" in refused.stderr
 
 
