@@ -45,12 +45,11 @@ def test_help_of_kd_lists_train():
     assert "train      distil a student; with -m, run a study" in done.stdout
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_both_programs_compose_the_same_configuration(program, root):
-    done = run([*program, "schedule=linear", "--cfg", "job"])
-    assert done.returncode == 0, done.stderr
-    assert "_target_: kd.plan.Linear" in done.stdout
-    assert done.stdout == run([*SCRIPT, "--cfg", "job", "schedule=linear"]).stdout
+def test_both_programs_compose_the_same_configuration(root):
+    script, kd = (run([*program, "schedule=linear", "--cfg", "job"]) for program in (SCRIPT, [*KD, "train"]))
+    assert script.returncode == 0, script.stderr
+    assert "_target_: kd.plan.Linear" in script.stdout
+    assert script.stdout == kd.stdout == run([*SCRIPT, "--cfg", "job", "schedule=linear"]).stdout
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

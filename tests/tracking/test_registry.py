@@ -21,7 +21,7 @@ from kd.tracking import wanted_name
 
 SMALL = [
     "backbone=tiny", "data.image_size=[32,32]", "data.train=8", "data.val=8", "data.test=8", "trainer.batch_size=8",
-    "trainer.epochs=1", "trainer.device=cpu", "unfreeze=all", "loss=hard_only",
+    "trainer.epochs=1", "trainer.device=cpu", "unfreeze=all", "loss=hard_only", "pictures=false",
 ]  # fmt: skip
 
 
