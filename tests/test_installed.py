@@ -20,6 +20,7 @@ from kd.system.installation import version
 SMALL = [
     "backbone=tiny", "data.image_size=[32,32]", "data.train=16", "data.val=8", "data.test=8", "trainer.epochs=2",
     "trainer.batch_size=8", "trainer.device=cpu", "unfreeze.start_epoch=1", "pictures=false", "tracking=none",
+    "loss=hard_only",
 ]  # fmt: skip
 OPTIONS = {
     path.relative_to(CONF).as_posix(): path.read_bytes()

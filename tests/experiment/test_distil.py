@@ -61,14 +61,14 @@ def distilled(home, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def again(home, distilled):
-    """The same command again, with the teacher already trained."""
-    return train(home, *STEPWISE)
+    """The same training again, with the teacher already trained, and without pictures."""
+    return train(home, *STEPWISE, "pictures=false")
 
 
 @pytest.fixture(scope="module")
 def alone(home, distilled):
-    """The student without a teacher."""
-    return train(home, "loss=hard_only", "unfreeze=all")
+    """The student without a teacher, for one epoch and without pictures."""
+    return train(home, "loss=hard_only", "unfreeze=all", "trainer.epochs=1", "pictures=false")
 
 
 @pytest.fixture(scope="module")
@@ -217,11 +217,12 @@ def test_pictures_without_masks_are_counted_everywhere_and_train_no_other_teache
 
 def test_features_are_learnt_in_training_and_exist_nowhere_else(distilled, home):
     """Cold, then with all that the teacher says in the cache: the same student, of the same shape as any other."""
-    asked = ["loss=features", "loss.feature_stages=[3,5]", "tracking=none", "pictures=false", "unfreeze=all"]
+    asked = ["loss=features", "loss.feature_stages=[3,5]", "tracking=none", "pictures=false", "unfreeze=all",
+             "trainer.epochs=2", "teacher.epochs=3"]  # fmt: skip
     cold, warm = train(home, *asked), train(home, *asked)
     assert "trained before" in cold.stdout
     counts = [json.loads((folder_of(done) / "summary.json").read_text())["teacher_answers"] for done in (cold, warm)]
-    assert counts == [{"read": 0, "computed": 72, "not_stored": 0}, {"read": 72, "computed": 0, "not_stored": 0}]
+    assert counts == [{"read": 0, "computed": 48, "not_stored": 0}, {"read": 48, "computed": 0, "not_stored": 0}]
     assert timeless(lines(folder_of(cold))) == timeless(lines(folder_of(warm)))
     distances = [record["train/features"] for record in lines(folder_of(cold))]
     assert distances[-1] < distances[0] < 4
@@ -249,7 +250,7 @@ def test_hard_only_builds_no_teacher(alone, tmp_path):
 
 def test_a_teacher_can_be_given_as_a_file_and_must_have_the_classes(home, distilled):
     teacher = next((home / "runs" / "teachers").iterdir())
-    done = train(home, "teacher=file", f"teacher.path={teacher}", *STEPWISE)
+    done = train(home, "teacher=file", f"teacher.path={teacher}", *STEPWISE, "tracking=none", "pictures=false")
     one, two = (load_file(folder_of(run) / "student.safetensors") for run in (distilled, done))
     assert all(one[name].equal(two[name]) for name in one)
     with pytest.raises(CalledProcessError) as refused:
