@@ -26,12 +26,14 @@ LIBRARIES = [
     "mlflow.store.tracking.sqlalchemy_store", "pytest", "hypothesis",
 ]  # fmt: skip
 #: Of config groups, beside backbone=tiny: what several tests train with.
+ALONE = ["loss=hard_only", "tracking=none"]
 CHOICES = [
-    ["loss=hard_only", "tracking=none"],
-    ["loss=hard_only", "tracking=none", "unfreeze=all"],
-    ["loss=hard_only", "tracking=none", "unfreeze=all", "data=folder"],
-    ["loss=hard_only", "tracking=none", "hydra/sweeper/pruner=none"],
-]
+    ALONE,
+    [*ALONE, "unfreeze=all"],
+    [*ALONE, "unfreeze=all", "data=folder"],
+    *([*ALONE, *pruner, f"schedule={schedule}"]
+      for pruner in ([], ["hydra/sweeper/pruner=none"]) for schedule in ("linear", "cosine")),
+]  # fmt: skip
 
 for name in LIBRARIES:
     import_module(name)
@@ -39,6 +41,7 @@ mlflow_tables.reuse()
 composed_once.use()
 encoders_once.use()
 torch.set_num_threads(1)  # threads do not survive a fork
+compose([])
 settings = read(compose(["backbone=tiny", "data=shapes"]))
 for choices in CHOICES:
     compose(["backbone=tiny", *choices])
