@@ -198,7 +198,7 @@ class Ledger:
                 return NoClaim.DONE
             if tally.finished + tally.running >= self.budget.trials or (self.budget.grid and not waiting):
                 return NoClaim.WAIT
-            trials = study.get_trials(deepcopy=False)
+            trials = study.get_trials(deepcopy=False) if tally.to_retry else before
             study.sampler = self.sampler(_position(trials))
             trial = study.ask()
             self.storage.record_heartbeat(trial._trial_id)

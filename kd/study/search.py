@@ -1,7 +1,6 @@
 """A study's search space, from the overrides that ask for it: its corners are checked before anything starts."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -85,15 +84,18 @@ class Search:
         return {name: value for name, value in start.items() if value != ABSENT}
 
     def _corners(self, space: Space) -> Iterator[DictConfig]:
-        """The configuration of each corner. Hydra composes those that differ in a choice; of ranges the end is set."""
+        """The configuration of each corner, until the next is asked for.
+
+        Hydra composes those that differ in a choice; of ranges the end is set.
+        """
         composed: dict[tuple[Any, ...], DictConfig] = {}
         for corner in space.corners():
             ends = {name: value for name, value in corner.items() if space.is_range(name)}
             choices = tuple(value for name, value in corner.items() if name not in ends)
             if choices not in composed:
                 composed[choices] = self.compose(space.overrides(corner))
-            cfg = deepcopy(composed[choices])
-            for name, value in ends.items():
+            cfg = composed[choices]
+            for name, value in ends.items():  # all ranges, each time
                 OmegaConf.update(cfg, key_of(name), value)
             yield cfg
 
