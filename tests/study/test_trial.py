@@ -36,8 +36,8 @@ def pruner_of(option: str):
     return hydra_options.pruner(OmegaConf.to_container(cfg.hydra.sweeper.pruner, resolve=True))
 
 
-def begin(database, objectives=("figure",), pruner=None, target=TRIALS, direction="maximize") -> Ledger:
-    """A study of one run per x."""
+def begin(database, objectives=("figure",), pruner=None, target=1, direction="maximize") -> Ledger:
+    """A study of one run per x, the first `target` of them."""
     space = Space({"x": IntDistribution(0, TRIALS - 1)}, (), dict.fromkeys(objectives, direction), {})
     return Ledger(database, next(NAMES), space, RandomSampler, pruner or NopPruner(), Budget(target, grid=True))
 
@@ -115,7 +115,7 @@ def take(ticket: Ticket) -> None:
 @pytest.fixture(scope="module")
 def unpruned(database, tmp_path_factory):
     """The study with every trial run to its end."""
-    ledger = begin(database, pruner=pruner_of("none"))
+    ledger = begin(database, pruner=pruner_of("none"), target=TRIALS)
     learn(ledger, tmp_path_factory.mktemp("run"))
     return ledger
 
@@ -131,7 +131,8 @@ def test_without_a_pruner_every_epoch_is_trained(unpruned):
     [*((option, 1) for option in PRUNERS), ("asha", -1)],
 )
 def test_a_pruner_saves_epochs_and_finds_the_same_winner(option, sign, database, unpruned, tmp_path):
-    ledger = begin(database, pruner=pruner_of(option), direction="maximize" if sign > 0 else "minimize")
+    direction = "maximize" if sign > 0 else "minimize"
+    ledger = begin(database, pruner=pruner_of(option), target=TRIALS, direction=direction)
     learn(ledger, tmp_path, sign)
     trials = ledger.trials()
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
@@ -180,7 +181,7 @@ def test_the_last_epoch_is_never_pruned(database, tmp_path):
     """A median of one trial, which the second does not reach at any epoch."""
     from optuna.pruners import MedianPruner
 
-    ledger = begin(database, pruner=MedianPruner(n_startup_trials=1, n_warmup_steps=1))
+    ledger = begin(database, pruner=MedianPruner(n_startup_trials=1, n_warmup_steps=1), target=2)
     for value, expected in ((1.0, [False, False]), (0.0, [True, False])):
         ticket, _ = claim(ledger)
         with attach(ticket, tmp_path) as trial:
@@ -384,7 +385,7 @@ def test_a_job_sends_heartbeats_while_its_block_lasts(tmp_path):
 
 def test_a_requeued_job_resumes_its_trial(database, tmp_path, recwarn):
     """As schedulers do that take a machine away: the process exits, and starts again in the same folder."""
-    ledger = begin(database, target=1)
+    ledger = begin(database)
     ticket, _ = claim(ledger)
     with pytest.raises(SystemExit):
         job(ticket, tmp_path, lambda trial: trial.report(0.5, 1, 3), throw(SystemExit(-1)))
@@ -400,11 +401,11 @@ def test_a_requeued_job_resumes_its_trial(database, tmp_path, recwarn):
 
 
 def test_a_retried_trial_knows_the_folder_of_the_interrupted_attempt(database, tmp_path):
-    ledger = begin(database)
+    ledger = begin(database, target=2)
     first, x = claim(ledger)
     with pytest.raises(KeyboardInterrupt):
         job(first, tmp_path / "0", throw(KeyboardInterrupt()))
-    others = [claim(ledger) for _ in range(TRIALS)]
+    others = [claim(ledger) for _ in range(2)]
     (again,) = [ticket for ticket, point in others if point == x]
     with attach(again, tmp_path / "1") as trial:
         assert trial.predecessor == tmp_path / "0"
