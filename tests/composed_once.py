@@ -15,6 +15,7 @@ import omegaconf._utils
 import omegaconf.base
 import omegaconf.grammar_parser
 from hydra._internal.defaults_list import DefaultsList, Overrides
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from kd.config.compose import PROJECT
@@ -23,14 +24,16 @@ from kd.config.compose import PROJECT
 CONSTANT = (f"file://{PROJECT}/", "pkg://hydra", "structured://")
 
 _loaded: dict[str, bytes] = {}
+_parsed: dict[tuple[str, str], bytes] = {}
 _listed: dict[Any, DefaultsList] = {}
 _composed: dict[Any, bytes] = {}
 
 
 def use() -> None:
-    """From now on this process remembers files, interpolations, and the options of each composition."""
+    """From now on this process remembers files, interpolations, overrides, and the options of each composition."""
     _remember_files()
     _remember_grammar()
+    _remember_overrides()
     _remember_lists()
     _remember_compositions()
 
@@ -59,6 +62,17 @@ def _remember_grammar() -> None:
     parse = cache(omegaconf.grammar_parser.parse)  # a tree never changes
     for module in (omegaconf.grammar_parser, omegaconf.base, omegaconf._utils):
         module.parse = parse
+
+
+def _remember_overrides() -> None:
+    parse = OverridesParser.parse_rule
+
+    def parse_rule(self: OverridesParser, text: str, rule: str) -> Any:
+        if (text, rule) not in _parsed:
+            _parsed[text, rule] = pickle.dumps(parse(self, text, rule))
+        return pickle.loads(_parsed[text, rule])
+
+    OverridesParser.parse_rule = parse_rule
 
 
 def _remember_lists() -> None:

@@ -9,9 +9,12 @@ import composed_once
 import encoders_once
 import mlflow_tables
 import torch
+from optuna.storages import RDBStorage
 
 import kd.cli.train
 import kd.experiment.distil
+import kd.experiment.train
+import kd.study.sweep
 import kd.study.trial  # noqa: F401
 from kd.config.compose import compose
 from kd.config.read import read
@@ -25,14 +28,15 @@ LIBRARIES = [
     "plotly.io", "scipy.stats", "sklearn.ensemble", "sqlalchemy.dialects.sqlite",
     "mlflow.store.tracking.sqlalchemy_store", "pytest", "hypothesis",
 ]  # fmt: skip
-#: Of config groups, beside backbone=tiny: what several tests train with.
-ALONE = ["loss=hard_only", "tracking=none"]
+#: Of config groups: what several tests train with. A study names the groups of hydra first.
+ALONE = ["backbone=tiny", "loss=hard_only", "tracking=none"]
 CHOICES = [
+    [],
     ALONE,
     [*ALONE, "unfreeze=all"],
     [*ALONE, "unfreeze=all", "data=folder"],
-    *([*ALONE, *pruner, f"schedule={schedule}"]
-      for pruner in ([], ["hydra/sweeper/pruner=none"]) for schedule in ("linear", "cosine")),
+    *([*pruner, *ALONE, *schedule]
+      for pruner in ([], ["hydra/sweeper/pruner=none"]) for schedule in ([], ["schedule=linear"], ["schedule=cosine"])),
 ]  # fmt: skip
 
 for name in LIBRARIES:
@@ -41,10 +45,10 @@ mlflow_tables.reuse()
 composed_once.use()
 encoders_once.use()
 torch.set_num_threads(1)  # threads do not survive a fork
-compose([])
 settings = read(compose(["backbone=tiny", "data=shapes"]))
 for choices in CHOICES:
-    compose(["backbone=tiny", *choices])
+    compose(choices)
+RDBStorage("sqlite://").engine.dispose()  # in memory
 build_transforms(settings.augment.transforms)
 for network in (build(each, 3, ("a", "b", "c"), "") for each in (settings.backbone.student, settings.backbone.teacher)):
     macs(network, (32, 32))

@@ -42,6 +42,7 @@ def test_the_tests_memory_of_choices_changes_no_configuration(overrides, root, m
     compose([*overrides, "seed=5"])
     remembered = compose(overrides)
     monkeypatch.setattr(composed_once, "constant_places", lambda repo: None)
+    monkeypatch.setattr(composed_once, "_parsed", {})
     anew = compose(overrides)
     assert anew == remembered
     assert plain(anew) == plain(remembered)
