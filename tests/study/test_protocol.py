@@ -4,6 +4,8 @@ import math
 import re
 import signal
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -156,19 +158,19 @@ def forked(ran: list[list[str]], root: Path):
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
-    """`kd verdict` with two seeds: its root, and how to ask again with other options."""
+    """`kd verdict` with two seeds: its root, what it said, and how to ask again with other options."""
     root = tmp_path_factory.mktemp("judged")
-    asked = ["verdict", "--trials", "2", "--price", "20", *TINY, *bright_squares(root / "squares")]
+    asked = ["verdict", "--trials", "2", "--price", "20", *TINY, *bright_squares(root / "squares"), "schedule=linear"]
     ran: list[list[str]] = []
 
     def ask(*more):
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as said:
             patch.setenv("KD_ROOT", str(root))
             patch.setattr(protocol, "_step", forked(ran, root))
             main([*asked, *more])
+        return said.getvalue()
 
-    ask("--seeds", "2")
-    return SimpleNamespace(root=root, ran=ran, ask=ask)
+    return SimpleNamespace(root=root, ran=ran, said=ask("--seeds", "2"), ask=ask)
 
 
 def written(root) -> dict:
@@ -176,20 +178,17 @@ def written(root) -> dict:
     return {path: path.stat().st_mtime_ns for path in root.glob("runs/studies/*/*/summary.json")}
 
 
-def test_one_command_runs_the_protocol_and_more_seeds_continue_it(judged, capsys):
-    runs, steps = written(judged.root), len(judged.ran)
-    judged.ask("--seeds", "2")  # nothing is left to train, and the answer is given again
-    first = capsys.readouterr().out
-    assert written(judged.root) == runs
+def test_one_command_runs_the_protocol_and_more_seeds_continue_it(judged):
+    runs, first = written(judged.root), judged.said
     assert re.search(
         r"^verdict  (helped|did not help|cannot tell): test/iou/foreground .*2 paired seeds", first, re.MULTILINE
     )
     assert re.search(r"^price    \d\.\d full trainings \(\d+ epochs; and 2 of the teacher, once\)", first, re.MULTILINE)
     assert "differs" not in first
-    judged.ask("--seeds", "3")
-    assert "3 paired seeds" in capsys.readouterr().out
+    assert "3 paired seeds" in judged.ask("--seeds", "3")
     assert runs.items() < written(judged.root).items()
-    assert len(judged.ran) == 3 * steps == 12
+    assert len(written(judged.root)) == len(runs) + 2  # the third seed of both: nothing else was left to train
+    assert len(judged.ran) == 2 * 4
     assert len([*judged.root.glob("runs/teachers/*/summary.json")]) == 1  # whatever the trials search
 
 
