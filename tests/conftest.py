@@ -11,6 +11,7 @@ gc.disable()  # until all is imported and collected: nothing of that goes again
 import composed_once
 import encoders_once
 import in_memory
+import migrations_once
 import mlflow_tables
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if folder := mlflow_tables.share():
         config.add_cleanup(folder.cleanup)
     mlflow_tables.reuse()
+    migrations_once.use()
     composed_once.use()
     encoders_once.use()
 

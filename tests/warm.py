@@ -7,8 +7,10 @@ gc.disable()  # nothing that is imported goes again
 
 import composed_once
 import encoders_once
+import migrations_once
 import mlflow_tables
 import torch
+from mlflow.store.db.utils import _get_latest_schema_revision
 from optuna.storages import RDBStorage
 
 import kd.cli.train
@@ -42,6 +44,7 @@ CHOICES = [
 for name in LIBRARIES:
     import_module(name)
 mlflow_tables.reuse()
+migrations_once.use()
 composed_once.use()
 encoders_once.use()
 torch.set_num_threads(1)  # threads do not survive a fork
@@ -49,6 +52,7 @@ settings = read(compose(["backbone=tiny", "data=shapes"]))
 for choices in CHOICES:
     compose(choices)
 RDBStorage("sqlite://").engine.dispose()  # in memory
+_get_latest_schema_revision()
 build_transforms(settings.augment.transforms)
 for network in (build(each, 3, ("a", "b", "c"), "") for each in (settings.backbone.student, settings.backbone.teacher)):
     macs(network, (32, 32))
