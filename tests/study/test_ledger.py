@@ -481,8 +481,8 @@ def test_a_study_stops_when_too_large_a_share_failed_for_good(database):
 
 
 def test_a_retried_trial_does_not_count_as_failed_for_good(database):
-    ledger = begin(database, trials=4, max_failure_rate=0.0, max_retries=2)
-    for _ in range(4):
+    ledger = begin(database, trials=2, max_failure_rate=0.0, max_retries=2)
+    for _ in range(2):
         for outcome in ("error", "error", "interrupted", "complete"):
             one(ledger, outcome)
     assert ledger.claim() is NoClaim.DONE
