@@ -1,5 +1,7 @@
 """An ONNX file gives the student's logits at every shape, and carries its metadata."""
 
+import functools
+
 import onnx
 import pytest
 import torch
@@ -18,20 +20,26 @@ STUDENTS = sorted({(student["arch"], student["encoder"]) for student in NAMED})
 QUICK = [("unet", "tu-tf_efficientnet_lite0"), ("segformer", "mit_b0")]
 
 
+@functools.cache
+def converted(arch, encoder):
+    net = network(arch, encoder)
+    return net, to_onnx(net, SIZE, ABOUT)
+
+
 @pytest.mark.parametrize(
     ("arch", "encoder"),
     [each if each in QUICK else pytest.param(*each, marks=pytest.mark.slow) for each in STUDENTS],
 )
 def test_every_shipped_student_gives_the_same_logits_as_onnx_at_every_shape(arch, encoder):
-    net = network(arch, encoder)
-    session = Session(to_onnx(net, SIZE, ABOUT).SerializeToString())
+    net, model = converted(arch, encoder)
+    session = Session(model.SerializeToString())
     difference = check_of(net).difference(lambda images: torch.from_numpy(session(images.numpy())))
     assert difference.relative < 1e-4
 
 
 def test_padding_is_not_computed_from_the_size():
     """Converters for phones reject Ceil, and cannot use a Pad whose widths are computed."""
-    model = to_onnx(network(encoder="tu-tf_efficientnet_lite0"), SIZE, ABOUT)
+    _, model = converted("unet", "tu-tf_efficientnet_lite0")
     assert "Ceil" not in {node.op_type for node in model.graph.node}
 
 

@@ -14,7 +14,7 @@ THERMAL = Statistics((30000.0, 65000.0), (5.0, 500.0))  # neither differs by a d
 
 def test_half_precision_normalises_in_float32():
     torch.manual_seed(0)
-    settings = NetworkSettings(arch="unet", encoder="resnet18")
+    settings = NetworkSettings(arch="unet", encoder="tu-test_resnet")
     network = build(settings, 1, ("background", "foreground"), "backbone.student", Pixels(2, 16), THERMAL).eval()
     random = np.random.default_rng(0)
     noise = random.standard_normal((2, 2, 64, 64))
