@@ -4,6 +4,8 @@ The network has what makes a loop go wrong: batch norms and dropout in every blo
 blocks whose names are known here without asking the partition.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,6 +17,7 @@ from kd.distillation.features import Learner
 from kd.distillation.losses import DistillationLoss
 from kd.distillation.teacher import LiveTeacher
 from kd.networks.network import Network
+from kd.networks.partition import Partition, partition
 from kd.networks.precision import Precision
 from kd.plan.schedules import Linear
 from kd.plan.timeline import LearningRates, Timeline
@@ -68,10 +71,17 @@ class Body(nn.Module):
         return F.interpolate(self.head(hidden), scale_factor=4)
 
 
+@functools.cache
+def parts(norm: bool) -> Partition:
+    """The blocks of the encoder, found once: that takes longer than an epoch."""
+    return partition(Encoder(norm, drop=0.0))
+
+
 def hand_made(seed=0, norm=True, drop=0.2) -> Network:
+    blocks = parts(norm)
     torch.manual_seed(seed)
     settings = NetworkSettings(arch="unet", encoder="hand-made")
-    return Network(settings, Body(norm, drop), 1, SOURCE.class_names)
+    return Network(settings, Body(norm, drop), 1, SOURCE.class_names, parts=blocks)
 
 
 def teacher(stages=()) -> LiveTeacher:
