@@ -75,28 +75,38 @@ def to_onnx(network: Network, image_size: tuple[int, int], metadata: Mapping[str
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in half precision; images and logits keep their types.
 
-    Images in float32 are normalised in it too: stored values may be larger than half precision's largest number.
+    Images in float32 are normalised in it too: stored values may be larger than half precision's largest number, and
+    differ by less than it resolves. The converter would round them first, so it is not shown these nodes.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    ahead = _normalising(copy.graph)
+    for node in ahead:
+        copy.graph.node.remove(node)
+    if ahead:
+        copy.graph.input[0].name = ahead[-1].output[0]
     with _quiet():
-        half = OnnxModel(convert_float_to_float16(copy, keep_io_types=True, node_block_list=_normalising(copy)))
+        half = OnnxModel(convert_float_to_float16(copy, keep_io_types=True))
+    half.model.graph.input[0].name = INPUT
+    half.model.graph.node.extend(ahead)
     half.topological_sort()  # the converter puts its casts at the end
     onnx.checker.check_model(half.model)
     return half.model
 
 
-def _normalising(model: onnx.ModelProto) -> list[str] | None:
-    """The nodes that normalise images in float32, by name: the differences and quotients right after the input."""
-    if model.graph.input[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-        return None
-    names, value = [], INPUT
-    while len(after := [node for node in model.graph.node if value in node.input]) == 1 and after[0].op_type in (
-        "Sub", "Div",
+def _normalising(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes that normalise images in float32, with their constants: all that comes right after the input."""
+    if graph.input[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        return []
+    found: list[onnx.NodeProto] = []
+    value = INPUT
+    while len(after := [node for node in graph.node if value in node.input]) == 1 and after[0].op_type in (
+        "Cast", "Sub", "Div",
     ):  # fmt: skip
-        names.append(after[0].name)
+        found += [node for node in graph.node if node.op_type == "Constant" and node.output[0] in after[0].input]
+        found.append(after[0])
         value = after[0].output[0]
-    return names
+    return found
 
 
 def proto(path: Path) -> onnx.ModelProto:
