@@ -11,7 +11,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from program import forks
+from program import forked
 from waiting import until
 
 
@@ -31,8 +31,7 @@ class Server:
         self._process = None
 
     def start(self) -> "Server":
-        self._process = forks.Process(target=_serve, args=(self.folder, self.port, self.store))
-        self._process.start()
+        self._process = forked(_serve, self.folder, self.port, self.store)
         until(self._responds, "the server's start")
         return self
 

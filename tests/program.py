@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,15 @@ forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(["warm", "program"])
 
 
+def forked(function: Callable, *args: Any) -> Any:
+    """A process that has started to run `function(*args)`; like any of `multiprocessing`."""
+    process = forks.Process(target=function, args=args)
+    with pytest.MonkeyPatch.context() as patch:  # the first start imports `warm`, from this folder
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        process.start()
+    return process
+
+
 #: Seconds after which a test gives up waiting for a process; only a deadlock takes that long.
 PATIENCE = 600
 
@@ -42,10 +51,7 @@ class Program:
     ) -> None:
         self._files = [tempfile.NamedTemporaryFile() for _ in range(2)]  # noqa: SIM115 (open as long as this object)
         names = [file.name for file in self._files]
-        self._process = forks.Process(target=_main, args=(entry, arguments, env, cwd or Path.cwd(), names, before))
-        with pytest.MonkeyPatch.context() as patch:  # the first start imports what is forked from then on
-            patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-            self._process.start()
+        self._process = forked(_main, entry, arguments, env, cwd or Path.cwd(), names, before)
         self.pid: int = self._process.pid
 
     @property
@@ -115,8 +121,7 @@ def stop_after(steps: int) -> None:
 def run_alone(code: str, cwd: Path) -> None:
     """Run Python code in a process that has the libraries but cannot import this project."""
     alone = f"import os, sys\nsys.modules['kd'] = sys.modules['tests'] = None\nos.chdir({str(cwd)!r})\n{code}"
-    process = forks.Process(target=exec, args=(alone, {}))
-    process.start()
+    process = forked(exec, alone, {})
     process.join(PATIENCE)
     assert process.exitcode == 0, f"the code ended with {process.exitcode}"
 

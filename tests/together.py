@@ -7,7 +7,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from program import PATIENCE, forks
+from program import PATIENCE, forked, forks
 
 from kd.system.world import joined
 
@@ -26,8 +26,7 @@ def outcomes(function: Callable, *args: Any, size: int = 2) -> list[Any]:
     ends, processes = [], []
     for env in environments(size):
         mine, theirs = forks.Pipe(duplex=False)
-        process = forks.Process(target=_main, args=(theirs, env, function, args))
-        process.start()
+        process = forked(_main, theirs, env, function, args)
         theirs.close()
         ends.append(mine)
         processes.append(process)

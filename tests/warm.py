@@ -58,4 +58,5 @@ for network in (build(each, 3, ("a", "b", "c"), "") for each in (settings.backbo
     macs(network, (32, 32))
     network(torch.zeros(2, 3, 32, 32)).sum().backward()
     torch.optim.AdamW(network.parameters(), fused=True).step()
+gc.freeze()  # else the first collection of each fork scans all of it
 gc.enable()

@@ -2,7 +2,6 @@
 
 import json
 import math
-import multiprocessing
 import os
 import threading
 from contextlib import suppress
@@ -12,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from program import forked, forks
 
 from kd.config.compose import compose, plain
 from kd.errors import RunError
@@ -168,10 +168,8 @@ def _hold(path: Path, ready, done) -> None:
 
 
 def test_a_second_process_is_refused(tmp_path):
-    spawn = multiprocessing.get_context("forkserver")
-    ready, done = spawn.Event(), spawn.Event()
-    other = spawn.Process(target=_hold, args=(tmp_path, ready, done))
-    other.start()
+    ready, done = forks.Event(), forks.Event()
+    other = forked(_hold, tmp_path, ready, done)
     assert ready.wait(600)
     with pytest.raises(RunError, match="another process is at work"), only_one(tmp_path):
         pass
@@ -183,10 +181,8 @@ def test_a_second_process_is_refused(tmp_path):
 
 
 def test_the_lock_of_a_killed_process_is_released(tmp_path):
-    spawn = multiprocessing.get_context("forkserver")
-    ready, never = spawn.Event(), spawn.Event()
-    other = spawn.Process(target=_hold, args=(tmp_path, ready, never))
-    other.start()
+    ready, never = forks.Event(), forks.Event()
+    other = forked(_hold, tmp_path, ready, never)
     assert ready.wait(600)
     other.kill()
     other.join()

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from program import forked, forks
 from waiting import LIMIT
 
 from kd.errors import ConfigError, without_credentials
@@ -163,11 +164,8 @@ def _open(root: Path, gate, found) -> None:
 
 
 def test_processes_that_start_together_without_a_store_share_a_new_one(tmp_path):
-    forks = multiprocessing.get_context("forkserver")
     gate, found = forks.Barrier(4), forks.Queue()
-    several = [forks.Process(target=_open, args=(tmp_path, gate, found)) for _ in range(4)]
-    for process in several:
-        process.start()
+    several = [forked(_open, tmp_path, gate, found) for _ in range(4)]
     experiments = {found.get(timeout=LIMIT) for _ in several}
     for process in several:
         process.join()
@@ -185,10 +183,8 @@ def _hold(lock: Path, held) -> None:
 def test_a_process_that_hangs_while_it_creates_the_store_does_not_block_others_forever(made, tmp_path, monkeypatch):
     monkeypatch.setattr(stores, "OPENING_SECONDS", 0.3)
     shutil.copytree(made[0] / "mlruns", tmp_path / "mlruns")
-    forks = multiprocessing.get_context("forkserver")
     held = forks.Event()
-    holder = forks.Process(target=_hold, args=(tmp_path / "mlruns" / ".create.lock", held))
-    holder.start()
+    holder = forked(_hold, tmp_path / "mlruns" / ".create.lock", held)
     assert held.wait(LIMIT)
     os.kill(holder.pid, signal.SIGSTOP)
     with pytest.raises(Timeout):
