@@ -11,8 +11,8 @@ demo: .venv/ready            ## the main job on the built-in data: a teacher tau
 test: .venv/ready            ## style, types and the whole suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder && \
+	  { wait $$types || $(BIN)/mypy; }  # what it found, once more at the end
 
 docs: .venv/ready            ## the documentation, into site/index.html; every warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -140,7 +140,7 @@ class Store:
             from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
             address = URL.create("sqlite", database=str(temporary)).render_as_string()
-            SqlAlchemyStore(address, "mlruns").engine.dispose()  # type: ignore[no-untyped-call]
+            SqlAlchemyStore(address, "mlruns").engine.dispose()
 
         clear_leftovers(file.parent)
         write_atomically(file, write)
@@ -197,6 +197,6 @@ def _is_half_made(file: Path) -> bool:
             if "alembic_version" not in tables or any(name.startswith("_alembic_tmp") for name in tables):
                 return True
             found = database.execute("SELECT version_num FROM alembic_version").fetchone()
-            return found != (_get_latest_schema_revision(),)  # type: ignore[no-untyped-call]
+            return found != (_get_latest_schema_revision(),)
     except sqlite3.Error:
         return False
