@@ -19,8 +19,11 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any speed")
 
-#: The files with the longest trainings: started first, so that no worker is left alone with them at the end.
-LONGEST = ["test_study_launchers", "test_sweep", "test_crash", "test_study_postgres", "test_distil"]
+#: The files that take longest: started first, so that no worker is left alone with them at the end.
+LONGEST = [
+    "test_study_launchers", "test_sweep", "test_crash", "test_study_postgres", "test_distil", "test_torchrun",
+    "test_protocol", "test_installed", "test_docs",
+]  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
