@@ -276,7 +276,7 @@ def small_files(bytes_: int) -> None:
 
 @pytest.mark.slow
 def test_a_run_refuses_to_resume_with_another_teacher_and_says_what_else_changed(tmp_path):
-    interrupt(tmp_path, 15, signal.SIGKILL, *TAUGHT)  # 12 steps are the teacher's
+    interrupt(tmp_path, 15, signal.SIGKILL, *TAUGHT, SAVING)  # 12 steps are the teacher's
     folder, file = run_folder(tmp_path), teacher_folder(tmp_path) / "teacher.safetensors"
     facts = json.loads((folder / "run.json").read_text())
     facts["environment"]["packages"]["torch"] = "1.0"
