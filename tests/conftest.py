@@ -8,11 +8,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 gc.disable()  # until all is imported and collected: nothing of that goes again
 
-import composed_once
-import encoders_once
 import in_memory
-import migrations_once
 import mlflow_tables
+import once
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -30,10 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     in_memory.use()
     if folder := mlflow_tables.share():
         config.add_cleanup(folder.cleanup)
-    mlflow_tables.reuse()
-    migrations_once.use()
-    composed_once.use()
-    encoders_once.use()
+    once.use()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -24,7 +24,7 @@ NEEDED = {("data", "hugging_face"): "data.path=x",
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_is_read(group, option):
     overrides = [f"{group}={option}", *NEEDED.get((group, option), "").split()]
-    settings = read(compose([*overrides]), look_at_data=False)
+    settings = read(compose(overrides), look_at_data=False)
     assert len(settings.timeline(blocks=7)) == settings.trainer.epochs
 
 

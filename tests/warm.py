@@ -5,10 +5,7 @@ from importlib import import_module
 
 gc.disable()  # nothing that is imported goes again
 
-import composed_once
-import encoders_once
-import migrations_once
-import mlflow_tables
+import once
 import torch
 from mlflow.store.db.utils import _get_latest_schema_revision
 from optuna.storages import RDBStorage
@@ -24,14 +21,15 @@ from kd.config.transforms import build_transforms
 from kd.networks.build import build
 from kd.networks.cost import macs
 
+#: What the modules above do not import before they need it.
 LIBRARIES = [
     "torchvision", "segmentation_models_pytorch", "albumentations", "mlflow", "sqlalchemy", "alembic",
     "matplotlib.pyplot", "optuna", "optuna.visualization.matplotlib", "hydra.main", "rich.progress", "rich.console",
     "plotly.io", "scipy.stats", "sklearn.ensemble", "sqlalchemy.dialects.sqlite",
     "mlflow.store.tracking.sqlalchemy_store", "pytest", "hypothesis",
 ]  # fmt: skip
-#: Of config groups: what several tests train with. A study names the groups of hydra first.
 ALONE = ["backbone=tiny", "loss=hard_only", "tracking=none"]
+#: Of config groups: what several tests train with. A study names the groups of hydra first.
 CHOICES = [
     [],
     ALONE,
@@ -43,10 +41,7 @@ CHOICES = [
 
 for name in LIBRARIES:
     import_module(name)
-mlflow_tables.reuse()
-migrations_once.use()
-composed_once.use()
-encoders_once.use()
+once.use()
 torch.set_num_threads(1)  # threads do not survive a fork
 settings = read(compose(["backbone=tiny", "data=shapes"]))
 for choices in CHOICES:

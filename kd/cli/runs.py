@@ -1,7 +1,6 @@
 """The results of runs and studies: `kd study`, `kd report`, `kd sync`, `kd ui`."""
 
 import argparse
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,15 +93,18 @@ def add_sync(verbs: Any) -> None:
 
 
 def _sync(arguments: argparse.Namespace) -> None:
+    from pydantic import TypeAdapter, ValidationError
+
     from kd import tracking
     from kd.config.compose import compose
     from kd.config.read import read
-    from kd.settings.run import MODEL_NAME
+    from kd.settings.run import ModelName
 
-    if arguments.register is not None and not re.fullmatch(MODEL_NAME, arguments.register):
-        raise ConfigError(
-            f"--register={arguments.register}: a model's name has letters, digits, spaces, and _ . - only"
-        )
+    try:
+        TypeAdapter(ModelName | None).validate_python(arguments.register)
+    except ValidationError as error:
+        allowed = "letters, digits, spaces, and _ . - only, 200 at most"
+        raise ConfigError(f"--register={arguments.register}: a model's name has {allowed}") from error
     settings = read(compose([]), look_at_data=False)
     uri = arguments.uri or settings.tracking.uri
     for folder in arguments.folders:

@@ -85,7 +85,7 @@ def check_records(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(record.file_size for record in archive.infolist())
-    except (zipfile.BadZipFile, OSError, NotImplementedError):  # torch's before 1.6; else `check_pickles` refuses
+    except (zipfile.BadZipFile, OSError, NotImplementedError):  # of torch before 1.6, or what `check_pickles` refuses
         return
     if size > path.stat().st_size:
         raise ModelError(f"{path}: its records are compressed ({size} bytes), unlike torch.save's; save it again")

@@ -83,7 +83,8 @@ class Trainer(Group):
         return value
 
 
-MODEL_NAME = r"^[\w .-]*\w[\w .-]*$"  # of a registered model: MLflow accepts no slash, no colon, and not only dots
+#: Of a registered model: MLflow accepts no slash, no colon, and not only dots.
+ModelName = Annotated[str, Field(pattern=r"^[\w .-]*\w[\w .-]*$", max_length=200)]
 
 
 class Tracking(Group):
@@ -97,7 +98,7 @@ class Tracking(Group):
     experiment: str
     run_name: str | None
     tags: dict[str, str]
-    registered_name: Annotated[str, Field(pattern=MODEL_NAME, max_length=200)] | None = Field(None, alias="register")
+    registered_name: ModelName | None = Field(None, alias="register")
 
     @field_validator("uri")
     @classmethod

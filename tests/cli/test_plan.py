@@ -46,7 +46,7 @@ def test_preview_prints_the_table_of_the_guide(capsys):
 
 def test_json_has_one_object_per_epoch_of_the_training_plan(capsys):
     overrides = ["schedule=cosine", "unfreeze.rate=3", "trainer.epochs=50"]
-    timeline = read(compose([*overrides])).timeline(7)
+    timeline = read(compose(overrides)).timeline(7)
     assert json.loads(preview(capsys, *overrides, "--json")) == [
         {
             "epoch": plan.epoch,

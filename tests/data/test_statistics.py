@@ -49,7 +49,7 @@ def test_what_kd_check_prints_can_be_stated_and_is_what_is_measured(tmp_path, de
     assert found == statistics(source)
     typed = re.findall(r"'(data\.[^']*)'", found.options)
     options = ["data=folder", f"data.root={tmp_path}", "data.channels=5", f"data.depth={depth}", *typed]
-    assert statistics(read(compose([*options]), look_at_data=False).data) == found
+    assert statistics(read(compose(options), look_at_data=False).data) == found
 
 
 def test_rgb_of_8_bits_has_none_unless_they_are_stated(tmp_path):

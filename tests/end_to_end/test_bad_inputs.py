@@ -331,7 +331,7 @@ def test_invalid_data_is_reported_in_one_line(done, spoil, says, root, capsys):
     overrides = ["data=folder", f"data.root={data}", "data.image_size=[32,32]"]
 
     def look():
-        source = read(compose([*overrides])).data
+        source = read(compose(overrides)).data
         source.read("train", 0)  # a look at the headers alone does not see every broken picture
 
     refused(look, says, root, capsys)

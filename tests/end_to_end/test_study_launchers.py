@@ -157,9 +157,7 @@ def stop_between_writes(root: Path, pid: int) -> None:
 
 @pytest.mark.slow
 def test_joblib_runs_trials_in_several_processes_of_its_own(troubled):
-    found = pids(
-        [trial for trial in trials(troubled.root) if begun(trial)]
-    )  # until a trial begins it has its claimer's
+    found = pids([trial for trial in trials(troubled.root) if begun(trial)])  # a trial's own, once it has begun
     assert len({*found, troubled.done.pid}) >= 3
     assert troubled.done.pid not in found
 

@@ -62,14 +62,14 @@ def test_pictures_in_two_splits_are_a_warning(tmp_path):
     for split, name, image in (("train", "a", 0), ("train", "b", 1), ("val", "c", 0), ("test", "d", 2)):
         put(tmp_path, name, same + image, mask(40, 40, (0, 1)), split)
     wanted = ["backbone=tiny", "data=folder", f"data.root={tmp_path}", "data.image_size=[32,32]"]
-    (line,) = data_lines.warnings(read(compose([*wanted])))
+    (line,) = data_lines.warnings(read(compose(wanted)))
     assert line.startswith("warning  pictures that stand in two splits: 1; what is measured there is too good (")
     assert "images/train/a.png is " in line
     assert "images/val/c.png): remove one of each" in line
     (tmp_path / "images" / "val" / "c.png").unlink()
     (tmp_path / "masks" / "val" / "c.png").unlink()
     put(tmp_path, "e", same + 3, mask(40, 40, (0, 1)), "val")
-    assert data_lines.warnings(read(compose([*wanted]))) == []
+    assert data_lines.warnings(read(compose(wanted))) == []
 
 
 def test_only_a_student_with_a_teacher_gets_the_pictures_without_masks():

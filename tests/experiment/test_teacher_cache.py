@@ -147,7 +147,7 @@ def test_other_pictures_under_the_same_names_are_another_folder(file, tmp_path):
 
     def name() -> str:
         overrides = ["data=folder", f"data.root={tmp_path}", "data.image_size=[32,32]", "backbone=tiny"]
-        return folder_of(file, of=RunContext.of(read(compose([*overrides])), []))
+        return folder_of(file, of=RunContext.of(read(compose(overrides)), []))
 
     first = name()
     assert name() == first

@@ -140,7 +140,7 @@ FOLDER = ["data=folder", "data.root=.", "data.channels=5", "data.depth=16", "bac
 def test_mistakes_are_named_before_anything_trains(overrides, message):
     overrides = overrides if "data=shapes" in overrides else [*FOLDER, *overrides]
     with pytest.raises(ConfigError, match=message):
-        checked(plain(compose([*overrides])), look_at_data=False)
+        checked(plain(compose(overrides)), look_at_data=False)
 
 
 def test_noise_has_the_range_of_the_pixels():

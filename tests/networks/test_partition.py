@@ -44,8 +44,8 @@ MBCONV = {  # first and last index in `_blocks` of each block, deepest first
 class BuiltWithoutData(TorchFunctionMode):
     """Lets the meta device build encoders.
 
-    Transformers read their drop rates from a linspace when built, which has no data there; initial values, of which
-    there are none either, are clamped by slow checks of shapes.
+    Transformers read their drop rates from a linspace when they are built, and it has no data there. Nor have initial
+    weights, so there is nothing to clamp, and torch is slow at it.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):

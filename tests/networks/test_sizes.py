@@ -33,7 +33,7 @@ def test_an_encoder_of_one_size_is_refused_in_one_line_that_names_it(arch, encod
 def test_a_teacher_of_one_size_is_refused_only_if_it_is_trained():
     teacher = [f"backbone.teacher.encoder={SWIN}", "backbone.teacher.arch=unet", "data.image_size=[64,64]"]
     with pytest.raises(ConfigError, match=f"backbone.teacher.encoder={SWIN} does not take"):
-        read(compose([*teacher]), look_at_data=False)
+        read(compose(teacher), look_at_data=False)
     read(compose([*teacher, "loss=hard_only"]), look_at_data=False)
 
 

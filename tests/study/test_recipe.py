@@ -70,7 +70,7 @@ def from_recipe(text: str, folder) -> dict:
 @pytest.mark.parametrize("overrides", RECIPES, ids=lambda lines: " ".join(lines))
 def test_a_recipe_composes_to_what_its_overrides_do(overrides, tmp_path):
     text = recipe("The best.", overrides_as_values(overrides), GROUPS)
-    assert from_recipe(text, tmp_path) == plain(compose([*overrides]))
+    assert from_recipe(text, tmp_path) == plain(compose(overrides))
 
 
 def test_the_command_line_overrides_a_recipe(tmp_path):

@@ -107,7 +107,7 @@ def test_a_trial_or_a_run_without_a_name_is_not_registered(tmp_path):
         ("trial", ["tracking.register=x"], {"trial": "3"}, None),
     ):
         folder = RunFolder(tmp_path / name)
-        folder.write_config(plain(compose([*overrides])))
+        folder.write_config(plain(compose(overrides)))
         folder.identify(tags=tags)
         assert wanted_name(folder.path) == wanted
 

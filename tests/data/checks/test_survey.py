@@ -56,7 +56,7 @@ def test_dark_pictures_of_16_bits_are_said_and_the_advice_reads_all_levels(tmp_p
     assert "but the largest value in the pictures inspected is 2864, so at most 12 of 256 levels are left" in message
     assert message.endswith(f": set {options} if all pictures are like it")
     overrides = ["data=folder", f"data.root={root}", "data.image_size=[32,64]", *options.split()]
-    source = read(compose([*overrides]), look_at_data=False).data
+    source = read(compose(overrides), look_at_data=False).data
     assert warnings(source) == []
     assert max(int(source.image("train", index).max()) for index in range(source.size("train"))) >= 700
 

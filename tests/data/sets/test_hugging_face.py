@@ -90,7 +90,7 @@ def test_rows_are_read_as_files_of_a_folder_are(hub, tmp_path):
 
 def test_a_configuration_is_read_and_checked(hub):
     options = ["data=hugging_face", "data.path=owner/name", "data.split_names={train: train, val: validation}"]
-    report = check(read(compose([*options])).data, workers=1)
+    report = check(read(compose(options)).data, workers=1)
     assert report.splits["train"].pairs == 6
     assert report.errors == []
 
